@@ -1,0 +1,97 @@
+"""Loss and gradients of a network, by the hand-derived backward passes or by autodiff."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from jaxbias.params import Layer, map_layers, run_forward, step_state
+
+HOW = ("delta", "autodiff")
+
+
+def value_and_grad(network: Layer, loss: Any, how: str = "delta", *, has_aux: bool = False) -> Callable[..., Any]:
+    """Jit-compiled `(params, x, targets, state=None) -> (loss, grads)`.
+
+    Args:
+        network: any layer, so any network.
+        loss: a module of `jb.losses`, or a configured `Loss`.
+        how: "delta" runs the hand-derived backward passes, the recursion (8); "autodiff" differentiates the forward.
+        has_aux: return `((loss, (out, state)), grads)` instead, with the network output and the state of the next
+            training step (None for a stateless network).
+
+    Raises:
+        ValueError: another `how`.
+    """
+    if how not in HOW:
+        raise ValueError(f'value_and_grad: how must be "delta" or "autodiff", got {how!r}.')
+
+    def by_delta(params, x, targets, state=None):
+        out, residuals = run_forward(network, params, x, state)
+        value, loss_residuals = loss.forward(out, targets)
+        grads, _ = network.backward(residuals, loss.backward(loss_residuals))
+        aux = out, step_state(network, state, residuals)
+        return ((value, aux) if has_aux else value), grads
+
+    def forward_only(params, x, targets, state):
+        out, residuals = run_forward(network, params, x, state)
+        value, _ = loss.forward(out, targets)
+        return value, (out, step_state(network, state, residuals))
+
+    def by_autodiff(params, x, targets, state=None):
+        (value, aux), grads = jax.value_and_grad(forward_only, has_aux=True)(params, x, targets, state)
+        return ((value, aux) if has_aux else value), grads
+
+    return jax.jit(by_delta if how == "delta" else by_autodiff)
+
+
+def as_function(layer: Layer) -> Callable[..., Any]:
+    """A plain `(params, x) -> out` whose custom_vjp is the hand-derived backward; `(params, x, state)` if stateful.
+
+    A custom_vjp has no forward mode: use `lambda params, x: layer.forward(params, x)[0]`, the plain forward, under
+    `jax.jvp`, `jax.jacfwd` and `jax.hessian`.
+    """
+
+    @jax.custom_vjp
+    def function(params, x, *state):
+        return run_forward(layer, params, x, *state)[0]
+
+    def forward(params, x, *state):
+        out, residuals = run_forward(layer, params, x, *state)
+        return out, (residuals, state)
+
+    def backward(residuals, delta):
+        layer_residuals, state = residuals
+        return *layer.backward(layer_residuals, delta), *(None for _ in state)
+
+    function.defvjp(forward, backward)
+    return function
+
+
+def deltas(network: Layer, loss: Any) -> Callable[..., dict[str, Array]]:
+    """Jit-compiled `(params, x, targets, state=None) -> {path: delta}` with ∂L/∂(output) of every layer.
+
+    For an affine layer this is the error signal δ = ∂L/∂z of equation (6), summed over nothing: under a mean over rows
+    it carries the factor 1/n of the loss. The path is that of the layer in `params`, for example "0" or "2.1".
+    """
+
+    def tap(layer, path):
+        def backward(residuals, delta):
+            _, delta_x = layer.backward(residuals, delta)
+            return {".".join(path): delta}, delta_x
+
+        return layer._replace(backward=backward)
+
+    tapped = map_layers(tap, network)
+
+    def run(params, x, targets, state=None):
+        out, residuals = run_forward(tapped, params, x, state)
+        _, loss_residuals = loss.forward(out, targets)
+        found, _ = tapped.backward(residuals, loss.backward(loss_residuals))
+        merged: dict[str, Array] = {}
+        for part in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, dict)):
+            merged.update(part)
+        return merged
+
+    return jax.jit(run)

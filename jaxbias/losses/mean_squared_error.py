@@ -1,0 +1,63 @@
+"""Mean squared error: mean over the K outputs of a row, then mean (or sum) over the n rows.
+
+Forward     L = r Σ_n Σ_k (a[n,k] − y[n,k])² / K          r = 1/n for the mean over rows, 1 for the sum
+Backward    δ = ∂L/∂a = 2 r (a − y) / K                   (9), 4.2
+
+Source: C. Bishop, PRML (2006), eq. 5.14 (there with ½ and summed over outputs); derivation sheet 4.2.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxbias.derivation import Derivation, LossExample
+from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor
+
+
+class Residuals(NamedTuple):
+    scaled_error: Float[Array, "*batch k"]
+
+
+def forward(
+    out: Float[Array, "*batch k"], targets: Float[Array, "*batch k"], *, reduction: str = "mean"
+) -> tuple[Float[Array, ""], Residuals]:
+    """L = r Σ (a − y)² / K, in the squared unit of the targets.
+
+    Args:
+        reduction: "mean" or "sum" over rows.
+
+    Raises:
+        TypeError: out or targets is not floating point.
+        ValueError: their shapes differ, or an unknown reduction.
+    """
+    check_same_shape(out, targets, "mean_squared_error.forward")
+    error = out - targets
+    per_row = (error * error).mean(axis=-1)
+    scale = 2 * row_factor(per_row, reduction) / out.shape[-1]
+    return reduce_rows(per_row, reduction), Residuals(error * scale)
+
+
+def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
+    """δ = 2 r (a − y) / K."""
+    return residuals.scaled_error
+
+
+def loss(*, reduction: str = "mean") -> Loss:
+    """The loss with its reduction bound."""
+    check_reduction(reduction, "mean_squared_error")
+    return Loss(partial(forward, reduction=reduction), backward, "mean_squared_error")
+
+
+DERIVATIONS = (
+    Derivation(
+        "mean_squared_error",
+        (r"L = \frac{1}{nK} \sum_{n,k} (a_{nk} - y_{nk})^2", r"\partial L/\partial a = \frac{2}{nK} (a - y)"),
+        "derivation sheet 4.2; Bishop (2006), eq. 5.14",
+        (
+            LossExample("mean", loss(), (5, 3), lambda key, dtype: jax.random.normal(key, (5, 3), dtype)),
+            LossExample("sum", loss(reduction="sum"), (5, 3), lambda key, dtype: jax.random.normal(key, (5, 3), dtype)),
+        ),
+    ),
+)

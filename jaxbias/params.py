@@ -1,0 +1,274 @@
+"""What every layer shares: `Params`, `Layer`, and the combinators that turn layers into networks.
+
+A layer is three pure functions:
+
+    init(key, x)                -> params              x: an example input, or its jax.ShapeDtypeStruct
+    forward(params, x)          -> (out, residuals)
+    backward(residuals, delta)  -> (grads, delta_x)
+
+`jax.vjp(forward, params, x, has_aux=True)` and `jax.custom_vjp.defvjp(forward, backward)` take exactly this shape.
+The combinators `chain`, `residual` and `parallel` return a `Layer`, so a network is a layer. Their backward passes are
+the delta recursion, equation (8) of the derivation sheet: each layer hands `delta_x` to the layer below.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import register_static
+from jaxtyping import Array
+
+Tree = Any
+"""A pytree of arrays."""
+
+
+class Params(NamedTuple):
+    """What an affine layer learns. Without a bias, `bias` is None: an empty subtree, so there is no leaf."""
+
+    weight: Array
+    bias: Array | None
+
+
+class State(NamedTuple):
+    """How a layer treats what is not learned (running statistics, dropout keys); its `forward` takes it as third argument.
+
+    Attributes:
+        init: `(key, x) -> state` before the first step.
+        step: `(state, residuals) -> state` of the next training step.
+        inference: the layer to use when not training; same params, same state.
+    """
+
+    init: Callable[[Array, Any], Tree]
+    step: Callable[[Tree, Tree], Tree]
+    inference: "Layer"
+
+
+class Layer(NamedTuple):
+    """Three pure functions, and what the tools need to look inside.
+
+    Attributes:
+        init: `(key, x) -> params`; x is an example input or its `jax.ShapeDtypeStruct`.
+        forward: `(params, x) -> (out, residuals)`; `(params, x, state)` where `state` below is not None.
+        backward: `(residuals, delta) -> (grads, delta_x)`; grads has the tree of params.
+        name: type of the layer, for tables and error messages.
+        parts: the layers a combinator is made of; empty for a leaf layer.
+        rebuild: `(*parts) -> Layer`, the same combinator over other parts.
+        state: how to treat what is not learned; None for a stateless layer.
+    """
+
+    init: Callable[..., Tree]
+    forward: Callable[..., tuple[Any, Tree]]
+    backward: Callable[[Tree, Any], tuple[Tree, Any]]
+    name: str = "layer"
+    parts: tuple["Layer", ...] = ()
+    rebuild: Callable[..., "Layer"] | None = None
+    state: State | None = None
+
+
+@register_static
+@dataclass(frozen=True)
+class Static:
+    """A hashable value that residuals carry beside their arrays without being traced, such as a shape."""
+
+    value: Any
+
+
+def run_forward(layer: Layer, params: Tree, x: Any, state: Tree = None) -> tuple[Any, Tree]:
+    """`layer.forward`, handing over `state` only where the layer keeps one.
+
+    Raises:
+        ValueError: the layer keeps a state and none was given.
+    """
+    if layer.state is None:
+        return layer.forward(params, x)
+    if state is None:
+        raise ValueError(
+            f"{layer.name}: this layer keeps a state (running statistics or a dropout key) and got none. Pass "
+            f"state=layer.state.init(key, x), or use jb.inference(layer) when not training."
+        )
+    return layer.forward(params, x, state)
+
+
+def init_state(layer: Layer, key: Array, x: Any) -> Tree:
+    """State before the first step; None for a stateless layer."""
+    return None if layer.state is None else layer.state.init(key, x)
+
+
+def step_state(layer: Layer, state: Tree, residuals: Tree) -> Tree:
+    """State of the next training step; None for a stateless layer."""
+    return None if layer.state is None else layer.state.step(state, residuals)
+
+
+def inference(layer: Layer) -> Layer:
+    """The same network when not training: dropout passes through, batch norm uses its running statistics."""
+    return layer if layer.state is None else layer.state.inference
+
+
+def out_shape(layer: Layer, params: Tree, x: Any, state: Tree = None) -> Any:
+    """`jax.ShapeDtypeStruct` of the layer's output, without computing it."""
+    return jax.eval_shape(lambda p, x, s: run_forward(layer, p, x, s)[0], params, x, state)
+
+
+def map_layers(f: Callable[[Layer, tuple[str, ...]], Layer], network: Layer, path: tuple[str, ...] = ()) -> Layer:
+    """Rebuild a network with `f(layer, path)` in the place of every leaf layer; path indexes into params."""
+    if network.rebuild is None:
+        return f(network, path)
+    if network.name == "residual":  # its params are those of the layer inside
+        return network.rebuild(map_layers(f, network.parts[0], path))
+    return network.rebuild(*(map_layers(f, part, (*path, str(i))) for i, part in enumerate(network.parts)))
+
+
+# --- combinators ------------------------------------------------------------------------------------------------------
+
+
+def _keys(key: Array, layers: Sequence[Layer]) -> Array:
+    return jax.random.split(key, max(len(layers), 1))
+
+
+def _states(layers: Sequence[Layer], state: Tree) -> Sequence[Tree]:
+    return (None,) * len(layers) if state is None else state
+
+
+def _check_params(name: str, params: Tree, layers: Sequence[Layer]) -> None:
+    if not isinstance(params, tuple | list) or len(params) != len(layers):
+        got = f"{len(params)} entries" if isinstance(params, tuple | list) else type(params).__name__
+        raise ValueError(
+            f"{name}.forward: params must be a tuple with one entry for each of the {len(layers)} layers, got {got}. "
+            f"Make it with network.init(key, x)."
+        )
+
+
+def _combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals) -> State | None:
+    """State of `chain` and `parallel`: a tuple with the state of each part; None where no part keeps one."""
+    if all(layer.state is None for layer in layers):
+        return None
+
+    def step(state, residuals):
+        return tuple(step_state(layer, s, r) for layer, s, r in zip(layers, state, parts_of(residuals), strict=True))
+
+    return State(init, step, rebuild(*(inference(layer) for layer in layers)))
+
+
+def chain(*layers: Layer) -> Layer:
+    """Layers one after another; params, residuals and grads are tuples with one entry per layer.
+
+    Forward     a⁰ = x,  aˡ = fˡ(aˡ⁻¹)
+    Backward    δˡ⁻¹ = backwardˡ(δˡ), from the last layer to the first        (8)
+
+    All deltas are computed with the weights of the forward pass; nothing is updated on the way (E23).
+    """
+
+    def init(key, x):
+        params = []
+        for layer, layer_key in zip(layers, _keys(key, layers)):
+            params.append(layer.init(layer_key, x))
+            x = out_shape(layer, params[-1], x, init_state(layer, layer_key, x))
+        return tuple(params)
+
+    def init_states(key, x):
+        states = []
+        for layer, layer_key in zip(layers, _keys(key, layers)):
+            states.append(init_state(layer, layer_key, x))
+            x = out_shape(layer, jax.eval_shape(layer.init, layer_key, x), x, states[-1])
+        return tuple(states)
+
+    def forward(params, x, state=None):
+        _check_params("chain", params, layers)
+        residuals = []
+        for layer, layer_params, layer_state in zip(layers, params, _states(layers, state)):
+            x, layer_residuals = run_forward(layer, layer_params, x, layer_state)
+            residuals.append(layer_residuals)
+        return x, tuple(residuals)
+
+    def backward(residuals, delta):
+        grads = []
+        for layer, layer_residuals in zip(reversed(layers), reversed(residuals)):
+            layer_grads, delta = layer.backward(layer_residuals, delta)
+            grads.append(layer_grads)
+        return tuple(reversed(grads)), delta
+
+    state = _combined_state(layers, chain, init_states)
+    return Layer(init, forward, backward, "chain", layers, chain, state)
+
+
+def residual(layer: Layer) -> Layer:
+    """A layer with a skip connection; params are those of the layer inside.
+
+    Forward     z = x + f(x)
+    Backward    ∂L/∂x = δ + backward_f(δ): x reaches the loss on both ways, so its errors add up       (5)
+    """
+
+    def forward(params, x, state=None):
+        out, residuals = run_forward(layer, params, x, state)
+        if out.shape != x.shape:
+            raise ValueError(
+                f"residual.forward: the layer inside must keep the shape, got out {out.shape} for x {x.shape}."
+            )
+        return x + out, residuals
+
+    def backward(residuals, delta):
+        grads, delta_x = layer.backward(residuals, delta)
+        return grads, delta + delta_x
+
+    state = layer.state and State(layer.state.init, layer.state.step, residual(layer.state.inference))
+    return Layer(layer.init, forward, backward, "residual", (layer,), residual, state)
+
+
+def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer:
+    """The same input through several layers, their outputs combined; params is a tuple with one entry per layer.
+
+    Forward     z = Σᵢ fᵢ(x)            combine="sum"
+                z = [f₁(x), f₂(x), …]   combine="concatenate", along the last axis
+    Backward    δᵢ = δ, or its slice of the last axis;  ∂L/∂x = Σᵢ backwardᵢ(δᵢ)       (5)
+
+    Args:
+        combine: "sum" or "concatenate"; the functions `sum` and `jnp.concatenate` are taken by their name.
+
+    Raises:
+        ValueError: another `combine`, no layers, or outputs whose shapes do not fit together.
+    """
+    combine_name = getattr(combine, "__name__", combine)
+    if combine_name not in ("sum", "concatenate"):
+        raise ValueError(f'parallel: combine must be "sum" or "concatenate", got {combine!r}.')
+    if not layers:
+        raise ValueError("parallel: at least one layer is needed, got none.")
+
+    def rebuild(*parts):
+        return parallel(*parts, combine=combine)
+
+    def init(key, x):
+        return tuple(layer.init(k, x) for layer, k in zip(layers, _keys(key, layers)))
+
+    def init_states(key, x):
+        return tuple(init_state(layer, k, x) for layer, k in zip(layers, _keys(key, layers)))
+
+    def forward(params, x, state=None):
+        _check_params("parallel", params, layers)
+        results = [run_forward(*each) for each in zip(layers, params, [x] * len(layers), _states(layers, state))]
+        outs, residuals = zip(*results)
+        shared = [out.shape if combine_name == "sum" else out.shape[:-1] for out in outs]
+        if any(shape != shared[0] for shape in shared):
+            shapes = ", ".join(str(out.shape) for out in outs)
+            raise ValueError(f'parallel.forward: combine="{combine_name}" cannot join outputs of shapes {shapes}.')
+        if combine_name == "sum":
+            return sum(outs[1:], start=outs[0]), residuals
+        return jnp.concatenate(outs, axis=-1), tuple((r, Static(out.shape[-1])) for r, out in zip(residuals, outs))
+
+    def backward(residuals, delta):
+        if combine_name == "sum":
+            deltas = [delta] * len(layers)
+        else:
+            residuals, widths = zip(*residuals)
+            stops = list(itertools.accumulate(width.value for width in widths))
+            deltas = jnp.split(delta, stops[:-1], axis=-1)
+        grads, delta_xs = zip(*(layer.backward(r, d) for layer, r, d in zip(layers, residuals, deltas)))
+        return grads, sum(delta_xs[1:], start=delta_xs[0])
+
+    def parts_of(residuals):
+        return residuals if combine_name == "sum" else tuple(r for r, _ in residuals)
+
+    state = _combined_state(layers, rebuild, init_states, parts_of)
+    return Layer(init, forward, backward, "parallel", layers, rebuild, state)
