@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     """float64 for float64, float32 for every narrower float."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return max(jnp.dtype(dtype), jnp.dtype(jnp.float32), key=lambda each: each.itemsize)
 
 
 def sum_over(x: Array, axes: int | tuple[int, ...]) -> Array:
@@ -18,7 +18,7 @@ def sum_over(x: Array, axes: int | tuple[int, ...]) -> Array:
 
 
 def sum_to_shape(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over exactly the axes along which an array of `shape` was broadcast to x: the backward of a broadcast (4.5)."""
+    """Sum over exactly the axes along which an array of `shape` was broadcast to x: a broadcast's backward (4.5)."""
     new = x.ndim - len(shape)
     stretched = tuple(new + i for i, n in enumerate(shape) if n == 1 and x.shape[new + i] != 1)
     return sum_over(x, (*range(new), *stretched)).reshape(shape)

@@ -33,7 +33,7 @@ class Params(NamedTuple):
 
 
 class State(NamedTuple):
-    """How a layer treats what is not learned (running statistics, dropout keys); its `forward` takes it as third argument.
+    """How a layer treats what is not learned (running statistics, dropout keys): the third argument of `forward`.
 
     Attributes:
         init: `(key, x) -> state` before the first step.

@@ -7,7 +7,6 @@ from jaxtyping import Array
 
 from jaxbias._numerics import check_float, sum_over
 
-
 REDUCTIONS = ("mean", "sum")
 
 

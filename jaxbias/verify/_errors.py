@@ -45,7 +45,7 @@ def relative_errors(actual: Any, expected: Any) -> dict[str, float]:
 def leaf_errors(
     forward: Callable[..., Any], backward: Callable[..., Any], params: Any, x: Any, delta: Any
 ) -> dict[str, float]:
-    """Largest error of each leaf of (grads, delta_x) against autodiff of `forward`, relative to that leaf's largest entry.
+    """Largest error of each leaf of (grads, delta_x) against autodiff, relative to that leaf's largest entry.
 
     Args:
         forward: `(params, x) -> (out, residuals)`.
