@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from jaxbias.params import Layer, Tree, init_state
+from jaxbias.params import Layer, Tree, init_state, run_forward
 
 
 class Example(NamedTuple):
@@ -61,7 +61,7 @@ class Derivation(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Random values for an `Example`: what `jax.vjp(forward, params, x, has_aux=True)` and its cotangent need."""
+    """Random values for an example: what `jax.vjp(forward, params, x, has_aux=True)` and its cotangent need."""
 
     forward: Callable[[Tree, Any], tuple[Any, Tree]]
     backward: Callable[[Tree, Any], tuple[Tree, Any]]
@@ -81,16 +81,49 @@ def random_like(key: Array, tree: Tree) -> Tree:
     return treedef.unflatten(drawn)
 
 
-def problem(example: Example, key: Array, dtype: DTypeLike) -> Problem:
-    """Random input, random params (no bias is zero) and a random error signal for one example."""
+def cast(tree: Tree, dtype: DTypeLike) -> Tree:
+    """The float leaves of `tree` in another dtype; integer leaves and keys are kept."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def problem(
+    example: Example | LossExample, key: Array, dtype: DTypeLike, *, held_in: DTypeLike | None = None
+) -> Problem:
+    """Random input, random params (no bias is zero) and a random error signal for one example.
+
+    A loss takes the form of a layer without params: x is the network output, and delta is the scalar 1.
+
+    Args:
+        dtype: the values are drawn in this dtype.
+        held_in: the values are then held in this dtype; the same numbers in float64 make the reference for bfloat16.
+    """
+    draw = _loss_problem if isinstance(example, LossExample) else _layer_problem
+    return draw(example, key, dtype, held_in or dtype)
+
+
+def _layer_problem(example: Example, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Problem:
     x_key, init_key, params_key, state_key, delta_key = jax.random.split(key, 5)
     layer = example.layer
     x = example.x(x_key, dtype) if callable(example.x) else jax.random.normal(x_key, example.x, dtype)
     params = random_like(params_key, layer.init(init_key, x))
     state = init_state(layer, state_key, x)
+    out = jax.eval_shape(lambda: run_forward(layer, params, x, state)[0])
+    delta = random_like(delta_key, out)
+    state, params, x, delta = cast((state, params, x, delta), held_in)
+    return Problem(lambda params, x: run_forward(layer, params, x, state), layer.backward, params, x, delta)
 
-    def forward(params, x):
-        return layer.forward(params, x) if layer.state is None else layer.forward(params, x, state)
 
-    out = jax.eval_shape(forward, params, x)[0]
-    return Problem(forward, layer.backward, params, x, random_like(delta_key, out))
+def _loss_problem(example: LossExample, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Problem:
+    out_key, targets_key = jax.random.split(key)
+    out = cast(jax.random.normal(out_key, example.out, dtype), held_in)
+    targets = cast(example.targets(targets_key, dtype), held_in)
+
+    def forward(params, out):
+        del params
+        return example.loss.forward(out, targets)
+
+    def backward(residuals, delta):
+        return (), delta.astype(held_in) * example.loss.backward(residuals)
+
+    value = jax.eval_shape(forward, (), out)[0]
+    return Problem(forward, backward, (), out, jnp.ones((), value.dtype))
