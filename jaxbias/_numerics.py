@@ -1,6 +1,7 @@
 """Sums and products of deltas, accumulated in at least float32, and the checks at the public doors of the layers."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -34,7 +35,7 @@ def rows(x: Array) -> Array:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def check_float(x: Array, function: str, argument: str = "x") -> None:
+def check_float(x: Any, function: str, argument: str = "x") -> None:
     """Raise a TypeError unless x is a floating-point array."""
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
         got = x.dtype if hasattr(x, "dtype") else type(x).__name__
@@ -44,7 +45,7 @@ def check_float(x: Array, function: str, argument: str = "x") -> None:
         )
 
 
-def check_features(x: Array, features: int, function: str, needed_by: str) -> None:
+def check_features(x: Any, features: int, function: str, needed_by: str) -> None:
     """Raise unless x is a floating-point array whose last axis has `features` entries.
 
     Raises:

@@ -133,8 +133,8 @@ def _states(layers: Sequence[Layer], state: Tree) -> Sequence[Tree]:
 
 
 def _check_params(name: str, params: Tree, layers: Sequence[Layer]) -> None:
-    if not isinstance(params, tuple | list) or len(params) != len(layers):
-        got = f"{len(params)} entries" if isinstance(params, tuple | list) else type(params).__name__
+    if type(params) not in (tuple, list) or len(params) != len(layers):  # a Params is a tuple too, of one layer
+        got = f"{len(params)} entries" if type(params) in (tuple, list) else type(params).__name__
         raise ValueError(
             f"{name}.forward: params must be a tuple with one entry for each of the {len(layers)} layers, got {got}. "
             f"Make it with network.init(key, x)."
