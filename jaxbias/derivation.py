@@ -97,8 +97,9 @@ def problem(
         dtype: the values are drawn in this dtype.
         held_in: the values are then held in this dtype; the same numbers in float64 make the reference for bfloat16.
     """
-    draw = _loss_problem if isinstance(example, LossExample) else _layer_problem
-    return draw(example, key, dtype, held_in or dtype)
+    if isinstance(example, LossExample):
+        return _loss_problem(example, key, dtype, held_in or dtype)
+    return _layer_problem(example, key, dtype, held_in or dtype)
 
 
 def _layer_problem(example: Example, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Problem:
