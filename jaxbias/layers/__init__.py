@@ -2,5 +2,14 @@
 
 from . import activations as activations
 from . import dense as dense
+from .activations import elu as elu
+from .activations import gelu as gelu
+from .activations import identity as identity
+from .activations import leaky_relu as leaky_relu
+from .activations import log_softmax as log_softmax
 from .activations import relu as relu
+from .activations import sigmoid as sigmoid
+from .activations import silu as silu
+from .activations import softmax as softmax
+from .activations import softplus as softplus
 from .activations import tanh as tanh

@@ -1,62 +1,340 @@
-"""Activations a = σ(z): elementwise unless stated, no params.
+"""Activations a = σ(z): elementwise, but for softmax and log_softmax, which couple the entries of one axis. No params.
 
 Forward     a = σ(z)
-Backward    ∂L/∂z = δ σ′(z)                                                         (7)
+Backward    ∂L/∂z = δ σ′(z)                       elementwise σ (7)
+            ∂L/∂z[k] = Σᵢ δ[i] ∂a[i]/∂z[k]        coupled σ: the vector-Jacobian product that (9) asks for
 
-σ′ is written from the output a where that is possible, so that only a has to be kept.
+    σ              a                            σ′, or ∂L/∂z where σ is coupled           kept   at the kink
+    identity       z                            1                                         –
+    relu           max(z, 0)                    [a > 0]                                   a      σ′(0) = 0
+    leaky_relu     z if z > 0 else c z          1 if a > 0 else c                         a      σ′(0) = c
+    elu            z if z > 0 else α (eᶻ − 1)   1 if a > 0 else a + α                     a      σ′(0) = α
+    softplus       log(1 + eᶻ)                  1 − e⁻ᵃ                                   a
+    sigmoid        1 / (1 + e⁻ᶻ)                a (1 − a)                                 a
+    tanh           tanh z                       1 − a²                                    a
+    silu           z s,  s = sigmoid(z)         s (1 + z (1 − s))                         z
+    gelu           z Φ(z)                       Φ(z) + z φ(z)                             z
+    gelu, tanh     z s,  s = sigmoid(2u)        s + 2 z s (1 − s) u′                      z
+    softmax        e^z / Σ e^z                  a (δ − Σ a δ)                             a
+    log_softmax    z − log Σ e^z                δ − eᵃ Σ δ                                a
 
-Source: derivation sheet 4.3.
+with u = √(2/π) (z + 0.044715 z³), and Φ, φ the distribution and density function of the standard normal.
+σ′ is written from the output a where σ can be undone, because the layer above keeps a anyway; silu and gelu take some
+values twice, so they keep z. Every σ′ is finite at every finite z, and half-precision ones are computed in float32.
+
+A plain name (`relu`, `gelu`, `softmax`) is a ready `Layer` with the usual constants; `make_leaky_relu`, `make_elu`,
+`make_gelu`, `make_softmax` and `make_log_softmax` build it with other ones.
+
+Source: derivation sheet 4.3; D. Clevert et al., ELU (2016), eq. 16; D. Hendrycks and K. Gimpel, GELU (2016), sec. 2;
+S. Elfwing et al., SiLU (2018), eq. 5; C. Bishop, PRML (2006), eq. 4.106 (softmax).
 """
 
+import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbias._numerics import check_float
+from jaxbias._numerics import accumulation_dtype, check_float
 from jaxbias.derivation import Derivation, Example
 from jaxbias.params import Layer
+
+
+def _without_params(
+    name: str,
+    function: Callable[[Array], Array],
+    error_signal: Callable[[Array, Array], Array],
+    keep: str,
+    check: Callable[[Array, str], None] = check_float,
+) -> Layer:
+    """A layer a = function(z) whose backward is error_signal(kept, δ), computed in at least float32."""
+
+    def init(key, x):
+        del key
+        check(x, f"{name}.init")
+        return ()
+
+    def forward(params, x):
+        del params
+        check(x, f"{name}.forward")
+        out = function(x)
+        return out, out if keep == "output" else x
+
+    def backward(residuals, delta):
+        wide = accumulation_dtype(delta.dtype)
+        return (), error_signal(residuals.astype(wide), delta.astype(wide)).astype(delta.dtype)
+
+    return Layer(init, forward, backward, name)
 
 
 def elementwise(
     name: str, function: Callable[[Array], Array], derivative: Callable[[Array], Array], keep: str = "output"
 ) -> Layer:
-    """A layer a = function(z) whose backward is δ · derivative(kept), where kept is the "output" a or the "input" z."""
+    """A layer a = function(z) whose backward is δ · derivative(kept), equation (7).
 
-    def init(key, x):
-        del key
-        check_float(x, f"{name}.init")
-        return ()
+    Args:
+        name: for tables and error messages.
+        function: σ, elementwise.
+        derivative: σ′ as a function of what is kept.
+        keep: "output" for a, "input" for z.
 
-    def forward(params, x):
-        del params
-        check_float(x, f"{name}.forward")
-        out = function(x)
-        return out, out if keep == "output" else x
-
-    def backward(residuals, delta):
-        return (), delta * derivative(residuals)
-
-    return Layer(init, forward, backward, name)
+    Raises:
+        ValueError: another `keep`.
+    """
+    if keep not in ("output", "input"):
+        raise ValueError(f'activations.elementwise: keep must be "output" or "input", got {keep!r}.')
+    return _without_params(name, function, lambda kept, delta: delta * derivative(kept), keep)
 
 
-relu = elementwise("relu", lambda z: jnp.where(z > 0, z, 0), lambda a: (a > 0).astype(a.dtype))
+# --- elementwise ------------------------------------------------------------------------------------------------------
+
+
+def _identity_forward(params, x):
+    del params
+    check_float(x, "identity.forward")
+    return x, ()
+
+
+identity = Layer(lambda key, x: (), _identity_forward, lambda residuals, delta: ((), delta), "identity")
+"""a = z; σ′ = 1, so nothing is kept."""
+
+# z <= 0 and not z > 0, so that a NaN comes out as a NaN; jnp.maximum would have σ′(0) = 1/2 under autodiff.
+relu = elementwise("relu", lambda z: jnp.where(z <= 0, 0, z), lambda a: (a > 0).astype(a.dtype))
 """a = max(z, 0); σ′ = [a > 0], so σ′(0) = 0."""
+
+
+def make_leaky_relu(slope: float = 0.01) -> Layer:
+    """a = z where z > 0, c z elsewhere; σ′ = 1 where z > 0, c elsewhere, so σ′(0) = c.
+
+    Args:
+        slope: c, any number. a has the sign of z only for c ≥ 0; for a negative c, z is kept instead.
+    """
+    return elementwise(
+        "leaky_relu",
+        lambda z: jnp.where(z > 0, z, slope * z),
+        lambda kept: jnp.where(kept > 0, jnp.ones_like(kept), slope),
+        keep="output" if slope >= 0 else "input",
+    )
+
+
+def make_elu(alpha: float = 1.0) -> Layer:
+    """a = z where z > 0, α (eᶻ − 1) elsewhere; σ′ = 1 where a > 0, α eᶻ = a + α elsewhere, so σ′(0) = α.
+
+    Raises:
+        ValueError: a negative alpha: then a no longer tells the sign of z.
+    """
+    if alpha < 0:
+        raise ValueError(f"make_elu: alpha must be at least 0, got {alpha}.")
+    return elementwise(
+        "elu",
+        # The inner where keeps a large z out of expm1: its overflow would be 0 · ∞ under autodiff.
+        lambda z: jnp.where(z > 0, z, alpha * jnp.expm1(jnp.where(z > 0, 0, z))),
+        lambda a: jnp.where(a > 0, 1, a + alpha),
+    )
+
+
+leaky_relu = make_leaky_relu()
+"""Leaky ReLU with slope 0.01."""
+
+elu = make_elu()
+"""ELU with α = 1: smooth, σ′(0) = 1."""
+
+softplus = elementwise("softplus", lambda z: jnp.logaddexp(z, 0), lambda a: -jnp.expm1(-a))
+"""a = log(1 + eᶻ); σ′ = sigmoid(z) = 1 − e⁻ᵃ, which keeps its relative accuracy where both are small."""
+
+sigmoid = elementwise("sigmoid", jax.lax.logistic, lambda a: a * (1 - a))
+"""a = 1 / (1 + e⁻ᶻ); σ′ = a (1 − a)."""
 
 tanh = elementwise("tanh", jnp.tanh, lambda a: 1 - a * a)
 """a = tanh z; σ′ = 1 − a²."""
 
+
+def _silu_derivative(z: Array) -> Array:
+    s = jax.lax.logistic(z)
+    return s * (1 + z * (1 - s))
+
+
+silu = elementwise("silu", lambda z: z * jax.lax.logistic(z), _silu_derivative, keep="input")
+"""a = z s with s = sigmoid(z), also called swish; σ′ = s (1 + z (1 − s))."""
+
+
+def _normal_cdf(z: Array) -> Array:
+    # By erfc: 1 + erf would lose the lower tail to cancellation.
+    return 0.5 * jax.lax.erfc(-z * math.sqrt(0.5))
+
+
+def _gelu_derivative(z: Array) -> Array:
+    return _normal_cdf(z) + z * jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _gelu_gate(z: Array) -> Array:
+    """½ (1 + tanh u) = sigmoid(2u)."""
+    return jax.lax.logistic(2 * math.sqrt(2 / math.pi) * z * (1 + 0.044715 * z * z))
+
+
+def _gelu_tanh_derivative(z: Array) -> Array:
+    # Beyond ±25 the gate is 0 or 1 to the last bit of float64, and z² would end in 0 · ∞.
+    z = jnp.clip(z, -25, 25)
+    s = _gelu_gate(z)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)  # u′
+    return s + 2 * z * s * (1 - s) * slope
+
+
+def make_gelu(*, approximate: bool = False) -> Layer:
+    """a = z Φ(z); σ′ = Φ(z) + z φ(z).
+
+    Args:
+        approximate: the tanh form, a = z ½ (1 + tanh u) with u = √(2/π) (z + 0.044715 z³). The exact form is the
+            default here, as in PyTorch and Keras; `jax.nn.gelu` and Flax default to the tanh form.
+    """
+    if approximate:
+        return elementwise("gelu", lambda z: z * _gelu_gate(z), _gelu_tanh_derivative, keep="input")
+    return elementwise("gelu", lambda z: z * _normal_cdf(z), _gelu_derivative, keep="input")
+
+
+gelu = make_gelu()
+"""GELU in its exact form."""
+
+
+# --- coupled along one axis -------------------------------------------------------------------------------------------
+
+
+def _check_axis(axis: int) -> Callable[[Array, str], None]:
+    def check(x: Array, function: str) -> None:
+        check_float(x, function)
+        if not -len(x.shape) <= axis < len(x.shape):
+            raise ValueError(f"{function}: axis={axis} does not exist in x of shape {x.shape}.")
+
+    return check
+
+
+def _shifted(z: Array, axis: int) -> Array:
+    """z less its maximum, in at least float32. A shift changes neither function, so no derivative runs through it."""
+    z = z.astype(accumulation_dtype(z.dtype))
+    return z - jax.lax.stop_gradient(z.max(axis=axis, keepdims=True, initial=-jnp.inf))
+
+
+def make_softmax(axis: int = -1) -> Layer:
+    """a = e^z / Σ e^z along `axis`; ∂L/∂z = a (δ − Σ a δ), whose sum along the axis is 0.
+
+    Raises (from init and forward):
+        ValueError: x has no such axis.
+    """
+
+    def function(z):
+        exp = jnp.exp(_shifted(z, axis))
+        return (exp / exp.sum(axis=axis, keepdims=True)).astype(z.dtype)
+
+    def error_signal(a, delta):
+        return a * (delta - (a * delta).sum(axis=axis, keepdims=True))
+
+    return _without_params("softmax", function, error_signal, "output", _check_axis(axis))
+
+
+def make_log_softmax(axis: int = -1) -> Layer:
+    """a = z − log Σ e^z along `axis`; ∂L/∂z = δ − eᵃ Σ δ, whose sum along the axis is 0.
+
+    Raises (from init and forward):
+        ValueError: x has no such axis.
+    """
+
+    def function(z):
+        shifted = _shifted(z, axis)
+        return (shifted - jnp.log(jnp.exp(shifted).sum(axis=axis, keepdims=True))).astype(z.dtype)
+
+    def error_signal(a, delta):
+        return delta - jnp.exp(a) * delta.sum(axis=axis, keepdims=True)
+
+    return _without_params("log_softmax", function, error_signal, "output", _check_axis(axis))
+
+
+softmax = make_softmax()
+"""Softmax along the last axis."""
+
+log_softmax = make_log_softmax()
+"""Log-softmax along the last axis; stable where the logarithm of a softmax would be log 0."""
+
+
+def _derivation(name: str, forward: str, backward: str, source: str, *examples: Example) -> Derivation:
+    return Derivation(name, (forward, r"\partial L/\partial z = " + backward), source, examples)
+
+
 DERIVATIONS = (
-    Derivation(
+    _derivation("identity", "a = z", r"\delta", "derivation sheet 4.3", Example("matrix", identity, (5, 3))),
+    _derivation(
         "relu",
-        (r"a = \max(z, 0)", r"\partial L/\partial z = \delta\,[a > 0]"),
+        r"a = \max(z, 0)",
+        r"\delta\,[a > 0]",
         "derivation sheet 4.3",
-        (Example("matrix", relu, (5, 3)),),
+        Example("matrix", relu, (5, 3)),
+        Example("no rows", relu, (0, 3)),
     ),
-    Derivation(
-        "tanh",
-        (r"a = \tanh z", r"\partial L/\partial z = \delta\,(1 - a^2)"),
+    _derivation(
+        "leaky_relu",
+        r"a = z \text{ if } z > 0 \text{ else } c z",
+        r"\delta\,(1 \text{ if } a > 0 \text{ else } c)",
         "derivation sheet 4.3",
-        (Example("matrix", tanh, (5, 3)),),
+        Example("slope 0.01", leaky_relu, (5, 3)),
+        Example("slope 0.3", make_leaky_relu(0.3), (5, 3)),
+        Example("slope -0.5", make_leaky_relu(-0.5), (5, 3)),
+    ),
+    _derivation(
+        "elu",
+        r"a = z \text{ if } z > 0 \text{ else } \alpha (e^z - 1)",
+        r"\delta\,(1 \text{ if } a > 0 \text{ else } a + \alpha)",
+        "Clevert et al. (2016), eq. 16",
+        Example("alpha 1", elu, (5, 3)),
+        Example("alpha 0.7", make_elu(0.7), (5, 3)),
+    ),
+    _derivation(
+        "softplus",
+        r"a = \log(1 + e^z)",
+        r"\delta\,(1 - e^{-a})",
+        "derivation sheet 4.3 (σ′ = sigmoid)",
+        Example("matrix", softplus, (5, 3)),
+    ),
+    _derivation(
+        "sigmoid",
+        r"a = 1 / (1 + e^{-z})",
+        r"\delta\, a (1 - a)",
+        "derivation sheet 4.3",
+        Example("matrix", sigmoid, (5, 3)),
+    ),
+    _derivation("tanh", r"a = \tanh z", r"\delta\,(1 - a^2)", "derivation sheet 4.3", Example("matrix", tanh, (5, 3))),
+    _derivation(
+        "silu",
+        r"a = z s, \quad s = 1 / (1 + e^{-z})",
+        r"\delta\, s\,(1 + z (1 - s))",
+        "Elfwing et al. (2018), eq. 5",
+        Example("matrix", silu, (5, 3)),
+    ),
+    _derivation(
+        "gelu",
+        r"a = z\,\Phi(z)",
+        r"\delta\,(\Phi(z) + z\,\varphi(z))",
+        "Hendrycks and Gimpel (2016), sec. 2",
+        Example("exact", gelu, (5, 3)),
+        Example("tanh form", make_gelu(approximate=True), (5, 3)),
+    ),
+    _derivation(
+        "softmax",
+        r"a_k = e^{z_k} / \sum_i e^{z_i}",
+        r"a \left(\delta - \sum_i a_i \delta_i\right)",
+        "Bishop (2006), eq. 4.106",
+        Example("matrix", softmax, (5, 3)),
+        Example("middle axis", make_softmax(axis=1), (2, 3, 4)),
+        Example("one class", softmax, (5, 1)),
+        Example("no rows", softmax, (0, 3)),
+    ),
+    _derivation(
+        "log_softmax",
+        r"a_k = z_k - \log \sum_i e^{z_i}",
+        r"\delta - e^{a} \sum_i \delta_i",
+        "Bishop (2006), eq. 4.106",
+        Example("matrix", log_softmax, (5, 3)),
+        Example("first axis", make_log_softmax(axis=0), (2, 3, 4)),
+        Example("one class", log_softmax, (5, 1)),
+        Example("no classes", log_softmax, (5, 0)),
     ),
 )
