@@ -38,12 +38,12 @@ class State(NamedTuple):
     Attributes:
         init: `(key, x) -> state` before the first step.
         step: `(state, residuals) -> state` of the next training step.
-        inference: the layer to use when not training; same params, same state.
+        inference: the layer to use when not training; same params, same state. None: this layer is that one already.
     """
 
     init: Callable[[Array, Any], Tree]
     step: Callable[[Tree, Tree], Tree]
-    inference: "Layer"
+    inference: "Layer | None"
 
 
 class Layer(NamedTuple):
@@ -104,7 +104,7 @@ def step_state(layer: Layer, state: Tree, residuals: Tree) -> Tree:
 
 def inference(layer: Layer) -> Layer:
     """The same network when not training: dropout passes through, batch norm uses its running statistics."""
-    return layer if layer.state is None else layer.state.inference
+    return layer if layer.state is None or layer.state.inference is None else layer.state.inference
 
 
 def out_shape(layer: Layer, params: Tree, x: Any, state: Tree = None) -> Any:
@@ -149,6 +149,8 @@ def _combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals)
     def step(state, residuals):
         return tuple(step_state(layer, s, r) for layer, s, r in zip(layers, state, parts_of(residuals), strict=True))
 
+    if all(inference(layer) is layer for layer in layers):
+        return State(init, step, None)
     return State(init, step, rebuild(*(inference(layer) for layer in layers)))
 
 
@@ -213,7 +215,9 @@ def residual(layer: Layer) -> Layer:
         grads, delta_x = layer.backward(residuals, delta)
         return grads, delta + delta_x
 
-    state = layer.state and State(layer.state.init, layer.state.step, residual(layer.state.inference))
+    state = layer.state
+    if state is not None and state.inference is not None:
+        state = state._replace(inference=residual(state.inference))
     return Layer(layer.init, forward, backward, "residual", (layer,), residual, state)
 
 

@@ -88,8 +88,7 @@ def counting():
         return jnp.zeros((), x.dtype)
 
     none = lambda key, x: ()
-    asleep = jb.Layer(none, plain, backward, "counting", state=None)
-    asleep = asleep._replace(state=State(zero, same, asleep._replace(state=State(zero, same, asleep))))
+    asleep = jb.Layer(none, plain, backward, "counting", state=State(zero, same, None))
     return jb.Layer(none, forward, backward, "counting", state=State(zero, lambda s, r: s + 1, asleep))
 
 
