@@ -13,11 +13,14 @@ import jax
 from jaxtyping import Array, Float
 
 from jaxbias.derivation import Derivation, LossExample
-from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor
+from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor, widen
+from jaxbias.params import Static
 
 
 class Residuals(NamedTuple):
-    scaled_error: Float[Array, "*batch k"]
+    error: Float[Array, "*batch k"]
+    scale: Static
+    dtype: Static
 
 
 def forward(
@@ -32,16 +35,17 @@ def forward(
         TypeError: out or targets is not floating point.
         ValueError: their shapes differ, or an unknown reduction.
     """
+    check_reduction(reduction, "mean_squared_error.forward")
     check_same_shape(out, targets, "mean_squared_error.forward")
-    error = out - targets
+    error = widen(out) - widen(targets)
     per_row = (error * error).mean(axis=-1)
     scale = 2 * row_factor(per_row, reduction) / out.shape[-1]
-    return reduce_rows(per_row, reduction), Residuals(error * scale)
+    return reduce_rows(per_row, reduction), Residuals(error, Static(scale), Static(out.dtype))
 
 
 def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     """δ = 2 r (a − y) / K."""
-    return residuals.scaled_error
+    return (residuals.error * residuals.scale.value).astype(residuals.dtype.value)
 
 
 def loss(*, reduction: str = "mean") -> Loss:
