@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from jaxbias._numerics import check_float
@@ -147,13 +149,14 @@ def _check_targets(out: Any, targets: Any, ignore_label: int | None) -> bool:
     limits = jnp.iinfo(targets.dtype)
     if ignore_label is not None and not limits.min <= ignore_label <= limits.max:
         raise ValueError(f"{function}: ignore_label={ignore_label} cannot occur in targets of dtype {targets.dtype}.")
-    if not isinstance(targets, jax.core.Tracer):
-        wrong = (targets < 0) | (targets > min(classes - 1, limits.max))
+    if not isinstance(targets, Tracer):
+        labels = np.asarray(targets)
+        wrong = (labels < 0) | (labels >= classes)
         if ignore_label is not None:
-            wrong = wrong & (targets != ignore_label)
+            wrong &= labels != ignore_label
         if wrong.any():
             raise ValueError(
-                f"{function}: labels must lie in [0, {classes}) for out {out.shape}, got {targets[wrong].ravel()[0]}. "
+                f"{function}: labels must lie in [0, {classes}) for out {out.shape}, got {labels[wrong][0]}. "
                 f"Rows to leave out need ignore_label=<their label>."
             )
     return False

@@ -252,3 +252,12 @@ def test_bad_configuration(as_users_run_it):
         cross_entropy.loss(label_smoothing=-0.1)
     with pytest.raises(ValueError, match=r"cross_entropy.loss: ignore_label must be an int or None, got '<pad>'"):
         cross_entropy.loss(ignore_label="<pad>")
+
+
+def test_labels_may_be_constants_of_a_jitted_function(key):
+    out, labels = jax.random.normal(key, (3, 4)), jnp.array([0, 3, 1])
+    inside, outside = jax.jit(lambda out: value_and_delta(out, labels))(out), value_and_delta(out, labels)
+    np.testing.assert_allclose(inside[1], outside[1], atol=1e-15)
+    wrong_labels = jnp.array([0, 4, 1])
+    with pytest.raises(ValueError, match="got 4"):  # they are known although out is traced
+        jax.jit(lambda out: value_and_delta(out, wrong_labels))(out)
