@@ -3,6 +3,7 @@
 from . import initializers as initializers
 from . import layers as layers
 from . import losses as losses
+from . import train as train
 from . import verify as verify
 from .grads import as_function as as_function
 from .grads import deltas as deltas

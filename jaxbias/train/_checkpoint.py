@@ -1,0 +1,192 @@
+"""Checkpoints that survive `kill -9`: written beside, checksummed, then renamed; read only when every byte is right.
+
+A checkpoint is the directory `epoch-<number>`: arrays written by orbax, and `manifest.json` with the SHA-256 of every
+file and the identity of the run. A directory has that name only once it is complete. Saving is synchronous.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbias.params import Tree
+
+_MANIFEST = "manifest.json"
+_NAME = re.compile(r"epoch-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where, how often and how many.
+
+    Attributes:
+        directory: of this one run; made when missing.
+        every: epochs between two checkpoints. The last epoch is always saved.
+        keep: how many of the newest to keep.
+    """
+
+    directory: str | Path
+    every: int = 1
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"Checkpoint: {name} must be a whole number from 1, got {getattr(self, name)!r}.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def array_digest(*arrays: Any) -> str:
+    """SHA-256 over shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = _to_numpy(array)
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def program_digest(function: Any, *args: Any) -> str:
+    """SHA-256 of the jaxpr of `function`: another layer, stride, loss or learning rate is another program.
+
+    Addresses are cut out; they differ from one process to the next.
+    """
+    text = str(jax.make_jaxpr(function)(*args))
+    return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_numpy(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _like(leaf: Any, saved: np.ndarray) -> Any:
+    return (
+        jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
+        if _is_key(leaf)
+        else jnp.asarray(saved)
+    )
+
+
+def _named_leaves(tree: Tree) -> dict[str, Any]:
+    """Leaves by position; tensorstore cannot hold an array without entries, and restoring one needs no file."""
+    leaves = jax.tree.leaves(tree)
+    return {f"leaf-{i}": leaf for i, leaf in enumerate(leaves) if np.size(leaf)}
+
+
+class Store:
+    """The checkpoints of one run in one directory."""
+
+    def __init__(self, checkpoint: Checkpoint, identity: dict[str, str]):
+        """Make the directory, check that it can be written and belongs to this run, and clear what a kill left behind.
+
+        Raises:
+            ValueError: the directory cannot be written, or its checkpoints belong to another run.
+        """
+        import orbax.checkpoint as ocp
+
+        self.keep, self.identity = checkpoint.keep, identity
+        self.directory = Path(checkpoint.directory).absolute()
+        self._orbax = ocp
+        self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / "writing.tmp"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"fit: checkpoint directory {self.directory} cannot be written ({error.strerror}). Name another one."
+            ) from None
+        self._check_identity()
+        for leftover in self.directory.glob("writing-*"):
+            shutil.rmtree(leftover)
+
+    def _check_identity(self) -> None:
+        for path in self._newest_first():
+            manifest = self._manifest(path)
+            if manifest is None:
+                continue
+            stored = manifest["identity"]
+            differs = [name for name in self.identity | stored if self.identity.get(name) != stored.get(name)]
+            if differs:
+                raise ValueError(
+                    f"fit: checkpoint {path} belongs to another run: {', '.join(differs)} differ. "
+                    f"Name another checkpoint directory, or repeat that run with the same arguments."
+                )
+
+    def _newest_first(self) -> list[Path]:
+        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=_epoch, reverse=True)
+
+    @staticmethod
+    def _manifest(path: Path) -> dict[str, Any] | None:
+        try:
+            manifest = json.loads((path / _MANIFEST).read_text())
+            return manifest if {"identity", "files"} <= manifest.keys() else None
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def save(self, epoch: int, tree: Tree) -> None:
+        """Write `tree` as the checkpoint after `epoch` epochs, and drop the oldest beyond `keep`."""
+        writing, final = self.directory / f"writing-{epoch}", self.directory / f"epoch-{epoch}"
+        writing.mkdir()
+        arrays = {name: _to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
+        self._checkpointer.save(writing / "arrays", args=self._orbax.args.StandardSave(arrays))
+        files = {str(p.relative_to(writing)): _sha256(p) for p in sorted(writing.rglob("*")) if p.is_file()}
+        (writing / _MANIFEST).write_text(json.dumps({"identity": self.identity, "files": files}))
+        writing.rename(final)
+        for old in self._newest_first()[self.keep :]:
+            # Renamed first: a kill in the middle of deleting must not leave half a checkpoint under a valid name.
+            shutil.rmtree(old.rename(old.with_name(f"writing-old-{_epoch(old)}")))
+
+    def restore(self, template: Tree) -> tuple[int, Tree] | None:
+        """(epoch, tree) of the newest complete checkpoint, or None. A damaged one is named, put aside and skipped."""
+        for path in self._newest_first():
+            damage = self._damage(path)
+            if damage is None:
+                saved = self._checkpointer.restore(path / "arrays", args=self._orbax.args.StandardRestore())
+                leaves, treedef = jax.tree.flatten(template)
+                names = [f"leaf-{i}" for i in range(len(leaves))]
+                restored = [_like(leaf, saved[name]) if name in saved else leaf for name, leaf in zip(names, leaves)]
+                return _epoch(path), treedef.unflatten(restored)
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            warnings.warn(
+                f"fit: checkpoint {path} is damaged ({damage}); it was put aside as {aside.name} and skipped.",
+                stacklevel=3,
+            )
+        return None
+
+    def _damage(self, path: Path) -> str | None:
+        manifest = self._manifest(path)
+        if manifest is None:
+            return f"{_MANIFEST} is missing or unreadable"
+        for name, wanted in manifest["files"].items():
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if _sha256(path / name) != wanted:
+                return f"{name} does not match its checksum"
+        return None
+
+
+def _epoch(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])

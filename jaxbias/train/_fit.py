@@ -1,0 +1,372 @@
+"""`fit`: shuffle, step, record; a whole epoch, or many, in one compiled program."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from jaxbias._numerics import accumulation_dtype
+from jaxbias.grads import value_and_grad
+from jaxbias.params import Layer, Tree, inference, init_state, run_forward
+from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
+from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
+
+LOOPS = ("auto", "scan", "steps")
+_SECONDS_PER_CALL = 0.2
+"""About how long one call of the compiled program may take: progress and Ctrl-C are served between two calls."""
+
+Metric = Callable[[Any, Any], Array]
+"""`(out, targets) -> scalar`, a mean over rows."""
+
+
+class Progress(NamedTuple):
+    """What `progress` is told.
+
+    Attributes:
+        epoch: epochs done, those before a resume included.
+        epochs: epochs in all.
+        latest: history entries of the last epoch done.
+    """
+
+    epoch: int
+    epochs: int
+    latest: dict[str, float]
+
+
+class Fit(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        params: after the last step.
+        state: of the network after the last step; None for a stateless network.
+        opt_state: of the optimizer after the last step.
+        history: name → array. "loss" (epochs,): mean over the steps of an epoch; "step_loss" (epochs, steps); one
+            (epochs,) entry per metric; with validation data also "validation_loss" and "validation_<metric>".
+        diverged: first epoch (from 1) with a loss that is not finite; None where there is none.
+        resumed: epochs that came from a checkpoint.
+        compile_s: seconds spent tracing and compiling.
+    """
+
+    params: Tree
+    state: Tree
+    opt_state: Tree
+    history: dict[str, np.ndarray]
+    diverged: int | None
+    resumed: int
+    compile_s: float
+
+
+class _Learned(NamedTuple):
+    params: Tree
+    opt_state: Tree
+    state: Tree
+
+
+class _Carry(NamedTuple):
+    learned: _Learned
+    train: dict[str, Array]  # (epochs, steps)
+    validation: dict[str, Array]  # (epochs,)
+
+
+def accuracy(out: Array, targets: Array) -> Array:
+    """Share of the rows whose largest output is the target: an integer class, or the largest entry of a dense row."""
+    wanted = targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(axis=-1)
+    return (out.argmax(axis=-1).astype(wanted.dtype) == wanted).mean(dtype=jnp.float32)
+
+
+def choose_loop(network: Layer, how: str, backend: str | None = None) -> str:
+    """The loop form that "auto" stands for: "scan", one compiled program, except where the CPU backend makes it slow.
+
+    XLA on CPU misses its fast convolution for the gradients that autodiff writes, once they are inside a loop (4 to
+    88 times slower; jax issue 12868). The hand-derived backward is not affected.
+    """
+    backend = backend or jax.default_backend()
+    slow = backend == "cpu" and how == "autodiff" and any("conv" in name for name in _layer_names(network))
+    return "steps" if slow else "scan"
+
+
+def _layer_names(network: Layer) -> list[str]:
+    return [network.name, *(name for part in network.parts for name in _layer_names(part))]
+
+
+def _copied(tree: Tree) -> Tree:
+    """The program gives its inputs' memory away; the caller's arrays must stay."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def _masked(optimizer: optax.GradientTransformation, params: Tree, trainable: Tree) -> optax.GradientTransformation:
+    if trainable is None:
+        return optimizer
+    try:
+        labels = jax.tree.map(lambda on, _: "train" if on else "freeze", jax.tree.broadcast(trainable, params), params)
+        entries = jax.tree.leaves(trainable)
+    except ValueError as error:
+        raise ValueError(
+            f"fit: trainable must be a tree of bools shaped like params, or like the top of it ({error})."
+        ) from None
+    if not all(isinstance(entry, bool | np.bool_) for entry in entries):
+        raise TypeError(f"fit: trainable must hold bools only, got {sorted({type(e).__name__ for e in entries})}.")
+    if not any(entries):
+        raise ValueError("fit: trainable is False for every leaf, so there is nothing to train.")
+    return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
+
+
+def fit(
+    network: Layer,
+    loss: Any,
+    params: Tree,
+    data: tuple[Any, Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    epochs: int,
+    batch_size: int,
+    key: Array,
+    state: Tree = None,
+    validation: tuple[Any, Any] | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    trainable: Tree = None,
+    metrics: Mapping[str, Metric] | None = None,
+    how: str = "delta",
+    loop: str = "auto",
+) -> Fit:
+    """Train a network: params ← params + optimizer(grads), batch after batch.
+
+    Each epoch draws a new order of the rows from `fold_in(key, epoch)` and cuts it into ⌊n / batch_size⌋ whole batches;
+    the n mod batch_size rows at the end of that order sit this epoch out, so every step has the same shape and weighs
+    every row alike. The result depends on the arguments alone: it is bit-identical when repeated on the same backend
+    and versions, with or without progress, checkpoints and resuming.
+
+    Args:
+        network: any layer, so any network.
+        loss: a module of `jb.losses`, or a configured `Loss`; a mean over rows keeps the step size independent of
+            batch_size.
+        params: initial parameters; the caller's arrays are left untouched.
+        data: (x, targets), arrays with one row per example.
+        optimizer: any optax gradient transformation.
+        epochs: passes over the data.
+        batch_size: rows per step.
+        key: PRNG key for the order of the rows (and for the initial state, where the network keeps one).
+        state: initial state of the network (running statistics, dropout keys); by default made from `key`.
+        validation: (x, targets), evaluated after each epoch with `jb.inference(network)`: the mean over its rows
+            where loss and metrics are means over rows.
+        checkpoint: directory, or a `Checkpoint` with the interval. A run whose directory holds checkpoints of the
+            same run resumes from the newest complete one.
+        progress: called with a `Progress` several times a second, and after the last epoch.
+        trainable: tree of bools like params (or like the top of it); False freezes a leaf. For bias-only training,
+            `jb.mask(roles, "bias")`.
+        metrics: name → `(out, targets) -> scalar`, a mean over rows, for example {"accuracy": jb.train.accuracy}.
+        how: "delta" (hand-derived backward passes) or "autodiff".
+        loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses.
+
+    Raises:
+        TypeError: data that is no pair of real arrays, an x of another float dtype than params, no optax optimizer.
+        ValueError: empty data, NaN or infinity in it, mismatching rows, an impossible batch_size or epochs, a
+            checkpoint of another run, an unwritable checkpoint directory, an unknown loop or how; and whatever the
+            layers and the loss say of a wrong shape. All before any work starts.
+
+    Warns:
+        RuntimeWarning: a loss was not finite; `Fit.diverged` says since which epoch.
+        UserWarning: a damaged checkpoint was skipped.
+    """
+    x, targets = check_data(data, "data")
+    check_batch_size(batch_size, len(x))
+    check_count(epochs, "epochs")
+    check_dtype(params, x)
+    if loop not in LOOPS:
+        raise ValueError(f'fit: loop must be "auto", "scan" or "steps", got {loop!r}.')
+    if not hasattr(optimizer, "update"):
+        raise TypeError(f"fit: optimizer must be an optax gradient transformation, got {optimizer!r}.")
+    checked = None if validation is None else check_data(validation, "validation")
+    metrics = dict(metrics or {})
+    steps = len(x) // batch_size
+    loop = choose_loop(network, how) if loop == "auto" else loop
+    optimizer = _masked(optimizer, params, trainable)
+
+    order_key, state_key = jax.random.split(key)
+    gradient = value_and_grad(network, loss, how, has_aux=True)
+    first = x[:batch_size], targets[:batch_size]
+    if state is None:
+        state = init_state(network, state_key, first[0])
+    jax.eval_shape(gradient, params, *first, state)  # the layers' and the loss' own errors, before anything runs
+    params, state = _copied(params), _copied(state)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
+        learned = _Learned(params, optimizer.init(params), state)
+
+    def update(grads, opt_state, params):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+    def measured(value, out, targets):
+        found = {"loss": value, **{name: metric(out, targets) for name, metric in metrics.items()}}
+        return {name: each.astype(accumulation_dtype(each.dtype)) for name, each in found.items()}
+
+    def one_step(learned, data, rows):
+        batch = jax.tree.map(lambda array: array[rows], data)
+        (value, (out, state)), grads = gradient(learned.params, *batch, learned.state)
+        params, opt_state = update(grads, learned.opt_state, learned.params)
+        return _Learned(params, opt_state, state), measured(value, out, batch[1])
+
+    def order_of(epoch):
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(x))
+        return order[: steps * batch_size].reshape(steps, batch_size)
+
+    def evaluate(learned, data):
+        network_then = inference(network)
+
+        def on_batch(batch):
+            out, _ = run_forward(network_then, learned.params, batch[0], learned.state)
+            return measured(loss.forward(out, batch[1])[0], out, batch[1])
+
+        return _mean_over_batches(on_batch, data, batch_size)
+
+    def run(carry, data, validation, start, stop):
+        def one_epoch(epoch, carry):
+            learned, records = jax.lax.scan(
+                lambda learned, rows: one_step(learned, data, rows), carry.learned, order_of(epoch)
+            )
+            return recorded(_Carry(learned, _set(carry.train, epoch, records), carry.validation), validation, epoch)
+
+        return jax.lax.fori_loop(start, stop, one_epoch, carry)
+
+    def recorded(carry, validation, epoch):
+        if validation is None:
+            return carry
+        return carry._replace(validation=_set(carry.validation, epoch, evaluate(carry.learned, validation)))
+
+    def step(carry, data, order, epoch, i):
+        learned, record = one_step(carry.learned, data, order[i])
+        return carry._replace(learned=learned, train=_set(carry.train, (epoch, i), record))
+
+    record = jax.eval_shape(one_step, learned, (x, targets), jnp.arange(batch_size))[1]
+    carry = _Carry(
+        learned,
+        {name: jnp.zeros((epochs, steps), each.dtype) for name, each in record.items()},
+        {name: jnp.zeros(epochs, each.dtype) for name, each in record.items() if checked is not None},
+    )
+
+    store, done, save_every = None, 0, epochs
+    if checkpoint is not None:
+        checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+        save_every = checkpoint.every
+        identity = {
+            "JAX version": jax.__version__,
+            "params (tree, shapes, dtypes)": str(jax.tree.structure(params)) + str(_shapes(params)),
+            "network or loss": program_digest(gradient, params, *first, state),
+            "optimizer": program_digest(update, params, learned.opt_state, params),
+            "initial params or state": array_digest(*jax.tree.leaves((params, state))),
+            "data": array_digest(x, targets),
+            "validation data": array_digest(*(checked or ())),
+            "metrics": ", ".join(metrics),
+            "batch_size": str(batch_size),
+            "key": array_digest(key),
+            "loop": loop,
+        }
+        store = Store(checkpoint, identity)
+        done, carry = _resumed(store, carry, epochs)
+    resumed = done
+
+    began = time.perf_counter()
+    data_then = x, targets
+    if loop == "scan":
+        compiled = jax.jit(run, donate_argnums=0).lower(carry, data_then, checked, 0, 0).compile()
+    else:
+        draw, record_epoch = jax.jit(order_of), jax.jit(recorded, donate_argnums=0)
+        compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data_then, order_of(0), 0, 0).compile()
+
+        def compiled(carry, data, validation, start, stop):
+            for epoch in range(start, stop):
+                order = draw(epoch)
+                for i in range(steps):
+                    carry = compiled_step(carry, data, order, epoch, i)
+                carry = record_epoch(carry, validation, epoch)
+            return carry
+
+    compile_s = time.perf_counter() - began
+
+    at_once = 1
+    while done < epochs:
+        stop = min(done + at_once, done - done % save_every + save_every, epochs)
+        began = time.perf_counter()
+        carry = jax.block_until_ready(compiled(carry, data_then, checked, done, stop))
+        per_epoch = (time.perf_counter() - began) / (stop - done)
+        at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))
+        done = stop
+        if store is not None and (done % save_every == 0 or done == epochs):
+            store.save(done, carry)
+        if progress is not None:
+            latest = {name: float(values[done - 1]) for name, values in _history(carry).items() if values.ndim == 1}
+            progress(Progress(done, epochs, latest))
+
+    history = _history(carry)
+    not_finite = np.flatnonzero(~np.isfinite(history["loss"]))
+    diverged = int(not_finite[0]) + 1 if not_finite.size else None
+    if diverged is not None:
+        warnings.warn(
+            f"fit: the loss is not finite from epoch {diverged} on: training diverged. Try a smaller learning rate.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return Fit(*_returned(carry.learned), history, diverged, resumed, compile_s)
+
+
+def _returned(learned: _Learned) -> tuple[Tree, Tree, Tree]:
+    return learned.params, learned.state, learned.opt_state
+
+
+def _set(buffers: dict[str, Array], index: Any, values: dict[str, Array]) -> dict[str, Array]:
+    return {name: buffer.at[index].set(values[name]) for name, buffer in buffers.items()}
+
+
+def _shapes(tree: Tree) -> list[str]:
+    return [f"{leaf.dtype}{leaf.shape}" for leaf in jax.tree.leaves(tree)]
+
+
+def _mean_over_batches(on_batch: Callable[[Any], dict[str, Array]], data: Any, batch_size: int) -> dict[str, Array]:
+    """Mean over all rows of what is a mean over the rows of a batch; the last batch may be smaller."""
+    rows = len(data[0])
+    whole = rows // batch_size
+    total = None
+    if whole:
+        batches = jax.tree.map(lambda a: a[: whole * batch_size].reshape(whole, batch_size, *a.shape[1:]), data)
+        total = jax.tree.map(lambda each: each.sum() * (batch_size / rows), jax.lax.map(on_batch, batches))
+    if rows % batch_size:
+        last = on_batch(jax.tree.map(lambda a: a[whole * batch_size :], data))
+        last = jax.tree.map(lambda each: each * (rows % batch_size / rows), last)
+        total = last if total is None else jax.tree.map(jnp.add, total, last)
+    assert total is not None  # check_data refuses data without rows
+    return total
+
+
+def _history(carry: _Carry) -> dict[str, np.ndarray]:
+    train = {name: np.asarray(values) for name, values in carry.train.items()}
+    validation = {f"validation_{name}": np.asarray(values) for name, values in carry.validation.items()}
+    means = {name: values.mean(axis=1) for name, values in train.items()}
+    return {**means, **validation, "step_loss": train["loss"]}
+
+
+def _resumed(store: Store, carry: _Carry, epochs: int) -> tuple[int, _Carry]:
+    """(epochs done, carry) from the newest complete checkpoint; its history is as long as that run was to be."""
+    found = store.restore(carry)
+    if found is None:
+        return 0, carry
+    done, saved = found
+    if done > epochs:
+        raise ValueError(
+            f"fit: the newest checkpoint in {store.directory} is after epoch {done}, beyond epochs={epochs}. "
+            f"Ask for at least epochs={done}, or name another checkpoint directory."
+        )
+
+    def refill(buffer, values):
+        return buffer.at[:done].set(values[:done])
+
+    train = jax.tree.map(refill, carry.train, saved.train)
+    return done, _Carry(saved.learned, train, jax.tree.map(refill, carry.validation, saved.validation))
