@@ -1,0 +1,388 @@
+"""The only file that touches jaxpr internals, which move between JAX releases.
+
+Sections: a traced function as a flat list of equations, evaluated one by one (used by `verify`).
+"""
+
+import linecache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src import source_info_util
+from jax.extend import core
+
+from jaxbias import _jaxpr_numpy as np_rules
+
+# --- a traced function, equation by equation --------------------------------------------------------------------------
+#
+# Calls are entered (jit, custom_jvp_call, custom_vjp_call, remat, ...) and short loops unrolled, so that every equation
+# of a backward pass stands in one list, beside the source line of the user's function that it comes from. Values are
+# numbered; `evaluate` returns them all, `rerun` evaluates again with some of them replaced. All in NumPy and float64.
+
+CALLS = {"jaxpr", "call_jaxpr", "fun_jaxpr"}
+"""Parameters under which call-like primitives keep their body."""
+
+MAX_UNROLLED = 2000
+"""Equations that unrolling one loop may add; a longer loop stays one equation."""
+
+
+class Source(NamedTuple):
+    """A line of the user's function."""
+
+    file: str
+    line: int
+    function: str
+
+    @property
+    def text(self) -> str:
+        return linecache.getline(self.file, self.line).strip()
+
+
+@dataclass(eq=False)
+class Equation:
+    """One equation, its values by number.
+
+    Attributes:
+        name: primitive, for example "mul"; parts of an unrolled loop are "loop_index" and "loop_stack".
+        group: equations of one loop body share it, whichever iteration they belong to.
+        iteration: of the innermost unrolled loop; 0 outside of loops.
+        bodies: programs of a control-flow primitive that stays one equation.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    params: dict[str, Any]
+    source: Source | None
+    group: int
+    iteration: int = 0
+    primitive: Any = None
+    bodies: tuple["Program", ...] = ()
+
+
+@dataclass(eq=False)
+class Program:
+    """A traced function.
+
+    Attributes:
+        inputs, outputs: numbers of the values that come in and go out.
+        constants: value number → array.
+        shapes, dtypes: of every value, as traced.
+    """
+
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    constants: dict[int, Any] = field(default_factory=dict)
+    equations: list[Equation] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[Any] = field(default_factory=list)
+
+    def number(self, aval: Any) -> int:
+        self.shapes.append(tuple(aval.shape))
+        self.dtypes.append(aval.dtype)
+        return len(self.shapes) - 1
+
+
+def trace(fun: Callable[..., Any], *args: Any) -> Program:
+    """Trace `fun(*args)`, which returns a flat list of arrays, into a `Program` with one input per leaf of args."""
+    closed = jax.make_jaxpr(fun)(*args)
+    return _flatten(closed)
+
+
+def _flatten(closed: Any) -> Program:
+    program = Program()
+    jaxpr = closed.jaxpr
+    inputs = tuple(program.number(v.aval) for v in jaxpr.invars)
+    outputs = _Flattener(program).run(jaxpr, closed.consts, inputs, None, 0)
+    program.inputs, program.outputs = inputs, tuple(outputs)
+    return program
+
+
+def _source(eqn: Any) -> Source | None:
+    frames = list(source_info_util.user_frames(eqn.source_info.traceback))
+    for frame in frames:
+        if "/jaxbias/verify/" not in frame.file_name and "/jaxbias/_jaxpr" not in frame.file_name:
+            return Source(frame.file_name, frame.start_line, frame.function_name)
+    return None
+
+
+class _Flattener:
+    def __init__(self, program: Program):
+        self.program = program
+        self.groups: dict[int, int] = {}
+        self.kept: list[Any] = []  # keeps equations alive, so that their id is not used again
+
+    def constant(self, value: Any) -> int:
+        value = _as_array(value)
+        number = self.program.number(value)
+        self.program.constants[number] = value
+        return number
+
+    def group(self, eqn: Any) -> int:
+        self.kept.append(eqn)
+        return self.groups.setdefault(id(eqn), len(self.groups))
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int], source: Source | None, iteration: int):
+        numbers: dict[Any, int] = dict(zip(jaxpr.constvars, (self.constant(c) for c in consts)))
+        numbers.update(zip(jaxpr.invars, inputs))
+
+        def read(atom):
+            return self.constant(atom.val) if isinstance(atom, core.Literal) else numbers[atom]
+
+        for eqn in jaxpr.eqns:
+            ins = tuple(read(atom) for atom in eqn.invars)
+            where = _source(eqn) or source
+            outs = self.equation(eqn, ins, where, iteration)
+            numbers.update(zip(eqn.outvars, outs))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def equation(self, eqn: Any, ins: tuple[int, ...], where: Source | None, iteration: int) -> Sequence[int]:
+        name, params = eqn.primitive.name, eqn.params
+        if name == "scan" and (body := params["jaxpr"]) and len(body.jaxpr.eqns) * params["length"] <= MAX_UNROLLED:
+            return self.scan(eqn, ins, where)
+        if name not in ("scan", "while", "cond", "pallas_call", "custom_linear_solve", "shard_map"):
+            for key in CALLS & params.keys():
+                body = params[key]
+                inner, consts = (body.jaxpr, body.consts) if hasattr(body, "consts") else (body, ())
+                if len(inner.invars) == len(ins):
+                    return self.run(inner, consts, ins, where, iteration)
+        outs = tuple(self.program.number(v.aval) for v in eqn.outvars)
+        bodies = _bodies(name, params)
+        self.program.equations.append(
+            Equation(name, ins, outs, params, where, self.group(eqn), iteration, eqn.primitive, bodies)
+        )
+        return outs
+
+    def loop_part(self, eqn, name, ins, aval, params, where, iteration):
+        out = self.program.number(aval)
+        self.program.equations.append(Equation(name, ins, (out,), params, where, self.group(eqn), iteration))
+        return out
+
+    def scan(self, eqn: Any, ins: tuple[int, ...], where: Source | None) -> Sequence[int]:
+        params, body = eqn.params, eqn.params["jaxpr"]
+        n_consts, n_carry = scan_counts(params)
+        consts, carry, xs = ins[:n_consts], ins[n_consts : n_consts + n_carry], ins[n_consts + n_carry :]
+        length = params["length"]
+        x_avals = [v.aval for v in body.jaxpr.invars[n_consts + n_carry :]]
+        steps = range(length - 1, -1, -1) if params["reverse"] else range(length)
+        stacked: list[list[int]] = [[] for _ in eqn.outvars[n_carry:]]
+        for step in steps:
+            slices = [
+                self.loop_part(eqn, "loop_index", (x,), aval, {"step": step}, where, step)
+                for x, aval in zip(xs, x_avals)
+            ]
+            outs = self.run(body.jaxpr, body.consts, (*consts, *carry, *slices), where, step)
+            carry = tuple(outs[:n_carry])
+            for column, out in zip(stacked, outs[n_carry:]):
+                column.append(out)
+        results = []
+        for column, var in zip(stacked, eqn.outvars[n_carry:]):
+            column = tuple(reversed(column)) if params["reverse"] else tuple(column)
+            shape = {"shape": tuple(var.aval.shape[1:])}
+            results.append(self.loop_part(eqn, "loop_stack", column, var.aval, shape, where, 0))
+        return [*carry, *results]
+
+
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants and carried values a scan equation has; JAX 0.12 keeps them as trees."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(list(consts)), len(list(carry))
+
+
+def _bodies(name: str, params: dict[str, Any]) -> tuple[Program, ...]:
+    if name == "cond":
+        return tuple(_flatten(branch) for branch in params["branches"])
+    if name == "while":
+        return _flatten(params["cond_jaxpr"]), _flatten(params["body_jaxpr"])
+    if name == "scan":
+        return (_flatten(params["jaxpr"]),)
+    return ()
+
+
+def _as_array(value: Any) -> Any:
+    """A NumPy array, its floats as float64; a JAX array where the dtype is JAX's own (random keys)."""
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return value
+    value = np.asarray(value)
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        return value.astype(np.float64)
+    return value.astype(np.complex128) if value.dtype.kind == "c" else value
+
+
+def _by_jax(equation: Equation, shapes: Any, dtypes: Any, inputs: Sequence[Any]) -> list[Any]:
+    """One equation as JAX carries it out, in float64 where the traced function has floats."""
+    exact = [_cast(x, dtype, widen=True) for x, dtype in zip(inputs, dtypes)]
+    try:
+        with jax.enable_x64(True):
+            outs = equation.primitive.bind(*exact, **equation.params)
+    except TypeError:  # the equation insists on the dtype it was traced with
+        with jax.enable_x64(True):
+            outs = equation.primitive.bind(*(_cast(x, d) for x, d in zip(inputs, dtypes)), **equation.params)
+    return [_as_array(out) for out in (outs if equation.primitive.multiple_results else [outs])]
+
+
+def _cast(x: Any, dtype: Any, widen: bool = False) -> Any:
+    if isinstance(x, jax.Array) or jnp.issubdtype(dtype, jax.dtypes.extended):
+        return x
+    if jnp.issubdtype(dtype, jnp.floating):
+        return x.astype(np.float64 if widen else dtype)
+    return x.astype(dtype) if not jnp.issubdtype(dtype, jnp.complexfloating) or not widen else x
+
+
+def _control_flow(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
+    p = equation.params
+    if equation.name == "cond":
+        index = int(np.clip(inputs[0], 0, len(equation.bodies) - 1))
+        return run(equation.bodies[index], inputs[1:])
+    if equation.name == "while":
+        test, body = equation.bodies
+        split = p["cond_nconsts"] + p["body_nconsts"]
+        test_consts, body_consts = inputs[: p["cond_nconsts"]], inputs[p["cond_nconsts"] : split]
+        carry = list(inputs[split:])
+        while run(test, [*test_consts, *carry])[0]:
+            carry = run(body, [*body_consts, *carry])
+        return carry
+    n_consts, n_carry = scan_counts(p)
+    consts, carry, xs = inputs[:n_consts], list(inputs[n_consts : n_consts + n_carry]), inputs[n_consts + n_carry :]
+    steps = range(p["length"] - 1, -1, -1) if p["reverse"] else range(p["length"])
+    rows = []
+    for step in steps:
+        outs = run(equation.bodies[0], [*consts, *carry, *(x[step] for x in xs)])
+        carry = outs[:n_carry]
+        rows.append(outs[n_carry:])
+    rows = rows[::-1] if p["reverse"] else rows
+    return [*carry, *(np.stack(column) for column in zip(*rows))]
+
+
+def apply(program: Program, equation: Equation, inputs: Sequence[Any], params: dict[str, Any] | None = None) -> list:
+    """Outputs of one equation, optionally with other parameters than it was traced with."""
+    params = equation.params if params is None else params
+    if equation.bodies:
+        return _control_flow(equation, inputs)
+    value = np_rules.VALUE.get(equation.name)
+    if value is None or any(isinstance(x, jax.Array) for x in inputs):
+        dtypes = [program.dtypes[i] for i in equation.inputs]
+        return _by_jax(equation, program.shapes, dtypes, inputs)
+    out = value(params, *inputs)
+    return list(out) if isinstance(out, list) else [out]
+
+
+def evaluate(program: Program, inputs: Sequence[Any]) -> list[Any]:
+    """Every value of the program, in float64."""
+    values: list[Any] = [None] * len(program.shapes)
+    for number, value in program.constants.items():
+        values[number] = value
+    for number, value in zip(program.inputs, inputs):
+        values[number] = _as_array(value)
+    with np.errstate(all="ignore"):
+        for equation in program.equations:
+            outs = apply(program, equation, [values[i] for i in equation.inputs])
+            for number, out in zip(equation.outputs, outs):
+                values[number] = out
+    return values
+
+
+def run(program: Program, inputs: Sequence[Any]) -> list[Any]:
+    """Outputs of the program, in float64."""
+    values = evaluate(program, inputs)
+    return [values[i] for i in program.outputs]
+
+
+def rerun(
+    program: Program, values: Sequence[Any], replaced: dict[int, Any], first: int = 0, keep: Sequence[int] = ()
+) -> dict[int, Any]:
+    """Values that change when some are replaced, by number; equations before `first` are known not to change.
+
+    Values in `keep` and in `replaced` stay as given there, even if what they are computed from changes.
+    """
+    changed = dict(replaced)
+    with np.errstate(all="ignore"):
+        for equation in program.equations[first:]:
+            if not any(i in changed for i in equation.inputs):
+                continue
+            if all(i in replaced or i in keep for i in equation.outputs):
+                continue
+            outs = apply(program, equation, [changed[i] if i in changed else values[i] for i in equation.inputs])
+            for number, out in zip(equation.outputs, outs):
+                if number not in replaced and number not in keep:
+                    changed[number] = out
+    return changed
+
+
+def errors(program: Program, values: Sequence[Any], input_errors: Sequence[Any], eps: float) -> list[Any]:
+    """First-order bound on the rounding error of every value when each equation rounds to relative precision eps.
+
+    Running error analysis: an equation's own rounding is eps times the sum of the magnitudes of the terms that it adds
+    up, with a factor √terms for a long sum (the statistical growth; the worst case is the number of terms); errors of
+    its inputs travel by its derivative.
+    """
+    bounds: list[Any] = [None] * len(program.shapes)
+    for number, value in program.constants.items():
+        bounds[number] = np.zeros(np.shape(value))
+    for number, error in zip(program.inputs, input_errors):
+        bounds[number] = error
+    with np.errstate(all="ignore"):
+        for equation in program.equations:
+            xs = [values[i] for i in equation.inputs]
+            outs = [values[i] for i in equation.outputs]
+            es = [bounds[i] for i in equation.inputs]
+            if any(isinstance(x, jax.Array) for x in (*xs, *outs)):
+                moved = [np.zeros(np.shape(out)) for out in outs]
+            else:
+                moved = _moved(program, equation, xs, es, outs)
+            for number, out, error in zip(equation.outputs, outs, moved):
+                if not isinstance(out, jax.Array) and np.issubdtype(out.dtype, np.inexact):
+                    if equation.name not in np_rules.EXACT:
+                        size, count = np_rules.terms(equation.name, equation.params, xs, out)
+                        error = error + eps * np.sqrt(count) * size
+                    bounds[number] = error
+                else:
+                    bounds[number] = np.zeros(np.shape(out))
+    return bounds
+
+
+def _moved(program: Program, equation: Equation, xs: Sequence[Any], es: Sequence[Any], outs: Sequence[Any]) -> list:
+    bound = np_rules.BOUND.get(equation.name)
+    if not any(np.any(e) for e in es):
+        return [np.zeros(np.shape(out)) for out in outs]
+    if bound is not None and not any(np.iscomplexobj(x) for x in xs):
+        moved = bound(equation.params, list(xs), list(es), outs if len(outs) > 1 else outs[0])
+        return list(moved) if isinstance(moved, list) else [moved]
+    # No rule: the largest of a few random perturbations, doubled, over the whole output.
+    rng = np.random.default_rng(0)
+    worst = [0.0] * len(outs)
+    floats = [np.issubdtype(x.dtype, np.inexact) for x in xs]
+    for _ in range(3):
+        size = [1e-7 * (1 + np.abs(x)) if f else 0 for x, f in zip(xs, floats)]
+        scale = max((np.max(e / s, initial=0.0) for e, s, f in zip(es, size, floats) if f), default=0.0)
+        moved_xs = [
+            x + s * rng.uniform(-1, 1, np.shape(x)) * (e > 0) if f else x for x, s, e, f in zip(xs, size, es, floats)
+        ]
+        moved = apply(program, equation, moved_xs)
+        for k, (a, b) in enumerate(zip(moved, outs)):
+            if np.issubdtype(np.asarray(b).dtype, np.inexact):
+                worst[k] = max(worst[k], float(np.max(np.abs(a - b), initial=0.0)) * scale * 2)
+    return [np.full(np.shape(out), w) for out, w in zip(outs, worst)]
+
+
+def depends_on(program: Program, numbers: Sequence[int]) -> set[int]:
+    """Numbers of the values that are computed from any of the given ones, these included."""
+    reached = set(numbers)
+    for equation in program.equations:
+        if any(i in reached for i in equation.inputs):
+            reached.update(equation.outputs)
+    return reached
+
+
+def needed_for(program: Program, numbers: Sequence[int]) -> set[int]:
+    """Numbers of the values that the given ones are computed from, these included."""
+    needed = set(numbers)
+    for equation in reversed(program.equations):
+        if any(i in needed for i in equation.outputs):
+            needed.update(equation.inputs)
+    return needed

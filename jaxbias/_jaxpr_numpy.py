@@ -1,0 +1,569 @@
+"""JAX primitives carried out in NumPy, one at a time: what `_jaxpr.py` evaluates a traced function with.
+
+A float operation keeps the precision of its operands (float64 stays float64 even where the traced function rounds), so
+an evaluation in float64 gives what the traced formula means, apart from 1e-16. Compiling nothing, one equation costs
+microseconds, so thousands of variations of a backward pass can be tried in a second.
+
+`VALUE[name](params, *inputs)` gives the output, `BOUND[name](params, inputs, bounds, out)` the first-order bound on
+the error of the output that errors of the inputs cause (running error analysis; N. Higham, Accuracy and Stability of
+Numerical Algorithms (2002), section 3.3). `SUMS` names the primitives that add many terms: their own rounding is a
+multiple of the sum of the magnitudes of these terms. A primitive without an entry is left to JAX.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+Value = Callable[..., Any]
+
+
+def _is_float(x) -> bool:
+    return np.issubdtype(x.dtype, np.inexact)
+
+
+# --- shapes and indices -----------------------------------------------------------------------------------------------
+
+
+def _broadcast_in_dim(p, x, *_):
+    kept = [1] * len(p["shape"])
+    for axis, size in zip(p["broadcast_dimensions"], x.shape):
+        kept[axis] = size
+    return np.broadcast_to(x.reshape(kept), p["shape"])
+
+
+def _pad(p, x, value):
+    config = p["padding_config"]
+    lows, highs, inner = zip(*config) if config else ((), (), ())
+    full = [
+        max(0, n) + max(0, n - 1) * i + max(lo, 0) + max(hi, 0) for n, lo, hi, i in zip(x.shape, lows, highs, inner)
+    ]
+    out = np.full(full, value, x.dtype if not _is_float(x) else np.result_type(x.dtype, value.dtype))
+    out[
+        tuple(slice(max(lo, 0), max(lo, 0) + n + max(0, n - 1) * i, i + 1) for n, lo, i in zip(x.shape, lows, inner))
+    ] = x
+    return out[tuple(slice(max(-lo, 0), size - max(-hi, 0)) for lo, hi, size in zip(lows, highs, full))]
+
+
+def _reshape(p, x):
+    return (x if p["dimensions"] is None else x.transpose(p["dimensions"])).reshape(p["new_sizes"])
+
+
+def _slice(p, x):
+    strides = p["strides"] or (1,) * x.ndim
+    return x[tuple(slice(*each) for each in zip(p["start_indices"], p["limit_indices"], strides))]
+
+
+def _starts(x_shape, sizes, indices):
+    return tuple(int(np.clip(i, 0, n - s)) for i, n, s in zip(indices, x_shape, sizes))
+
+
+def _dynamic_slice(p, x, *indices):
+    sizes = p["slice_sizes"]
+    return x[tuple(slice(i, i + s) for i, s in zip(_starts(x.shape, sizes, indices), sizes))]
+
+
+def _dynamic_update_slice(p, x, update, *indices):
+    out = np.array(x, np.result_type(x, update)) if _is_float(x) else np.array(x)
+    out[tuple(slice(i, i + s) for i, s in zip(_starts(x.shape, update.shape, indices), update.shape))] = update
+    return out
+
+
+def _iota(p):
+    shape = [1] * len(p["shape"])
+    shape[p["dimension"]] = -1
+    return np.broadcast_to(np.arange(p["shape"][p["dimension"]]).astype(p["dtype"]).reshape(shape), p["shape"])
+
+
+def _split(p, x):
+    return np.split(x, np.cumsum(p["sizes"])[:-1], axis=p["axis"])
+
+
+def _unstack(p, x):
+    return [np.squeeze(each, p["axis"]) for each in np.split(x, x.shape[p["axis"]], axis=p["axis"])]
+
+
+def _window_positions(indices, starts_map, batching, index_batching, operand_shape, sizes, mode):
+    """Start of every window along every operand axis, shape (*batch, rank), and which windows lie inside."""
+    batch = indices.shape[:-1]
+    starts = np.zeros((*batch, len(operand_shape)), np.int64)
+    for k, axis in enumerate(starts_map):
+        starts[..., axis] = indices[..., k]
+    for axis, index_axis in zip(batching, index_batching):
+        shape = [1] * len(batch)
+        shape[index_axis] = -1
+        starts[..., axis] = np.arange(operand_shape[axis]).reshape(shape)
+    limit = np.array(operand_shape) - np.array(sizes)
+    inside = np.all((starts >= 0) & (starts <= limit), axis=-1)
+    return np.clip(starts, 0, limit), (inside if "FILL_OR_DROP" in str(mode) else np.ones(batch, bool))
+
+
+def gather_positions(p, operand_shape, indices):
+    """Flat position in the operand of every output element, and whether it exists."""
+    d = p["dimension_numbers"]
+    sizes = tuple(int(n) for n in p["slice_sizes"])
+    starts, inside = _window_positions(
+        indices,
+        d.start_index_map,
+        d.operand_batching_dims,
+        d.start_indices_batching_dims,
+        operand_shape,
+        sizes,
+        p["mode"],
+    )
+    dropped = {int(a) for a in (*d.collapsed_slice_dims, *d.operand_batching_dims)}
+    window_axes = [a for a in range(len(operand_shape)) if a not in dropped]
+    return _positions(starts, inside, [int(a) for a in d.offset_dims], window_axes, sizes, operand_shape)
+
+
+def scatter_positions(p, operand_shape, indices, update_shape):
+    """Flat position in the operand that every element of the update goes to, and whether it exists."""
+    d = p["dimension_numbers"]
+    dropped = {int(a) for a in (*d.inserted_window_dims, *d.operand_batching_dims)}
+    window_axes = [a for a in range(len(operand_shape)) if a not in dropped]
+    sizes = [1] * len(operand_shape)
+    for update_axis, axis in zip(d.update_window_dims, window_axes):
+        sizes[axis] = update_shape[update_axis]
+    starts, inside = _window_positions(
+        indices,
+        d.scatter_dims_to_operand_dims,
+        d.operand_batching_dims,
+        d.scatter_indices_batching_dims,
+        operand_shape,
+        sizes,
+        p["mode"],
+    )
+    return _positions(starts, inside, [int(a) for a in d.update_window_dims], window_axes, sizes, operand_shape)
+
+
+def _positions(starts, inside, window_dims, window_axes, sizes, operand_shape):
+    strides = np.array([math.prod(operand_shape[axis + 1 :]) for axis in range(len(operand_shape))], np.int64)
+    rank = inside.ndim + len(window_dims)
+    batch_dims = [axis for axis in range(rank) if axis not in window_dims]
+
+    def spread(x, dims):
+        shape = [1] * rank
+        for axis, size in zip(dims, x.shape):
+            shape[axis] = size
+        return x.reshape(shape)
+
+    flat = spread(starts @ strides if len(strides) else np.zeros(inside.shape, np.int64), batch_dims)
+    for dim, axis in zip(window_dims, window_axes):
+        flat = flat + spread(np.arange(sizes[axis]) * strides[axis], [dim])
+    return flat, np.broadcast_to(spread(inside, batch_dims), flat.shape)
+
+
+def _gather(p, x, indices):
+    flat, inside = gather_positions(p, x.shape, indices)
+    out = x.ravel()[flat] if x.size else np.zeros(flat.shape, x.dtype)
+    if inside.all():
+        return out
+    fill = p["fill_value"]
+    if fill is None:
+        fill = np.nan if _is_float(x) else (False if x.dtype == bool else np.iinfo(x.dtype).max)
+        fill = np.iinfo(x.dtype).min if np.issubdtype(x.dtype, np.signedinteger) else fill
+    return np.where(inside, out, np.asarray(fill, x.dtype))
+
+
+def _scatter(combine):
+    def run(p, x, indices, update):
+        flat, inside = scatter_positions(p, x.shape, indices, update.shape)
+        out = np.array(x, np.result_type(x, update)).ravel() if _is_float(x) else np.array(x).ravel()
+        where, what = flat[inside], np.broadcast_to(update, flat.shape)[inside]
+        if combine is None:
+            out[where] = what  # repeated positions: the last writer wins
+        else:
+            combine.at(out, where, what)
+        return out.reshape(x.shape)
+
+    return run
+
+
+scatter_overwrite = _scatter(None)
+
+
+# --- sums, products, orders -------------------------------------------------------------------------------------------
+
+
+def _dot_general(p, a, b):
+    (contract_a, contract_b), (batch_a, batch_b) = p["dimension_numbers"]
+    free_a = [i for i in range(a.ndim) if i not in (*contract_a, *batch_a)]
+    free_b = [i for i in range(b.ndim) if i not in (*contract_b, *batch_b)]
+    batch = [a.shape[i] for i in batch_a]
+    k = math.prod(a.shape[i] for i in contract_a)
+    left = a.transpose((*batch_a, *free_a, *contract_a)).reshape(*batch, math.prod(a.shape[i] for i in free_a), k)
+    right = b.transpose((*batch_b, *contract_b, *free_b)).reshape(*batch, k, math.prod(b.shape[i] for i in free_b))
+    return (left @ right).reshape(*batch, *(a.shape[i] for i in free_a), *(b.shape[i] for i in free_b))
+
+
+def _cumulative(ufunc):
+    def run(p, x):
+        if p["reverse"]:
+            return np.flip(ufunc.accumulate(np.flip(x, p["axis"]), axis=p["axis"]), p["axis"])
+        return ufunc.accumulate(x, axis=p["axis"])
+
+    return run
+
+
+def _reduce(name):
+    return lambda p, x, *_: getattr(x, name)(axis=tuple(p["axes"]))
+
+
+def _arg(name):
+    return lambda p, x: getattr(np, name)(x, axis=p["axes"][0]).astype(p["index_dtype"])
+
+
+def _sort(p, *xs):
+    axis = p["dimension"]
+    if p["num_keys"] == 1:
+        order = np.argsort(xs[0], axis=axis, kind="stable")
+    else:
+        order = np.lexsort(tuple(reversed(xs[: p["num_keys"]])), axis=axis)
+    return [np.take_along_axis(x, order, axis) for x in xs]
+
+
+def _top_k(p, x):
+    axis = p.get("axis", x.ndim - 1) % x.ndim
+    order = np.take(np.argsort(-x, axis=axis, kind="stable"), np.arange(p["k"]), axis=axis)
+    return [np.take_along_axis(x, order, axis), order.astype(np.int32)]
+
+
+def _windows(p, x, value):
+    config = [(lo, hi, d - 1) for (lo, hi), d in zip(p["padding"], p["base_dilation"])]
+    padded = _pad({"padding_config": config}, x, np.asarray(value, x.dtype))
+    spans = [(n - 1) * d + 1 for n, d in zip(p["window_dimensions"], p["window_dilation"])]
+    view = np.lib.stride_tricks.sliding_window_view(padded, spans)
+    step = tuple(slice(None, None, s) for s in p["window_strides"])
+    return view[step + tuple(slice(None, None, d) for d in p["window_dilation"])]
+
+
+def _reduce_window(name, start):
+    def run(p, x):
+        windows = _windows(p, x, start)
+        return getattr(windows, name)(axis=tuple(range(x.ndim, 2 * x.ndim)))
+
+    return run
+
+
+def _select_n(p, which, *cases):
+    if len(cases) == 2:
+        return np.where(which.astype(bool), cases[1], cases[0])
+    return np.choose(np.broadcast_to(which, cases[0].shape), cases)
+
+
+def _integer_pow(p, x):
+    return x ** p["y"] if p["y"] >= 0 or not _is_float(x) else 1 / x ** (-p["y"])
+
+
+def _div(p, a, b):
+    if _is_float(a):
+        return a / b
+    return np.trunc(a / np.where(b == 0, 1, b)).astype(a.dtype)
+
+
+def _convert(p, x, *_):
+    new = np.dtype(p["new_dtype"])
+    if np.issubdtype(new, np.floating) or new.name in ("bfloat16",) or new.name.startswith("float"):
+        if _is_float(x):
+            return x.real if np.iscomplexobj(x) else x
+        return x.astype(np.float64)
+    if np.issubdtype(new, np.complexfloating):
+        return x.astype(np.complex128)
+    return x.astype(new)
+
+
+def _solve_parts(p, a, b):
+    a = np.tril(a) if p["lower"] else np.triu(a)
+    if p["unit_diagonal"]:
+        diagonal = np.arange(a.shape[-1])
+        a = np.array(a)
+        a[..., diagonal, diagonal] = 1
+    if p["transpose_a"]:
+        a = np.swapaxes(a.conj() if p["conjugate_a"] else a, -1, -2)
+    return a, b
+
+
+def _triangular_solve(p, a, b):
+    a, b = _solve_parts(p, a, b)
+    if p["left_side"]:
+        return np.linalg.solve(a, b)
+    return np.swapaxes(np.linalg.solve(np.swapaxes(a, -1, -2), np.swapaxes(b, -1, -2)), -1, -2)
+
+
+def _shift_right_logical(p, a, b):
+    unsigned = np.dtype(a.dtype.name.replace("int", "uint") if a.dtype.kind == "i" else a.dtype)
+    return (a.view(unsigned) >> b.astype(unsigned)).view(a.dtype)
+
+
+def _unary(f):
+    return lambda p, x: f(x)
+
+
+def _binary(f):
+    return lambda p, a, b: f(a, b)
+
+
+def _total(compare):
+    return lambda p, a, b: compare(a, b) | np.isnan(b)
+
+
+VALUE: dict[str, Value] = {
+    **{
+        name: _unary(f)
+        for name, f in {
+            "neg": np.negative, "abs": np.abs, "sign": np.sign, "exp": np.exp, "exp2": np.exp2, "log": np.log,
+            "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "cbrt": np.cbrt,
+            "square": np.square, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos,
+            "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
+            "acosh": np.arccosh, "atanh": np.arctanh, "logistic": special.expit, "erf": special.erf,
+            "erfc": special.erfc, "erf_inv": special.erfinv, "lgamma": special.gammaln, "digamma": special.digamma,
+            "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite, "not": np.invert, "real": np.real,
+            "imag": np.imag, "conj": np.conj, "stop_gradient": lambda x: x, "copy": lambda x: x, "copy_p": lambda x: x,
+            "one_minus_square": lambda x: (1 - x) * (1 + x), "optimization_barrier": lambda x: x,
+            "reduce_precision": lambda x: x, "population_count": np.bitwise_count,
+        }.items()
+    },
+    **{
+        name: _binary(f)
+        for name, f in {
+            "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "max": np.maximum,
+            "min": np.minimum, "pow": np.power, "atan2": np.arctan2, "rem": np.fmod, "eq": np.equal,
+            "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+            "lt_to": np.less, "le_to": np.less_equal, "eq_to": np.equal, "and": np.bitwise_and, "or": np.bitwise_or,
+            "xor": np.bitwise_xor, "shift_left": np.left_shift, "shift_right_arithmetic": np.right_shift,
+            "complex": lambda a, b: a + 1j * b, "nextafter": np.nextafter,
+            "polygamma": lambda n, x: special.polygamma(n.astype(int), x),
+        }.items()
+    },
+    "shift_right_logical": _shift_right_logical,
+    "broadcast_in_dim": _broadcast_in_dim,
+    "reshape": _reshape,
+    "squeeze": lambda p, x: np.squeeze(x, tuple(p["dimensions"])),
+    "expand_dims": lambda p, x: np.expand_dims(x, tuple(p["dimensions"])),
+    "transpose": lambda p, x: x.transpose(p["permutation"]),
+    "rev": lambda p, x: np.flip(x, p["dimensions"]),
+    "tile": lambda p, x: np.tile(x, p["reps"]),
+    "concatenate": lambda p, *xs: np.concatenate(xs, p["dimension"]),
+    "stack": lambda p, *xs: np.stack(xs, p["axis"]),
+    "unstack": _unstack,
+    "split": _split,
+    "pad": _pad,
+    "slice": _slice,
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update_slice,
+    "iota": _iota,
+    "gather": _gather,
+    "scatter": scatter_overwrite,
+    "scatter-add": _scatter(np.add),
+    "scatter-mul": _scatter(np.multiply),
+    "scatter-max": _scatter(np.maximum),
+    "scatter-min": _scatter(np.minimum),
+    "select_n": _select_n,
+    "clamp": lambda p, low, x, high: np.minimum(np.maximum(x, low), high),
+    "integer_pow": _integer_pow,
+    "div": _div,
+    "convert_element_type": _convert,
+    "dot_general": _dot_general,
+    "reduce_sum": _reduce("sum"),
+    "reduce_prod": _reduce("prod"),
+    "reduce_max": _reduce("max"),
+    "reduce_min": _reduce("min"),
+    "reduce_and": _reduce("all"),
+    "reduce_or": _reduce("any"),
+    "argmax": _arg("argmax"),
+    "argmin": _arg("argmin"),
+    "cumsum": _cumulative(np.add),
+    "cumprod": _cumulative(np.multiply),
+    "cummax": _cumulative(np.maximum),
+    "cummin": _cumulative(np.minimum),
+    "cumlogsumexp": _cumulative(np.logaddexp),
+    "sort": _sort,
+    "top_k": _top_k,
+    "reduce_window_sum": _reduce_window("sum", 0),
+    "reduce_window_max": _reduce_window("max", -np.inf),
+    "reduce_window_min": _reduce_window("min", np.inf),
+    "triangular_solve": _triangular_solve,
+    # parts of an unrolled loop
+    "loop_index": lambda p, x: x[p["step"]],
+    "loop_stack": lambda p, *xs: np.stack(xs) if xs else np.zeros((0, *p["shape"])),
+}  # fmt: skip
+
+
+# --- how errors travel ------------------------------------------------------------------------------------------------
+
+Bound = Callable[..., Any]
+
+
+def _slope(f):
+    """|f'(x)| e, for an elementwise function; `f(x, out)` is its derivative."""
+    return lambda p, xs, es, out: np.abs(f(xs[0], out)) * es[0]
+
+
+def _same(name, operands=1):
+    """The operation only moves or adds its operands: their errors move and add alike."""
+    run = VALUE[name]
+
+    def bound(p, xs, es, out):
+        return run(p, *es[:operands], *xs[operands:])
+
+    return bound
+
+
+def _exact(p, xs, es, out):
+    return np.zeros(np.shape(out))
+
+
+def _bilinear(run):
+    return lambda p, xs, es, out: run(p, np.abs(xs[0]), es[1]) + run(p, es[0], np.abs(xs[1]))
+
+
+def _add_errors(p, xs, es, out):
+    return es[0] + es[1]
+
+
+def _largest(p, xs, es, out):
+    return np.maximum(es[0], es[1])
+
+
+def _div_bound(p, xs, es, out):
+    return (es[0] + np.abs(out) * es[1]) / np.abs(xs[1])
+
+
+def _pow_bound(p, xs, es, out):
+    x, y = xs
+    log = np.log(np.where(x > 0, x, 1))
+    return np.abs(y * np.power(np.abs(x), y - 1)) * es[0] + np.abs(out * log) * es[1]
+
+
+def _select_bound(p, xs, es, out):
+    return _select_n(p, xs[0], *es[1:])
+
+
+def _order_bound(p, xs, es, out):
+    return [np.broadcast_to(np.max(e, axis=p["dimension"], keepdims=True), e.shape) for e in es]
+
+
+def _top_k_bound(p, xs, es, out):
+    axis = p.get("axis", xs[0].ndim - 1)
+    return [np.broadcast_to(np.max(es[0], axis=axis, keepdims=True), out[0].shape), np.zeros(out[1].shape)]
+
+
+def _scatter_add_bound(p, xs, es, out):
+    return VALUE["scatter-add"](p, es[0], xs[1], es[2])
+
+
+def _pick_bound(name):
+    return lambda p, xs, es, out: VALUE[name](p, es[0])
+
+
+def _cumprod_bound(p, xs, es, out):
+    relative = np.where(xs[0] != 0, es[0] / np.abs(np.where(xs[0] != 0, xs[0], 1)), 1)
+    return np.abs(out) * VALUE["cumsum"](p, relative)
+
+
+def _prod_bound(p, xs, es, out):
+    relative = np.where(xs[0] != 0, es[0] / np.abs(np.where(xs[0] != 0, xs[0], 1)), 1)
+    return np.abs(out) * relative.sum(axis=tuple(p["axes"]))
+
+
+def _solve_bound(p, xs, es, out):
+    a, b = _solve_parts(p, xs[0], xs[1])
+    inverse = np.abs(np.linalg.inv(a))
+    e, _ = _solve_parts({**p, "unit_diagonal": False}, es[0], b)
+    if p["left_side"]:
+        return inverse @ (es[1] + e @ np.abs(out))
+    return (es[1] + np.abs(out) @ e) @ inverse
+
+
+BOUND: dict[str, Bound] = {
+    **{
+        name: _same(name)
+        for name in (
+            "neg", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile", "unstack",
+            "split", "slice", "dynamic_slice", "gather", "reduce_sum", "cumsum", "stop_gradient", "copy", "copy_p",
+            "real", "imag", "conj", "convert_element_type", "optimization_barrier", "reduce_precision",
+            "reduce_window_sum", "loop_index",
+        )
+    },
+    **{name: _same(name, 2) for name in ("pad", "dynamic_update_slice")},
+    **{name: lambda p, xs, es, out, run=VALUE[name]: run(p, *es) for name in ("concatenate", "stack", "loop_stack")},
+    **dict.fromkeys(
+        (
+            "sign", "floor", "ceil", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to",
+            "eq_to", "and", "or", "xor", "shift_left", "shift_right_logical", "shift_right_arithmetic", "iota",
+            "argmax", "argmin", "reduce_and", "reduce_or", "population_count",
+        ),
+        _exact,
+    ),
+    **{name: _pick_bound(name) for name in ("reduce_max", "reduce_min", "cummax", "cummin")},
+    "reduce_min": lambda p, xs, es, out: es[0].max(axis=tuple(p["axes"])),
+    "cummin": lambda p, xs, es, out: VALUE["cummax"](p, es[0]),
+    "cumlogsumexp": lambda p, xs, es, out: VALUE["cummax"](p, es[0]),
+    "reduce_window_max": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
+    "reduce_window_min": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
+    "add": _add_errors,
+    "add_any": _add_errors,
+    "sub": _add_errors,
+    "complex": _add_errors,
+    "max": _largest,
+    "min": _largest,
+    "rem": lambda p, xs, es, out: es[0] + np.abs(np.trunc(xs[0] / xs[1])) * es[1],
+    "clamp": lambda p, xs, es, out: np.broadcast_to(np.maximum(np.maximum(es[0], es[2]), es[1]), np.shape(out)),
+    "mul": _bilinear(VALUE["mul"]),
+    "dot_general": _bilinear(_dot_general),
+    "div": _div_bound,
+    "pow": _pow_bound,
+    "atan2": lambda p, xs, es, out: (np.abs(xs[1]) * es[0] + np.abs(xs[0]) * es[1]) / (xs[0] ** 2 + xs[1] ** 2),
+    "select_n": _select_bound,
+    "sort": _order_bound,
+    "top_k": _top_k_bound,
+    "scatter-add": _scatter_add_bound,
+    "scatter": lambda p, xs, es, out: scatter_overwrite(p, es[0], xs[1], es[2]),
+    "reduce_prod": _prod_bound,
+    "cumprod": _cumprod_bound,
+    "triangular_solve": _solve_bound,
+    "integer_pow": lambda p, xs, es, out: np.abs(p["y"] * xs[0] ** (p["y"] - 1.0)) * es[0],
+    **{
+        name: _slope(f)
+        for name, f in {
+            "abs": lambda x, y: np.ones(np.shape(x)), "exp": lambda x, y: y, "exp2": lambda x, y: y * math.log(2),
+            "log": lambda x, y: 1 / x, "log1p": lambda x, y: 1 / (1 + x), "expm1": lambda x, y: y + 1,
+            "sqrt": lambda x, y: 0.5 / y, "rsqrt": lambda x, y: 0.5 * y / x, "cbrt": lambda x, y: y / (3 * x),
+            "square": lambda x, y: 2 * x, "sin": lambda x, y: np.cos(x), "cos": lambda x, y: np.sin(x),
+            "tan": lambda x, y: 1 + y * y, "asin": lambda x, y: 1 / np.sqrt(1 - x * x),
+            "acos": lambda x, y: 1 / np.sqrt(1 - x * x), "atan": lambda x, y: 1 / (1 + x * x),
+            "sinh": lambda x, y: np.cosh(x), "cosh": lambda x, y: np.sinh(x), "tanh": lambda x, y: 1 - y * y,
+            "asinh": lambda x, y: 1 / np.sqrt(1 + x * x), "acosh": lambda x, y: 1 / np.sqrt(x * x - 1),
+            "atanh": lambda x, y: 1 / (1 - x * x), "logistic": lambda x, y: y * (1 - y),
+            "erf": lambda x, y: 2 / math.sqrt(math.pi) * np.exp(-x * x),
+            "erfc": lambda x, y: 2 / math.sqrt(math.pi) * np.exp(-x * x),
+            "erf_inv": lambda x, y: math.sqrt(math.pi) / 2 * np.exp(y * y), "lgamma": lambda x, y: special.digamma(x),
+            "digamma": lambda x, y: special.polygamma(1, x), "one_minus_square": lambda x, y: 2 * x,
+        }.items()
+    },
+}  # fmt: skip
+
+EXACT = {
+    "neg", "abs", "sign", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile",
+    "unstack", "split", "slice", "dynamic_slice", "gather", "stop_gradient", "copy", "copy_p", "real", "imag", "conj",
+    "pad", "dynamic_update_slice", "concatenate", "stack", "loop_index", "loop_stack", "max", "min", "reduce_max",
+    "reduce_min", "select_n", "sort", "top_k", "scatter", "clamp", "cummax", "cummin", "reduce_window_max",
+    "reduce_window_min", "floor", "ceil", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "iota", "and", "or",
+}  # fmt: skip
+"""Primitives that round nothing themselves."""
+
+
+def terms(name: str, params: dict[str, Any], xs: list[Any], out: Any) -> tuple[Any, int]:
+    """Sum of the magnitudes of the terms that one primitive adds up, and how many they are."""
+    if name == "dot_general":
+        (contract, _), _ = params["dimension_numbers"]
+        return _dot_general(params, np.abs(xs[0]), np.abs(xs[1])), math.prod(xs[0].shape[i] for i in contract)
+    if name in ("reduce_sum", "cumsum", "reduce_window_sum"):
+        return VALUE[name](params, np.abs(xs[0])), max(1, xs[0].size // max(1, np.size(out) if name != "cumsum" else 1))
+    if name == "scatter-add":
+        return VALUE[name](params, np.abs(xs[0]), xs[1], np.abs(xs[2])), max(1, xs[2].size // max(1, xs[0].size))
+    if name == "triangular_solve":
+        return np.abs(out) * 4, xs[0].shape[-1]
+    return np.abs(out), 1
