@@ -1,7 +1,9 @@
 """Layers: each module holds the formulas, and the init, forward and backward that carry them out."""
 
 from . import activations as activations
+from . import conv as conv
 from . import dense as dense
+from . import reshape as reshape
 from .activations import elu as elu
 from .activations import gelu as gelu
 from .activations import identity as identity

@@ -1,0 +1,355 @@
+"""Convolution (cross-correlation: the kernel is not flipped) over 1, 2 or 3 spatial axes, channels last.
+
+Input x (n, *spatial, channels_in), weight w (*kernel, channels_in/groups, channels_out), bias b (channels_out,),
+output z (n, *positions, channels_out). Written for one spatial axis; more axes repeat i, u and p. With stride S, low
+padding P, input dilation E, kernel dilation F, and x̃ the dilated input, x̃[E p] = x[p] and 0 elsewhere:
+
+Forward     z[n,i,o] = b[o] + Σ_c Σ_u w[u,c,o] x̃[n, S i + F u − P, c]                                 (5.1)
+            c runs over the channels of the group of o;
+            positions: floor((E (length − 1) + 1 + P + P′ − F (kernel − 1) − 1) / S) + 1, P′ the high padding
+Backward, with the error signal δ = ∂L/∂z of the shape of z:
+            ∂L/∂b[o]     = Σ_n Σ_i δ[n,i,o]                                                           (5.1, as 14)
+            ∂L/∂w[u,c,o] = Σ_n Σ_i δ[n,i,o] x̃[n, S i + F u − P, c]                                    (5.1, as 10)
+            ∂L/∂x[n,p,c] = Σ_o Σ_u Σ_{i: S i + F u − P = E p} δ[n,i,o] w[u,c,o]                       (5.1, as 8)
+
+Both sums over positions are convolutions themselves, and `grad_weight` and `grad_input` say which. They are written in
+the layout of the forward with explicit transposes: other layouts miss the fast convolution of XLA's CPU backend inside
+a loop such as `lax.scan` (jax issue 12868).
+
+Padding is "VALID" (none), "SAME" (ceil(length / stride) positions, the odd zero at the end), "CAUSAL" (one spatial
+axis; z[i] sees no x after i), an int for every side, or one pair (low, high) per spatial axis; negative padding crops.
+
+Source: Dumoulin and Visin, A guide to convolution arithmetic for deep learning (2016); derivation sheet 5.1.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxbias import initializers
+from jaxbias._numerics import accumulation_dtype, check_float, sum_over
+from jaxbias.derivation import Derivation, Example
+from jaxbias.initializers import Initializer
+from jaxbias.layers._windows import Padding, check_window_fits, dilated, per_axis, resolve_padding
+from jaxbias.params import Layer, Params, Static
+
+
+class Residuals(NamedTuple):
+    x: Float[Array, "n *spatial channels_in"]
+    weight: Float[Array, "*kernel channels_per_group channels_out"]
+    has_bias: Static
+
+
+class Geometry(NamedTuple):
+    """How the kernel moves: one entry per spatial axis (pads: low, high), and the groups of channels."""
+
+    stride: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    groups: int
+
+
+# --- the three maps: correlation, and its transposes in x and in w ----------------------------------------------------
+
+
+def correlate(
+    x: Float[Array, "n *spatial channels_in"],
+    weight: Float[Array, "*kernel channels_per_group channels_out"],
+    geometry: Geometry,
+) -> Float[Array, "n *positions channels_out"]:
+    """Σ_c Σ_u w[u,c,o] x̃[n, S i + F u − P, c], accumulated in at least float32."""
+    if any(p < 0 for pair in geometry.pads for p in pair):
+        x, geometry = _crop(x, geometry)
+    axes = "DHW"[-(x.ndim - 2) :]
+    out = lax.conv_general_dilated(
+        x,
+        weight,
+        window_strides=geometry.stride,
+        padding=geometry.pads,
+        lhs_dilation=geometry.input_dilation,
+        rhs_dilation=geometry.kernel_dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        feature_group_count=geometry.groups,
+        preferred_element_type=accumulation_dtype(x.dtype),
+    )
+    return out.astype(x.dtype)
+
+
+def _crop(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
+    """Carry out negative padding as a slice: XLA's CPU convolution can read outside x for it (openxla/xla 48713)."""
+    crops, pads = [], []
+    for n, e, (low, high) in zip(x.shape[1:-1], geometry.input_dilation, geometry.pads):
+        length = dilated(n, e)
+        crop_low = min(max(-low, 0), length)
+        crop_high = min(max(-high, 0), length - crop_low)
+        zeros = crop_low + crop_high + low + high  # what is left to pad
+        crops.append((-crop_low, -crop_high, e - 1))
+        pads.append((min(max(low, 0), zeros), zeros - min(max(low, 0), zeros)))
+    cropped = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crops, (0, 0, 0)])
+    return cropped, geometry._replace(pads=tuple(pads), input_dilation=(1,) * len(pads))
+
+
+def grad_input(
+    delta: Float[Array, "n *positions channels_out"],
+    weight: Float[Array, "*kernel channels_per_group channels_out"],
+    lengths: tuple[int, ...],
+    geometry: Geometry,
+) -> Float[Array, "n *spatial channels_in"]:
+    """∂L/∂x: δ dilated by S, correlated with the flipped kernel, channels in and out exchanged in each group.
+
+    With v = kernel − 1 − u, the condition S i + F u − P = E p of the sum is S i = E p + F v − (F (kernel − 1) − P): a
+    correlation with stride E, input dilation S, kernel dilation F and low padding F (kernel − 1) − P.
+
+    Args:
+        lengths: of the spatial axes of x.
+    """
+    stride, pads, input_dilation, kernel_dilation, groups = geometry
+    *kernel, per_group, channels_out = weight.shape
+    swapped = weight.reshape(*kernel, per_group, groups, channels_out // groups)
+    swapped = jnp.moveaxis(swapped, -1, -3).swapaxes(-1, -2)  # (*kernel, out/groups, groups, in/groups)
+    swapped = swapped.reshape(*kernel, channels_out // groups, groups * per_group)
+    back = []
+    for n, i, k, s, f, e, (low, _) in zip(
+        lengths, delta.shape[1:-1], kernel, stride, kernel_dilation, input_dilation, pads
+    ):
+        first = f * (k - 1) - low
+        back.append((first, (n - 1) * e + dilated(k, f) - dilated(i, s) - first))  # high: so that n positions come out
+    flipped = jnp.flip(swapped, range(len(kernel)))
+    return correlate(delta, flipped, Geometry(input_dilation, tuple(back), stride, kernel_dilation, groups))
+
+
+def grad_weight(
+    x: Float[Array, "n *spatial channels_in"],
+    delta: Float[Array, "n *positions channels_out"],
+    kernel: tuple[int, ...],
+    geometry: Geometry,
+) -> Float[Array, "*kernel channels_per_group channels_out"]:
+    """∂L/∂w: x correlated with δ as the kernel; x's channels are the batch, the rows n are the channels summed over.
+
+    The roles of stride and kernel dilation are exchanged: position u of the result reads x̃[S i + F u − P].
+
+    Args:
+        kernel: its spatial lengths.
+    """
+    stride, pads, input_dilation, kernel_dilation, groups = geometry
+    n, *lengths, channels_in = x.shape
+    per_group = channels_in // groups
+    images = jnp.moveaxis(x.reshape(n, *lengths, groups, per_group), -1, 0)  # (in/groups, n, *spatial, groups)
+    images = jnp.moveaxis(images, 1, -1).reshape(per_group, *lengths, groups * n)
+    kernels = jnp.moveaxis(delta, 0, -2)  # (*positions, n, channels_out)
+    across = []
+    for m, i, k, s, f, e, (low, _) in zip(
+        lengths, delta.shape[1:-1], kernel, stride, kernel_dilation, input_dilation, pads
+    ):
+        across.append((low, (k - 1) * f + dilated(i, s) - dilated(m, e) - low))  # high: so that k positions come out
+    turned = Geometry(kernel_dilation, tuple(across), input_dilation, stride, groups)
+    return jnp.moveaxis(correlate(images, kernels, turned), 0, -2)
+
+
+# --- the layer --------------------------------------------------------------------------------------------------------
+
+
+def init(
+    key: Array,
+    channels_in: int,
+    channels_out: int,
+    kernel: Sequence[int],
+    *,
+    groups: int = 1,
+    use_bias: bool = True,
+    weight_init: Initializer = initializers.lecun_normal,
+    bias_init: Initializer = initializers.zeros,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Weight (*kernel, channels_in/groups, channels_out), by default LeCun normal; bias (channels_out,), zero (A1.10).
+
+    The fan-in is channels_in/groups times the size of the kernel.
+
+    Raises:
+        ValueError: groups does not divide both numbers of channels.
+    """
+    _check_groups("conv.init", groups, channels_in, channels_out)
+    weight_shape = (*kernel, channels_in // groups, channels_out)
+    return initializers.affine(
+        key, weight_shape, (channels_out,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
+    )
+
+
+def forward(
+    params: Params,
+    x: Float[Array, "n *spatial channels_in"],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = "VALID",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> tuple[Float[Array, "n *positions channels_out"], Residuals]:
+    """z = b + w ⋆ x (5.1).
+
+    Args:
+        stride, input_dilation, kernel_dilation: an int, or one per spatial axis.
+        padding: "VALID", "SAME", "CAUSAL", an int, or (low, high) pairs; see above.
+        groups: the channels are split in so many groups, each convolved on its own; groups = channels_in is depthwise.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: x has another rank or number of channels than the kernel wants, groups does not divide the channels,
+            the kernel is larger than the padded input, or a keyword does not fit the number of spatial axes.
+    """
+    weight, bias = params
+    check_float(x, "conv.forward")
+    geometry = _geometry(x.shape, weight.shape, stride, padding, input_dilation, kernel_dilation, groups)
+    z = correlate(x, weight, geometry)
+    if bias is not None:
+        z = z + jnp.broadcast_to(bias, z.shape)
+    return z, Residuals(x, weight, Static(bias is not None))
+
+
+def backward(
+    residuals: Residuals,
+    delta: Float[Array, "n *positions channels_out"],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = "VALID",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> tuple[Params, Float[Array, "n *spatial channels_in"]]:
+    """(∂L/∂w = x ⋆ δ, ∂L/∂b = Σ δ over rows and positions), ∂L/∂x = δ ⋆ flipped w; keywords as for forward."""
+    x, weight, has_bias = residuals
+    geometry = _geometry(x.shape, weight.shape, stride, padding, input_dilation, kernel_dilation, groups)
+    grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
+    if delta.size == 0:  # an empty sum; XLA wants at least one channel to sum over
+        return Params(jnp.zeros_like(weight), grad_bias), jnp.zeros_like(x)
+    grads = Params(grad_weight(x, delta, weight.shape[:-2], geometry), grad_bias)
+    return grads, grad_input(delta, weight, x.shape[1:-1], geometry)
+
+
+def _check_groups(function: str, groups: int, channels_in: int, channels_out: int) -> None:
+    if groups < 1 or channels_in % groups or channels_out % groups:
+        raise ValueError(
+            f"{function}: groups must divide the channels in and out, got groups={groups}, channels_in={channels_in}, "
+            f"channels_out={channels_out}."
+        )
+
+
+def _geometry(x_shape, weight_shape, stride, padding, input_dilation, kernel_dilation, groups) -> Geometry:
+    """Check shapes and keywords against each other, and resolve the padding."""
+    *kernel, per_group, channels_out = weight_shape
+    axes = len(kernel)
+    if not 1 <= axes <= 3:
+        raise ValueError(
+            f"conv.forward: weight must be (*kernel, channels_in/groups, channels_out) with 1 to 3 kernel axes, got "
+            f"shape {weight_shape}."
+        )
+    if len(x_shape) != axes + 2:
+        raise ValueError(
+            f"conv.forward: x must be (n, *spatial, channels) with {axes} spatial axes for a weight of shape "
+            f"{weight_shape}, got x of shape {x_shape}. A single image needs a batch axis: x[None]."
+        )
+    _check_groups("conv.forward", groups, per_group * groups, channels_out)
+    if x_shape[-1] != per_group * groups:
+        raise ValueError(
+            f"conv.forward: x has {x_shape[-1]} channels but weight wants {per_group * groups} = {per_group} per group "
+            f"× {groups} groups (x {x_shape}, weight {weight_shape}). Channels come last."
+        )
+    stride = per_axis(stride, axes, "conv.forward", "stride")
+    input_dilation = per_axis(input_dilation, axes, "conv.forward", "input_dilation")
+    kernel_dilation = per_axis(kernel_dilation, axes, "conv.forward", "kernel_dilation")
+    lengths = [dilated(n, e) for n, e in zip(x_shape[1:-1], input_dilation)]
+    windows = [dilated(k, f) for k, f in zip(kernel, kernel_dilation)]
+    pads = resolve_padding(padding, lengths, windows, stride, "conv.forward")
+    check_window_fits(lengths, windows, pads, "conv.forward", "kernel", x_shape)
+    return Geometry(stride, pads, input_dilation, kernel_dilation, groups)
+
+
+def layer(
+    channels_out: int,
+    kernel: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = "VALID",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    use_bias: bool = True,
+    weight_init: Initializer = initializers.lecun_normal,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """A convolution with `channels_out` filters; channels_in, spatial axes and dtype are those of the input.
+
+    Args:
+        kernel: its length, the same on every spatial axis, or one per axis.
+    """
+
+    def init_for(key, x):
+        check_float(x, "conv.init")
+        lengths = per_axis(kernel, len(x.shape) - 2, "conv.init", "kernel")
+        return init(
+            key,
+            x.shape[-1],
+            channels_out,
+            lengths,
+            groups=groups,
+            use_bias=use_bias,
+            weight_init=weight_init,
+            bias_init=bias_init,
+            dtype=x.dtype,
+        )
+
+    keywords = {
+        "stride": stride,
+        "padding": padding,
+        "input_dilation": input_dilation,
+        "kernel_dilation": kernel_dilation,
+        "groups": groups,
+    }
+    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "conv")
+
+
+DERIVATIONS = (
+    Derivation(
+        "conv",
+        (
+            r"z_{nio} = b_o + \sum_c \sum_u w_{uco}\, x_{n,\,Si+Fu-P,\,c}",
+            r"\partial L/\partial w_{uco} = \sum_n \sum_i \delta_{nio}\, x_{n,\,Si+Fu-P,\,c}",
+            r"\partial L/\partial b_o = \sum_n \sum_i \delta_{nio}",
+            r"\partial L/\partial x_{npc} = \sum_o \sum_u \sum_{i:\,Si+Fu-P=p} \delta_{nio}\, w_{uco}",
+        ),
+        "Dumoulin and Visin (2016); equations 5.1, as (8), (10), (14)",
+        (
+            Example("2-D", layer(4, (3, 2)), (2, 5, 6, 3)),
+            Example(
+                "2-D, no bias, same, stride (2, 1)",
+                layer(2, 3, stride=(2, 1), padding="SAME", use_bias=False),
+                (2, 5, 4, 3),
+            ),
+            Example(
+                "2-D, groups 2, all keywords",
+                layer(
+                    6,
+                    (2, 3),
+                    stride=(3, 2),
+                    padding=((2, 1), (0, 3)),
+                    input_dilation=(2, 1),
+                    kernel_dilation=(1, 2),
+                    groups=2,
+                ),
+                (2, 5, 6, 4),
+            ),
+            Example("2-D, depthwise, cropped", layer(6, 2, padding=((-1, 1), (0, -2)), groups=3), (2, 5, 6, 3)),
+            Example("1-D, cropped and dilated", layer(2, 2, padding=((3, -4),), input_dilation=3), (2, 4, 3)),
+            Example("1-D, causal, dilated kernel", layer(3, 3, padding="CAUSAL", kernel_dilation=2), (2, 7, 2)),
+            Example("3-D, stride 2", layer(2, 2, stride=2, padding=1), (2, 3, 4, 2, 3)),
+            Example("no rows", layer(2, 2), (0, 3, 3, 2)),
+            Example("size 1", layer(1, 1), (1, 1, 1, 1)),
+        ),
+    ),
+)
