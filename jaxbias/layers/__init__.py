@@ -1,8 +1,11 @@
 """Layers: each module holds the formulas, and the init, forward and backward that carry them out."""
 
 from . import activations as activations
+from . import avg_pool as avg_pool
 from . import conv as conv
 from . import dense as dense
+from . import global_avg_pool as global_avg_pool
+from . import max_pool as max_pool
 from . import reshape as reshape
 from .activations import elu as elu
 from .activations import gelu as gelu

@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
 PADDINGS = ("SAME", "VALID", "CAUSAL")
 
 Padding = str | int | Sequence[tuple[int, int]]
@@ -27,13 +31,6 @@ def per_axis(value: int | Sequence[int], axes: int, function: str, argument: str
 def dilated(length: int, dilation: int) -> int:
     """Length of an axis with dilation − 1 zeros between neighbours."""
     return max((length - 1) * dilation + 1, 0)
-
-
-def out_lengths(
-    lengths: Sequence[int], windows: Sequence[int], stride: Sequence[int], pads: Sequence[tuple[int, int]]
-) -> tuple[int, ...]:
-    """Number of window positions per axis, floor((length + low + high − window) / stride) + 1; lengths are dilated."""
-    return tuple((n + low + high - w) // s + 1 for n, w, s, (low, high) in zip(lengths, windows, stride, pads))
 
 
 def resolve_padding(
@@ -79,6 +76,37 @@ def resolve_padding(
     return tuple((total // 2, total - total // 2) for total in totals)
 
 
+def pooling_windows(
+    x_shape: tuple[int, ...],
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: Padding,
+    name: str,
+) -> tuple[tuple[int, int, int, int], ...]:
+    """(window, stride, low, high) of each spatial axis of x (n, *spatial, channels), checked; `name` is the layer's.
+
+    Raises:
+        ValueError: x has no spatial axis, a keyword does not fit its spatial axes, a window is larger than the padded
+            input or could lie in the padding alone.
+    """
+    function = f"{name}.forward"
+    axes = len(x_shape) - 2
+    if axes < 1:
+        raise ValueError(
+            f"{function}: x must be (n, *spatial, channels) with at least one spatial axis, got shape {x_shape}."
+        )
+    windows = per_axis(window, axes, function, "window")
+    strides = windows if stride is None else per_axis(stride, axes, function, "stride")
+    pads = resolve_padding(padding, x_shape[1:-1], windows, strides, function)
+    if any(not 0 <= p < w for w, pair in zip(windows, pads) for p in pair):
+        raise ValueError(
+            f"{function}: padding must be at least 0 and smaller than the window, so that no window sees padding only; "
+            f"got padding {pads} for window {windows}."
+        )
+    check_window_fits(x_shape[1:-1], windows, pads, function, "window", x_shape)
+    return tuple((w, s, *pair) for w, s, pair in zip(windows, strides, pads))
+
+
 def check_window_fits(
     lengths: Sequence[int],
     windows: Sequence[int],
@@ -94,3 +122,37 @@ def check_window_fits(
             f"{function}: {what} of spatial size {tuple(windows)} (dilated) is larger than the padded input "
             f"{padded} (x has shape {x_shape}, padding {tuple(pads)}). Pad more or use a smaller {what}."
         )
+
+
+# --- one axis at a time: what the windows read, and the transpose of reading ------------------------------------------
+
+
+def window_slices(x: Array, axis: int, window: int, stride: int) -> list[Array]:
+    """x[u], x[u + stride], … along `axis` for each place u of the window: entry i of slice u is seen by window i."""
+    positions = (x.shape[axis] - window) // stride + 1
+    return [lax.slice_in_dim(x, u, u + (positions - 1) * stride + 1, stride, axis) for u in range(window)]
+
+
+def add_windows(parts: Sequence[Array], axis: int, stride: int, length: int) -> Array:
+    """Transpose of `window_slices`: Σ_u parts[u][i] at place stride·i + u of an axis of `length` entries.
+
+    The places are taken by their remainder r modulo stride: place stride·m + r collects parts[u][m − (u − r)/stride] of
+    every u with that remainder, so the remainders interleave without a scatter (which is slow on CPU).
+    """
+    positions = parts[0].shape[axis]
+    blocks = -(-length // stride)
+    remainders = []
+    for r in range(stride):
+        total = jnp.zeros((*parts[0].shape[:axis], blocks, *parts[0].shape[axis + 1 :]), parts[0].dtype)
+        for u in range(r, len(parts), stride):
+            total = total + pad_axis(parts[u], axis, u // stride, blocks - u // stride - positions)
+        remainders.append(total)
+    shape = (*parts[0].shape[:axis], blocks * stride, *parts[0].shape[axis + 1 :])
+    return lax.slice_in_dim(jnp.stack(remainders, axis + 1).reshape(shape), 0, length, axis=axis)
+
+
+def pad_axis(x: Array, axis: int, low: int, high: int, value: float = 0.0) -> Array:
+    """x with `low` and `high` more entries of `value` along `axis`; negative numbers crop."""
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (low, high, 0)
+    return lax.pad(x, jnp.asarray(value, x.dtype), config)
