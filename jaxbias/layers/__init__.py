@@ -2,11 +2,16 @@
 
 from . import activations as activations
 from . import avg_pool as avg_pool
+from . import batch_norm as batch_norm
 from . import conv as conv
 from . import dense as dense
+from . import dropout as dropout
 from . import global_avg_pool as global_avg_pool
+from . import group_norm as group_norm
+from . import layer_norm as layer_norm
 from . import max_pool as max_pool
 from . import reshape as reshape
+from . import rms_norm as rms_norm
 from .activations import elu as elu
 from .activations import gelu as gelu
 from .activations import identity as identity

@@ -25,8 +25,8 @@ values twice, so they keep z. Every σ′ is finite at every finite z, and half-
 A plain name (`relu`, `gelu`, `softmax`) is a ready `Layer` with the usual constants; `make_leaky_relu`, `make_elu`,
 `make_gelu`, `make_softmax` and `make_log_softmax` build it with other ones.
 
-Source: derivation sheet 4.3; D. Clevert et al., ELU (2016), eq. 16; D. Hendrycks and K. Gimpel, GELU (2016), sec. 2;
-S. Elfwing et al., SiLU (2018), eq. 5; C. Bishop, PRML (2006), eq. 4.106 (softmax).
+Source: derivation sheet 4.3; D.-A. Clevert et al., ELU (2016); D. Hendrycks and K. Gimpel, GELU (2016), sec. 2;
+S. Elfwing et al., SiLU (2018); C. Bishop, PRML (2006), eq. 4.106 (softmax).
 """
 
 import math
@@ -283,7 +283,7 @@ DERIVATIONS = (
         "elu",
         r"a = z \text{ if } z > 0 \text{ else } \alpha (e^z - 1)",
         r"\delta\,(1 \text{ if } a > 0 \text{ else } a + \alpha)",
-        "Clevert et al. (2016), eq. 16",
+        "Clevert et al. (2016)",
         Example("alpha 1", elu, (5, 3)),
         Example("alpha 0.7", make_elu(0.7), (5, 3)),
     ),
@@ -306,7 +306,7 @@ DERIVATIONS = (
         "silu",
         r"a = z s, \quad s = 1 / (1 + e^{-z})",
         r"\delta\, s\,(1 + z (1 - s))",
-        "Elfwing et al. (2018), eq. 5",
+        "Elfwing et al. (2018)",
         Example("matrix", silu, (5, 3)),
     ),
     _derivation(
