@@ -237,7 +237,7 @@ DERIVATIONS = (
             r"z = \gamma \hat{x} + \beta, \quad \hat{x} = (x - \mu)\, r, \quad r = 1/\sqrt{v + \epsilon}",
             r"\partial L/\partial \gamma = \sum \delta \hat{x}",
             r"\partial L/\partial \beta = \sum \delta",
-            r"\partial L/\partial x = \gamma r\,(\delta - (\partial L/\partial \beta + \hat{x}\,\partial L/\partial \gamma)/m)",
+            r"\partial L/\partial x = \gamma r\,(\delta - (\sum \delta + \hat x \sum \delta \hat x)/m)",
         ),
         "Ioffe and Szegedy (2015), algorithms 1 and 2; derivation sheet 5.3",
         (
