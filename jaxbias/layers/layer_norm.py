@@ -130,7 +130,7 @@ DERIVATIONS = (
             r"z = \gamma \hat{x} + \beta, \quad \hat{x} = (x - \mu)\, r, \quad r = 1/\sqrt{v + \epsilon}",
             r"\partial L/\partial \gamma = \sum \delta \hat{x}",
             r"\partial L/\partial \beta = \sum \delta",
-            r"\partial L/\partial x = r\,(\gamma\delta - \overline{\gamma\delta} - \hat x\,\overline{\gamma\delta\hat x})",
+            r"\partial L/\partial x = r(\gamma\delta - \overline{\gamma\delta} - \hat x\overline{\gamma\delta\hat x})",
         ),
         "Ba et al. (2016), sec. 3; derivation sheet 5.3",
         (
