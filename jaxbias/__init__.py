@@ -5,6 +5,7 @@ from . import layers as layers
 from . import losses as losses
 from . import train as train
 from . import verify as verify
+from .contact import contacts as contacts
 from .grads import as_function as as_function
 from .grads import deltas as deltas
 from .grads import value_and_grad as value_and_grad
@@ -15,5 +16,11 @@ from .params import chain as chain
 from .params import inference as inference
 from .params import parallel as parallel
 from .params import residual as residual
+from .roles import bias_only as bias_only
+from .roles import labels as labels
+from .roles import lr_by_role as lr_by_role
+from .roles import mask as mask
+from .roles import no_decay as no_decay
+from .roles import roles as roles
 
 __version__ = "0.1.0"

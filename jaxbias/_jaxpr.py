@@ -1,6 +1,7 @@
 """The only file that touches jaxpr internals, which move between JAX releases.
 
-Sections: a traced function as a flat list of equations, evaluated one by one (used by `verify`).
+Sections: a traced function as a flat list of equations, evaluated one by one (used by `verify`);
+a traced function as nested blocks that can be walked and evaluated again under JAX (used by `contact`, `capture`).
 """
 
 import linecache
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import source_info_util
+from jax._src.interpreters import partial_eval
 from jax.extend import core
 
 from jaxbias import _jaxpr_numpy as np_rules
@@ -386,3 +388,175 @@ def needed_for(program: Program, numbers: Sequence[int]) -> set[int]:
         if any(i in needed for i in equation.outputs):
             needed.update(equation.inputs)
     return needed
+
+
+# --- walking call-like primitives, layout-only operations, contact equations ------------------------------------------
+
+WALKED = {"scan": "scan", "cond": "cond", "remat2": "remat", "checkpoint": "remat"}
+"""Primitives whose bodies can be evaluated equation by equation without changing what they mean."""
+
+LAYOUT = frozenset(
+    "convert_element_type reshape transpose squeeze expand_dims broadcast_in_dim slice rev copy copy_p split "  # noqa: SIM905
+    "reduce_precision optimization_barrier sharding_constraint layout_constraint mesh_cast reshard "
+    "pbroadcast pvary pcast name".split()
+)
+"""Primitives that move the entries of an array, or change how they are stored, but compute nothing."""
+
+_INLINED = frozenset(("jit", "pjit", "closed_call", "core_call", "custom_lin"))
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One equation. Inputs and outputs are numbers of values in the block that holds it."""
+
+    eqn: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    bodies: tuple["Block", ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the primitive; every spelling of rematerialisation is "remat"."""
+        name: str = self.eqn.primitive.name
+        return WALKED.get(name, name)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.eqn.params
+
+    @property
+    def where(self) -> str:
+        """The user's line, as `file:line:column (function)`."""
+        return str(source_info_util.summarize(self.eqn.source_info))
+
+    def bind(self, *values):
+        """Apply the primitive; always returns a list, one entry per output."""
+        primitive = self.eqn.primitive
+        with self.eqn.ctx.manager:
+            out = primitive.bind(*values, **primitive.get_bind_params(self.eqn.params))
+        return list(out) if primitive.multiple_results else [out]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A jaxpr with its jit calls inlined; values are numbered 0, 1, ..."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    ops: tuple[Op, ...]
+    literals: dict[int, Any]
+    avals: list[Any] = field(repr=False)
+
+
+def trace_block(f: Callable, *args) -> tuple[Block, Any]:
+    """Block of `f(*args)` without dead code, its inputs the leaves of args, and the shapes of the output tree."""
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    jaxpr, consts = closed.jaxpr, closed.consts
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    return _read_block(jaxpr, consts), shapes
+
+
+def _open(jaxpr) -> tuple[Any, Sequence[Any]]:
+    """(jaxpr, consts) of an open or a closed jaxpr."""
+    inner = getattr(jaxpr, "jaxpr", None)
+    return (inner, jaxpr.consts) if inner is not None and hasattr(jaxpr, "consts") else (jaxpr, ())
+
+
+def _body_jaxprs(eqn) -> tuple[Any, ...]:
+    """The jaxprs of an equation that are called with the equation's own inputs, in the order `body_inputs` gives."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "cond":
+        return tuple(params["branches"])
+    if name == "while":
+        return (params["body_jaxpr"],)
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        body = params.get(key)
+        if body is not None and hasattr(_open(body)[0], "eqns") and len(_open(body)[0].invars) == len(eqn.invars):
+            return (body,)
+    return ()
+
+
+def body_inputs(op: Op, values: Sequence[Any]) -> list[list[Any]]:
+    """For each body of the equation, those of `values` (one per input of the equation) that it is called with."""
+    if op.name == "cond":
+        return [list(values[1:])] * len(op.bodies)
+    if op.name == "while":
+        return [list(values[op.params["cond_nconsts"] :])]
+    return [list(values)] * len(op.bodies)
+
+
+def _read_block(jaxpr, consts: Sequence[Any] = ()) -> Block:
+    avals: list[Any] = []
+    ops: list[Op] = []
+    literals: dict[int, Any] = {}
+
+    def new(aval) -> int:
+        avals.append(aval)
+        return len(avals) - 1
+
+    def inline(jaxpr, env) -> list[int]:
+        def number(atom) -> int:
+            if not isinstance(atom, core.Literal):
+                return env[atom]
+            literals[n := new(atom.aval)] = atom.val
+            return n
+
+        for eqn in jaxpr.eqns:
+            inputs = tuple(number(v) for v in eqn.invars)
+            bodies = _body_jaxprs(eqn)
+            if eqn.primitive.name in _INLINED and bodies:
+                inner, inner_consts = _open(bodies[0])
+                outputs = inline(inner, bind_inputs(inner, inner_consts, inputs))
+                env.update(zip(eqn.outvars, outputs))
+                continue
+            outputs = tuple(new(v.aval) for v in eqn.outvars)
+            env.update(zip(eqn.outvars, outputs))
+            ops.append(Op(eqn, inputs, outputs, tuple(_read_block(*_open(body)) for body in bodies)))
+        return [number(v) for v in jaxpr.outvars]
+
+    def bind_inputs(jaxpr, consts, inputs) -> dict[Any, int]:
+        env = dict(zip(jaxpr.invars, inputs))
+        for var, value in zip(jaxpr.constvars, consts):
+            literals[n := new(var.aval)] = value
+            env[var] = n
+        return env
+
+    inputs = tuple(new(v.aval) for v in jaxpr.invars)
+    outputs = inline(jaxpr, bind_inputs(jaxpr, consts, inputs))
+    return Block(inputs, tuple(outputs), tuple(ops), literals, avals)
+
+
+def evaluate_block(block: Block, args: Sequence[Any], apply: Callable[[int, Op, list[Any]], list[Any]]) -> list[Any]:
+    """Outputs of the block, where `apply(index, op, values)` stands for each of its equations."""
+    env = dict(block.literals) | dict(zip(block.inputs, args))
+    for index, op in enumerate(block.ops):
+        env.update(zip(op.outputs, apply(index, op, [env[i] for i in op.inputs])))
+    return [env[i] for i in block.outputs]
+
+
+def backward_slice(block: Block, value: int) -> tuple[list[int], Callable[..., Any]]:
+    """What `value` is computed from: numbers of the block's inputs, and the function from those inputs to it."""
+    needed, ops = {value}, []
+    for op in reversed(block.ops):
+        if needed & set(op.outputs):
+            ops.append(op)
+            needed |= set(op.inputs)
+    inputs = [i for i in block.inputs if i in needed]
+
+    def compute(*args):
+        env = dict(block.literals) | dict(zip(inputs, args))
+        for op in reversed(ops):
+            env.update(zip(op.outputs, op.bind(*(env[i] for i in op.inputs))))
+        return env[value]
+
+    return inputs, compute
+
+
+def slice_ops(block: Block, value: int) -> list[Op]:
+    """The equations that `value` is computed by, first to last."""
+    needed, ops = {value}, []
+    for op in reversed(block.ops):
+        if needed & set(op.outputs):
+            ops.append(op)
+            needed |= set(op.inputs)
+    return ops[::-1]
