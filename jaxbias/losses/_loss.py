@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxbias._numerics import accumulation_dtype, check_float
 
@@ -55,6 +58,50 @@ def check_same_shape(out: Array, targets: Array, function: str) -> None:
             f"{function}: out {out.shape} and targets {targets.shape} must have one shape; "
             f"a broadcast would pair rows with the wrong targets."
         )
+
+
+def read_labels(out: Any, labels: Any, function: str, ignore_label: int | None = None) -> Integer[Array, "*batch"]:
+    """The labels, one per row, in integers of at least 32 bits, which can count the classes.
+
+    Raises:
+        ValueError: another shape than out.shape[:-1], a label outside [0, K) (where jit has traced the labels there is
+            no value to look at), or an ignore_label that the dtype of the labels cannot hold.
+    """
+    limits = jnp.iinfo(labels.dtype)
+    if labels.shape != out.shape[:-1]:
+        raise ValueError(
+            f"{function}: one label per row is wanted, shape {out.shape[:-1]} for out {out.shape}, got targets "
+            f"{labels.shape}. One-hot rows must be floating point: targets.astype(out.dtype)."
+        )
+    if ignore_label is not None and not limits.min <= ignore_label <= limits.max:
+        raise ValueError(f"{function}: ignore_label={ignore_label} cannot occur in targets of dtype {labels.dtype}.")
+    if not isinstance(labels, Tracer):
+        _check_known_labels(np.asarray(labels), out, function, ignore_label)
+    labels = jnp.asarray(labels)
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+
+
+def _check_known_labels(labels: np.ndarray, out: Any, function: str, ignore_label: int | None) -> None:
+    classes = out.shape[-1]
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore_label is not None:
+        wrong = wrong & (labels != ignore_label)
+    if wrong.any():
+        hint = "" if ignore_label is not None else " Rows to leave out need cross_entropy with ignore_label."
+        raise ValueError(
+            f"{function}: labels must lie in [0, {classes}) for out {out.shape}, got {labels[wrong][0]}.{hint}"
+        )
+
+
+def is_valid(labels: Integer[Array, "*batch"], classes: int) -> Bool[Array, "*batch"]:
+    """Whether a label lies in [0, classes)."""
+    return (labels >= 0) & (labels < classes)
+
+
+def is_label(labels: Integer[Array, "*batch"], classes: int) -> Bool[Array, "*batch k"]:
+    """The one-hot rows of the labels as a comparison, which a compiler never needs to hold as an array."""
+    shape = (*labels.shape, classes)
+    return jax.lax.broadcasted_iota(labels.dtype, shape, labels.ndim) == labels[..., None]
 
 
 def widen(x: Array) -> Array:

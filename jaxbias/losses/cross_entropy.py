@@ -21,13 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from jaxbias._numerics import check_float
 from jaxbias.derivation import Derivation, LossExample
-from jaxbias.losses._loss import Loss, check_out, check_reduction, row_factor, widen
+from jaxbias.losses._loss import Loss, check_out, check_reduction, is_label, is_valid, read_labels, row_factor, widen
 from jaxbias.params import Static
 
 
@@ -66,10 +64,8 @@ def forward(
             Labels can be looked at only outside jit; inside, one outside [0, K) makes L and its row of δ NaN.
     """
     check_configuration(label_smoothing, ignore_label, reduction, "cross_entropy.forward")
-    dense = _check_targets(out, targets, ignore_label)
-    targets = jnp.asarray(targets)
-    maximum = jax.lax.stop_gradient(out.max(axis=-1, keepdims=True))
-    maximum = widen(maximum)
+    targets, dense = _read_targets(out, targets, ignore_label)
+    maximum = widen(jax.lax.stop_gradient(out.max(axis=-1, keepdims=True)))
     total = jnp.exp(_shifted(out, maximum)).sum(axis=-1, keepdims=True)
     # Behind the barrier z − m is a second expression: one shared with exp(z − m) would be kept as an array.
     shifted = _shifted(out, jax.lax.optimization_barrier(maximum))
@@ -99,10 +95,9 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
         smoothed = _smoothed(targets, label_smoothing.value)
         delta = exponential * (factor * smoothed.sum(axis=-1, keepdims=True)) - smoothed * row_weight
     else:
-        classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
         rest = label_smoothing.value / logits.shape[-1]
         of_label, of_others = row_weight * (1 - label_smoothing.value + rest), row_weight * rest
-        delta = exponential * factor - jnp.where(classes == targets[..., None], of_label, of_others)
+        delta = exponential * factor - jnp.where(is_label(targets, logits.shape[-1]), of_label, of_others)
     # not a product with 0: the logits of an ignored row may be NaN
     return jnp.where(row_weight == 0, 0, delta).astype(logits.dtype)
 
@@ -123,11 +118,10 @@ def check_configuration(label_smoothing: float, ignore_label: int | None, reduct
         raise ValueError(f"{function}: ignore_label must be an int or None, got {ignore_label!r}.")
 
 
-def _check_targets(out: Any, targets: Any, ignore_label: int | None) -> bool:
-    """Whether the targets are dense; raises where they do not fit."""
+def _read_targets(out: Any, targets: Any, ignore_label: int | None) -> tuple[Shaped[Array, "..."], bool]:
+    """The targets, and whether they are dense; raises where they do not fit."""
     function = "cross_entropy.forward"
     check_out(out, function)
-    classes = out.shape[-1]
     if not hasattr(targets, "dtype") or not jnp.issubdtype(targets.dtype, jnp.integer):
         check_float(targets, function, "targets")
         if targets.shape != out.shape:
@@ -140,26 +134,8 @@ def _check_targets(out: Any, targets: Any, ignore_label: int | None) -> bool:
                 f"{function}: ignore_label={ignore_label} needs integer labels, got dense {targets.dtype} targets "
                 f"{targets.shape}. Set the rows to leave out to 0 and use reduction='sum'."
             )
-        return True
-    if targets.shape != out.shape[:-1]:
-        raise ValueError(
-            f"{function}: one label per row is wanted, shape {out.shape[:-1]} for out {out.shape}, got targets "
-            f"{targets.shape}. One-hot rows must be floating point: targets.astype(out.dtype)."
-        )
-    limits = jnp.iinfo(targets.dtype)
-    if ignore_label is not None and not limits.min <= ignore_label <= limits.max:
-        raise ValueError(f"{function}: ignore_label={ignore_label} cannot occur in targets of dtype {targets.dtype}.")
-    if not isinstance(targets, Tracer):
-        labels = np.asarray(targets)
-        wrong = (labels < 0) | (labels >= classes)
-        if ignore_label is not None:
-            wrong &= labels != ignore_label
-        if wrong.any():
-            raise ValueError(
-                f"{function}: labels must lie in [0, {classes}) for out {out.shape}, got {labels[wrong][0]}. "
-                f"Rows to leave out need ignore_label=<their label>."
-            )
-    return False
+        return jnp.asarray(targets), True
+    return read_labels(out, targets, function, ignore_label), False
 
 
 def _shifted(logits: Float[Array, "*batch k"], maximum: Float[Array, "*batch 1"]) -> Float[Array, "*batch k"]:
@@ -184,8 +160,8 @@ def _row_weight(per_row, targets, classes, dense, ignore_label, reduction) -> Fl
     else:
         counts = targets != ignore_label
         r = 1 / jnp.maximum(counts.sum(dtype=per_row.dtype), 1) if reduction == "mean" else 1.0
-    valid = (targets >= 0) & (targets <= min(classes - 1, jnp.iinfo(targets.dtype).max))
-    return jnp.where(counts, jnp.where(valid, jnp.asarray(r, per_row.dtype), jnp.nan), 0)
+    r = jnp.where(is_valid(targets, classes), jnp.asarray(r, per_row.dtype), jnp.nan)
+    return jnp.where(counts, r, 0)
 
 
 def _labels(key, dtype):

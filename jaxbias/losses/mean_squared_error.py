@@ -3,6 +3,8 @@
 Forward     L = r Σ_n Σ_k (a[n,k] − y[n,k])² / K          r = 1/n for the mean over rows, 1 for the sum
 Backward    δ = ∂L/∂a = 2 r (a − y) / K                   (9), 4.2
 
+Kinks: none. The sum over outputs with a factor ½ is `half_squared_error`.
+
 Source: C. Bishop, PRML (2006), eq. 5.14 (there with ½ and summed over outputs); derivation sheet 4.2.
 """
 
@@ -18,9 +20,9 @@ from jaxbias.params import Static
 
 
 class Residuals(NamedTuple):
-    error: Float[Array, "*batch k"]
-    scale: Static
-    dtype: Static
+    out: Float[Array, "*batch k"]
+    targets: Float[Array, "*batch k"]
+    r: Static
 
 
 def forward(
@@ -29,29 +31,35 @@ def forward(
     """L = r Σ (a − y)² / K, in the squared unit of the targets.
 
     Args:
+        out: outputs a; every axis but the last counts rows.
+        targets: y, in the shape of out.
         reduction: "mean" or "sum" over rows.
 
     Raises:
         TypeError: out or targets is not floating point.
-        ValueError: their shapes differ, or an unknown reduction.
+        ValueError: their shapes differ, out is a scalar, or an unknown reduction.
     """
     check_reduction(reduction, "mean_squared_error.forward")
     check_same_shape(out, targets, "mean_squared_error.forward")
     error = widen(out) - widen(targets)
     per_row = (error * error).mean(axis=-1)
-    scale = 2 * row_factor(per_row, reduction) / out.shape[-1]
-    return reduce_rows(per_row, reduction), Residuals(error, Static(scale), Static(out.dtype))
+    return reduce_rows(per_row, reduction), Residuals(out, targets, Static(row_factor(per_row, reduction)))
 
 
 def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     """δ = 2 r (a − y) / K."""
-    return (residuals.error * residuals.scale.value).astype(residuals.dtype.value)
+    out, targets, r = residuals
+    return ((2 * r.value / out.shape[-1]) * (widen(out) - widen(targets))).astype(out.dtype)
 
 
 def loss(*, reduction: str = "mean") -> Loss:
     """The loss with its reduction bound."""
-    check_reduction(reduction, "mean_squared_error")
+    check_reduction(reduction, "mean_squared_error.loss")
     return Loss(partial(forward, reduction=reduction), backward, "mean_squared_error")
+
+
+def _targets(key, dtype):
+    return jax.random.normal(key, (5, 3), dtype)
 
 
 DERIVATIONS = (
@@ -60,8 +68,8 @@ DERIVATIONS = (
         (r"L = \frac{1}{nK} \sum_{n,k} (a_{nk} - y_{nk})^2", r"\partial L/\partial a = \frac{2}{nK} (a - y)"),
         "derivation sheet 4.2; Bishop (2006), eq. 5.14",
         (
-            LossExample("mean", loss(), (5, 3), lambda key, dtype: jax.random.normal(key, (5, 3), dtype)),
-            LossExample("sum", loss(reduction="sum"), (5, 3), lambda key, dtype: jax.random.normal(key, (5, 3), dtype)),
+            LossExample("mean", loss(), (5, 3), _targets),
+            LossExample("sum", loss(reduction="sum"), (5, 3), _targets),
         ),
     ),
 )

@@ -1,0 +1,99 @@
+"""Huber loss: squared near the target, linear beyond a threshold d; summed over the K outputs of a row.
+
+With the error e = a − y:
+
+Forward     L = r Σ_n Σ_k h(e[n,k]),   h(e) = ½ e² for |e| ≤ d, else d (|e| − ½ d)
+            r = 1/n for the mean over rows, 1 for the sum
+Backward    δ = ∂L/∂a = r max(−d, min(e, d))              (9)
+
+Kinks: none in L; the slope is continuous and has its kinks at |e| = d, where both pieces give ±d.
+
+Source: P. Huber, Robust Estimation of a Location Parameter, Ann. Math. Statist. 35 (1964).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxbias.derivation import Derivation, LossExample
+from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor, widen
+from jaxbias.params import Static
+
+
+class Residuals(NamedTuple):
+    out: Float[Array, "*batch k"]
+    targets: Float[Array, "*batch k"]
+    threshold: Static
+    r: Static
+
+
+def forward(
+    out: Float[Array, "*batch k"],
+    targets: Float[Array, "*batch k"],
+    *,
+    threshold: float = 1.0,
+    reduction: str = "mean",
+) -> tuple[Float[Array, ""], Residuals]:
+    """L = r Σ h(a − y), in the squared unit of the targets.
+
+    Args:
+        out: outputs a; every axis but the last counts rows.
+        targets: y, in the shape of out.
+        threshold: d > 0, in the unit of the targets; the largest |slope| of one error.
+        reduction: "mean" or "sum" over rows.
+
+    Raises:
+        TypeError: out or targets is not floating point.
+        ValueError: their shapes differ, out is a scalar, a threshold that is not positive, or an unknown reduction.
+    """
+    _check_threshold(threshold, "huber.forward")
+    check_reduction(reduction, "huber.forward")
+    check_same_shape(out, targets, "huber.forward")
+    error = widen(out) - widen(targets)
+    slope = jnp.clip(error, -threshold, threshold)  # |e| ≤ d: e·e − ½ e² = ½ e²; beyond: d |e| − ½ d²
+    per_row = (slope * (error - 0.5 * slope)).sum(axis=-1)
+    r = Static(row_factor(per_row, reduction))
+    return reduce_rows(per_row, reduction), Residuals(out, targets, Static(threshold), r)
+
+
+def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
+    """δ = r max(−d, min(a − y, d))."""
+    out, targets, threshold, r = residuals
+    slope = jnp.clip(widen(out) - widen(targets), -threshold.value, threshold.value)
+    return (r.value * slope).astype(out.dtype)
+
+
+def loss(*, threshold: float = 1.0, reduction: str = "mean") -> Loss:
+    """The loss with its threshold and reduction bound."""
+    _check_threshold(threshold, "huber.loss")
+    check_reduction(reduction, "huber.loss")
+    return Loss(partial(forward, threshold=threshold, reduction=reduction), backward, "huber")
+
+
+def _check_threshold(threshold: float, function: str) -> None:
+    if not threshold > 0:
+        raise ValueError(f"{function}: threshold must be positive, got {threshold}.")
+
+
+def _targets(key, dtype):
+    return jax.random.normal(key, (5, 3), dtype)
+
+
+DERIVATIONS = (
+    Derivation(
+        "huber",
+        (
+            r"L = \frac{1}{n} \sum_{n,k} h(a_{nk} - y_{nk})",
+            r"h(e) = \tfrac12 e^2 \text{ for } |e| \le d, \text{ else } d(|e| - \tfrac12 d)",
+            r"\partial L/\partial a = \frac{1}{n} \max(-d, \min(a - y, d))",
+        ),
+        "Huber (1964)",
+        (
+            LossExample("threshold 1", loss(), (5, 3), _targets),
+            LossExample("threshold 0.3, sum", loss(threshold=0.3, reduction="sum"), (5, 3), _targets),
+        ),
+    ),
+)
