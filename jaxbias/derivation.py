@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -70,12 +71,18 @@ class Problem(NamedTuple):
     delta: Any
 
 
+def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Standard normal values, drawn by numpy: compiling jax.random for each shape would cost more than the check."""
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jnp.asarray(generator.standard_normal(shape).astype(dtype))
+
+
 def random_like(key: Array, tree: Tree) -> Tree:
     """Standard normal values in the shapes and dtypes of the float leaves of `tree`; other leaves are kept."""
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, max(len(leaves), 1))
     drawn = [
-        jax.random.normal(k, leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        normal(k, leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
         for k, leaf in zip(keys, leaves)
     ]
     return treedef.unflatten(drawn)
@@ -84,6 +91,14 @@ def random_like(key: Array, tree: Tree) -> Tree:
 def cast(tree: Tree, dtype: DTypeLike) -> Tree:
     """The float leaves of `tree` in another dtype; integer leaves and keys are kept."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def _held(tree: Tree, dtype: DTypeLike) -> Tree:
+    """`cast` of arrays that are at hand, by numpy: nothing to compile."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        tree,
+    )
 
 
 def problem(
@@ -105,19 +120,19 @@ def problem(
 def _layer_problem(example: Example, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Problem:
     x_key, init_key, params_key, state_key, delta_key = jax.random.split(key, 5)
     layer = example.layer
-    x = example.x(x_key, dtype) if callable(example.x) else jax.random.normal(x_key, example.x, dtype)
-    params = random_like(params_key, layer.init(init_key, x))
+    x = example.x(x_key, dtype) if callable(example.x) else normal(x_key, example.x, dtype)
+    params = random_like(params_key, jax.eval_shape(layer.init, init_key, x))
     state = init_state(layer, state_key, x)
     out = jax.eval_shape(lambda: run_forward(layer, params, x, state)[0])
     delta = random_like(delta_key, out)
-    state, params, x, delta = cast((state, params, x, delta), held_in)
+    state, params, x, delta = _held((state, params, x, delta), held_in)
     return Problem(lambda params, x: run_forward(layer, params, x, state), layer.backward, params, x, delta)
 
 
 def _loss_problem(example: LossExample, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Problem:
     out_key, targets_key = jax.random.split(key)
-    out = cast(jax.random.normal(out_key, example.out, dtype), held_in)
-    targets = cast(example.targets(targets_key, dtype), held_in)
+    out = _held(normal(out_key, example.out, dtype), held_in)
+    targets = _held(example.targets(targets_key, dtype), held_in)
 
     def forward(params, out):
         del params

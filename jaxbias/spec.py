@@ -1,0 +1,103 @@
+"""Networks as text: `dense:128,relu,dense:10` is a chain of three layers.
+
+    spec    = layer "," layer ...
+    layer   = name [":" size] [":" option "=" value] ...
+
+`dense:128` has 128 units. `conv:16x3x3` has 16 filters with a 3×3 kernel, padding "SAME" unless said otherwise
+(`conv:16x3x3:padding=VALID:stride=2`). `max_pool:2` takes windows of 2 along every spatial axis. Options are the
+keywords of the layer.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from jaxbias import layers
+from jaxbias.params import Layer, chain
+
+ACTIVATIONS = tuple(sorted(name for name, value in vars(layers).items() if isinstance(value, Layer)))
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = [int(part) for part in text.split("x")]
+    if min(sizes) < 1:
+        raise ValueError(text)
+    return sizes
+
+
+def _conv(size: str, **options: Any) -> Layer:
+    channels, *kernel = _sizes(size)
+    if not kernel:
+        raise ValueError(size)
+    options.setdefault("padding", "SAME")
+    return layers.conv.layer(channels, kernel, **options)
+
+
+def _window(size: str) -> int | list[int]:
+    sizes = _sizes(size)
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+_BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
+    # name: (an example of the size, or "" where none is taken; whether there is a bias to switch off; how to build it)
+    "dense": ("128", True, lambda size, **options: layers.dense.layer(*_sizes(size), **options)),
+    "conv": ("16x3x3", True, _conv),
+    "batch_norm": ("", True, lambda **options: layers.batch_norm.layer(**options)),
+    "layer_norm": ("", True, lambda **options: layers.layer_norm.layer(**options)),
+    "rms_norm": ("", False, lambda **options: layers.rms_norm.layer(**options)),
+    "group_norm": ("4", True, lambda size, **options: layers.group_norm.layer(*_sizes(size), **options)),
+    "max_pool": ("2", False, lambda size, **options: layers.max_pool.layer(_window(size), **options)),
+    "avg_pool": ("2", False, lambda size, **options: layers.avg_pool.layer(_window(size), **options)),
+    "global_avg_pool": ("", False, lambda: layers.global_avg_pool.layer()),
+    "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
+    "flatten": ("", False, lambda: layers.reshape.layer()),
+}
+NAMES = (*_BUILDERS, *ACTIVATIONS)
+"""Every layer that a spec may name."""
+
+
+def parse(spec: str, *, use_bias: bool = True) -> Layer:
+    """The network that `spec` describes.
+
+    Args:
+        use_bias: False builds every layer without its bias.
+
+    Raises:
+        ValueError: an empty spec, an unknown layer, a missing or impossible size, an unknown option.
+    """
+    parts = [part.strip() for part in spec.split(",")]
+    return chain(*(_parse_layer(part, spec, use_bias) for part in parts))
+
+
+def _parse_layer(text: str, spec: str, use_bias: bool) -> Layer:
+    name, *rest = text.split(":")
+    if name not in NAMES:
+        close = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        got = f"unknown layer {name!r}" if name else "an empty layer"
+        raise ValueError(f"spec: {got} in {spec!r}.{hint} Known: {', '.join(NAMES)}.")
+    if name in ACTIVATIONS:
+        if rest:
+            raise ValueError(f"spec: {name} takes no size, got {text!r}.")
+        return getattr(layers, name)
+    example, has_bias, build = _BUILDERS[name]
+    sizes = [part for part in rest if "=" not in part]
+    if len(sizes) != bool(example):
+        wanted = f"one size, for example {name}:{example}" if example else "no size"
+        raise ValueError(f"spec: {name} takes {wanted}, got {text!r}.")
+    options = dict(part.split("=", 1) for part in rest if "=" in part)
+    bias = {} if use_bias or not has_bias else {"use_bias": False}
+    try:
+        return build(*sizes, **{key: _value(value) for key, value in options.items()} | bias)
+    except (ValueError, TypeError) as error:
+        shape = f"{name}:{example}" if example else name
+        raise ValueError(f"spec: cannot build {text!r} ({error}). It is written like {shape}.") from None
+
+
+def _value(text: str) -> Any:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text.lower(), text)
