@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxbias as jb
 from jaxbias import layers, losses
 from jaxbias.derivation import random_like
 from jaxbias.params import init_state, out_shape, run_forward
@@ -81,7 +82,15 @@ def torch_conv(**configuration):
     return forward
 
 
-conv, max_pool, avg_pool = layers.conv, layers.max_pool, layers.avg_pool
+def torch_pool(function, **configuration):
+    return lambda p, x: channels_last(function(channels_first(x), **configuration))
+
+
+def torch_batch_norm(p, x):
+    return channels_last(F.batch_norm(channels_first(x), None, None, p.weight, p.bias, training=True))
+
+
+conv = layers.conv
 LAYERS = {
     "dense": (layers.dense.layer(4), (5, 3), torch_dense),
     "dense without bias": (layers.dense.layer(4, use_bias=False), (2, 5, 3), torch_dense),
@@ -95,6 +104,50 @@ LAYERS = {
     "conv 2-D groups": (conv.layer(6, 3, groups=2), (2, 5, 6, 4), torch_conv(groups=2)),
     "conv 2-D depthwise": (conv.layer(6, 3, groups=3, use_bias=False), (2, 5, 6, 3), torch_conv(groups=3)),
     "conv 3-D": (conv.layer(2, 2, stride=2), (2, 4, 5, 4, 3), torch_conv(stride=2)),
+    "max_pool 1-D": (layers.max_pool.layer(2), (2, 7, 3), torch_pool(F.max_pool1d, kernel_size=2)),
+    "max_pool overlapping, padded": (
+        layers.max_pool.layer(3, stride=2, padding=1),
+        (2, 7, 6, 3),
+        torch_pool(F.max_pool2d, kernel_size=3, stride=2, padding=1),
+    ),
+    "avg_pool overlapping, padded": (
+        layers.avg_pool.layer(3, stride=2, padding=1),
+        (2, 7, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1),
+    ),
+    "avg_pool without the padding": (
+        layers.avg_pool.layer(3, stride=2, padding=1, count_include_pad=False),
+        (2, 7, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
+    ),
+    "global_avg_pool": (layers.global_avg_pool.layer(), (2, 4, 5, 3), lambda p, x: x.mean(dim=(1, 2))),
+    "batch_norm": (layers.batch_norm.layer(), (5, 3), torch_batch_norm),
+    "batch_norm of images": (layers.batch_norm.layer(), (2, 4, 5, 3), torch_batch_norm),
+    "layer_norm": (layers.layer_norm.layer(), (5, 3), lambda p, x: F.layer_norm(x, (3,), p.weight, p.bias)),
+    "layer_norm over two axes": (
+        layers.layer_norm.layer(axes=2),
+        (2, 4, 3),
+        lambda p, x: F.layer_norm(x, (4, 3), p.weight, p.bias),
+    ),
+    "group_norm": (
+        layers.group_norm.layer(2),
+        (2, 4, 5, 6),
+        lambda p, x: channels_last(F.group_norm(channels_first(x), 2, p.weight, p.bias)),
+    ),
+    "instance norm": (
+        layers.group_norm.layer(None),
+        (2, 4, 5, 3),
+        lambda p, x: channels_last(F.instance_norm(channels_first(x), weight=p.weight, bias=p.bias)),
+    ),
+    "rms_norm": (layers.rms_norm.layer(eps=1e-5), (5, 3), lambda p, x: F.rms_norm(x, (3,), p.weight, eps=1e-5)),
+    "leaky_relu": (layers.leaky_relu, (5, 3), lambda p, x: F.leaky_relu(x)),
+    "gelu, tanh form": (
+        layers.activations.make_gelu(approximate=True),
+        (5, 3),
+        lambda p, x: F.gelu(x, approximate="tanh"),
+    ),
+    "sigmoid": (layers.sigmoid, (5, 3), lambda p, x: F.sigmoid(x)),
+    "tanh": (layers.tanh, (5, 3), lambda p, x: F.tanh(x)),
     "relu": (layers.relu, (5, 3), lambda p, x: F.relu(x)),
     "elu": (layers.elu, (5, 3), lambda p, x: F.elu(x)),
     "softplus": (layers.softplus, (5, 3), lambda p, x: F.softplus(x)),
@@ -132,6 +185,17 @@ LOSSES = {
         DENSE,
         lambda out, y: F.binary_cross_entropy_with_logits(out, y, reduction="sum") / len(y),
     ),
+    "half_squared_error": (
+        losses.half_squared_error,
+        DENSE,
+        lambda out, y: F.mse_loss(out, y, reduction="sum") / (2 * len(y)),
+    ),
+    "hinge, multi-class": (
+        losses.hinge,
+        LABELS,
+        # Crammer and Singer's form: PyTorch's own multi-class hinge sums over all classes
+        lambda out, y: F.relu(1 + (out - 1e9 * F.one_hot(y, 3)).amax(1) - out[torch.arange(5), y]).mean(),
+    ),
     "huber": (
         losses.huber.loss(threshold=0.5),
         DENSE,
@@ -150,3 +214,23 @@ def test_loss(key, name):
     expected.backward()
     assert_close(value, expected, "loss")
     assert_close(loss.backward(residuals), torch_out.grad, "delta")
+
+
+def test_running_statistics(key):
+    """Three training steps, then inference with what was gathered."""
+    layer = layers.batch_norm.layer()
+    xs = jax.random.normal(key, (3, 5, 4), jnp.float64) * 2 + 1
+    params = random_like(key, layer.init(key, xs[0]))
+    state = init_state(layer, key, xs[0])
+    module = torch.nn.BatchNorm1d(4, dtype=torch.float64)
+    module.load_state_dict(
+        {"weight": to_torch(params.weight).detach(), "bias": to_torch(params.bias).detach()}, strict=False
+    )
+    for x in xs:
+        _, residuals = layer.forward(params, x, state)
+        state = layer.state.step(state, residuals)
+        module(torch.from_numpy(np.array(x)))
+    assert_close(state.mean, module.running_mean, "running mean")
+    assert_close(state.variance, module.running_var, "running variance")
+    out, _ = run_forward(jb.inference(layer), params, xs[0], state)
+    assert_close(out, module.eval()(torch.from_numpy(np.array(xs[0]))), "inference")
