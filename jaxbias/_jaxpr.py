@@ -274,8 +274,8 @@ def apply(program: Program, equation: Equation, inputs: Sequence[Any], params: d
     return list(out) if isinstance(out, list) else [out]
 
 
-def evaluate(program: Program, inputs: Sequence[Any]) -> list[Any]:
-    """Every value of the program, in float64."""
+def evaluate(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[Any]:
+    """Every value of the program, in float64; `rounded`: each result rounded to the dtype it was traced with."""
     values: list[Any] = [None] * len(program.shapes)
     for number, value in program.constants.items():
         values[number] = value
@@ -285,7 +285,7 @@ def evaluate(program: Program, inputs: Sequence[Any]) -> list[Any]:
         for equation in program.equations:
             outs = apply(program, equation, [values[i] for i in equation.inputs])
             for number, out in zip(equation.outputs, outs):
-                values[number] = out
+                values[number] = _as_array(_cast(out, program.dtypes[number])) if rounded else out
     return values
 
 
@@ -316,8 +316,10 @@ def rerun(
     return changed
 
 
-def errors(program: Program, values: Sequence[Any], input_errors: Sequence[Any], eps: float) -> list[Any]:
+def errors(program: Program, values: Sequence[Any], eps: float, narrow: bool = False) -> list[Any]:
     """First-order bound on the rounding error of every value when each equation rounds to relative precision eps.
+
+    The inputs count as rounded too. `narrow`: an equation traced in a narrower dtype rounds to that one's precision.
 
     Running error analysis: an equation's own rounding is eps times the sum of the magnitudes of the terms that it adds
     up, with a factor √terms for a long sum (the statistical growth; the worst case is the number of terms); errors of
@@ -326,8 +328,9 @@ def errors(program: Program, values: Sequence[Any], input_errors: Sequence[Any],
     bounds: list[Any] = [None] * len(program.shapes)
     for number, value in program.constants.items():
         bounds[number] = np.zeros(np.shape(value))
-    for number, error in zip(program.inputs, input_errors):
-        bounds[number] = error
+    for number in program.inputs:
+        exact = isinstance(values[number], jax.Array) or not np.issubdtype(values[number].dtype, np.inexact)
+        bounds[number] = np.zeros(np.shape(values[number])) if exact else eps * np.abs(values[number])
     with np.errstate(all="ignore"):
         for equation in program.equations:
             xs = [values[i] for i in equation.inputs]
@@ -341,7 +344,8 @@ def errors(program: Program, values: Sequence[Any], input_errors: Sequence[Any],
                 if not isinstance(out, jax.Array) and np.issubdtype(out.dtype, np.inexact):
                     if equation.name not in np_rules.EXACT:
                         size, count = np_rules.terms(equation.name, equation.params, xs, out)
-                        error = error + eps * np.sqrt(count) * size
+                        own = max(eps, float(jnp.finfo(program.dtypes[number]).eps)) if narrow else eps
+                        error = error + own * np.sqrt(count) * size
                     bounds[number] = error
                 else:
                     bounds[number] = np.zeros(np.shape(out))

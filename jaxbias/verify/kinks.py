@@ -1,0 +1,145 @@
+"""Points where the derivative jumps or autodiff gives no number, and what a rule may return there.
+
+At a kink (relu at 0, a tie of a maximum) the one-sided derivatives differ, and any value between them is a convention.
+The one-sided derivatives are sampled: the reference at points a tiny step away, in many directions. A rule is within
+the interval if every element lies between the smallest and largest sample, and so do the sums over every axis: for a
+tie of a maximum each element may get anything from 0 to 1, but both together get 1.
+"""
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.problem import is_float
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Case, Checker
+
+STEP = 1e-7
+SAMPLES = 24
+
+
+def _near(case: "Case", count: int, rng: np.random.Generator, step: float = STEP) -> list[list[np.ndarray]]:
+    """True gradients at random points a tiny step away."""
+    found = []
+    for _ in range(count):
+        primals = [
+            x + step * np.maximum(1.0, np.max(np.abs(x), initial=0.0)) * rng.choice([-1.0, 1.0], np.shape(x))
+            * rng.uniform(0.5, 1.0, np.shape(x))
+            if is_float(x)
+            else x
+            for x in case.probe.primals
+        ]  # fmt: skip
+        values = _jaxpr.evaluate(case.program, [*primals, *case.probe.seeds])
+        found.append([np.asarray(values[i]) for i in case.program.outputs][: len(case.expected)])
+    return found
+
+
+def judge_kinks(checker: "Checker", case: "Case", off: list[int], rng: np.random.Generator) -> None:
+    """Set `case.convention[i]` where leaf i differs only at kinks and within the interval; `case.kink` names them."""
+    near = _near(case, 3, rng)
+    jumps = [i for i in off if np.any(case.wrong[i] & _jumps(near, case, i))]
+    if not jumps:
+        return
+    near += _near(case, SAMPLES - len(near), rng)
+    case.kink = kink_lines(case, near, rng)
+    for i in jumps:
+        case.convention[i] = _inside(case, near, i)
+
+
+def _slack(case: "Case", i: int, scale: Any) -> Any:
+    """Difference that a step of this size may cause where the function is smooth."""
+    return 1e4 * STEP * scale + case.tolerance[i]
+
+
+def _jumps(near: list[list[np.ndarray]], case: "Case", i: int) -> np.ndarray:
+    expected = case.expected[i]
+    scale = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
+    with np.errstate(all="ignore"):
+        return np.any([np.abs(n[i] - expected) > _slack(case, i, scale) for n in near], axis=0)
+
+
+def _inside(case: "Case", near: list[list[np.ndarray]], i: int) -> bool:
+    actual, expected = case.actual[i], case.expected[i]
+    if not np.all(np.isfinite(actual)):
+        return False
+    samples = np.stack([*(n[i] for n in near), expected])
+    scale = np.max(np.abs(samples), initial=0.0)
+    for size in range(actual.ndim + 1):
+        for axes in itertools.combinations(range(actual.ndim), size):
+            some = samples.sum(axis=tuple(a + 1 for a in axes))
+            low, high = some.min(axis=0), some.max(axis=0)
+            got = actual.sum(axis=axes)
+            slack = _slack(case, i, scale) if not axes else 1e4 * STEP * scale * np.sqrt(actual.size)
+            slack = np.max(slack)
+            # random directions miss the ends of a sum over many kinks, so the interval is taken a little wider
+            wide = 0.5 * (high - low) if axes or actual.ndim == 0 else 0.25 * (high - low)
+            if not np.all((got >= low - wide - slack) & (got <= high + wide + slack)):
+                return False
+    return True
+
+
+def kink_lines(case: "Case", near: list[list[np.ndarray]], rng: np.random.Generator) -> list[str]:
+    """Source lines of the comparisons whose outcome changes within the step: they are where the kink is."""
+    primals = [x + STEP * rng.choice([-1.0, 1.0], np.shape(x)) if is_float(x) else x for x in case.probe.primals]
+    moved = _jaxpr.evaluate(case.program, [*primals, *case.probe.seeds])
+    lines: dict[str, None] = {}
+    for equation in case.program.equations:
+        for number in equation.outputs:
+            before, after = case.values[number], moved[number]
+            if isinstance(before, np.ndarray) and before.dtype.kind == "b" and not np.array_equal(before, after):
+                if equation.source is not None:
+                    where = int(np.sum(before != after))
+                    lines.setdefault(f"{where} elements: {equation.source.text}")
+                break
+    return list(lines)
+
+
+def limit_from_differences(checker: "Checker", case: "Case", i: int) -> tuple[bool, bool]:
+    """Does the rule agree with differences of the forward where autodiff gives NaN or infinity? And do they decide?
+
+    Central differences of Σ seed · forward with two step sizes; they decide where both are finite and agree.
+    """
+    where = checker.problem.leaf_primal
+    if where is None:
+        return False, False
+    mask = case.undefined[i]
+    actual = case.actual[i]
+    if not np.all(np.isfinite(actual[mask])):
+        return False, False
+    count = len(checker.problem.leaves)
+
+    def objective(x):
+        primals = list(case.probe.primals)
+        primals[where[i]] = x
+        values = _jaxpr.evaluate(case.program, [*primals, *case.probe.seeds])
+        outs = [np.asarray(values[k]) for k in case.program.outputs][count:]
+        return sum(float(np.sum(o * s)) for o, s in zip(outs, case.probe.seeds))
+
+    base = np.asarray(case.probe.primals[where[i]])
+    decided, agrees = True, True
+    for index in list(zip(*np.nonzero(mask)))[:32] if mask.ndim else [()]:
+        slopes, one_sided = [], []
+        for step in (1e-3, 1e-4, 1e-5):
+            up, down = np.array(base), np.array(base)
+            up[index] += step
+            down[index] -= step
+            high, mid, low = objective(up), objective(base), objective(down)
+            slopes.append((high - low) / (2 * step))
+            one_sided.append(((high - mid) / step, (mid - low) / step))
+        ends = [s for pair in one_sided for s in pair if np.isfinite(s)]
+        last = slopes[-1] if np.isfinite(slopes[-1]) else None
+        if not ends or (last is None and len(ends) < 3):
+            decided = False
+            continue
+        steps = [abs(a[0] - b[0]) for a, b in itertools.pairwise(one_sided)]
+        drift = max((change for change in steps if np.isfinite(change)), default=0.0)
+        slack = 2 * drift + 1e-4 * (1 + abs(float(actual[index])))
+        if drift > 1e2 * (1 + abs(float(actual[index]))):
+            decided = False  # the slope has no limit
+            continue
+        if not min(ends) - slack <= float(actual[index]) <= max(ends) + slack:
+            agrees = False
+    return decided and agrees, decided

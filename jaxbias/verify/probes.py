@@ -1,0 +1,156 @@
+"""Inputs chosen to expose mistakes: random values in every argument, and designed ones (zeros, ties, repeats, ...).
+
+New values keep what the given ones have in common (sign, zeros of a triangle, symmetry, rows that sum to one, order,
+values from a small set), so that a rule which is right on its domain is not asked about points outside of it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbias.verify.problem import Arrays, Problem, is_float, widen
+
+
+@dataclass
+class Probe:
+    """One input in float64, and what is special about it."""
+
+    name: str
+    primals: Arrays
+    seeds: Arrays
+    kink: bool = False
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended)
+
+
+def simplex_axis(x: np.ndarray) -> int | None:
+    """Axis along which non-negative values sum to one."""
+    if x.ndim and x.size > 1 and np.all(x >= 0):
+        for axis in reversed(range(x.ndim)):
+            if x.shape[axis] > 1 and np.allclose(x.sum(axis=axis), 1, atol=1e-3):
+                return axis
+    return None
+
+
+def _permuted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    for axis in range(x.ndim):
+        x = np.take(x, rng.permutation(x.shape[axis]), axis=axis)
+    return x
+
+
+def redraw(x: Any, rng: np.random.Generator, scale: float = 1.0) -> Any:
+    """New values of the same kind for one argument leaf; what is not a float is kept."""
+    if _is_key(x) or not is_float(x) or x.size == 0:
+        return x
+    if np.iscomplexobj(x):
+        return x * np.exp(0.3 * (rng.standard_normal(x.shape) + 1j * rng.standard_normal(x.shape))) + 0.1
+    if not np.all(np.isfinite(x)):
+        finite = np.where(np.isfinite(x), x, 1.0)
+        return np.where(np.isfinite(x), finite * np.exp(0.3 * rng.standard_normal(x.shape)), x)
+    constant = np.all(x == x.flat[0])
+    if constant and x.flat[0] == 0:
+        return scale * rng.standard_normal(x.shape)
+    if constant and x.size == 1 and x.flat[0] not in (1.0, -1.0):
+        return x * np.exp(0.3 * rng.uniform(-1, 1, x.shape))
+    if constant:
+        return x * np.exp(0.5 * rng.standard_normal(x.shape))
+    if (axis := simplex_axis(x)) is not None:
+        if np.all((x == 0) | (x == 1)):
+            return _permuted(x, rng)
+        mixed = x * np.exp(0.5 * rng.standard_normal(x.shape))
+        return mixed / mixed.sum(axis=axis, keepdims=True)
+    if np.all(x == np.round(x)) and len(np.unique(x)) <= max(2, x.size // 2):
+        return _permuted(x, rng)
+    if x.ndim >= 2 and x.shape[-1] == x.shape[-2] and x.shape[-1] > 1:
+        if np.array_equal(x, np.swapaxes(x, -1, -2)):
+            d = np.exp(0.3 * rng.standard_normal(x.shape[-1]))
+            return x * d[:, None] * d[None, :]
+        if np.any(x == 0) and (np.array_equal(x, np.tril(x)) or np.array_equal(x, np.triu(x))):
+            return x * np.exp(0.3 * rng.standard_normal(x.shape))
+    steps = np.diff(x) if x.ndim == 1 and x.size > 2 else np.zeros(1)
+    if np.all(steps > 0) or np.all(steps < 0):
+        return x[0] + np.concatenate([[0.0], np.cumsum(steps * np.exp(0.3 * rng.standard_normal(steps.shape)))])
+    if np.mean(x == 0) >= 0.2 or np.all(x >= 0) or np.all(x <= 0):
+        return x * np.exp(0.4 * rng.standard_normal(x.shape))
+    if x.ndim and x.shape[-1] > 1 and np.allclose(np.sum(x * x, axis=-1), 1, atol=1e-4):
+        moved = x + 0.5 * rng.standard_normal(x.shape)
+        return moved / np.sqrt(np.sum(moved * moved, axis=-1, keepdims=True))
+    spread = float(np.sqrt(np.mean(x * x)))
+    return scale * spread * rng.standard_normal(x.shape)
+
+
+def _generic(x: Any) -> bool:
+    """A float array of both signs, whose values nothing restricts."""
+    if _is_key(x) or not is_float(x) or np.iscomplexobj(x) or x.size < 2 or not np.all(np.isfinite(x)):
+        return False
+    ordered = x.ndim == 1 and x.size > 2 and (np.all(np.diff(x) > 0) or np.all(np.diff(x) < 0))
+    square = x.ndim >= 2 and x.shape[-1] == x.shape[-2]
+    symmetric = square and np.array_equal(x, np.swapaxes(x, -1, -2))
+    return bool(np.any(x > 0) and np.any(x < 0) and np.mean(x == 0) < 0.2 and not ordered and not symmetric)
+
+
+def _redraw_integers(x: Any, rng: np.random.Generator) -> Any:
+    """Integers and booleans drawn anew from the values present, so with repeats."""
+    if _is_key(x) or is_float(x) or x.size < 2:
+        return x
+    values = np.unique(x)
+    if x.dtype == bool:
+        return rng.uniform(size=x.shape) < np.clip(np.mean(x), 0.3, 0.7)
+    return rng.choice(values[: max(1, (len(values) + 1) // 2)], size=x.shape).astype(x.dtype)
+
+
+def _with_zeros(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.where(rng.uniform(size=x.shape) < 0.3, 0.0, x)
+
+
+def _with_ties(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Values from a coarse grid, so that many of them are equal."""
+    step = float(np.std(x)) or 1.0
+    return np.round(x / step) * step
+
+
+def random_seeds(problem: Problem, rng: np.random.Generator) -> Arrays:
+    return [
+        rng.standard_normal(np.shape(s)) + (1j * rng.standard_normal(np.shape(s)) if np.iscomplexobj(s) else 0)
+        for s in problem.seeds
+    ]
+
+
+def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Probe]:
+    """The given input first, then random and designed ones. Few for large arguments: memory stays O(size of args)."""
+    given = [widen(x) for x in problem.primals]
+    total = sum(np.size(x) for x in given)
+    first = [widen(s) for s in problem.seeds] if problem.given_seeds else random_seeds(problem, rng)
+    probes = [Probe("as given", given, first)]
+
+    def add(name, primals, kink=False):
+        same = all(a is b for a, b in zip(primals, given))
+        if not same:
+            probes.append(Probe(name, primals, random_seeds(problem, rng), kink))
+
+    if problem.given_seeds:
+        probes.append(Probe("random cotangent", given, random_seeds(problem, rng)))
+    add("random values", [redraw(x, rng) for x in given])
+    if total > 3_000_000:
+        return probes
+    add("other random values", [redraw(x, rng, 0.7) for x in given])
+    add("random and repeated integers", [redraw(_redraw_integers(x, rng), rng) for x in given])
+    if not any(not is_float(x) and np.size(x) > 1 for x in given if not _is_key(x)):
+        probes.pop() if probes[-1].name == "random and repeated integers" else None
+    add("large values", [8 * redraw(x, rng) if _generic(x) else x for x in given])
+    add("small values", [0.01 * x if _generic(x) else x for x in given])
+    add("exact zeros", [_with_zeros(redraw(x, rng), rng) if _generic(x) else x for x in given], kink=True)
+    add("ties", [_with_ties(redraw(x, rng), rng) if _generic(x) else x for x in given], kink=True)
+    if problem.draw is not None:
+        for i, subkey in enumerate(jax.random.split(key, 2)):
+            try:
+                drawn = [widen(x) for x in problem.draw(subkey)]
+            except Exception:
+                break
+            probes.append(Probe(f"drawn {i + 1}", drawn, []))
+    return probes
