@@ -58,7 +58,7 @@ def test_autodiff_of_the_forward_at_logit_zero(key):
     """The kinks of max(z, 0) and |z| cancel, in the forward too: its derivative at 0 is σ(0) − y."""
     targets = jax.random.uniform(key, (3, 2))
     by_autodiff = jax.grad(lambda out: binary_cross_entropy.forward(out, targets)[0])(jnp.zeros((3, 2)))
-    np.testing.assert_allclose(by_autodiff, (0.5 - targets) / 3, rtol=1e-15)
+    np.testing.assert_allclose(by_autodiff, (0.5 - targets) / 3, atol=1e-16)
 
 
 def test_no_rows():
