@@ -95,6 +95,14 @@ def _crop(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
     return cropped, geometry._replace(pads=tuple(pads), input_dilation=(1,) * len(pads))
 
 
+def swap_channels(weight: Array, groups: int) -> Array:
+    """(*kernel, in/groups, out) → (*kernel, out/groups, in): channels in and out exchanged within each group."""
+    *kernel, per_group, channels_out = weight.shape
+    grouped = weight.reshape(*kernel, per_group, groups, channels_out // groups)
+    swapped = jnp.swapaxes(grouped, -1, -3)  # (*kernel, out/groups, groups, in/groups)
+    return swapped.reshape(*kernel, channels_out // groups, groups * per_group)
+
+
 def grad_input(
     delta: Float[Array, "n *positions channels_out"],
     weight: Float[Array, "*kernel channels_per_group channels_out"],
@@ -110,17 +118,14 @@ def grad_input(
         lengths: of the spatial axes of x.
     """
     stride, pads, input_dilation, kernel_dilation, groups = geometry
-    *kernel, per_group, channels_out = weight.shape
-    swapped = weight.reshape(*kernel, per_group, groups, channels_out // groups)
-    swapped = jnp.moveaxis(swapped, -1, -3).swapaxes(-1, -2)  # (*kernel, out/groups, groups, in/groups)
-    swapped = swapped.reshape(*kernel, channels_out // groups, groups * per_group)
+    kernel = weight.shape[:-2]
     back = []
     for n, i, k, s, f, e, (low, _) in zip(
         lengths, delta.shape[1:-1], kernel, stride, kernel_dilation, input_dilation, pads
     ):
         first = f * (k - 1) - low
         back.append((first, (n - 1) * e + dilated(k, f) - dilated(i, s) - first))  # high: so that n positions come out
-    flipped = jnp.flip(swapped, range(len(kernel)))
+    flipped = jnp.flip(swap_channels(weight, groups), range(len(kernel)))
     return correlate(delta, flipped, Geometry(input_dilation, tuple(back), stride, kernel_dilation, groups))
 
 
@@ -240,31 +245,37 @@ def _check_groups(function: str, groups: int, channels_in: int, channels_out: in
         )
 
 
-def _geometry(x_shape, weight_shape, stride, padding, input_dilation, kernel_dilation, groups) -> Geometry:
-    """Check shapes and keywords against each other, and resolve the padding."""
+def check_shapes(function: str, x_shape: tuple[int, ...], weight_shape: tuple[int, ...], groups: int) -> int:
+    """Number of spatial axes; a ValueError unless the ranks and channels of x and weight fit together."""
     *kernel, per_group, channels_out = weight_shape
     axes = len(kernel)
     if not 1 <= axes <= 3:
         raise ValueError(
-            f"conv.forward: weight must be (*kernel, channels_in/groups, channels_out) with 1 to 3 kernel axes, got "
+            f"{function}: weight must be (*kernel, channels_in/groups, channels_out) with 1 to 3 kernel axes, got "
             f"shape {weight_shape}."
         )
     if len(x_shape) != axes + 2:
         raise ValueError(
-            f"conv.forward: x must be (n, *spatial, channels) with {axes} spatial axes for a weight of shape "
+            f"{function}: x must be (n, *spatial, channels) with {axes} spatial axes for a weight of shape "
             f"{weight_shape}, got x of shape {x_shape}. A single image needs a batch axis: x[None]."
         )
-    _check_groups("conv.forward", groups, per_group * groups, channels_out)
+    _check_groups(function, groups, per_group * groups, channels_out)
     if x_shape[-1] != per_group * groups:
         raise ValueError(
-            f"conv.forward: x has {x_shape[-1]} channels but weight wants {per_group * groups} = {per_group} per group "
+            f"{function}: x has {x_shape[-1]} channels but weight wants {per_group * groups} = {per_group} per group "
             f"× {groups} groups (x {x_shape}, weight {weight_shape}). Channels come last."
         )
+    return axes
+
+
+def _geometry(x_shape, weight_shape, stride, padding, input_dilation, kernel_dilation, groups) -> Geometry:
+    """Check shapes and keywords against each other, and resolve the padding."""
+    axes = check_shapes("conv.forward", x_shape, weight_shape, groups)
     stride = per_axis(stride, axes, "conv.forward", "stride")
     input_dilation = per_axis(input_dilation, axes, "conv.forward", "input_dilation")
     kernel_dilation = per_axis(kernel_dilation, axes, "conv.forward", "kernel_dilation")
     lengths = [dilated(n, e) for n, e in zip(x_shape[1:-1], input_dilation)]
-    windows = [dilated(k, f) for k, f in zip(kernel, kernel_dilation)]
+    windows = [dilated(k, f) for k, f in zip(weight_shape, kernel_dilation)]  # the kernel's axes come first
     pads = resolve_padding(padding, lengths, windows, stride, "conv.forward")
     check_window_fits(lengths, windows, pads, "conv.forward", "kernel", x_shape)
     return Geometry(stride, pads, input_dilation, kernel_dilation, groups)

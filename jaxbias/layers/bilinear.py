@@ -1,0 +1,156 @@
+"""Bilinear layer: x = (x1, x2), weight W (fan_in1, fan_in2, fan_out), bias b (fan_out,); any number of leading axes.
+
+Forward     z[n,o] = b[o] + Σ_{i,j} x1[n,i] W[i,j,o] x2[n,j]              z_o = x1ᵀ W_o x2 + b_o
+Backward, with the error signal δ = ∂L/∂z of the shape of z:
+            ∂L/∂W[i,j,o] = Σ_n x1[n,i] x2[n,j] δ[n,o]                     (10) with the product x1 x2ᵀ as activation
+            ∂L/∂b[o]     = Σ_n δ[n,o]                                     (14)
+            ∂L/∂x1[n,i]  = Σ_{j,o} W[i,j,o] x2[n,j] δ[n,o]                (8) without its σ′ factor, weights W x2
+            ∂L/∂x2[n,j]  = Σ_{i,o} W[i,j,o] x1[n,i] δ[n,o]                the same with weights x1ᵀ W
+
+Source: derivation sheet (5) applied to each factor; the layer of torch.nn.Bilinear, whose weight is (out, in1, in2).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxbias import initializers
+from jaxbias._numerics import accumulation_dtype, check_features, check_float, rows, sum_over
+from jaxbias.derivation import Derivation, Example
+from jaxbias.initializers import Initializer
+from jaxbias.params import Layer, Params, Static
+
+
+class Residuals(NamedTuple):
+    x1: Float[Array, "*batch fan_in1"]
+    x2: Float[Array, "*batch fan_in2"]
+    weight: Float[Array, "fan_in1 fan_in2 fan_out"]
+    has_bias: Static
+
+
+def init(
+    key: Array,
+    fan_in1: int,
+    fan_in2: int,
+    fan_out: int,
+    *,
+    use_bias: bool = True,
+    weight_init: Initializer = initializers.lecun_normal,
+    bias_init: Initializer = initializers.zeros,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Weight (fan_in1, fan_in2, fan_out), by default LeCun normal, and bias (fan_out,), by default zero.
+
+    The fan-in is fan_in1 · fan_in2, the number of products that each output adds up.
+    """
+    weight_shape = (fan_in1, fan_in2, fan_out)
+    return initializers.affine(
+        key, weight_shape, (fan_out,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
+    )
+
+
+def forward(
+    params: Params, x: tuple[Float[Array, "*batch fan_in1"], Float[Array, "*batch fan_in2"]]
+) -> tuple[Float[Array, "*batch fan_out"], Residuals]:
+    """z_o = x1ᵀ W_o x2 + b_o.
+
+    Raises:
+        TypeError: x1 or x2 is not floating point.
+        ValueError: x is not a pair, the last axes do not fit the weight, or the leading axes differ.
+    """
+    weight, bias = params
+    x1, x2 = _pair(x, "bilinear.forward")
+    check_features(x1, weight.shape[0], "bilinear.forward (x1)", f"weight has fan_in1={weight.shape[0]}")
+    check_features(x2, weight.shape[1], "bilinear.forward (x2)", f"weight has fan_in2={weight.shape[1]}")
+    if x1.shape[:-1] != x2.shape[:-1]:
+        raise ValueError(
+            f"bilinear.forward: x1 and x2 must have the same leading axes, got shapes {x1.shape} and {x2.shape}."
+        )
+    z = _contract("ni,ijo,nj->no", rows(x1), weight, rows(x2)).reshape(*x1.shape[:-1], weight.shape[-1])
+    if bias is not None:
+        z = z + jnp.broadcast_to(bias, z.shape)
+    return z, Residuals(x1, x2, weight, Static(bias is not None))
+
+
+def backward(
+    residuals: Residuals, delta: Float[Array, "*batch fan_out"]
+) -> tuple[Params, tuple[Float[Array, "*batch fan_in1"], Float[Array, "*batch fan_in2"]]]:
+    """(∂L/∂W, ∂L/∂b), (∂L/∂x1, ∂L/∂x2)."""
+    x1, x2, weight, has_bias = residuals
+    grad_weight = _contract("ni,nj,no->ijo", rows(x1), rows(x2), rows(delta))
+    grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
+    delta_x1 = _contract("ijo,nj,no->ni", weight, rows(x2), rows(delta)).reshape(x1.shape)
+    delta_x2 = _contract("ijo,ni,no->nj", weight, rows(x1), rows(delta)).reshape(x2.shape)
+    return Params(grad_weight, grad_bias), (delta_x1, delta_x2)
+
+
+def _contract(formula: str, *factors: Array) -> Array:
+    """Einstein sum, accumulated in at least float32 and returned in the dtype of the factors."""
+    dtype = factors[0].dtype
+    return jnp.einsum(formula, *factors, preferred_element_type=accumulation_dtype(dtype)).astype(dtype)
+
+
+def _pair(x, function: str):
+    if not isinstance(x, tuple | list) or len(x) != 2:
+        got = f"{len(x)} entries" if isinstance(x, tuple | list) else type(x).__name__
+        raise ValueError(f"{function}: x must be a pair (x1, x2) of arrays, got {got}.")
+    return x
+
+
+def layer(
+    fan_out: int,
+    *,
+    use_bias: bool = True,
+    weight_init: Initializer = initializers.lecun_normal,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """A bilinear layer with `fan_out` units; its input is a pair (x1, x2), which also gives the fan-ins and dtype."""
+
+    def init_for(key, x):
+        x1, x2 = _pair(x, "bilinear.init")
+        check_float(x1, "bilinear.init", "x1")
+        return init(
+            key,
+            x1.shape[-1],
+            x2.shape[-1],
+            fan_out,
+            use_bias=use_bias,
+            weight_init=weight_init,
+            bias_init=bias_init,
+            dtype=x1.dtype,
+        )
+
+    return Layer(init_for, forward, backward, "bilinear")
+
+
+def _random_pair(*leading: int):
+    def draw(key, dtype):
+        both = jax.random.normal(key, (*leading, 7), dtype)
+        return both[..., :3], both[..., 3:]
+
+    return draw
+
+
+DERIVATIONS = (
+    Derivation(
+        "bilinear",
+        (
+            r"z_{no} = b_o + \sum_{i,j} x^1_{ni} W_{ijo} x^2_{nj}",
+            r"\partial L/\partial W_{ijo} = \sum_n x^1_{ni} x^2_{nj} \delta_{no}",
+            r"\partial L/\partial b_o = \sum_n \delta_{no}",
+            r"\partial L/\partial x^1_{ni} = \sum_{j,o} W_{ijo} x^2_{nj} \delta_{no}",
+            r"\partial L/\partial x^2_{nj} = \sum_{i,o} W_{ijo} x^1_{ni} \delta_{no}",
+        ),
+        "equations (5), (8), (10), (14)",
+        (
+            Example("matrices", layer(2), _random_pair(5)),
+            Example("no bias", layer(2, use_bias=False), _random_pair(5)),
+            Example("two leading axes", layer(2), _random_pair(2, 3)),
+            Example("vectors", layer(2), _random_pair()),
+            Example("no rows", layer(2), _random_pair(0)),
+        ),
+    ),
+)

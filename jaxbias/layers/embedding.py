@@ -1,0 +1,139 @@
+"""Embedding: row `ids` of a table W (vocabulary, features), for integer ids of any shape; no bias.
+
+Forward     z[n,j] = W[ids[n], j]                       the product x W with one-hot rows x[n,v] = [ids[n] = v]   (2)
+Backward, with the error signal δ = ∂L/∂z:
+            ∂L/∂W[v,j] = Σ_{n: ids[n] = v} δ[n,j]       xᵀ δ: δ is added up where an id repeats                   (10)
+            ids are integers and have no gradient: delta_x is None
+
+An id outside 0 … vocabulary − 1 is an error where its value is known; inside `jit`, where it is not, its row of z is
+NaN and its δ is dropped. There is no wrapping of negative ids.
+With a padding id, ∂L/∂W of that row is 0 whatever δ is, so the row keeps its value (zero from `init`) in training. This
+is the one place where the backward differs on purpose from the derivative of the forward.
+
+Source: derivation sheet (2) and (10); the padding id as in torch.nn.Embedding.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxbias._numerics import accumulation_dtype
+from jaxbias.derivation import Derivation, Example
+from jaxbias.initializers import Initializer
+from jaxbias.params import Layer, Params, Static
+
+standard_normal = jax.nn.initializers.normal(1.0)
+
+
+class Residuals(NamedTuple):
+    ids: Int[Array, "*batch"]
+    vocabulary: Static
+
+
+def init(
+    key: Array,
+    vocabulary: int,
+    features: int,
+    *,
+    padding_id: int | None = None,
+    weight_init: Initializer = standard_normal,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Weight (vocabulary, features), by default standard normal; the row of the padding id is zero. No bias."""
+    _check_padding_id("embedding.init", padding_id, vocabulary)
+    weight = weight_init(key, (vocabulary, features), dtype)
+    return Params(weight if padding_id is None else weight.at[padding_id].set(0), None)
+
+
+def forward(
+    params: Params, x: Int[Array, "*batch"], *, padding_id: int | None = None
+) -> tuple[Float[Array, "*batch features"], Residuals]:
+    """z[n] = W[ids[n]]; x holds the ids.
+
+    Args:
+        padding_id: its row gets no gradient.
+
+    Raises:
+        TypeError: x is not an integer array.
+        ValueError: an id, or the padding id, is outside 0 … vocabulary − 1.
+    """
+    weight = params.weight
+    vocabulary = weight.shape[0]
+    _check_ids(x)
+    _check_padding_id("embedding.forward", padding_id, vocabulary)
+    if not isinstance(x, Tracer):  # inside jit the values are not known
+        values = np.asarray(x)
+        if values.size and (values.min() < 0 or values.max() >= vocabulary):
+            raise ValueError(
+                f"embedding.forward: ids must lie in 0 … {vocabulary - 1} for a weight of shape {weight.shape}, got "
+                f"ids from {values.min()} to {values.max()}."
+            )
+    ids = jnp.where(x < 0, jnp.asarray(vocabulary, x.dtype), x)  # else −1 would be the last row
+    z = weight.at[ids].get(mode="fill", fill_value=jnp.nan)
+    return z, Residuals(ids, Static(vocabulary))
+
+
+def backward(
+    residuals: Residuals, delta: Float[Array, "*batch features"], *, padding_id: int | None = None
+) -> tuple[Params, None]:
+    """∂L/∂W: δ added up by id, in at least float32; None for the ids."""
+    zero = jnp.zeros((residuals.vocabulary.value, delta.shape[-1]), accumulation_dtype(delta.dtype))
+    grad = zero.at[residuals.ids].add(delta.astype(zero.dtype), mode="drop")
+    if padding_id is not None:
+        grad = grad.at[padding_id].set(0)
+    return Params(grad.astype(delta.dtype), None), None
+
+
+def _check_ids(x) -> None:
+    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.integer):
+        got = x.dtype if hasattr(x, "dtype") else type(x).__name__
+        raise TypeError(f"embedding.forward: x must be an array of integer ids, got {got}.")
+
+
+def _check_padding_id(function: str, padding_id: int | None, vocabulary: int) -> None:
+    if padding_id is not None and not 0 <= padding_id < vocabulary:
+        raise ValueError(f"{function}: padding_id must lie in 0 … {vocabulary - 1}, got {padding_id}.")
+
+
+def layer(
+    vocabulary: int,
+    features: int,
+    *,
+    padding_id: int | None = None,
+    weight_init: Initializer = standard_normal,
+    dtype: DTypeLike = jnp.float32,
+) -> Layer:
+    """An embedding of `vocabulary` ids in `features` numbers of `dtype`; the ids do not say which."""
+
+    def init_for(key, x):
+        _check_ids(x)
+        return init(key, vocabulary, features, padding_id=padding_id, weight_init=weight_init, dtype=dtype)
+
+    keywords = {"padding_id": padding_id}
+    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "embedding")
+
+
+def _repeated_ids(*shape: int):
+    return lambda key, dtype: jnp.arange(np.prod(shape, dtype=int)).reshape(shape) ** 2 % 5
+
+
+DERIVATIONS = (
+    Derivation(
+        "embedding",
+        (r"z_{nj} = W_{v_n j}", r"\partial L/\partial W_{vj} = \sum_{n:\,v_n = v} \delta_{nj}"),
+        "equations (2), (10)",
+        (
+            Example("vector of ids", layer(6, 3), _repeated_ids(7)),
+            Example("matrix of ids", layer(6, 3), _repeated_ids(2, 4)),
+            Example("one id", layer(6, 3), _repeated_ids()),
+            Example("no ids", layer(6, 3), _repeated_ids(0)),
+            Example("padding id that does not occur", layer(6, 3, padding_id=2), _repeated_ids(7)),
+        ),
+    ),
+)
