@@ -5,10 +5,16 @@ from . import layers as layers
 from . import losses as losses
 from . import train as train
 from . import verify as verify
+from ._summary import summary as summary
 from .contact import contacts as contacts
 from .grads import as_function as as_function
 from .grads import deltas as deltas
 from .grads import value_and_grad as value_and_grad
+from .parameters import freeze as freeze
+from .parameters import get_weights as get_weights
+from .parameters import named_parameters as named_parameters
+from .parameters import set_weights as set_weights
+from .parameters import with_frozen as with_frozen
 from .params import Layer as Layer
 from .params import Params as Params
 from .params import State as State

@@ -1,0 +1,160 @@
+"""The table of a network: what each layer holds, with the biases in a column of their own (A0.9)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxbias.parameters import is_bias, named_parameters
+from jaxbias.params import Layer, Tree, map_layers, run_forward
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its path in params, its type, the shape of its output with None for the batch, and what it holds.
+
+    Attributes:
+        weights, biases: number of entries; what is no bias counts as weight.
+        bytes: of weights and biases.
+    """
+
+    name: str
+    type: str
+    out_shape: str
+    weights: int
+    biases: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Total:
+    """Sums over leaves: number of entries of weights and of biases, and their bytes."""
+
+    weights: int
+    biases: int
+    bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases together."""
+        return self.weights + self.biases
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`str(summary)` is the table; `rows`, `total`, `trainable` and `frozen` are its numbers."""
+
+    rows: tuple[Row, ...]
+    total: Total
+    trainable: Total
+    frozen: Total
+
+    def __str__(self) -> str:
+        header = ("name", "type", "output shape", "parameters", "weights", "biases", "bytes")
+        cells = [
+            (r.name, r.type, r.out_shape, *(f"{n:,}" for n in (r.weights + r.biases, r.weights, r.biases, r.bytes)))
+            for r in self.rows
+        ]
+        totals = {"total": self.total, "trainable": self.trainable, "frozen": self.frozen}
+        sums = [
+            (name, "", "", *(f"{n:,}" for n in (t.parameters, t.weights, t.biases, t.bytes)))
+            for name, t in totals.items()
+        ]
+        widths = [max(len(row[i]) for row in (header, *cells, *sums)) for i in range(len(header))]
+
+        def line(row):
+            return "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        return "\n".join([line(header), rule, *map(line, cells), rule, *map(line, sums)])
+
+
+def summary(
+    params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None, *, state: Tree = None
+) -> Summary:
+    """What each layer of a network holds.
+
+    Args:
+        params: any tree of arrays or of `jax.ShapeDtypeStruct`.
+        network: the layers that params belongs to; without it there is one row per tree of leaves and no type.
+        x: an example input or its `jax.ShapeDtypeStruct`; with it the table shows output shapes. Nothing is computed.
+        trainable: labels from `jb.freeze`, or a tree of bools like params; by default everything is trained.
+        state: of a network that keeps one.
+
+    Raises:
+        ValueError: trainable has another tree than params, or x came without a network.
+    """
+    if x is not None and network is None:
+        raise ValueError("summary: x came without a network; output shapes need summary(params, network, x).")
+    named = named_parameters(params)
+    if network is None:
+        groups = dict.fromkeys(name.rpartition(".")[0] for name in named)
+        layers = dict.fromkeys(groups, "")
+    else:
+        layers = _layer_types(network)
+    shapes = {} if network is None or x is None else _out_shapes(network, params, x, state)
+    rows = []
+    for name, type_name in layers.items():
+        held = _total({k: v for k, v in named.items() if _is_within(k, name, exactly=network is None)})
+        rows.append(Row(name, type_name, shapes.get(name, ""), held.weights, held.biases, held.bytes))
+    trained = _trained(params, named, trainable)
+    return Summary(
+        tuple(rows),
+        _total(named),
+        _total({name: leaf for name, leaf in named.items() if trained[name]}),
+        _total({name: leaf for name, leaf in named.items() if not trained[name]}),
+    )
+
+
+def _total(named: dict[str, Any]) -> Total:
+    return Total(
+        sum(leaf.size for name, leaf in named.items() if not is_bias(name)),
+        sum(leaf.size for name, leaf in named.items() if is_bias(name)),
+        sum(leaf.size * leaf.dtype.itemsize for leaf in named.values()),
+    )
+
+
+def _is_within(leaf: str, layer: str, *, exactly: bool) -> bool:
+    return leaf.rpartition(".")[0] == layer if exactly else not layer or leaf.startswith(f"{layer}.")
+
+
+def _trained(params: Tree, named: dict[str, Any], trainable: Tree) -> dict[str, bool]:
+    if trainable is None:
+        return dict.fromkeys(named, True)
+    if jax.tree.structure(trainable) != jax.tree.structure(params):
+        raise ValueError(
+            f"summary: trainable must be a tree like params, got {jax.tree.structure(trainable)} for "
+            f"{jax.tree.structure(params)}. Make it with jb.freeze(params, ...)."
+        )
+    labels = named_parameters(trainable)
+    return {name: label if isinstance(label, bool) else label == "train" for name, label in labels.items()}
+
+
+def _layer_types(network: Layer) -> dict[str, str]:
+    """Path → type of every leaf layer, in the order of the forward pass."""
+    found = {}
+
+    def visit(layer, path):
+        found[".".join(path)] = layer.name
+        return layer
+
+    map_layers(visit, network)
+    return found
+
+
+def _out_shapes(network: Layer, params: Tree, x: Any, state: Tree) -> dict[str, str]:
+    """Path → shape of the output of every leaf layer."""
+    found = {}
+
+    def tap(layer, path):
+        def forward(*args):
+            out, residuals = layer.forward(*args)
+            shapes = [str((None, *leaf.shape[1:])) for leaf in jax.tree.leaves(out)]
+            found[".".join(path)] = ", ".join(shapes)
+            return out, residuals
+
+        return layer._replace(forward=forward)
+
+    tapped = map_layers(tap, network)
+    jax.eval_shape(lambda p, x, s: run_forward(tapped, p, x, s)[0], params, x, state)
+    return found

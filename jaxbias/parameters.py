@@ -1,0 +1,101 @@
+"""Params by name: list them, take them out, put them back, and freeze some of them.
+
+A leaf is a bias if its last name is `bias`, as in every `Params` of this library; for models whose leaves have other
+names, `jb.roles` reads the role of a leaf from its use.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from jaxbias.params import Tree
+
+TRAIN, FREEZE = "train", "freeze"
+"""Labels of the leaves, as in `jb.bias_only`."""
+
+
+def named_parameters(params: Tree) -> dict[str, Any]:
+    """Dotted path → leaf, for example "0.weight", in the order of the forward pass."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def is_bias(name: str) -> bool:
+    """Whether a dotted path ends in `bias`."""
+    return name.rpartition(".")[2] == "bias"
+
+
+def get_weights(params: Tree) -> list[np.ndarray]:
+    """[weight of the first layer, its bias, weight of the second, ...] as NumPy arrays, Keras's order (A0.10)."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+def set_weights(params: Tree, weights: Sequence[Any]) -> Tree:
+    """A tree like `params` with these arrays, in the order and of the shapes of `get_weights`; its inverse.
+
+    Raises:
+        ValueError: another number of arrays, or an array of another shape.
+    """
+    named, weights = named_parameters(params), list(weights)
+    if len(weights) != len(named):
+        raise ValueError(
+            f"set_weights: {len(weights)} arrays came but params has {len(named)} leaves: {', '.join(named)}."
+        )
+    for (name, leaf), new in zip(named.items(), weights):
+        if np.shape(new) != leaf.shape:
+            raise ValueError(f"set_weights: {name} has shape {leaf.shape} but the array for it {np.shape(new)}.")
+    leaves = [jnp.asarray(new, leaf.dtype) for leaf, new in zip(named.values(), weights)]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def freeze(params: Tree, what: str | Iterable[str] | Callable[[str, Array], bool]) -> Tree:
+    """A tree like `params` that labels each leaf "train" or "freeze", for `with_frozen` and `optax.partition`.
+
+    Args:
+        what: "biases"; "weights", which leaves the biases alone to be trained; dotted paths of leaves or of the trees
+            that hold them, such as ["0", "2.bias"]; or a predicate `(path, leaf) -> bool`.
+
+    Raises:
+        ValueError: another word, or a path that params does not have.
+    """
+    names = list(named_parameters(params))
+    if callable(what):
+        chosen = what
+    elif isinstance(what, str):
+        if what not in ("biases", "weights"):
+            raise ValueError(
+                f'freeze: what must be "biases", "weights", a list of paths or a predicate, got {what!r}. '
+                f"A single path is written [{what!r}]."
+            )
+        chosen = lambda name, leaf: is_bias(name) == (what == "biases")
+    else:
+        paths = list(what)
+        for path in paths:
+            if not any(_holds(path, name) for name in names):
+                raise ValueError(f"freeze: params has no {path!r}. Its leaves are {', '.join(names)}.")
+        chosen = lambda name, leaf: any(_holds(path, name) for path in paths)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: FREEZE if chosen(_name(path), leaf) else TRAIN, params)
+
+
+def _holds(path: str, name: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
+
+
+def with_frozen(optimizer: optax.GradientTransformation, labels: Tree) -> optax.GradientTransformation:
+    """The optimizer on the leaves labelled "train"; those labelled "freeze" stay bit-identical and have no state.
+
+    Args:
+        labels: from `freeze` or `jb.bias_only`.
+    """
+    # The update of a frozen leaf is −0.0, not 0.0: −0.0 + 0.0 is 0.0, another bit pattern, but p + −0.0 is p for all p.
+    stay = optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates))
+    # optax calls labels that are callable, which a params tree may be
+    return optax.partition({TRAIN: optimizer, FREEZE: stay}, (lambda _: labels) if callable(labels) else labels)
