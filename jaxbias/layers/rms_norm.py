@@ -76,13 +76,14 @@ def backward(
     """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − x̂ mean(δ̂ x̂))."""
     x, rstd, weight, has_bias = residuals
     samples = tuple(range(x.ndim - 1))
-    x_hat = wide(x) * rstd
-    delta = wide(delta)
+    x, delta = wide(x), wide(delta)
+    x_hat = x * rstd
     grad_weight = (delta * x_hat).sum(axis=samples).astype(weight.dtype)
     grad_bias = delta.sum(axis=samples).astype(weight.dtype) if has_bias.value else None
     scaled = delta * broadcast_like(weight, delta)
-    delta_x = rstd * (scaled - x_hat * mean_over(scaled * x_hat, (-1,)))
-    return Params(grad_weight, grad_bias), delta_x.astype(x.dtype)
+    mean_product = rstd * mean_over(scaled * x, (-1,))  # mean(δ̂ x̂), without writing x̂ out for it
+    delta_x = rstd * (scaled - x_hat * mean_product)
+    return Params(grad_weight, grad_bias), delta_x.astype(residuals.x.dtype)
 
 
 def layer(
