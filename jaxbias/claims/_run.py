@@ -1,0 +1,166 @@
+"""Run claims and tell what was found."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxbias.claims._claim import REGISTRY, Claim, sort_key
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measured quantity of a claim, beside what it had to be."""
+
+    name: str
+    measured: str
+    expected: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What running a claim found.
+
+    Attributes:
+        claim: the claim.
+        findings: one for each expected quantity.
+        values: the arrays that the experiment returned.
+        error: why the experiment did not finish; empty if it did.
+        seconds: wall time, compilation included.
+    """
+
+    claim: Claim
+    findings: tuple[Finding, ...]
+    values: Mapping[str, np.ndarray]
+    error: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """The experiment finished and every quantity is what it had to be."""
+        return not self.error and all(finding.passed for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """The claim's verdict if its check passed, "FAILED" if not."""
+        return self.claim.verdict if self.passed else "FAILED"
+
+
+def _own_settings() -> ExitStack:
+    """float64, standard promotion and the CPU, whatever the caller's configuration is; theirs is restored."""
+    stack = ExitStack()
+    stack.enter_context(jax.enable_x64(True))
+    stack.enter_context(jax.numpy_dtype_promotion("standard"))
+    stack.enter_context(jax.numpy_rank_promotion("allow"))
+    stack.enter_context(jax.default_matmul_precision("highest"))
+    try:
+        stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+    except RuntimeError:  # JAX was told to see the accelerator only: its float64 must do
+        pass
+    return stack
+
+
+def run_claim(claim: Claim, key: Array | None = None) -> Result:
+    """Run one claim's experiment in float64 and check what it returns."""
+    start = time.perf_counter()
+    with _own_settings():
+        try:
+            key = jax.random.key(0) if key is None else key
+            found = {name: np.asarray(value) for name, value in claim.experiment(key).items()}
+        except Exception as error:  # a claim that cannot be run has failed; the others still run
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            return Result(claim, (), {}, text, time.perf_counter() - start)
+    if found.keys() != claim.expected.keys():
+        text = f"the experiment returned {sorted(found)}, expected {sorted(claim.expected)}"
+        return Result(claim, (), found, text, time.perf_counter() - start)
+    findings = tuple(
+        Finding(name, condition.show(found[name]), condition.expected, condition.holds(found[name]))
+        for name, condition in claim.expected.items()
+    )
+    return Result(claim, findings, found, "", time.perf_counter() - start)
+
+
+def select(numbers: Iterable[str] = ()) -> list[Claim]:
+    """The claims with these numbers, in order; a prefix such as "A4" or "E" stands for all that it begins; all if none.
+
+    Raises:
+        ValueError: no claim has such a number.
+    """
+    ordered = sorted(REGISTRY.values(), key=lambda each: sort_key(each.number))
+    wanted: dict[str, Claim] = {}
+    for number in numbers:
+        given = number.strip().upper()
+        found = [c for c in ordered if given in (c.number, c.number[0], c.number.split(".")[0])]
+        if not found:
+            raise ValueError(f"claims: there is no claim {number!r}. There are {_ranges(ordered)}.")
+        wanted |= {c.number: c for c in found}
+    return [c for c in ordered if c.number in wanted] if wanted else ordered
+
+
+def _ranges(claims: Sequence[Claim]) -> str:
+    groups: dict[str, list[str]] = {}
+    for each in claims:
+        groups.setdefault(each.number.split(".")[0] if "." in each.number else each.number[0], []).append(each.number)
+    return ", ".join(f"{numbers[0]}-{numbers[-1]}" for numbers in groups.values())
+
+
+def run(
+    numbers: Iterable[str] = (),
+    *,
+    key: Array | None = None,
+    workers: int = 2,
+    done: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """Run claims, all by default, and return their results in the order of their numbers.
+
+    Args:
+        numbers: as for `select`.
+        key: seed of every experiment; `jax.random.key(0)` by default, with which the tolerances were stated.
+        workers: threads. Most of the time goes into compiling, which runs outside Python's lock.
+        done: called with each result as it is ready, for a progress bar.
+
+    Raises:
+        ValueError: no claim has such a number.
+    """
+    claims = select(numbers)
+    # The long ones first, so that no thread is left with one at the end.
+    queue = sorted(claims, key=lambda each: not each.statistical)
+    results = {}
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for future in as_completed([pool.submit(run_claim, each, key) for each in queue]):
+            result = future.result()
+            results[result.claim.number] = result
+            done(result)
+    return [results[each.number] for each in claims]
+
+
+def as_records(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """Results as plain dictionaries, one for each claim, ready for JSON."""
+    return [
+        {
+            "number": r.claim.number,
+            "statement": r.claim.statement,
+            "article": r.claim.article,
+            "equation": r.claim.equation,
+            "source": r.claim.source,
+            "verdict": r.verdict,
+            "passed": r.passed,
+            "error": r.error,
+            "seconds": round(r.seconds, 3),
+            "findings": [vars(finding) for finding in r.findings],
+        }
+        for r in results
+    ]
+
+
+def to_json(results: Iterable[Result]) -> str:
+    """Results as a JSON array."""
+    return json.dumps(as_records(results), indent=1, ensure_ascii=False)
