@@ -138,7 +138,7 @@ def two_phases(key):
 def descent_direction(key):
     params, x, targets = problem(key)
     gradient = jb.value_and_grad(NETWORK, mean_squared_error)
-    directions = generator(jax.random.fold_in(key, 1)).standard_normal((1000, 47))
+    directions = generator(jax.random.fold_in(key, 1)).standard_normal((1000, 39))
     optimizers = optax.sgd(1e-3), optax.rmsprop(1e-3), optax.adam(1e-3)
 
     @once
