@@ -4,8 +4,12 @@
 """
 
 from . import article0 as article0
+from . import article1 as article1
+from . import article1_init as article1_init
+from . import article2 as article2
 from . import article3 as article3
 from . import article4 as article4
+from . import errata as errata
 from ._claim import CONDITIONAL as CONDITIONAL
 from ._claim import HOLDS as HOLDS
 from ._claim import REFUTED as REFUTED

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +61,8 @@ def _own_settings() -> ExitStack:
     stack.enter_context(jax.numpy_dtype_promotion("standard"))
     stack.enter_context(jax.numpy_rank_promotion("allow"))
     stack.enter_context(jax.default_matmul_precision("highest"))
-    try:
+    with suppress(RuntimeError):  # where JAX was told to see the accelerator only, its float64 must do
         stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
-    except RuntimeError:  # JAX was told to see the accelerator only: its float64 must do
-        pass
     return stack
 
 

@@ -64,7 +64,7 @@ def tanh_problem(key):
 
 @claim(
     "A0.1",
-    "A bias vector and a constant-1 unit with trainable connections are the same thing: equal outputs, equal gradients.",
+    "A bias vector and a constant-1 unit with trainable connections are one thing: equal outputs, equal gradients.",
     HOLDS,
     {"output difference": at_most(1e-12), "gradient difference": at_most(1e-12)},
     equation="4.4",
@@ -106,7 +106,7 @@ def bias_neuron_round_trip(key):
 
 @claim(
     "A0.3",
-    "The bias joins the weighted sum before the activation: f(xW + b), which differs from f(xW) + b unless f is linear.",
+    "The bias joins the weighted sum before the activation: f(xW + b), not f(xW) + b; they differ unless f is linear.",
     HOLDS,
     {
         "library − f(xW + b)": at_most(1e-15),
@@ -236,7 +236,7 @@ def control_without_bias(key):
 
 @claim(
     "A0.8",
-    "The printed hidden value 0 shows that the 2-2-1 network's hidden layer is a ReLU: a linear one would give 13.521981.",
+    "The printed hidden value 0 shows that the hidden layer is a ReLU: a linear one would give 13.521981.",
     HOLDS,
     {"output with a linear hidden layer": near(13.521981, 5e-7), "output with ReLU": near(13.94088, 5e-6)},
     equation="(2)",
@@ -310,7 +310,7 @@ def printed_prediction(key):
 
 @claim(
     "A0.14",
-    "Read with the article's own labels, the kernel transposed, the output would be 7.597099: the layout is [input, unit].",
+    "With the article's own labels, the kernel transposed, the output would be 7.597099: the layout is [input, unit].",
     HOLDS,
     {"h": near([0.735020, 3.563816], 5e-7), "output": near(7.597099, 5e-7)},
     equation="sheet 1, sender-first storage",

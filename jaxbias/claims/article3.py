@@ -100,7 +100,7 @@ def neuron(key):
 
 @claim(
     "A3.3",
-    "Two phases: the forward pass ends with the error and keeps what the backward pass, which computes gradients, needs.",
+    "Two phases: the forward pass ends with the error and keeps what the backward pass needs to compute gradients.",
     CONDITIONAL,
     {"backward from the kept residuals − autodiff": at_most(1e-12), "loss − by hand": near(0, 1e-14)},
     article="The backward pass 'tunes the weights': it computes gradients, the optimiser tunes (E22).",
@@ -371,7 +371,7 @@ def bias_gradient(key):
 
 @claim(
     "A3.12",
-    "The weight gradient carries the input activation, the bias gradient does not: at zero input dW = 0 and db = δ ≠ 0.",
+    "The weight gradient carries the input activation, the bias gradient does not: at x = 0, dW = 0 and db = δ ≠ 0.",
     HOLDS,
     {"dW¹ at x = 0": exactly(0.0), "smallest |db¹| at x = 0": above(1e-4), "db¹ − Σδ": at_most(1e-16)},
     equation="(10), (14)",
