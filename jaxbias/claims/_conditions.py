@@ -36,7 +36,7 @@ def _values(measured: np.ndarray) -> str:
     return f"{number(flat.min())} … {number(flat.max())} ({flat.size} values)"
 
 
-def near(value: Any, tolerance: float) -> Condition:
+def near(value: Any, tolerance: float | int) -> Condition:
     """|measured − value| ≤ tolerance for every entry."""
     want = np.asarray(value, np.float64)
 
@@ -64,22 +64,22 @@ def exactly(value: Any) -> Condition:
     return Condition(f"exactly {_values(want)}", holds, _values)
 
 
-def below(bound: float) -> Condition:
+def below(bound: float | int) -> Condition:
     """measured < bound for every entry."""
     return Condition(f"< {bound:g}", lambda measured: bool(np.all(measured < bound)), _values)
 
 
-def above(bound: float) -> Condition:
+def above(bound: float | int) -> Condition:
     """measured > bound for every entry."""
     return Condition(f"> {bound:g}", lambda measured: bool(np.all(measured > bound)), _values)
 
 
-def at_most(bound: float) -> Condition:
+def at_most(bound: float | int) -> Condition:
     """measured ≤ bound for every entry."""
     return Condition(f"≤ {bound:g}", lambda measured: bool(np.all(measured <= bound)), _values)
 
 
-def within(low: float, high: float) -> Condition:
+def within(low: float | int, high: float | int) -> Condition:
     """low ≤ measured ≤ high for every entry."""
     return Condition(
         f"{low:g} … {high:g}", lambda measured: bool(np.all((measured >= low) & (measured <= high))), _values
@@ -115,7 +115,7 @@ def _show_mean(samples: np.ndarray) -> str:
     return f"{s.mean:.5g} ± {1.96 * s.error:.2g} (95 %; sd {s.deviation:.2g}, {s.seeds} seeds)"
 
 
-def mean_near(value: float, tolerance: float) -> Condition:
+def mean_near(value: float | int, tolerance: float | int) -> Condition:
     """The whole 95 % confidence interval of the mean over seeds lies within value ± tolerance."""
 
     def holds(samples):
@@ -125,7 +125,7 @@ def mean_near(value: float, tolerance: float) -> Condition:
     return Condition(f"mean {number(value)} ± {tolerance:g}", holds, _show_mean)
 
 
-def mean_above(bound: float) -> Condition:
+def mean_above(bound: float | int) -> Condition:
     """The mean over seeds exceeds the bound by more than four standard errors."""
 
     def holds(samples):
@@ -135,7 +135,7 @@ def mean_above(bound: float) -> Condition:
     return Condition(f"mean > {bound:g} by 4 standard errors", holds, _show_mean)
 
 
-def mean_below(bound: float) -> Condition:
+def mean_below(bound: float | int) -> Condition:
     """The mean over seeds falls short of the bound by more than four standard errors."""
 
     def holds(samples):
@@ -145,7 +145,7 @@ def mean_below(bound: float) -> Condition:
     return Condition(f"mean < {bound:g} by 4 standard errors", holds, _show_mean)
 
 
-def mean_within(low: float, high: float) -> Condition:
+def mean_within(low: float | int, high: float | int) -> Condition:
     """The whole 95 % confidence interval of the mean over seeds lies between low and high."""
 
     def holds(samples):

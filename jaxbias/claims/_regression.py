@@ -32,7 +32,7 @@ def article_data() -> tuple[ndarray, ndarray]:
     return x, 3 * x + 2 + noise
 
 
-def mse(weight: float, bias: float, x: ndarray, y: ndarray) -> float:
+def mse(weight: float | int, bias: float | int, x: ndarray, y: ndarray) -> float:
     """Mean squared error of a line."""
     return float(np.mean((weight * x + bias - y) ** 2))
 

@@ -80,7 +80,7 @@ def run_claim(claim: Claim, key: Array | None = None) -> Result:
         text = f"the experiment returned {sorted(found)}, expected {sorted(claim.expected)}"
         return Result(claim, (), found, text, time.perf_counter() - start)
     findings = tuple(
-        Finding(name, condition.show(found[name]), condition.expected, condition.holds(found[name]))
+        Finding(name, condition.show(found[name]), condition.expected, bool(condition.holds(found[name])))
         for name, condition in claim.expected.items()
     )
     return Result(claim, findings, found, "", time.perf_counter() - start)

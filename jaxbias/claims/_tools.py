@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
 
 import jaxbias as jb
-from jaxbias.params import Layer, Tree, run_forward
+from jaxbias.params import Layer, Params, Tree, run_forward
 
 
 def once(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,17 +26,22 @@ def generator(key: Array) -> np.random.Generator:
 def randomized(rng: np.random.Generator, network: Layer, x: Any) -> Tree:
     """Params of the network with standard normal values in every leaf, so that no bias is zero."""
     shapes = jax.eval_shape(network.init, jax.random.key(0), x)
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), shapes)
 
 
-def predict(network: Layer, params: Tree, x: Array) -> Array:
+def affine(weight: Any, bias: Any) -> Any:
+    """`Params` made of any arrays; no bias for None."""
+    return Params(jnp.asarray(weight), None if bias is None else jnp.asarray(bias))
+
+
+def predict(network: Layer, params: Tree, x: Any) -> Any:
     """The network's output."""
     return run_forward(network, params, x)[0]
 
 
 def descend(
     gradient: Callable[[Tree], tuple[Array, Tree]], params: Tree, optimizer: optax.GradientTransformation, steps: int
-) -> tuple[Tree, Array]:
+) -> tuple[Tree, Any]:
     """`steps` updates from `params`, inside the caller's jit; returns the params and the loss before each step."""
 
     def step(carry, _):
@@ -52,11 +58,11 @@ def train(
     network: Layer,
     loss: Any,
     params: Tree,
-    x: Array,
-    targets: Array,
+    x: Any,
+    targets: Any,
     optimizer: optax.GradientTransformation,
     steps: int,
-) -> tuple[Tree, Array]:
+) -> tuple[Tree, Any]:
     """Full-batch training by the hand-derived gradients, in one compiled scan."""
     gradient = jb.value_and_grad(network, loss)
     return jax.jit(lambda params, x, y: descend(lambda p: gradient(p, x, y), params, optimizer, steps))(
@@ -64,16 +70,16 @@ def train(
     )
 
 
-def largest(tree: Tree) -> np.floating:
+def largest(tree: Tree) -> Any:
     """Largest absolute entry of any leaf; NaN if there is one."""
     return np.max([np.max(np.abs(np.asarray(leaf)), initial=0.0) for leaf in jax.tree.leaves(tree)])
 
 
-def difference(a: Tree, b: Tree) -> np.floating:
+def difference(a: Tree, b: Tree) -> Any:
     """Largest absolute difference of any entry of two trees of one structure."""
     return largest(jax.tree.map(lambda p, q: np.asarray(p) - np.asarray(q), a, b))
 
 
-def relative_difference(a: Tree, b: Tree) -> np.floating:
+def relative_difference(a: Tree, b: Tree) -> Any:
     """Largest difference of two trees, each leaf relative to the largest entry of b's leaf."""
     return largest(jax.tree.map(lambda p, q: (np.asarray(p) - np.asarray(q)) / np.max(np.abs(q)), a, b))

@@ -1,5 +1,7 @@
 """Article 0: bias neurons in a small dense network, and the 2-2-1 network whose weights it prints."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import jaxbias as jb
 from jaxbias.claims import _regression as regression
 from jaxbias.claims._claim import CONDITIONAL, HOLDS, claim
 from jaxbias.claims._conditions import above, at_most, exactly, mean_near, near, true
-from jaxbias.claims._tools import descend, difference, generator, largest, once, predict, randomized, train
+from jaxbias.claims._tools import affine, descend, difference, generator, largest, once, predict, randomized, train
 from jaxbias.layers import dense, identity, relu, sigmoid, tanh
 from jaxbias.losses import mean_squared_error
 from jaxbias.params import Params
@@ -23,10 +25,10 @@ KERNEL2 = [[0.1048971], [2.0368812]]
 BIAS2 = [0.2609277]
 
 
-def printed_params(dtype=np.float64) -> tuple:
+def printed_params(dtype: Any = np.float64) -> tuple:
     """The weights that the article prints, in the library's layout [input, unit] (A0.11)."""
-    first = Params(jnp.array(KERNEL1, dtype), jnp.array(BIAS1, dtype))
-    return first, (), Params(jnp.array(KERNEL2, dtype), jnp.array(BIAS2, dtype))
+    first = affine(jnp.array(KERNEL1, dtype), jnp.array(BIAS1, dtype))
+    return first, (), affine(jnp.array(KERNEL2, dtype), jnp.array(BIAS2, dtype))
 
 
 @once
@@ -48,9 +50,8 @@ def homogeneous(params, x, activation):
     return a
 
 
-def augment(layer: Params):
+def augment(layer: Any):
     """[W; b]: the bias as the weights of a constant unit."""
-    assert layer.bias is not None
     return jnp.concatenate([layer.weight, layer.bias[None, :]])
 
 
@@ -123,7 +124,7 @@ def bias_before_activation(key):
     @once
     def run(weight, bias, x):
         z = x @ weight
-        library = [predict(jb.chain(dense.layer(4), f), (Params(weight, bias), ()), x) for f in functions]
+        library = [predict(jb.chain(dense.layer(4), f), (affine(weight, bias), ()), x) for f in functions]
         before = [f(z + bias) for f in functions.values()]
         return library, before, [f(z) + bias for f in functions.values()]
 
@@ -330,8 +331,8 @@ def article_data(rng: np.random.Generator, n: int = 200):
 
 def half_dead_params():
     """Initial params whose first hidden unit is the article's: both weights negative, bias 0, so it never fires."""
-    first = Params(jnp.array([[-1.1044016, 0.5], [-0.5948815, 0.8]]), jnp.zeros(2))
-    return first, (), Params(jnp.array([[0.1048971], [1.1]]), jnp.zeros(1))
+    first = affine(jnp.array([[-1.1044016, 0.5], [-0.5948815, 0.8]]), jnp.zeros(2))
+    return first, (), affine(jnp.array([[0.1048971], [1.1]]), jnp.zeros(1))
 
 
 @claim(

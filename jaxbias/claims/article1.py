@@ -9,10 +9,9 @@ import jaxbias as jb
 from jaxbias.claims import _regression as regression
 from jaxbias.claims._claim import CONDITIONAL, HOLDS, claim
 from jaxbias.claims._conditions import above, at_most, exactly, mean_above, near, reported, true
-from jaxbias.claims._tools import descend, difference, generator, once, predict, randomized, train
+from jaxbias.claims._tools import affine, descend, difference, generator, once, predict, randomized, train
 from jaxbias.layers import conv, dense, sigmoid, tanh
 from jaxbias.losses import mean_squared_error
-from jaxbias.params import Params
 
 
 @claim(
@@ -27,9 +26,9 @@ def neuron(key):
     weight, bias, x = rng.standard_normal((3, 2)), rng.standard_normal(2), rng.standard_normal((5, 3))
     layer = jb.chain(dense.layer(2), tanh)
     apply = once(lambda params, x: predict(layer, params, x))
-    params = (Params(weight, bias), ())
+    params = (affine(weight, bias), ())
     loops = [[np.tanh(sum(row[i] * weight[i, k] for i in range(3)) + bias[k]) for k in range(2)] for row in x]
-    single = apply((Params(weight[:1, :1], bias[:1]), ()), x[0, :1])
+    single = apply((affine(weight[:1, :1], bias[:1]), ()), x[0, :1])
     return {
         "scalar − by hand": np.abs(single[0] - np.tanh(x[0, 0] * weight[0, 0] + bias[0])),
         "vector − loop": difference(apply(params, x[0]), np.array(loops[0])),
@@ -57,7 +56,7 @@ def rain(key):
         return 1 / (1 + np.exp(-z))
 
     shifted = [np.abs(f(w[i] * x + b[i]) - f(w[i] * (x + b[i] / w[i]))) for f in (np.tanh, logistic) for i in range(5)]
-    blank = sigmoid.forward((), dense.forward(Params(jnp.asarray(w)[:, None], None), jnp.zeros((1, 5)))[0])[0]
+    blank = sigmoid.forward((), dense.forward(affine(jnp.asarray(w)[:, None], None), jnp.zeros((1, 5)))[0])[0]
     rained = jnp.array([1.0] + [0.0] * 4)
 
     @once
@@ -87,12 +86,12 @@ def through_the_origin(key):
     xs = rng.uniform(-1, 3, (20, 30))
     ys = 2 * xs + 1 + 0.5 * rng.standard_normal(xs.shape)
     apply = once(lambda params: dense.forward(params, jnp.zeros((1, 1)))[0][0, 0])
-    without = [apply(Params(jnp.array([[regression.without_bias(x, y).weight]]), None)) for x, y in zip(xs, ys)]
+    without = [apply(affine(jnp.array([[regression.without_bias(x, y).weight]]), None)) for x, y in zip(xs, ys)]
     fits = [regression.with_bias(x, y) for x, y in zip(xs, ys)]
     return {
         "f(0) without a bias, 20 data sets": without,
         "|f(0)| with a bias, 20 data sets": [
-            abs(apply(Params(jnp.array([[fit.weight]]), jnp.array([fit.bias])))) for fit in fits
+            abs(apply(affine(jnp.array([[fit.weight]]), jnp.array([fit.bias])))) for fit in fits
         ],
     }
 
@@ -174,7 +173,7 @@ def bias_off(key):
 def set_bias(key):
     rng = generator(key)
     x = jnp.asarray(rng.standard_normal((4, 3)))
-    before = Params(jnp.asarray(rng.standard_normal((3, 2))), jnp.zeros(2))
+    before = affine(jnp.asarray(rng.standard_normal((3, 2))), jnp.zeros(2))
     after = before._replace(bias=jnp.full_like(before.bias, 0.5))
     return {
         "bias": after.bias,
@@ -204,7 +203,8 @@ def bias_by_name(key):
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(params)]
     replaced = (params[0]._replace(bias=params[0].bias + 1), *params[1:])
     dropped = (params[0]._replace(bias=None), *params[1:])
-    labels = ((Params("train", "freeze")), (), Params("train", "train"))
+    labels = jax.tree.map(lambda leaf: "train", params)
+    labels = (labels[0]._replace(bias="freeze"), *labels[1:])
     optimizer = optax.partition({"train": optax.adam(0.01), "freeze": optax.set_to_zero()}, labels)
     trained, _ = train(network, mean_squared_error, params, x, y, optimizer, 50)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -233,7 +233,7 @@ def bias_by_name(key):
 )
 def convolution_bias(key):
     rng = generator(key)
-    found = {}
+    found, sizes = {}, []
     for axes in (2, 1):
         x = rng.standard_normal((2, *(6, 5)[:axes], 3))
         layer = conv.layer(16, 3)
@@ -335,7 +335,7 @@ def bias_starts_at_zero(key):
 )
 def fires_at_zero(key):
     rng = generator(key)
-    x, delta = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+    x, delta = rng.standard_normal((5, 3)), jnp.asarray(rng.standard_normal((5, 2)))
     params = randomized(rng, dense.layer(2), x)
     bias_gradients = [dense.backward(dense.forward(params, jnp.asarray(s * x))[1], delta)[0].bias for s in (1, 100)]
     z = rng.standard_normal(400_000)

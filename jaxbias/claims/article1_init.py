@@ -163,12 +163,12 @@ def xavier(key):
     linear = []
     for _ in range(100):
         a = 0.01 * rng.standard_normal((16, WIDTH))
-        first = None
+        sizes = []
         for _ in range(DEPTH):
             z = a @ (rng.standard_normal((WIDTH, WIDTH)) * WIDTH**-0.5)
             a = np.tanh(z)
-            first = first or np.sqrt(np.mean(z * z))
-        linear.append(np.log2(np.sqrt(np.mean(z * z)) / first) / (DEPTH - 1))
+            sizes.append(np.sqrt(np.mean(z * z)))
+        linear.append(np.log2(sizes[-1] / sizes[0]) / (DEPTH - 1))
     return {
         "ReLU: log₂ growth of z per layer (theory −1/2)": signal[0],
         "ReLU: log₂ growth of the gradient per layer": error[0],
@@ -201,7 +201,7 @@ def he(key):
 
 @claim(
     "A1.20",
-    "The expected initial loss of a neuron on one pair is t² + s_w²‖x‖² + s_b²: lowest from zero, highest from N(0, 1).",
+    "A neuron's expected initial loss on one pair is t² + s_w²‖x‖² + s_b²: lowest from zero, highest from N(0, 1).",
     REFUTED,
     {
         "loss from zeros": exactly(1.0),

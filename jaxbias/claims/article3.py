@@ -1,5 +1,7 @@
 """Article 3: backpropagation and the bias update, equation by equation."""
 
+from typing import Any
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -9,10 +11,10 @@ import optax
 import jaxbias as jb
 from jaxbias.claims._claim import CONDITIONAL, HOLDS, claim
 from jaxbias.claims._conditions import above, at_most, below, exactly, near
-from jaxbias.claims._tools import descend, difference, generator, once, predict, randomized, relative_difference
+from jaxbias.claims._tools import affine, descend, difference, generator, once, predict, randomized, relative_difference
 from jaxbias.layers import dense, sigmoid, tanh
 from jaxbias.losses import mean_squared_error
-from jaxbias.params import Params, run_forward
+from jaxbias.params import run_forward
 
 NETWORK = jb.chain(dense.layer(4), tanh, dense.layer(3), sigmoid, dense.layer(2))
 """3-4-3-2; no two neighbouring layers have one size, so that a transposed matrix cannot pass unseen."""
@@ -22,12 +24,12 @@ def problem(key, n: int = 5):
     """Random params without a zero bias, n rows and their targets."""
     rng = generator(key)
     x = rng.standard_normal((n, 3))
-    return randomized(rng, NETWORK, x), x, rng.standard_normal((n, 2))
+    return randomized(rng, NETWORK, x), jnp.asarray(x), jnp.asarray(rng.standard_normal((n, 2)))
 
 
-def affine(params) -> list[Params]:
+def receiver_first(params):
     """The dense layers' params, W in the sheet's layout [receiver, sender] (A3.5)."""
-    return [Params(np.asarray(layer.weight).T, np.asarray(layer.bias)) for layer in params[::2]]
+    return [(np.asarray(layer.weight).T, np.asarray(layer.bias)) for layer in params[::2]]
 
 
 SIGMAS = (np.tanh, lambda z: 1 / (1 + np.exp(-z)), lambda z: z)
@@ -37,8 +39,8 @@ SLOPES = (lambda a: 1 - a * a, lambda a: a * (1 - a), np.ones_like)
 
 def forward_by_element(params, x):
     """z and a of every layer for one sample, unit by unit as in equation (2)."""
-    a, z = [x], []
-    for (weight, bias), sigma in zip(affine(params), SIGMAS):
+    a, z = [np.asarray(x)], []
+    for (weight, bias), sigma in zip(receiver_first(params), SIGMAS):
         sums = []
         for k in range(weight.shape[0]):
             total = bias[k]
@@ -52,10 +54,10 @@ def forward_by_element(params, x):
 
 def deltas_by_element(params, a, target):
     """δ of every layer for one sample, unit by unit: (9) for the last layer, (8) below."""
-    layers = affine(params)
-    delta = [2 / len(target) * (a[-1] - target) * SLOPES[-1](a[-1])]
+    layers = receiver_first(params)
+    delta = [2 / len(target) * (a[-1] - np.asarray(target)) * SLOPES[-1](a[-1])]
     for l in range(len(layers) - 2, -1, -1):
-        above_weight = layers[l + 1].weight
+        above_weight, _ = layers[l + 1]
         slope = SLOPES[l](a[l + 1])
         delta.insert(
             0,
@@ -71,11 +73,11 @@ def deltas_by_element(params, a, target):
 
 def gradients_by_element(params, x, targets):
     """Mean over the samples of (10) and (14), in the library's layout."""
-    total = None
+    total: Any = None
     for sample, target in zip(x, targets):
         _, a = forward_by_element(params, sample)
         delta = deltas_by_element(params, a, target)
-        grads = [Params(np.outer(a[l], delta[l]) / len(x), delta[l] / len(x)) for l in range(len(delta))]
+        grads = [affine(np.outer(a[l], delta[l]) / len(x), delta[l] / len(x)) for l in range(len(delta))]
         total = grads if total is None else jax.tree.map(np.add, total, grads)
     return total
 
@@ -171,8 +173,8 @@ def indices(key):
     params, x, _ = problem(key)
     jacobian = once(jax.jacobian(lambda x: dense.forward(params[0], x)[0]))(x[0])
     return {
-        "shapes of W¹, W², W³": [layer.weight.shape for layer in affine(params)],
-        "∂z¹_k/∂a⁰_j − w_kj": difference(jacobian, affine(params)[0].weight),
+        "shapes of W¹, W², W³": [weight.shape for weight, _ in receiver_first(params)],
+        "∂z¹_k/∂a⁰_j − w_kj": difference(jacobian, receiver_first(params)[0][0]),
     }
 
 
@@ -311,7 +313,7 @@ def weight_gradient(key):
     delta = deltas_by_element(params, a, targets[0])
     grads = by_library("delta", params, x, targets)
     updates, _ = optax.sgd(0.3).update(grads, optax.sgd(0.3).init(grads))
-    stepped = optax.apply_updates(params[::2], updates)
+    stepped: Any = optax.apply_updates(params[::2], updates)
     return {
         "∂C/∂w − δ a, per sample": difference([g.weight for g in grads], [np.outer(a[l], delta[l]) for l in range(3)]),
         "w after a step − (w − α δ a)": difference(
@@ -338,7 +340,7 @@ def bias_gradient(key):
     found = jb.deltas(NETWORK, mean_squared_error)(params, x, targets)
     loops = deltas_by_element(params, forward_by_element(params, x[0])[1], targets[0])
     updates, _ = optax.sgd(0.3).update(grads, optax.sgd(0.3).init(grads))
-    stepped = optax.apply_updates(params[::2], updates)
+    stepped: Any = optax.apply_updates(params[::2], updates)
 
     batch, rows, wanted = problem(jax.random.fold_in(key, 1))
     leaves, treedef = jax.tree.flatten(batch)

@@ -10,13 +10,13 @@ from jaxbias.claims import _regression as regression
 from jaxbias.claims import article0, article2
 from jaxbias.claims._claim import REFUTED, claim
 from jaxbias.claims._conditions import above, at_most, below, exactly, mean_near, mean_within, near
-from jaxbias.claims._tools import descend, difference, generator, largest, once, predict, randomized
+from jaxbias.claims._tools import affine, descend, difference, generator, largest, once, predict, randomized
 from jaxbias.claims.article1 import steps_to_optimum
 from jaxbias.claims.article1_init import FINITE_WIDTH, WIDTH, growth
 from jaxbias.claims.article3 import NETWORK, problem
 from jaxbias.layers import dense, identity, leaky_relu, relu, sigmoid, softmax, tanh
 from jaxbias.losses import mean_squared_error
-from jaxbias.params import Params, run_forward
+from jaxbias.params import run_forward
 
 
 @claim(
@@ -161,7 +161,7 @@ def symmetry(key):
     @once
     def run(biases):
         def one(bias):
-            start = (Params(jnp.zeros((2, 4)), bias), (), Params(jnp.zeros((4, 1)), jnp.zeros(1)))
+            start = (affine(jnp.zeros((2, 4)), bias), (), affine(jnp.zeros((4, 1)), jnp.zeros(1)))
             return descend(lambda p: gradient(p, x, y), start, optax.sgd(0.05), 4000)
 
         return jax.vmap(one)(biases)
@@ -373,8 +373,8 @@ def dying_units(key):
     rng = generator(key)
     x, y = rng.uniform(-1, 1, (50, 3)), rng.standard_normal((50, 1))
     network = jb.chain(dense.layer(8), relu, dense.layer(1))
-    first = Params(rng.standard_normal((3, 8)) * np.sqrt(2 / 3), np.where(np.arange(8) == 2, -20.0, 0.0))
-    start = (first, (), Params(rng.standard_normal((8, 1)) * 0.5, np.zeros(1)))
+    first = affine(rng.standard_normal((3, 8)) * np.sqrt(2 / 3), np.where(np.arange(8) == 2, -20.0, 0.0))
+    start = (first, (), affine(rng.standard_normal((8, 1)) * 0.5, np.zeros(1)))
     gradient = jb.value_and_grad(network, mean_squared_error)
 
     @once
@@ -576,7 +576,7 @@ def shift(key):
     rng = generator(key)
     x, b = np.linspace(-3, 3, 61)[:, None], 0.8
     network = jb.chain(dense.layer(1), tanh, dense.layer(1))
-    params = (Params(np.array([[1.7]]), np.array([b])), (), Params(np.ones((1, 1)), np.array([rng.standard_normal()])))
+    params = (affine(np.array([[1.7]]), np.array([b])), (), affine(np.ones((1, 1)), np.array([rng.standard_normal()])))
     off = (params[0]._replace(bias=np.zeros(1)), *params[1:])
     raised = (*params[:2], params[2]._replace(bias=params[2].bias + b))
     f = once(lambda p, x: predict(network, p, x)[:, 0])
@@ -601,7 +601,7 @@ def input_independent_part(key):
     x = rng.standard_normal((5, 3))
     params = randomized(rng, dense.layer(2), x)
     z = once(lambda p, x: dense.forward(p, x)[0])
-    by_bias = once(jax.jacobian(lambda b: dense.forward(params._replace(bias=b), x)[0]))(params.bias)
+    by_bias = once(jax.jacobian(lambda b: dense.forward(params._replace(bias=b), jnp.asarray(x))[0]))(params.bias)
     return {
         "z(0) − b": difference(z(params, 0 * x), np.tile(params.bias, (5, 1))),
         "z(x) − z(0) − xW": difference(np.asarray(z(params, x)) - np.asarray(z(params, 0 * x)), x @ params.weight),

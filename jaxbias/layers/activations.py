@@ -31,6 +31,7 @@ S. Elfwing et al., SiLU (2018); C. Bishop, PRML (2006), eq. 4.106 (softmax).
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def _without_params(
     function: Callable[[Array], Array],
     error_signal: Callable[[Array, Array], Array],
     keep: str,
-    check: Callable[[Array, str], None] = check_float,
+    check: Callable[[Any, str], None] = check_float,
 ) -> Layer:
     """A layer a = function(z) whose backward is error_signal(kept, δ), computed in at least float32."""
 
@@ -200,8 +201,8 @@ gelu = make_gelu()
 # --- coupled along one axis -------------------------------------------------------------------------------------------
 
 
-def _check_axis(axis: int) -> Callable[[Array, str], None]:
-    def check(x: Array, function: str) -> None:
+def _check_axis(axis: int) -> Callable[[Any, str], None]:
+    def check(x: Any, function: str) -> None:  # at init, x may be a ShapeDtypeStruct
         check_float(x, function)
         if not -len(x.shape) <= axis < len(x.shape):
             raise ValueError(f"{function}: axis={axis} does not exist in x of shape {x.shape}.")

@@ -1,0 +1,37 @@
+import jax
+import pytest
+
+from jaxbias import claims
+
+EXACT = [each.number for each in claims.select() if not each.statistical]
+STATISTICAL = [each.number for each in claims.select() if each.statistical]
+
+
+def assert_holds(number):
+    result = claims.run_claim(claims.REGISTRY[number])
+    assert not result.error, result.error
+    assert all(finding.passed for finding in result.findings), [f for f in result.findings if not f.passed]
+
+
+@pytest.mark.parametrize("number", EXACT)
+def test_claim(number):
+    assert_holds(number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", STATISTICAL)
+def test_statistical_claim(number):
+    assert_holds(number)
+
+
+def test_experiments_are_functions_of_their_key_and_leave_the_configuration_alone():
+    def settings():
+        return jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+
+    before = settings()
+    first, again = (claims.run_claim(claims.REGISTRY["A0.7"], jax.random.key(3)) for _ in range(2))
+    other = claims.run_claim(claims.REGISTRY["A0.7"], jax.random.key(4))
+    name = "slope − formula"
+    assert (first.values[name] == again.values[name]).all()
+    assert (first.values[name] != other.values[name]).any()
+    assert settings() == before
