@@ -1,8 +1,10 @@
 """Weights, biases and their gradients in JAX: derived by hand, checked by machine."""
 
 from . import initializers as initializers
+from . import io as io
 from . import layers as layers
 from . import losses as losses
+from . import penalties as penalties
 from . import train as train
 from . import verify as verify
 from ._summary import summary as summary

@@ -1,0 +1,143 @@
+"""Files that are whole or not there, another network's file, and the layouts of PyTorch and Keras (A0.11-A0.14)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbias as jb
+from jaxbias import _files, io
+from jaxbias.layers import conv, dense, layer_norm, relu, reshape
+
+NETWORK = jb.chain(dense.layer(4), relu, dense.layer(2, use_bias=False))
+ARTICLE = jb.chain(dense.layer(2), relu, dense.layer(1))
+KERAS = [  # A0.11, as get_weights prints them
+    [[-1.1044016, 0.9812743], [-0.5948815, 1.4780935]],
+    [0.0, 0.3192987],
+    [[0.1048971], [2.0368812]],
+    [0.2609277],
+]
+
+
+def same(a, b):
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        x.dtype == y.dtype and (x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.float16, jnp.bfloat16])
+def test_round_trip(key, tmp_path, dtype):
+    params = NETWORK.init(key, jnp.ones((2, 3), dtype))
+    io.save(tmp_path / "net.safetensors", params)
+    like = jax.eval_shape(NETWORK.init, key, jnp.ones((2, 3), dtype))
+    assert same(io.load(tmp_path / "net.safetensors", like), params)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_the_file_is_safetensors_under_dotted_names(key, tmp_path):
+    import safetensors.numpy
+
+    params = NETWORK.init(key, jnp.ones((2, 3)))
+    io.save(tmp_path / "net.safetensors", params)
+    arrays = safetensors.numpy.load_file(tmp_path / "net.safetensors")
+    assert set(arrays) == {"0.weight", "0.bias", "2.weight"}
+    assert (arrays["0.weight"] == np.asarray(params[0].weight)).all()
+
+
+def test_a_failed_write_leaves_the_old_file(key, tmp_path, monkeypatch):
+    params = NETWORK.init(key, jnp.ones((2, 3)))
+    path = tmp_path / "net.safetensors"
+    io.save(path, params)
+    before = path.read_bytes()
+
+    def full_disk(self, target):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(_files.Path, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        io.save(path, jax.tree.map(lambda leaf: leaf + 1, params))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_or_read(key, tmp_path):
+    params = NETWORK.init(key, jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"io.save: cannot write .*none/net.*Name a file in a directory that exists"):
+        io.save(tmp_path / "none" / "net.safetensors", params)
+    with pytest.raises(FileNotFoundError, match=r"io.load: there is no file .*other.safetensors"):
+        io.load(tmp_path / "other.safetensors", params)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"not safetensors", lambda b: b""])
+def test_a_damaged_file_is_named(key, tmp_path, damage):
+    params = NETWORK.init(key, jnp.ones((2, 3)))
+    path = tmp_path / "net.safetensors"
+    io.save(path, params)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"io.load: .*net.safetensors is damaged or not a safetensors file"):
+        io.load(path, params)
+
+
+@pytest.mark.parametrize(
+    ("other", "dtype", "match"),
+    [
+        (
+            jb.chain(dense.layer(4), relu, dense.layer(2)),
+            jnp.float64,
+            r"it has no 2.bias; it has 0.bias, 0.weight",
+        ),
+        (jb.chain(dense.layer(4)), jnp.float64, r"another network: params has no 2.weight"),
+        (
+            jb.chain(dense.layer(4), relu, dense.layer(3, use_bias=False)),
+            jnp.float64,
+            r"2.weight has shape \(4, 2\) there and \(4, 3\) in params",
+        ),
+        (NETWORK, jnp.float32, r"0.weight has dtype float64 there and float32 in params"),
+    ],
+)
+def test_the_file_of_another_network(key, tmp_path, other, dtype, match):
+    io.save(tmp_path / "net.safetensors", NETWORK.init(key, jnp.ones((2, 3))))
+    with pytest.raises(ValueError, match=match):
+        io.load(tmp_path / "net.safetensors", jax.eval_shape(other.init, key, jnp.ones((2, 3), dtype)))
+
+
+def predict(params):
+    x = jnp.array([[2.0, 3.0]], params[0].weight.dtype)
+    return ARTICLE.forward(params, x)[0][0, 0]
+
+
+@pytest.mark.parametrize(("dtype", "value", "atol"), [(jnp.float64, 13.9408822, 5e-8), (jnp.float32, 13.940883, 2e-6)])
+def test_keras_layout_gives_the_prediction_of_the_article(key, dtype, value, atol):
+    like = ARTICLE.init(key, jnp.ones((1, 2), dtype))
+    params = io.from_keras(like, KERAS)
+    np.testing.assert_allclose(predict(params), value, rtol=0, atol=atol)
+    assert all((a == np.asarray(b, a.dtype)).all() for a, b in zip(io.to_keras(params), KERAS))
+
+
+def test_pytorch_layout_is_the_transposed_one(key):
+    like = ARTICLE.init(key, jnp.ones((1, 2)))
+    state = {name: np.array(array) for name, array in zip(["0.weight", "0.bias", "2.weight", "2.bias"], KERAS)}
+    misread = io.from_pytorch(ARTICLE, like, {**state, "2.weight": state["2.weight"].T})
+    np.testing.assert_allclose(predict(misread), 7.597099, atol=5e-7)  # A0.14: the labels the article swapped
+    right = io.from_pytorch(ARTICLE, like, {name: array.T for name, array in state.items()})
+    np.testing.assert_allclose(predict(right), 13.9408822, atol=5e-8)
+
+
+def test_pytorch_round_trip_of_convolutions(key):
+    network = jb.chain(conv.layer(6, (3, 2), groups=2), relu, reshape.layer(), dense.layer(5), layer_norm.layer())
+    params = network.init(key, jnp.ones((2, 4, 5, 4)))
+    state = io.to_pytorch(network, params)
+    assert state["0.weight"].shape == (6, 2, 3, 2) and state["3.weight"].shape[0] == 5
+    assert state["0.weight"][4, 1, 2, 0] == params[0].weight[2, 0, 1, 4]  # OIHW against HWIO
+    assert state["4.weight"].shape == (5,)
+    statistics = {"4.running_mean": np.zeros(5), "4.num_batches_tracked": np.zeros((), np.int64)}
+    assert same(io.from_pytorch(network, params, {**state, **statistics}), params)
+
+
+def test_pytorch_names_what_does_not_fit(key):
+    like = ARTICLE.init(key, jnp.ones((1, 2)))
+    state = io.to_pytorch(ARTICLE, like)
+    with pytest.raises(ValueError, match=r"io.from_pytorch: .* it has no 0.weight, .*; it has fc1.weight"):
+        io.from_pytorch(ARTICLE, like, {"fc1.weight": state["0.weight"]})
+    odd = ARTICLE.parts[0]._replace(name="bilinear")
+    with pytest.raises(ValueError, match=r"io.to_pytorch: the PyTorch layout of a bilinear layer \(0.weight\)"):
+        io.to_pytorch(jb.chain(odd), like[:1])
