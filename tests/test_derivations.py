@@ -1,4 +1,11 @@
-"""Every layer and loss in every example configuration: the hand-derived backward against what does not know it."""
+"""Every layer and loss in every example configuration: the hand-derived backward against what does not know it.
+
+One program per example computes everything on the same numbers, drawn in bfloat16 so that every dtype holds them
+exactly: the hand-derived gradients in three dtypes and under vmap, autodiff of the plain forward in float64, and
+central differences of every single element.
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,99 +17,104 @@ from jax.interpreters import ad
 from jaxbias import check, verify
 from jaxbias.derivation import cast, problem
 
-EXAMPLES = [
-    pytest.param(example, id=f"{name}: {example.label}")
-    for derivations in (check.layer_derivations(), check.loss_derivations())
-    for name, derivation in derivations.items()
-    for example in derivation.examples
-]
-every_example = pytest.mark.parametrize("example", EXAMPLES)
+DERIVATIONS = check.layer_derivations() | check.loss_derivations()
+every_example = pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(example, id=f"{derivation.name}: {example.label}")
+        for derivation in DERIVATIONS.values()
+        for example in derivation.examples
+    ],
+)
+every_derivation = pytest.mark.parametrize("name", DERIVATIONS)
 
-CONSTANT = {jnp.float32: 32 * 2.0**-23, jnp.bfloat16: 32 * 2.0**-7}
+NARROW = {"float32": 32 * 2.0**-23, "bfloat16": 32 * 2.0**-7}
 """32 units in the last place of a leaf's largest entry: the longest derivations round some thirty times in a row."""
+STEP = 1e-5
 
 
-def gradients(problem):
-    """(forward, backward) as one jitted function of (params, x, delta)."""
+class Gradients(NamedTuple):
+    hand: Any
+    autodiff: Any
+    differences: Any
+    narrow: dict[str, Any]
+    vmapped: Any
+
+
+def backward(case, params, x, delta):
+    return case.backward(case.forward(params, x)[1], delta)
+
+
+def by_differences(case, params, x, delta):
+    """(s(θ + h) − s(θ − h)) / 2h of s = Σ δ · forward(θ), one element at a time; None for an integer leaf."""
+    leaves, treedef = jax.tree.flatten((params, x))
+
+    def scalar(i, leaf):
+        out, _ = case.forward(*treedef.unflatten([leaf if j == i else other for j, other in enumerate(leaves)]))
+        return jnp.vdot(out, delta)
+
+    def slopes(i, leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return None
+        basis = STEP * jnp.eye(leaf.size, dtype=leaf.dtype).reshape(leaf.size, *leaf.shape)
+        slope = jax.lax.map(lambda e: (scalar(i, leaf + e) - scalar(i, leaf - e)) / (2 * STEP), basis)
+        return slope.reshape(leaf.shape)
+
+    return [slopes(i, leaf) for i, leaf in enumerate(leaves)]
+
+
+def gradients(key, example) -> Gradients:
+    case = problem(example, key, jnp.bfloat16, held_in=jnp.float64)
+    narrow = {dtype: problem(example, key, jnp.bfloat16, held_in=jnp.dtype(dtype)) for dtype in NARROW}
 
     @jax.jit
-    def run(params, x, delta):
-        _, residuals = problem.forward(params, x)
-        return problem.backward(residuals, delta)
+    def program(values, narrow_values):
+        params, x, delta = values
+        _, pull_back, _ = jax.vjp(case.forward, params, x, has_aux=True)
+        deltas = jnp.stack([2 * delta, -delta])
+        return Gradients(
+            hand=backward(case, *values),
+            autodiff=pull_back(delta),
+            differences=by_differences(case, *values),
+            narrow={dtype: backward(narrow[dtype], *narrow_values[dtype]) for dtype in narrow},
+            vmapped=jax.vmap(lambda delta: backward(case, params, x, delta))(deltas),
+        )
 
-    return run(problem.params, problem.x, problem.delta)
-
-
-@every_example
-def test_backward_matches_autodiff_in_float64(key, example):
-    forward, backward, params, x, delta = problem(example, key, jnp.float64)
-    errors = verify.leaf_errors(forward, backward, params, x, delta)
-    assert all(error < 1e-12 for error in errors.values()), errors
-
-
-@every_example
-def test_backward_matches_central_differences(key, example):
-    """Every element of every leaf, by itself: (s(θ + h) − s(θ − h)) / 2h of s = Σ δ · forward(θ), h = 1e-5."""
-    case = problem(example, key, jnp.float64)
-    leaves, treedef = jax.tree.flatten((case.params, case.x))
-    hand = dict(zip(range(len(leaves)), treedef.flatten_up_to(gradients(case))))
-    moved = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size]
-
-    @jax.jit
-    def differences():
-        def slope(i, direction):
-            def value(step):
-                shifted = [leaf + step * direction if j == i else leaf for j, leaf in enumerate(leaves)]
-                out, _ = case.forward(*treedef.unflatten(shifted))
-                return jnp.vdot(out, case.delta)
-
-            return (value(1e-5) - value(-1e-5)) / 2e-5
-
-        basis = {i: jnp.eye(leaves[i].size).reshape(leaves[i].size, *leaves[i].shape) for i in moved}
-        return {i: jax.lax.map(lambda e, i=i: slope(i, e), basis[i]).reshape(leaves[i].shape) for i in moved}
-
-    by_differences = differences()
-    largest = np.max([np.max(np.abs(d)) for d in by_differences.values()], initial=1.0)
-    for i in moved:
-        np.testing.assert_allclose(hand[i], by_differences[i], rtol=0, atol=1e-7 * largest)
+    return program(
+        (case.params, case.x, case.delta), {dtype: (each.params, each.x, each.delta) for dtype, each in narrow.items()}
+    )
 
 
-@pytest.mark.parametrize("dtype", CONSTANT, ids=lambda dtype: dtype.__name__)
-@every_example
-def test_backward_in_narrow_floats_matches_float64_autodiff(key, example, dtype):
-    case = problem(example, key, dtype)
-    exact = problem(example, key, dtype, held_in=jnp.float64)
-    hand = gradients(case)
-    for actual, leaf in zip(jax.tree.leaves(hand), jax.tree.leaves((case.params, case.x))):
-        assert actual.dtype == leaf.dtype
-    _, pull_back, _ = jax.vjp(exact.forward, exact.params, exact.x, has_aux=True)
-    errors = verify.relative_errors(actual=cast(hand, jnp.float64), expected=pull_back(exact.delta))
-    assert all(error < CONSTANT[dtype] for error in errors.values()), errors
+def assert_within(tolerance, actual, expected):
+    errors = verify.relative_errors(actual=actual, expected=expected)
+    assert all(error < tolerance for error in errors.values()), errors
 
 
 @every_example
-def test_jit_equals_eager_and_vmap_equals_loop(key, example):
-    case = problem(example, key, jnp.float64)
-    deltas = jnp.stack([case.delta, 2 * case.delta, -case.delta])
+def test_backward_equals_autodiff_differences_vmap_and_itself_in_narrow_floats(key, example):
+    found = gradients(key, example)
+    assert_within(1e-12, found.hand, found.autodiff)
 
-    def run(delta):
-        _, residuals = case.forward(case.params, case.x)
-        return case.backward(residuals, delta)
+    leaves = [leaf for leaf in jax.tree.leaves(found.autodiff) if leaf.dtype != float0]
+    moved = [leaf for leaf in found.differences if leaf is not None]
+    largest = np.max([np.max(np.abs(leaf), initial=0.0) for leaf in leaves], initial=1.0)
+    for hand, slopes in zip(jax.tree.leaves(found.hand), moved, strict=True):
+        np.testing.assert_allclose(hand, slopes, rtol=0, atol=1e-7 * largest)
 
-    batched = jax.jit(jax.vmap(run))(deltas)
-    for i, delta in enumerate(deltas):
-        one = jax.tree.map(lambda leaf, i=i: leaf[i], batched)
-        errors = verify.relative_errors(actual=one, expected=run(delta))  # eager
-        assert all(error < 1e-13 for error in errors.values()), errors
+    for i, factor in enumerate((2, -1)):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], found.vmapped)
+        assert_within(1e-13, one, jax.tree.map(lambda leaf, factor=factor: factor * leaf, found.hand))
+
+    for dtype, tolerance in NARROW.items():
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(found.narrow[dtype])} <= {dtype}
+        assert_within(tolerance, cast(found.narrow[dtype], jnp.float64), found.autodiff)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-@every_example
-def test_forward_and_backward_lower(key, example, platform):
-    case = problem(example, key, jnp.float32)
-    run = jax.jit(lambda params, x, delta: case.backward(case.forward(params, x)[1], delta))
-    lowered = run.trace(case.params, case.x, case.delta).lower(lowering_platforms=(platform,))
-    assert "func.func public @main" in lowered.as_text()
+@every_derivation
+def test_jit_equals_eager(key, name):
+    case = problem(DERIVATIONS[name].examples[0], key, jnp.float64)
+    values = case.params, case.x, case.delta
+    assert_within(1e-13, jax.jit(lambda *values: backward(case, *values))(*values), backward(case, *values))
 
 
 AUTODIFF = {
@@ -123,10 +135,11 @@ def no_autodiff(monkeypatch):
 
 
 @every_example
-def test_no_backward_calls_autodiff(key, example, no_autodiff):
-    case = problem(example, key, jnp.float64)
-    _, residuals = case.forward(case.params, case.x)
-    jax.make_jaxpr(case.backward)(residuals, case.delta)
+def test_backward_lowers_for_every_platform_and_calls_no_autodiff(key, example, no_autodiff):
+    case = problem(example, key, jnp.float32)
+    traced = jax.jit(lambda *values: backward(case, *values)).trace(case.params, case.x, case.delta)
+    for platform in ("cpu", "cuda", "tpu"):
+        assert "func.func public @main" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_the_autodiff_guard_catches_autodiff(no_autodiff):
@@ -134,7 +147,7 @@ def test_the_autodiff_guard_catches_autodiff(no_autodiff):
         jax.vjp(jnp.sin, 1.0)
 
 
-def test_integer_inputs_have_no_gradient(key):
+def test_integer_inputs_have_no_gradient():
     """An integer input has a float0 cotangent in autodiff and None in a backward: both carry no number."""
     expected = np.zeros((2,), float0)
     assert verify.relative_errors(actual={"x": None}, expected={"x": expected}) == {}
