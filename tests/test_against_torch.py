@@ -56,8 +56,8 @@ def assert_same_as_torch(key, layer, x, torch_forward):
     torch_out = torch_forward(torch_params, torch_x)
     torch_out.backward(torch.from_numpy(np.array(delta)))
     assert_close(out, torch_out, "out")
-    pairs = zip(jax.tree.leaves_with_path((grads, delta_x)), jax.tree.leaves((torch_params, torch_x)), strict=True)
-    for (path, actual), tensor in pairs:
+    differentiable = [tensor for tensor in jax.tree.leaves((torch_params, torch_x)) if tensor.requires_grad]
+    for (path, actual), tensor in zip(jax.tree.leaves_with_path((grads, delta_x)), differentiable, strict=True):
         assert_close(actual, tensor.grad, jax.tree_util.keystr(path))
 
 
@@ -90,6 +90,33 @@ def torch_batch_norm(p, x):
     return channels_last(F.batch_norm(channels_first(x), None, None, p.weight, p.bias, training=True))
 
 
+def torch_conv_transpose(groups=1, **configuration):
+    def forward(p, x):
+        *length, per_group, channels_out = p.weight.shape
+        split = p.weight.reshape(*length, per_group, groups, channels_out // groups)
+        kernel = split.movedim((-2, -3, -1), (0, 1, 2)).flatten(0, 1)  # (in, out/groups, *spatial)
+        function = {3: F.conv_transpose1d, 4: F.conv_transpose2d}[x.ndim]
+        return channels_last(function(channels_first(x), kernel, p.bias, groups=groups, **configuration))
+
+    return forward
+
+
+def torch_rnn(activation):
+    module = torch.nn.RNN(3, 4, nonlinearity=activation, batch_first=True, dtype=torch.float64)
+
+    def forward(p, x):
+        x, *initial = x if isinstance(x, tuple) else (x,)
+        weights = {
+            "weight_ih_l0": p.input.weight.T,
+            "weight_hh_l0": p.hidden.weight.T,
+            "bias_ih_l0": p.input.bias,
+            "bias_hh_l0": torch.zeros(4, dtype=torch.float64),  # PyTorch keeps a second, redundant bias
+        }
+        return torch.func.functional_call(module, weights, (x, *(h[None] for h in initial)))[0]
+
+    return forward
+
+
 conv = layers.conv
 LAYERS = {
     "dense": (layers.dense.layer(4), (5, 3), torch_dense),
@@ -104,6 +131,28 @@ LAYERS = {
     "conv 2-D groups": (conv.layer(6, 3, groups=2), (2, 5, 6, 4), torch_conv(groups=2)),
     "conv 2-D depthwise": (conv.layer(6, 3, groups=3, use_bias=False), (2, 5, 6, 3), torch_conv(groups=3)),
     "conv 3-D": (conv.layer(2, 2, stride=2), (2, 4, 5, 4, 3), torch_conv(stride=2)),
+    "conv_transpose 1-D": (layers.conv_transpose.layer(4, 3), (2, 5, 3), torch_conv_transpose()),
+    "conv_transpose 2-D, all keywords": (
+        layers.conv_transpose.layer(4, 3, stride=3, padding=1, output_padding=1, kernel_dilation=2, groups=2),
+        (2, 4, 3, 6),
+        torch_conv_transpose(stride=3, padding=1, output_padding=1, dilation=2, groups=2),
+    ),
+    "rnn tanh": (layers.rnn.layer(4), (2, 5, 3), torch_rnn("tanh")),
+    "rnn relu, given state": (
+        layers.rnn.layer(4, activation="relu"),
+        ((2, 5, 3), (2, 4)),
+        torch_rnn("relu"),
+    ),
+    "bilinear": (
+        layers.bilinear.layer(4),
+        ((5, 3), (5, 2)),
+        lambda p, x: F.bilinear(*x, p.weight.permute(2, 0, 1), p.bias),
+    ),
+    "embedding": (
+        layers.embedding.layer(4, 3, dtype=jnp.float64),
+        jnp.array([[0, 3, 3], [1, 3, 0]]),
+        lambda p, x: F.embedding(x.long(), p.weight),
+    ),
     "max_pool 1-D": (layers.max_pool.layer(2), (2, 7, 3), torch_pool(F.max_pool1d, kernel_size=2)),
     "max_pool overlapping, padded": (
         layers.max_pool.layer(3, stride=2, padding=1),
@@ -160,8 +209,12 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(key, name):
-    layer, shape, torch_forward = LAYERS[name]
-    assert_same_as_torch(key, layer, jax.random.normal(key, shape, jnp.float64), torch_forward)
+    layer, x, torch_forward = LAYERS[name]
+    if isinstance(x, tuple):  # a shape, or a pair of them
+        shapes = x if isinstance(x[0], tuple) else (x,)
+        drawn = [jax.random.normal(k, shape, jnp.float64) for k, shape in zip(jax.random.split(key, 2), shapes)]
+        x = tuple(drawn) if len(drawn) > 1 else drawn[0]
+    assert_same_as_torch(key, layer, x, torch_forward)
 
 
 LABELS = np.array([0, 2, 1, 1, 2])
