@@ -10,14 +10,24 @@ Numerical Algorithms (2002), section 3.3). `SUMS` names the primitives that add 
 multiple of the sum of the magnitudes of these terms. A primitive without an entry is left to JAX.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 Value = Callable[..., Any]
+
+
+class _Special:
+    """scipy.special, imported when first used: it costs `import jaxbias` a fifth of a second."""
+
+    def __getattr__(self, name: str) -> Value:
+        return lambda *args: getattr(importlib.import_module("scipy.special"), name)(*args)
+
+
+special = _Special()
 
 
 def _is_float(x) -> bool:

@@ -269,7 +269,7 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
             stops = list(itertools.accumulate(width.value for width in widths))
             deltas = jnp.split(delta, stops[:-1], axis=-1)
         grads, delta_xs = zip(*(layer.backward(r, d) for layer, r, d in zip(layers, residuals, deltas)))
-        return grads, sum(delta_xs[1:], start=delta_xs[0])
+        return grads, jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *delta_xs)  # x may be a pair, or integer
 
     def parts_of(residuals):
         return residuals if combine_name == "sum" else tuple(r for r, _ in residuals)

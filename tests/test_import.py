@@ -2,7 +2,19 @@ import json
 import subprocess
 import sys
 
-HEAVY = ("matplotlib", "orbax", "sklearn", "scipy.stats", "rich", "typer", "safetensors", "flax", "torch", "pandas")
+HEAVY = (
+    "matplotlib",
+    "orbax",
+    "sklearn",
+    "scipy.special",
+    "scipy.stats",
+    "rich",
+    "typer",
+    "safetensors",
+    "flax",
+    "torch",
+    "pandas",
+)
 
 
 def test_import_brings_no_plotting_cli_dataset_or_checkpoint_package():

@@ -5,7 +5,7 @@ import pytest
 
 import jaxbias as jb
 from jaxbias.derivation import random_like
-from jaxbias.layers import dense, relu, tanh
+from jaxbias.layers import bilinear, dense, embedding, relu, tanh
 from jaxbias.params import Params, State, map_layers, out_shape, run_forward
 
 
@@ -56,6 +56,19 @@ def test_chain_uses_the_weights_of_the_forward_pass(key, x):
     _, delta_z = tanh.backward(residuals[1], delta_in_place)
     in_place, _ = dense.backward(residuals[0], delta_z)
     assert not np.allclose(in_place.weight, grads[0].weight, rtol=1e-3)
+
+
+@pytest.mark.parametrize("combine", ["sum", "concatenate"])
+def test_parallel_takes_integer_inputs_and_pairs(key, x, combine):
+    """An integer input has no delta_x (None); a pair has a pair of them."""
+    ids = jnp.array([0, 2, 2])
+    tables = jb.parallel(*[embedding.layer(3, 2, dtype=jnp.float64)] * 2, combine=combine)
+    pairs = jb.parallel(*[bilinear.layer(4)] * 2, combine=combine)
+    for network, inputs in ((tables, ids), (pairs, (x, x[:, :2]))):
+        params = made(network, key, inputs)
+        delta = random_like(key, out_shape(network, params, inputs))
+        errors = jb.verify.leaf_errors(network.forward, network.backward, params, inputs, delta)
+        assert all(error < 1e-12 for error in errors.values()), errors
 
 
 def test_init_hands_on_shapes_and_dtype(key):
