@@ -24,13 +24,13 @@ from jaxbias.derivation import Derivation, cast, problem
 from jaxbias.verify._errors import path_name
 
 DTYPES = ("float64", "float32", "bfloat16")
-TOLERANCE = {dtype: 32 * float(jnp.finfo(dtype).eps) for dtype in DTYPES}
-"""Relative to a leaf's largest entry: 32 eps. One rounding moves a value by at most eps/2 of its size, and the longest
+TOLERANCE = {dtype: 16 * float(jnp.finfo(dtype).eps) for dtype in DTYPES}
+"""Relative to a leaf's largest entry: 16 eps. One rounding moves a value by at most eps/2 of its size, and the longest
 derivations (a norm's, a loss') round some thirty times in a row on values of the leaf's size, in the derivation and,
 in float64, in the reference too; their sums run in at least float32. A wrong formula is off by far more. No tolerance
 grows with the size of the arrays."""
 
-_COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}  # run once: compiling is the cost
+_COMPILER_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}  # run once: compiling is the cost
 
 
 def _collect(package) -> dict[str, Derivation]:

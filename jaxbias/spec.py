@@ -86,7 +86,7 @@ def _parse_layer(text: str, spec: str, use_bias: bool) -> Layer:
         wanted = f"one size, for example {name}:{example}" if example else "no size"
         raise ValueError(f"spec: {name} takes {wanted}, got {text!r}.")
     options = dict(part.split("=", 1) for part in rest if "=" in part)
-    bias = {} if use_bias or not has_bias else {"use_bias": False}
+    bias: dict[str, Any] = {} if use_bias or not has_bias else {"use_bias": False}
     try:
         return build(*sizes, **{key: _value(value) for key, value in options.items()} | bias)
     except (ValueError, TypeError) as error:

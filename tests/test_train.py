@@ -112,6 +112,7 @@ def test_frozen_leaves_do_not_move_and_the_callers_arrays_stay(problem, key):
     for layer in (0, 2):
         assert np.array_equal(fitted.params[layer].weight, before[layer].weight)
         assert not np.any(fitted.params[layer].bias == before[layer].bias)
+    assert_identical(run(problem, key, trainable=jb.freeze(params, "weights")).params, fitted.params)
     head = run(problem, key, trainable=(False, False, True))
     assert_identical(head.params[0], before[0])
     assert not np.any(head.params[2].weight == before[2].weight)
@@ -178,8 +179,8 @@ BAD = [
     ({"data": (np.ones((9, 3), int), np.ones((9, 2)))}, TypeError, "x must be a floating-point array, got int"),
     ({"data": (np.ones((9, 4)), np.ones((9, 2)))}, ValueError, "x has 4 features but weight has fan_in=3"),
     ({"data": (np.ones((9, 3)), np.ones((9, 1)))}, ValueError, "must have one shape"),
-    ({"trainable": (True, False)}, ValueError, "trainable must be a tree of bools shaped like params"),
-    ({"trainable": "bias"}, TypeError, "trainable must hold bools only"),
+    ({"trainable": (True, False)}, ValueError, "trainable must be a tree shaped like params"),
+    ({"trainable": "bias"}, TypeError, "trainable must hold bools, or"),
     ({"trainable": False}, ValueError, "nothing to train"),
 ]
 

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.grads import value_and_grad
+from jaxbias.parameters import with_frozen
 from jaxbias.params import Layer, Tree, inference, init_state, run_forward
 from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
@@ -104,18 +105,19 @@ def _copied(tree: Tree) -> Tree:
 def _masked(optimizer: optax.GradientTransformation, params: Tree, trainable: Tree) -> optax.GradientTransformation:
     if trainable is None:
         return optimizer
+    entries = jax.tree.leaves(trainable)
+    if not all(isinstance(entry, bool | np.bool_) or entry in ("train", "freeze") for entry in entries):
+        raise TypeError(f'fit: trainable must hold bools, or "train" and "freeze", got {entries}.')
+    on = jax.tree.map(lambda entry: entry == "train" if isinstance(entry, str) else bool(entry), trainable)
     try:
-        labels = jax.tree.map(lambda on, _: "train" if on else "freeze", jax.tree.broadcast(trainable, params), params)
-        entries = jax.tree.leaves(trainable)
+        labels = jax.tree.map(lambda entry: "train" if entry else "freeze", jax.tree.broadcast(on, params))
     except ValueError as error:
         raise ValueError(
-            f"fit: trainable must be a tree of bools shaped like params, or like the top of it ({error})."
+            f"fit: trainable must be a tree shaped like params, or like the top of it ({error})."
         ) from None
-    if not all(isinstance(entry, bool | np.bool_) for entry in entries):
-        raise TypeError(f"fit: trainable must hold bools only, got {sorted({type(e).__name__ for e in entries})}.")
-    if not any(entries):
-        raise ValueError("fit: trainable is False for every leaf, so there is nothing to train.")
-    return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
+    if not any(jax.tree.leaves(on)):
+        raise ValueError("fit: trainable freezes every leaf, so there is nothing to train.")
+    return with_frozen(optimizer, labels)
 
 
 def fit(
@@ -160,8 +162,8 @@ def fit(
         checkpoint: directory, or a `Checkpoint` with the interval. A run whose directory holds checkpoints of the
             same run resumes from the newest complete one.
         progress: called with a `Progress` several times a second, and after the last epoch.
-        trainable: tree of bools like params (or like the top of it); False freezes a leaf. For bias-only training,
-            `jb.mask(roles, "bias")`.
+        trainable: tree like params (or like the top of it) of bools, or of the labels "train" and "freeze" that
+            `jb.freeze` and `jb.bias_only` give. A frozen leaf stays bit-identical.
         metrics: name → `(out, targets) -> scalar`, a mean over rows, for example {"accuracy": jb.train.accuracy}.
         how: "delta" (hand-derived backward passes) or "autodiff".
         loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses.

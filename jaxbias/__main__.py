@@ -1,0 +1,8 @@
+"""`python -m jaxbias`."""
+
+import sys
+
+from jaxbias.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

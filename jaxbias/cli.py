@@ -1,0 +1,230 @@
+"""The command line: parses, calls, prints. Bad input is one line on stderr and exit status 2."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+except ModuleNotFoundError as missing:
+    sys.exit(f"jaxbias: the command line needs {missing.name}. Install jaxbias[cli].")
+
+app = typer.Typer(
+    help="Weights, biases and their gradients in JAX: derived by hand, checked by machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CacheDir = Annotated[Path | None, typer.Option(help="Compilation cache.  [default: the user's cache directory]")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile everything anew.")]
+
+
+_INTERRUPTED = 130  # what shells give for Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 a check failed or training diverged, 2 bad input."""
+    try:
+        status = app(args=None if arguments is None else list(arguments), prog_name="jaxbias", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    except (ValueError, TypeError, ModuleNotFoundError) as error:  # what the library says of bad input
+        return _say(str(error), 2)
+    except typer.Exit as done:
+        status = done.exit_code
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # typer's own word on unknown options and the like
+        if message is None:
+            raise
+        return _say(message(), getattr(error, "exit_code", 2)) if message() else 2
+    return _say("interrupted", status) if status == _INTERRUPTED else int(status or 0)
+
+
+def _say(text: str, status: int) -> int:
+    print("jaxbias: " + " ".join(text.split()), file=sys.stderr)
+    return status
+
+
+def _console() -> Console:
+    return Console(stderr=True)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=_console(),
+    )
+
+
+def _cache(directory: Path | None, off: bool):
+    from jaxbias import _compilation_cache
+
+    return _compilation_cache.enable(None if off else directory or _compilation_cache.default_directory())
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = False,
+) -> int:
+    """Check every derivation, train on the digits with and without biases, and write one HTML page."""
+    import time
+
+    from jaxbias import _files
+    from jaxbias import report as reports
+
+    began = time.perf_counter()
+    _files.check_writable(out, "--out")
+    use = _cache(cache_dir, no_cache)
+    with _progress() as bars:
+        checking = bars.add_task("checking derivations", total=None, note="")
+        training = {name: bars.add_task(name, total=None, note="", visible=False) for name in reports.NETWORKS}
+
+        def on_check(check, done, total):
+            bars.update(checking, completed=done, total=total, note=check.derivation.name if done < total else "")
+
+        def on_epoch(name, progress):
+            note = f"test accuracy {progress.latest['validation_accuracy']:.3f}"
+            bars.update(training[name], completed=progress.epoch, total=progress.epochs, note=note, visible=True)
+
+        found = reports.collect(on_check=on_check, on_epoch=on_epoch)
+    _files.write(out, reports.page(found, cache=use.sentence(), seconds=time.perf_counter() - began))
+    console = Console()
+    console.print(_check_summary(found.checks), highlight=False)
+    for run in found.runs:
+        console.print(f"{run.name:<24} test accuracy {run.accuracy:.4f}   {run.summary.total.parameters} parameters",
+                      highlight=False)  # fmt: skip
+    console.print(use.sentence(), highlight=False, soft_wrap=True)
+    console.print(f"{out} written in {time.perf_counter() - began:.1f} s", highlight=False, soft_wrap=True)
+    return 0 if found.ok else 1
+
+
+@app.command()
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = False,
+) -> int:
+    """Check every derivation against autodiff on this machine's backend; exit status 1 when one fails."""
+    import jax
+
+    from jaxbias import check as checks
+
+    use = _cache(cache_dir, no_cache)
+    total = len(checks.layer_derivations()) + len(checks.loss_derivations())
+    with _progress() as bars:
+        task = bars.add_task("checking derivations", total=total, note="")
+        found = checks.check_all(progress=lambda done: bars.update(task, advance=1, note=done.derivation.name))
+    ok = all(each.ok for each in found)
+    if as_json:
+        result = {
+            "ok": ok,
+            "backend": jax.default_backend(),
+            "jax": jax.__version__,
+            "leaves": [leaf.as_dict() for each in found for leaf in each.leaves],
+        }
+        print(json.dumps(result, indent=1))
+    else:
+        Console().print(_check_table(found))
+        Console().print(_check_summary(found), highlight=False)
+        _console().print(use.sentence(), highlight=False, soft_wrap=True)
+    return 0 if ok else 1
+
+
+def _check_summary(checks) -> str:
+    leaves = [leaf for each in checks for leaf in each.leaves]
+    failed = [leaf for leaf in leaves if not leaf.ok]
+    if not failed:
+        return f"{len(checks)} derivations, {len(leaves)} gradients: all within tolerance of float64 autodiff"
+    first = failed[0]
+    return (
+        f"{len(failed)} of {len(leaves)} gradients are wrong, the first: {first.derivation} ({first.example}), "
+        f"{first.leaf} in {first.dtype}: {first.note or f'error {first.error:.2g}, tolerance {first.tolerance:.2g}'}"
+    )
+
+
+def _check_table(checks) -> Table:
+    from jaxbias.check import DTYPES
+
+    table = Table("derivation", "leaf", title="Largest error against float64 autodiff, relative to the leaf's scale")
+    for dtype in DTYPES:
+        table.add_column(dtype, justify="right")
+    for each in checks:
+        for i, (leaf, row) in enumerate(each.worst().items()):
+            cells = [
+                f"{row[dtype].error:.1e}" if row[dtype].ok else f"[bold red]{row[dtype].error:.1e} ✗[/]"
+                for dtype in DTYPES
+            ]
+            table.add_row(each.derivation.name if i == 0 else "", leaf or "all", *cells)
+    return table
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="digits, or the path of an .npz or .csv file.")] = "digits",
+    network: Annotated[str, typer.Option(help="For example conv:16x3x3,relu,max_pool:2,flatten,dense:10.")] = (
+        "dense:128,relu,dense:10"
+    ),
+    optimizer: Annotated[str, typer.Option(help="The name of an optax optimizer.")] = "adam",
+    learning_rate: Annotated[float, typer.Option(help="Step size.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the initial params and the order of the rows.")] = 0,
+    no_bias: Annotated[bool, typer.Option("--no-bias", help="Build every layer without its bias.")] = False,
+    bias_only: Annotated[bool, typer.Option("--bias-only", help="Train the biases, freeze all else.")] = False,
+    freeze: Annotated[list[str] | None, typer.Option(help="Path of params to freeze, such as 0 or 2.weight.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Directory to save to and resume from.")] = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = False,
+) -> int:
+    """Train a network on the digits or on your own rows."""
+    from jaxbias import training
+
+    _cache(cache_dir, no_cache)
+    task = training.prepare(
+        data, network, optimizer=optimizer, learning_rate=learning_rate, seed=seed, use_bias=not no_bias,
+        bias_only=bias_only, freeze=freeze or (),
+    )  # fmt: skip
+    with _progress() as bars:
+        bar = bars.add_task(f"training on {task.data.name}", total=epochs, note="")
+
+        def on_progress(progress):
+            bars.update(bar, completed=progress.epoch, note=training.describe(progress.latest))
+
+        fitted = training.run(task, epochs=epochs, batch_size=batch_size, checkpoint=checkpoint, progress=on_progress)
+    latest = {name: float(values[-1]) for name, values in fitted.history.items() if values.ndim == 1}
+    resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
+    print(f"{epochs} epochs{resumed}: {training.describe(latest)}")
+    if fitted.diverged is not None:
+        return _say(f"training diverged: the loss is not finite from epoch {fitted.diverged} on", 1)
+    return 0
+
+
+@app.command()
+def summary(
+    data: Annotated[str, typer.Argument(help="digits, or the path of an .npz or .csv file.")] = "digits",
+    network: Annotated[str, typer.Option(help="For example dense:128,relu,dense:10.")] = "dense:128,relu,dense:10",
+    no_bias: Annotated[bool, typer.Option("--no-bias", help="Build every layer without its bias.")] = False,
+    bias_only: Annotated[bool, typer.Option("--bias-only", help="Only the biases count as trainable.")] = False,
+    freeze: Annotated[list[str] | None, typer.Option(help="Path of params to freeze, such as 0 or 2.weight.")] = None,
+) -> None:
+    """Show what each layer of a network holds: output shape, weights, biases, bytes."""
+    import jaxbias
+    from jaxbias import training
+    from jaxbias.params import init_state
+
+    task = training.prepare(data, network, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or ())
+    x = task.data.x_train[:1]
+    state = init_state(task.network, task.key, x)
+    print(jaxbias.summary(task.params, task.network, x, task.trainable, state=state))

@@ -1,0 +1,7 @@
+"""The main job: check every derivation, train on the digits with and without biases, and show it on one page."""
+
+from ._collect import NETWORKS as NETWORKS
+from ._collect import Report as Report
+from ._collect import Run as Run
+from ._collect import collect as collect
+from ._page import page as page
