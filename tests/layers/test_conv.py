@@ -1,0 +1,280 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxbias.layers import conv
+from jaxbias.params import Params
+from tests.layers.loops import convolution
+from tests.planted import assert_caught
+
+EXAMPLES = {example.label: example for example in conv.DERIVATIONS[0].examples}
+
+
+def problem(seed, x_shape, kernel, groups, channels_out):
+    rng = np.random.default_rng(seed)
+    x, weight, bias = (
+        rng.standard_normal(shape)
+        for shape in (x_shape, (*kernel, x_shape[-1] // groups, channels_out), (channels_out,))
+    )
+    return Params(jnp.asarray(weight), jnp.asarray(bias)), jnp.asarray(x), rng.standard_normal
+
+
+def assert_equals_loops(params, x, draw, pads, keywords):
+    """The library with `keywords`, against loops over `pads`; ints in keywords count for every axis."""
+    axes = x.ndim - 2
+    tuples = {
+        name: (keywords.get(name, 1),) * axes if isinstance(keywords.get(name, 1), int) else keywords[name]
+        for name in ("stride", "input_dilation", "kernel_dilation")
+    }
+    drawn = []
+
+    def delta(shape):
+        drawn.append(draw(shape))
+        return drawn[0]
+
+    expected = convolution(x, *params, delta, pads=pads, groups=keywords.get("groups", 1), **tuples)
+    z, residuals = conv.forward(params, x, **keywords)
+    grads, delta_x = conv.backward(residuals, jnp.asarray(drawn[0]), **keywords)
+    for actual, want in zip((z, *grads, delta_x), expected, strict=True):
+        assert actual.shape == want.shape
+        np.testing.assert_allclose(actual, want, rtol=0, atol=1e-13 * max(np.abs(want).max(initial=0), 1))
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "kernel", "keywords", "pads"),
+    [
+        ((2, 5, 4), (3,), {}, [(0, 0)]),
+        ((2, 5, 4), (3,), {"padding": "CAUSAL", "kernel_dilation": 2, "groups": 2}, [(4, 0)]),
+        ((2, 5, 6, 2), (2, 3), {"padding": "SAME", "stride": (2, 3)}, [(0, 1), (0, 0)]),
+        ((1, 4, 3, 2), (3, 2), {"padding": 2, "input_dilation": (1, 2), "groups": 2}, [(2, 2), (2, 2)]),
+        ((2, 5, 4, 2), (2, 2), {"padding": ((-1, 2), (3, -2)), "kernel_dilation": (1, 2)}, [(-1, 2), (3, -2)]),
+        ((1, 2, 3, 2, 2), (1, 2, 2), {"padding": "SAME", "stride": (1, 2, 1)}, [(0, 0), (0, 1), (0, 1)]),
+    ],
+)
+def test_per_element_loops_of_the_equations(x_shape, kernel, keywords, pads):
+    params, x, draw = problem(1, x_shape, kernel, keywords.get("groups", 1), 4)
+    assert_equals_loops(params, x, draw, pads, keywords)
+
+
+@st.composite
+def geometries(draw):
+    """(x_shape, kernel, keywords): any that fit, cropping included, over one or two axes."""
+    axes = draw(st.integers(1, 2))
+    per_axis = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))
+    kernel, stride, e, f = per_axis(1, 3), per_axis(1, 3), per_axis(1, 2), per_axis(1, 2)
+    pads, lengths = [], []
+    for k, dilation, spread in zip(kernel, f, e):
+        low, high = draw(st.integers(-2, 4)), draw(st.integers(-2, 4))
+        least = (dilation * (k - 1) + 1 - low - high - 1) // spread + 2
+        pads.append((low, high))
+        lengths.append(max(least, 1) + draw(st.integers(0, 2)))
+    groups = draw(st.sampled_from([1, 2]))
+    x_shape = (draw(st.integers(1, 2)), *lengths, groups * draw(st.integers(1, 2)))
+    keywords = {"stride": stride, "padding": pads, "input_dilation": e, "kernel_dilation": f, "groups": groups}
+    return x_shape, kernel, keywords
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(geometry=geometries())
+def test_any_geometry_equals_the_loops(geometry):
+    x_shape, kernel, keywords = geometry
+    params, x, draw = problem(2, x_shape, kernel, keywords["groups"], 2 * keywords["groups"])
+    assert_equals_loops(params, x, draw, keywords["padding"], keywords)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(geometry=geometries())
+def test_many_geometries_equal_the_loops(geometry):
+    test_any_geometry_equals_the_loops.hypothesis.inner_test(geometry)
+
+
+def test_by_hand():
+    """x = 1 2 3 4, w = 1 10: z[i] = x[i] + 10 x[i+1] + 100, not flipped. δ = 1 −1 2."""
+    params = Params(jnp.array([1.0, 10]).reshape(2, 1, 1), jnp.array([100.0]))
+    z, residuals = conv.forward(params, jnp.array([1.0, 2, 3, 4]).reshape(1, 4, 1))
+    assert z.ravel().tolist() == [121.0, 132, 143]
+    grads, delta_x = conv.backward(residuals, jnp.array([1.0, -1, 2]).reshape(1, 3, 1))
+    assert grads.bias.tolist() == [2.0]
+    assert grads.weight.ravel().tolist() == [1.0 - 2 + 6, 2.0 - 3 + 8]
+    assert delta_x.ravel().tolist() == [1.0, 9, -8, 20]
+
+
+def test_the_bias_gradient_adds_up_rows_and_positions():
+    """A1.10: one bias per filter, met by n · H′ · W′ positions, which are summed and not averaged."""
+    params = Params(jnp.ones((2, 2, 1, 3)), jnp.zeros(3))
+    z, residuals = conv.forward(params, jnp.ones((5, 4, 3, 1)))
+    grads, _ = conv.backward(residuals, jnp.ones(z.shape))
+    assert grads.bias.tolist() == [5.0 * 3 * 2] * 3
+
+
+def test_causal_outputs_see_no_later_input(key):
+    layer = conv.layer(2, 3, padding="CAUSAL", kernel_dilation=2)
+    x = jax.random.normal(key, (1, 9, 2), jnp.float64)
+    params = layer.init(key, x)
+    z, _ = layer.forward(params, x)
+    later, _ = layer.forward(params, x.at[:, 5:].add(1.0))
+    assert z.shape == (1, 9, 2)
+    assert np.array_equal(z[:, :5], later[:, :5])
+    assert np.all(z[:, 5] != later[:, 5])
+
+
+@pytest.mark.parametrize("channels", [3, 6, 17])
+def test_cropping_in_float32_reads_nothing_outside(channels):
+    """XLA's CPU convolution reads past a row for negative low and positive high padding (openxla/xla 48713)."""
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    params, x = Params(draw(2, 2, channels, 6), draw(6)), draw(4, 5, 6, channels)
+    keywords = {"padding": ((-1, 1), (0, -2))}
+    z, residuals = conv.forward(params, x, **keywords)
+    delta = draw(*z.shape)
+    actual = (z, conv.backward(residuals, delta, **keywords))
+    padded = jnp.pad(x[:, 1:, :-2], ((0, 0), (0, 1), (0, 0), (0, 0)))
+    want, residuals = conv.forward(params, padded)
+    grads, delta_padded = conv.backward(residuals, delta)
+    expected = (want, (grads, jnp.pad(delta_padded[:, :-1], ((0, 0), (1, 0), (0, 2), (0, 0)))))
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+def test_narrow_deltas_are_summed_in_float32():
+    """1024 deltas of 1 per tap: a running sum in bfloat16 would stop growing at 256, where 1 is half an ulp."""
+    x = jnp.ones((1, 1024, 1), jnp.bfloat16)
+    _, residuals = conv.forward(Params(x[:, :1], x[0, 0]), x)
+    grads, delta_x = conv.backward(residuals, x)
+    assert grads.bias.tolist() == [1024.0]
+    assert grads.weight.ravel().tolist() == [1024.0]
+    assert {leaf.dtype for leaf in (*grads, delta_x)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_backward_is_two_channels_last_convolutions(key, groups):
+    """Every convolution that reaches XLA, in a scan too, has the layout of the forward: only that one is fast there.
+
+    Autodiff's ∂L/∂w swaps batch and features in the dimension numbers instead of transposing, and must be seen to.
+    """
+    layer = conv.layer(4, (3, 2), groups=groups, padding="SAME")
+    x = jax.random.normal(key, (3, 5, 6, 2), jnp.float32)
+    params = layer.init(key, x)
+
+    def by_hand(params, x):
+        z, residuals = layer.forward(params, x)
+        return layer.backward(residuals, z)
+
+    def by_autodiff(params, x):
+        z, pull_back, _ = jax.vjp(layer.forward, params, x, has_aux=True)
+        return pull_back(z)
+
+    def layouts(gradient):
+        def step(carry, _):
+            grads = gradient(*carry)
+            return jax.tree.map(lambda p, g: p - g, carry, grads), None
+
+        scan = jax.jit(lambda carry: lax.scan(step, carry, None, length=2)[0])
+        lines = scan.lower((params, x)).as_text().splitlines()
+        return [
+            line.split("dim_numbers = ")[1].split(", window")[0] for line in lines if "stablehlo.convolution" in line
+        ]
+
+    channels_last = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+    assert layouts(by_hand) == [channels_last] * 3
+    assert layouts(by_autodiff) != [channels_last] * 3
+
+
+def test_without_a_bias_there_is_no_leaf(key):
+    params = conv.layer(4, 3, use_bias=False).init(key, jnp.ones((2, 5, 5, 3)))
+    assert params.bias is None
+    assert params.weight.shape == (3, 3, 3, 4)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "keywords", "match"),
+    [
+        ((2, 5, 5, 3), (3, 3, 2, 4), {}, r"conv.forward: x has 3 channels but weight wants 2 = 2 per group × 1 groups"),
+        ((2, 5, 3), (3, 3, 3, 4), {}, r"2 spatial axes .* got x of shape \(2, 5, 3\). A single image needs a batch"),
+        ((2, 3), (3, 4), {}, r"with 1 to 3 kernel axes, got shape \(3, 4\)"),
+        ((2, 5, 4), (3, 2, 3), {"groups": 2}, r"groups must divide the channels .* got groups=2, .* channels_out=3"),
+        ((2, 2, 5, 3), (3, 3, 3, 4), {}, r"kernel of spatial size \(3, 3\) \(dilated\) is larger than .* \(2, 5\)"),
+        ((2, 5, 5, 3), (3, 3, 3, 4), {"kernel_dilation": 3}, r"kernel of spatial size \(7, 7\) .* smaller kernel"),
+        ((2, 5, 5, 3), (3, 3, 3, 4), {"padding": "CAUSAL"}, r"CAUSAL padding needs exactly one spatial axis .* got 2"),
+        ((2, 5, 5, 3), (3, 3, 3, 4), {"padding": "FULL"}, r"one of SAME, VALID, CAUSAL, an int or .* got 'FULL'"),
+        (
+            (2, 5, 5, 3),
+            (3, 3, 3, 4),
+            {"padding": ((1, 1),)},
+            r"one \(low, high\) pair of ints for each of the 2",
+        ),
+        ((2, 5, 5, 3), (3, 3, 3, 4), {"stride": 0}, r"stride must be made of ints of at least 1, got 0"),
+        (
+            (2, 5, 5, 3),
+            (3, 3, 3, 4),
+            {"stride": (1, 2, 3)},
+            r"stride must be an int or have one entry for each",
+        ),
+    ],
+)
+def test_bad_input_is_named(x_shape, weight_shape, keywords, match):
+    with pytest.raises(ValueError, match=match):
+        conv.forward(Params(jnp.ones(weight_shape), None), jnp.ones(x_shape), **keywords)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_integer_images_are_refused():
+    with pytest.raises(TypeError, match=r"conv\.forward: x must be a floating-point array, got int32"):
+        conv.forward(Params(jnp.ones((3, 3, 3, 4)), None), jnp.ones((2, 5, 5, 3), jnp.int32))
+
+
+def test_init_refuses_groups_that_do_not_divide(key):
+    with pytest.raises(ValueError, match=r"conv.init: groups must divide .* groups=2, channels_in=3, channels_out=4"):
+        conv.layer(4, 3, groups=2).init(key, jnp.ones((2, 5, 5, 3)))
+
+
+# --- planted faults ---------------------------------------------------------------------------------------------------
+
+
+def wrong(change):
+    """The right backward of the plainest example, with its (grads, delta_x) changed."""
+    example = EXAMPLES["2-D"]
+
+    def backward(residuals, delta):
+        return change(*example.layer.backward(residuals, delta), residuals, delta)
+
+    return example, backward
+
+
+@pytest.mark.parametrize(
+    ("change", "leaves"),
+    [
+        (lambda g, dx, r, d: (g._replace(bias=d.mean((0, 1, 2))), dx), {"0.bias"}),
+        (lambda g, dx, r, d: (g._replace(bias=d.sum(0).mean((0, 1))), dx), {"0.bias"}),
+        (lambda g, dx, r, d: (g._replace(weight=jnp.flip(g.weight, (0, 1))), dx), {"0.weight"}),
+        (lambda g, dx, r, d: (g._replace(weight=g.weight / d.shape[0]), dx), {"0.weight"}),
+        (
+            lambda g, dx, r, d: (g, conv.backward(r._replace(weight=jnp.flip(r.weight, (0, 1))), d)[1]),
+            {"1"},
+        ),
+    ],
+    ids=["bias: mean", "bias: mean over positions", "weight: flipped", "weight: mean over rows", "x: not flipped"],
+)
+def test_planted_faults_are_caught(key, change, leaves):
+    example, backward = wrong(change)
+    assert_caught(example, key, backward, leaves)
+
+
+def test_forgetting_the_stride_in_the_weight_gradient_is_caught(key):
+    example = EXAMPLES["3-D, stride 2"]
+
+    def backward(residuals, delta):
+        grads, delta_x = example.layer.backward(residuals, delta)
+        side_by_side = conv.Geometry((1,) * 3, ((1, 1),) * 3, (1,) * 3, (1,) * 3, groups=1)
+        weight = conv.grad_weight(residuals.x, delta, (2, 2, 2), side_by_side)
+        return grads._replace(weight=weight), delta_x
+
+    assert_caught(example, key, backward, {"0.weight"})

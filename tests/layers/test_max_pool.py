@@ -1,0 +1,145 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxbias.layers import max_pool
+from tests.planted import assert_caught
+
+EXAMPLES = {example.label: example for example in max_pool.DERIVATIONS[0].examples}
+
+
+def loops(x, delta, window, stride, pads):
+    """(z, delta_x), one window at a time; np.argmax takes the first of equal entries in row-major order."""
+    positions = [(m + lo + hi - w) // s + 1 for m, w, s, (lo, hi) in zip(x.shape[1:-1], window, stride, pads)]
+    padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
+    z, delta_padded = np.zeros((x.shape[0], *positions, x.shape[-1])), np.zeros(padded.shape)
+    delta = delta(z.shape)
+    for row, c, *i in itertools.product(range(x.shape[0]), range(x.shape[-1]), *map(range, positions)):
+        cut = tuple(slice(a * s, a * s + w) for a, s, w in zip(i, stride, window))
+        seen = padded[(row, *cut, c)]
+        winner = np.unravel_index(np.argmax(seen), seen.shape)
+        z[(row, *i, c)] = seen[winner]
+        delta_padded[(row, *(a * s + u for a, s, u in zip(i, stride, winner)), c)] += delta[(row, *i, c)]
+    inside = tuple(slice(lo, lo + m) for m, (lo, _) in zip(x.shape[1:-1], pads))
+    return z, delta_padded[(slice(None), *inside)], delta
+
+
+def assert_equals_loops(x, window, stride, pads):
+    z, delta_x, delta = loops(x, np.random.default_rng(5).standard_normal, window, stride, pads)
+    keywords = {"window": window, "stride": stride, "padding": pads}
+    actual, residuals = max_pool.forward((), jnp.asarray(x), **keywords)
+    assert np.array_equal(actual, z)
+    np.testing.assert_allclose(max_pool.backward(residuals, jnp.asarray(delta), **keywords)[1], delta_x, atol=1e-14)
+
+
+@st.composite
+def windows(draw):
+    """(x, window, stride, pads) over one or two axes; x has few values, so most windows have ties."""
+    axes = draw(st.integers(1, 2))
+    window = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    stride = tuple(draw(st.integers(1, 4)) for _ in range(axes))
+    pads = tuple((draw(st.integers(0, w - 1)), draw(st.integers(0, w - 1))) for w in window)
+    lengths = [max(w - sum(pair), 1) + draw(st.integers(0, 4)) for w, pair in zip(window, pads)]
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    return rng.integers(-2, 3, (2, *lengths, 2)).astype(np.float64), window, stride, pads
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(case=windows())
+def test_any_window_equals_the_loops(case):
+    assert_equals_loops(*case)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=windows())
+def test_many_windows_equal_the_loops(case):
+    assert_equals_loops(*case)
+
+
+def test_by_hand():
+    """Windows 3 1 4 | 4 1 5 | 5 9 2 overlap in 4 and 5; δ = 1 10 100 goes to the 4, the second 5 and the 9."""
+    layer = max_pool.layer(3, stride=2)
+    z, residuals = layer.forward((), jnp.array([3.0, 1, 4, 1, 5, 9, 2]).reshape(1, 7, 1))
+    assert z.ravel().tolist() == [4.0, 5, 9]
+    _, delta_x = layer.backward(residuals, jnp.array([1.0, 10, 100]).reshape(1, 3, 1))
+    assert delta_x.ravel().tolist() == [0.0, 0, 1, 0, 10, 100, 0]
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [((2, 2), (2, 2), "VALID"), ((3, 2), (2, 1), "SAME")])
+def test_ties_go_where_reduce_window_sends_them(key, window, stride, padding):
+    x = jax.random.randint(key, (2, 6, 5, 3), 0, 3).astype(jnp.float64)
+
+    def plain(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), padding)
+
+    z, pull_back = jax.vjp(plain, x)
+    delta = jax.random.normal(key, z.shape, z.dtype)
+    layer = max_pool.layer(window, stride=stride, padding=padding)
+    actual, residuals = layer.forward((), x)
+    assert np.array_equal(actual, z)
+    np.testing.assert_allclose(layer.backward(residuals, delta)[1], pull_back(delta)[0], atol=1e-14)
+
+
+def test_a_window_longer_than_int8_counts(key):
+    layer = max_pool.layer(200)
+    z, residuals = layer.forward((), jnp.arange(200.0).reshape(1, 200, 1))
+    assert z.tolist() == [[[199.0]]]
+    _, delta_x = layer.backward(residuals, jnp.ones((1, 1, 1)))
+    assert delta_x[0, 199, 0] == 1 and delta_x.sum() == 1
+
+
+def test_nan_is_not_hidden():
+    z, _ = max_pool.layer(2).forward((), jnp.array([1.0, jnp.nan, 3, 4]).reshape(1, 4, 1))
+    assert np.isnan(z[0, 0, 0]) and z[0, 1, 0] == 4
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "keywords", "match"),
+    [
+        ((2, 5), {"window": 2}, r"max_pool.forward: x must be \(n, \*spatial, channels\) .* got shape \(2, 5\)"),
+        ((2, 5, 5, 3), {"window": 6}, r"window of spatial size \(6, 6\) .* larger than the padded input \(5, 5\)"),
+        (
+            (2, 5, 5, 3),
+            {"window": (2, 2, 2)},
+            r"window must be an int or have one entry for each of the 2 spatial axes",
+        ),
+        ((2, 5, 5, 3), {"window": 2, "padding": 2}, r"padding must be at least 0 and smaller than the window"),
+        ((2, 5, 5, 3), {"window": 2, "padding": -1}, r"padding must be at least 0 and smaller than the window"),
+        ((2, 5, 5, 3), {"window": 2, "stride": 0}, r"stride must be made of ints of at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_named(x_shape, keywords, match):
+    with pytest.raises(ValueError, match=match):
+        max_pool.forward((), jnp.ones(x_shape), **keywords)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_integer_images_are_refused():
+    with pytest.raises(TypeError, match=r"max_pool\.forward: x must be a floating-point array, got int32"):
+        max_pool.layer(2).forward((), jnp.ones((2, 4, 4, 3), jnp.int32))
+
+
+def shifted(winners):
+    return tuple((winner + 1) % 2 for winner in winners)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda layer, r, d: ((), layer.backward(r, d)[1] / 4),
+        lambda layer, r, d: layer.backward(r._replace(winners=shifted(r.winners)), d),
+        lambda layer, r, d: layer.backward(r._replace(winners=tuple(0 * w for w in r.winners)), d),
+        lambda layer, r, d: ((), jnp.repeat(jnp.repeat(d, 2, 1), 2, 2)),
+    ],
+    ids=["shared by the window", "to another place", "to the first place", "to all places"],
+)
+def test_planted_faults_are_caught(key, wrong):
+    example = EXAMPLES["2-D"]
+    assert_caught(example, key, lambda r, d: wrong(example.layer, r, d), {"1"})
