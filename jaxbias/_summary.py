@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxbias.parameters import is_bias, named_parameters
-from jaxbias.params import Layer, Tree, map_layers, run_forward
+from jaxbias.params import Layer, Tree, init_state, map_layers, run_forward
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ class Summary:
         return "\n".join([line(header), rule, *map(line, cells), rule, *map(line, sums)])
 
 
-def summary(
-    params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None, *, state: Tree = None
-) -> Summary:
+def summary(params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None) -> Summary:
     """What each layer of a network holds.
 
     Args:
@@ -79,7 +77,6 @@ def summary(
         network: the layers that params belongs to; without it there is one row per tree of leaves and no type.
         x: an example input or its `jax.ShapeDtypeStruct`; with it the table shows output shapes. Nothing is computed.
         trainable: labels from `jb.freeze`, or a tree of bools like params; by default everything is trained.
-        state: of a network that keeps one.
 
     Raises:
         ValueError: trainable has another tree than params, or x came without a network.
@@ -92,7 +89,7 @@ def summary(
         layers = dict.fromkeys(groups, "")
     else:
         layers = _layer_types(network)
-    shapes = {} if network is None or x is None else _out_shapes(network, params, x, state)
+    shapes = {} if network is None or x is None else _out_shapes(network, params, x)
     rows = []
     for name, type_name in layers.items():
         held = _total({k: v for k, v in named.items() if _is_within(k, name, exactly=network is None)})
@@ -142,7 +139,7 @@ def _layer_types(network: Layer) -> dict[str, str]:
     return found
 
 
-def _out_shapes(network: Layer, params: Tree, x: Any, state: Tree) -> dict[str, str]:
+def _out_shapes(network: Layer, params: Tree, x: Any) -> dict[str, str]:
     """Path → shape of the output of every leaf layer."""
     found = {}
 
@@ -156,5 +153,5 @@ def _out_shapes(network: Layer, params: Tree, x: Any, state: Tree) -> dict[str, 
         return layer._replace(forward=forward)
 
     tapped = map_layers(tap, network)
-    jax.eval_shape(lambda p, x, s: run_forward(tapped, p, x, s)[0], params, x, state)
+    jax.eval_shape(lambda p, x: run_forward(tapped, p, x, init_state(network, jax.random.key(0), x))[0], params, x)
     return found

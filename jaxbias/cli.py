@@ -222,9 +222,6 @@ def summary(
     """Show what each layer of a network holds: output shape, weights, biases, bytes."""
     import jaxbias
     from jaxbias import training
-    from jaxbias.params import init_state
 
     task = training.prepare(data, network, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or ())
-    x = task.data.x_train[:1]
-    state = init_state(task.network, task.key, x)
-    print(jaxbias.summary(task.params, task.network, x, task.trainable, state=state))
+    print(jaxbias.summary(task.params, task.network, task.data.x_train[:1], task.trainable))

@@ -85,3 +85,14 @@ def test_bad_input(key):
         jb.summary(params, x=X)
     with pytest.raises(ValueError, match=r"summary: trainable must be a tree like params.*jb.freeze"):
         jb.summary(params, trainable=(True, True))
+
+
+def test_a_network_with_a_state_needs_none_for_its_shapes(key):
+    network = jb.chain(jb.layers.dense.layer(4), jb.layers.batch_norm.layer(), jb.layers.dropout.layer(0.5))
+    x = jnp.ones((2, 3))
+    rows = jb.summary(network.init(key, x), network, x).rows
+    assert [(row.type, row.out_shape) for row in rows] == [
+        ("dense", "(None, 4)"),
+        ("batch_norm", "(None, 4)"),
+        ("dropout", "(None, 4)"),
+    ]
