@@ -6,3 +6,6 @@ from ._fit import Progress as Progress
 from ._fit import accuracy as accuracy
 from ._fit import choose_loop as choose_loop
 from ._fit import fit as fit
+from ._sweep import SweepProgress as SweepProgress
+from ._sweep import sweep as sweep
+from ._sweep_table import Sweep as Sweep

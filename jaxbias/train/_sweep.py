@@ -1,0 +1,351 @@
+"""`sweep`: many networks, seeds × initialisations × bias on/off × hyper-parameters, trained by one compiled program."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+from jaxbias._numerics import accumulation_dtype
+from jaxbias.grads import value_and_grad
+from jaxbias.params import Layer, Tree, inference, init_state, run_forward
+from jaxbias.train._checkpoint import array_digest, program_digest
+from jaxbias.train._data import check_batch_size, check_count, check_data
+from jaxbias.train._fit import Metric, _mean_over_batches
+from jaxbias.train._sweep_store import Store
+from jaxbias.train._sweep_table import Sweep
+
+Init = Callable[[Array, Any], Tree]
+"""`(key, x) -> params`, as the init of a network."""
+
+_SMALL = 20_000
+"""Multiplications of one step below which a member's time is the loop's own, so that members go faster side by side."""
+
+
+class SweepProgress(NamedTuple):
+    """What `progress` is told: members done, those read from disk included, and members in all."""
+
+    done: int
+    members: int
+
+
+def sweep(
+    network: Layer,
+    loss: Any,
+    data: tuple[Any, Any],
+    optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation],
+    *,
+    keys: Array,
+    inits: Mapping[str, Layer | Init] | None = None,
+    use_bias: Sequence[bool] = (True, False),
+    hyper: Mapping[str, Sequence[float]] | None = None,
+    epochs: int,
+    batch_size: int,
+    validation: tuple[Any, Any] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    how: str = "delta",
+    keep_params: bool = False,
+    together: int | None = None,
+    chunk: int | None = None,
+    directory: str | Path | None = None,
+    progress: Callable[[SweepProgress], None] | None = None,
+) -> Sweep:
+    """Train every combination of seed, initialisation, bias on or off, and hyper-parameters.
+
+    The member of key k is the run `fit(network, loss, init(init_key, x), data, optimizer, key=fit_key, ...)` with
+    `init_key, fit_key = jax.random.split(k)` and x the first batch: members of one key see the same rows in the same
+    order. With the bias off, every leaf named `bias` starts at 0, its gradient and its update are 0, and so it is the
+    network without that leaf.
+
+    The members are cut into chunks, and a chunk is spread over all local devices. On an accelerator the members of a
+    device train side by side (`vmap`); on the CPU one after another (`lax.map`), which is faster there unless the
+    network is tiny, and chunks run on as many threads as there are cores for each device.
+
+    Args:
+        network: any layer, so any network; with its biases.
+        loss: a module of `jb.losses`, or a configured `Loss`.
+        data: (x, targets), arrays with one row per example.
+        optimizer: an optax gradient transformation; with `hyper`, a function of these hyper-parameters that makes one.
+        keys: (seeds,) PRNG keys, `jax.random.split(key, seeds)`.
+        inits: name → network whose init to use, or `(key, x) -> params`; by default `network.init` alone.
+        use_bias: which of True and False to train.
+        hyper: name → values, for example {"learning_rate": (1e-3, 1e-2)}.
+        epochs: passes over the data.
+        batch_size: rows per step.
+        validation: (x, targets), evaluated after the last epoch with `jb.inference(network)`.
+        metrics: name → `(out, targets) -> scalar`, a mean over rows.
+        how: "delta" (hand-derived backward passes) or "autodiff".
+        keep_params: return the final params of every member.
+        together: members that one device trains side by side; chosen by backend and network size by default.
+        chunk: members per call of the compiled program; progress and resuming happen between two calls.
+        directory: where to keep finished chunks; a rerun of the same sweep resumes from it.
+        progress: called with a `SweepProgress` after each chunk.
+
+    Raises:
+        TypeError: an optimizer or data of a wrong kind.
+        ValueError: no keys, nothing to sweep on an axis, an impossible chunk, batch_size or epochs, empty data, NaN in
+            it, a directory that cannot be written or belongs to another sweep. All before any work starts.
+        MemoryError: a chunk does not fit into memory.
+    """
+    x, targets = check_data(data, "data")
+    check_batch_size(batch_size, len(x))
+    check_count(epochs, "epochs")
+    checked = None if validation is None else check_data(validation, "validation")
+    axes, inits, hyper = _check_axes(network, keys, inits, use_bias, hyper, optimizer)
+    metrics = dict(metrics or {})
+    member = _member(network, loss, optimizer, list(inits.values()), list(hyper), epochs, batch_size, metrics, how)
+
+    float_dtype = jnp.result_type(float)
+    grids = jnp.meshgrid(
+        jnp.arange(len(inits)),
+        jnp.array(axes["use_bias"]),
+        *(jnp.asarray(values, float_dtype) for values in hyper.values()),
+        jnp.arange(len(keys)),
+        indexing="ij",
+    )
+    init_index, on, *values, seed = (grid.reshape(-1) for grid in grids)
+    members = init_index, on, tuple(values), jax.random.key_data(_typed(keys))[seed]
+    count = len(seed)
+
+    example = jax.tree.map(lambda array: array[0], members)
+    shapes = jax.eval_shape(member, example, (x, targets), checked)  # the layers' own errors, before anything runs
+    devices = jax.local_devices()[: max(1, min(len(jax.local_devices()), count))]
+    on_cpu = devices[0].platform == "cpu"
+    together = _together(shapes[0], batch_size, on_cpu, count) if together is None else together
+    check_count(together, "together")
+    threads = max(1, _cores() // len(devices)) if on_cpu else 1
+    if chunk is None:
+        chunk = _chunk(count, len(devices), together, threads)
+    else:
+        check_count(chunk, "chunk")
+        chunk = math.ceil(min(chunk, count) / len(devices)) * len(devices)
+
+    def run(members, data, validation):
+        def one(each):
+            params, results = member(each, data, validation)
+            return (params if keep_params else None), results
+
+        return jax.lax.map(one, members, batch_size=min(together, chunk // len(devices)))
+
+    mesh = jax.sharding.Mesh(np.array(devices), ("member",))
+    spread, everywhere = PartitionSpec("member"), PartitionSpec()
+    sharded = jax.shard_map(
+        run, mesh=mesh, in_specs=(spread, everywhere, everywhere), out_specs=spread, check_vma=False
+    )
+
+    store, finished = None, {}
+    starts = list(range(0, count, chunk))
+    treedef = jax.tree.structure((shapes[0] if keep_params else None, shapes[1]))
+    if directory is not None:
+        identity = {
+            "JAX version": jax.__version__,
+            "program (network, inits, loss, optimizer, epochs, batch_size, metrics)": program_digest(
+                member, example, (x, targets), checked
+            ),
+            "data": array_digest(x, targets, *(checked or ())),
+            "members (keys, inits, use_bias, hyper)": array_digest(*jax.tree.leaves(members)),
+            "chunk": str(chunk),
+            "keep_params": str(keep_params),
+        }
+        store = Store(directory, identity)
+        loaded = {start: store.load(start, min(start + chunk, count)) for start in starts}
+        finished = {start: leaves for start, leaves in loaded.items() if leaves is not None}
+    resumed = sum(min(start + chunk, count) - start for start in finished)
+    if progress is not None:
+        progress(SweepProgress(resumed, count))
+
+    def piece(start):
+        """Members of a chunk; the last one is filled up with copies, so that every call has one shape."""
+        rows = jnp.minimum(jnp.arange(start, start + chunk), count - 1)
+        return jax.tree.map(lambda array: array[rows], members)
+
+    waiting = [start for start in starts if start not in finished]
+    compile_s = train_s = 0.0
+    if waiting:
+        began = time.perf_counter()
+        compiled = jax.jit(sharded).lower(piece(0), (x, targets), checked).compile()
+        compile_s = time.perf_counter() - began
+        _check_memory(compiled, devices[0], len(devices), chunk, threads)
+
+        def work(start):
+            try:
+                leaves = jax.tree.leaves(compiled(piece(start), (x, targets), checked))
+                stop = min(start + chunk, count)
+                return start, stop, [np.asarray(leaf)[: stop - start] for leaf in leaves]
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise MemoryError(_too_large(chunk, len(devices))) from error
+
+        began, done = time.perf_counter(), resumed
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            for start, stop, leaves in pool.map(work, waiting):
+                finished[start] = leaves
+                if store is not None:
+                    store.save(start, stop, leaves)
+                done += stop - start
+                if progress is not None:
+                    progress(SweepProgress(done, count))
+        train_s = time.perf_counter() - began
+
+    pieces = zip(*(finished[start] for start in starts))
+    shape = tuple(len(each) for each in axes.values())
+    leaves = [np.concatenate(each).reshape(*shape, *each[0].shape[1:]) for each in pieces]
+    params, results = jax.tree.unflatten(treedef, leaves)
+    results = {name: results[name] for name in sorted(results, key=lambda name: (not name.endswith("loss"), name))}
+    finite = [np.isfinite(each).reshape(*shape, -1).all(axis=-1) for each in results.values()]
+    return Sweep(axes, results, ~np.logical_and.reduce(finite), params, resumed, compile_s, train_s)
+
+
+def _member(network, loss, optimizer, inits, hyper_names, epochs, batch_size, metrics, how):
+    """The function that trains one member: `(member, data, validation) -> (params, results)`."""
+    gradient = value_and_grad(network, loss, how, has_aux=True)
+
+    def train(member, data, validation):
+        init_index, on, values, key_data = member
+        init_key, fit_key = jax.random.split(jax.random.wrap_key_data(key_data))
+        order_key, state_key = jax.random.split(fit_key)
+        rows, steps = len(data[0]), len(data[0]) // batch_size
+        first = data[0][:batch_size]
+
+        def without_bias(tree):
+            """Every leaf named bias times 0 where the bias is off."""
+            return jax.tree_util.tree_map_with_path(
+                lambda path, leaf: jnp.where(on, leaf, jnp.zeros_like(leaf)) if _is_bias(path) else leaf, tree
+            )
+
+        params = without_bias(jax.lax.switch(init_index, [lambda key, f=f: f(key, first) for f in inits], init_key))
+        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
+            chosen = optimizer(**dict(zip(hyper_names, values))) if hyper_names else optimizer
+            carry = params, chosen.init(params), init_state(network, state_key, first)
+
+        def measured(value, out, wanted):
+            found = {"loss": value, **{name: metric(out, wanted) for name, metric in metrics.items()}}
+            return {name: each.astype(accumulation_dtype(each.dtype)) for name, each in found.items()}
+
+        def step(carry, chosen_rows):
+            params, opt_state, state = carry
+            batch = jax.tree.map(lambda array: array[chosen_rows], data)
+            (value, (out, state)), grads = gradient(params, *batch, state)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, opt_state = chosen.update(without_bias(grads), opt_state, params)
+                stepped = optax.apply_updates(params, without_bias(updates))
+            params = jax.tree.map(lambda new, old: new.astype(old.dtype), stepped, params)
+            return (params, opt_state, state), measured(value, out, batch[1])
+
+        def one_epoch(carry, epoch):
+            order = jax.random.permutation(jax.random.fold_in(order_key, epoch), rows)
+            carry, records = jax.lax.scan(step, carry, order[: steps * batch_size].reshape(steps, batch_size))
+            return carry, {name: each.mean() for name, each in records.items()}
+
+        (params, _, state), results = jax.lax.scan(one_epoch, carry, jnp.arange(epochs))
+        if validation is not None:
+            network_then = inference(network)
+
+            def on_batch(batch):
+                out, _ = run_forward(network_then, params, batch[0], state)
+                return measured(loss.forward(out, batch[1])[0], out, batch[1])
+
+            found = _mean_over_batches(on_batch, validation, min(1024, len(validation[0])))
+            results |= {f"validation_{name}": each for name, each in found.items()}
+        return params, results
+
+    return train
+
+
+def _is_bias(path: tuple[Any, ...]) -> bool:
+    return bool(path) and jax.tree_util.keystr(path[-1:], simple=True) == "bias"
+
+
+def _typed(keys: Array) -> Array:
+    return keys if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(keys)
+
+
+def _check_axes(network, keys, inits, use_bias, hyper, optimizer):
+    """The axes of the results, inits as functions, hyper as a dictionary; every error the arguments can make."""
+    if not isinstance(keys, jax.Array) or _typed(keys).ndim != 1:
+        raise ValueError("sweep: keys must be a one-dimensional array of PRNG keys, as of jax.random.split(key, 100).")
+    if len(keys) == 0:
+        raise ValueError("sweep: keys is empty, so there is no seed to train. Pass jax.random.split(key, seeds).")
+    use_bias = tuple(bool(each) for each in use_bias)
+    if not use_bias or len(set(use_bias)) != len(use_bias):
+        raise ValueError(f"sweep: use_bias must be (True, False), (True,) or (False,), got {use_bias}.")
+    inits = {"default": network.init} if inits is None else dict(inits)
+    if not inits:
+        raise ValueError("sweep: inits is empty. Leave it out to use network.init.")
+    inits = {name: each.init if isinstance(each, Layer) else each for name, each in inits.items()}
+    hyper = {name: tuple(values) for name, values in (hyper or {}).items()}
+    taken = [name for name in hyper if name in ("init", "use_bias", "seed")]
+    empty = [name for name, values in hyper.items() if not values]
+    if taken or empty:
+        raise ValueError(
+            f"sweep: hyper {(taken or empty)[0]!r} " + ("is the name of an axis." if taken else "has no values.")
+        )
+    is_optimizer = isinstance(optimizer, optax.GradientTransformation)
+    if hyper and is_optimizer:
+        raise TypeError(
+            f"sweep: with hyper={list(hyper)}, optimizer must be a function of them that makes an optimizer, for "
+            f"example optax.adam; got an optimizer."
+        )
+    if not hyper and not is_optimizer:
+        raise TypeError(f"sweep: optimizer must be an optax gradient transformation, got {optimizer!r}.")
+    axes = {"init": tuple(inits), "use_bias": use_bias, **hyper, "seed": tuple(range(len(keys)))}
+    return axes, inits, hyper
+
+
+# --- how many at once -------------------------------------------------------------------------------------------------
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _together(params: Tree, batch_size: int, on_cpu: bool, members: int) -> int:
+    """Members that one device trains side by side: all on an accelerator; on the CPU one, or 64 of tiny networks."""
+    if not on_cpu:
+        return members
+    return 64 if batch_size * sum(leaf.size for leaf in jax.tree.leaves(params)) < _SMALL else 1
+
+
+def _chunk(members: int, devices: int, together: int, threads: int) -> int:
+    """Members per call: some rounds for each thread, so that progress moves, but few calls."""
+    per_device = math.ceil(members / devices)
+    rounds = max(1, min(8, math.ceil(per_device / together / threads)))
+    return devices * min(per_device, together * rounds, 4096)
+
+
+def _memory(device: Any) -> int | None:
+    """Bytes of memory the device has; None where it does not say."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    if device.platform == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def _too_large(chunk: int, devices: int) -> str:
+    return (
+        f"sweep: chunk={chunk} members on {devices} device(s) do not fit into memory. Pass a smaller one, for example "
+        f"chunk={max(1, chunk // 4)}, and together=1."
+    )
+
+
+def _check_memory(compiled: Any, device: Any, devices: int, chunk: int, threads: int) -> None:
+    analysis, memory = compiled.memory_analysis(), _memory(device)
+    if analysis is None or memory is None:
+        return
+    needed = analysis.argument_size_in_bytes + (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) * threads
+    if device.platform == "cpu":  # all host devices share it
+        needed *= devices
+    if needed > memory:
+        raise MemoryError(_too_large(chunk, devices) + f" It needs about {needed / 2**30:.1f} GiB.")
