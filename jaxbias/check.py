@@ -112,9 +112,9 @@ class Check:
 
 
 def _leaf_name(path: str) -> str:
-    if path == "1":
-        return "x"
-    return path.removeprefix("0.") if path.startswith("0.") else path
+    """The path in (grads, delta_x) as a reader names it: "0.weight" is weight, "1" is x, "1.0" the first of several."""
+    part, _, rest = path.partition(".")
+    return (rest or "params") if part == "0" else ".".join(["x", rest] if rest else ["x"])
 
 
 def _errors(example: Any, dtypes: Sequence[str], key: Any) -> dict[str, dict[str, Any]]:

@@ -104,7 +104,7 @@ def collect(
     # Compiling is most of the work and runs without Python's lock: the nets beside the derivations keep two cores busy.
     with ThreadPoolExecutor(1) as beside:
         runs = [beside.submit(_train, name, epochs, on_epoch) for name in names]
-        found = check_all(progress=checked, threads=1) if checks is None else checks
+        found = check_all(progress=checked) if checks is None else checks
         return Report(found, [run.result() for run in runs], machine())
 
 

@@ -61,9 +61,9 @@ def _head(report: Report) -> str:
         verdict += f' <span class="bad">Below the wanted accuracy: {_e("; ".join(short))}.</span>'
     best = "".join(
         _fact(
-            f"{run.name.capitalize()} net, test accuracy",
+            f"{run.name.capitalize()} net",
             f"{100 * run.accuracy:.1f} %",
-            f"wanted {run.setting.wanted:.0%}",
+            f"test accuracy, wanted {100 * run.setting.wanted:.0f} %",
         )
         for run in report.runs
         if run.setting.use_bias
@@ -107,8 +107,9 @@ def _derivation(check: Check, typesetter: Typesetter) -> str:
         first = ""
         if i == 0:
             span = f' rowspan="{len(worst)}"'
+            name = _e(check.derivation.name).replace("_", "_<wbr>")
             first = (
-                f'<td{span} class="name">{_e(check.derivation.name)}<span class="source">{_e(check.derivation.source)}'
+                f'<td{span} class="name">{name}<span class="source">{_e(check.derivation.source)}'
                 f"<br>{count} configuration{'s' if count > 1 else ''}</span></td><td{span}>{formulas}</td>"
             )
         cells = "".join(_number(f"{row[d].error:.1e}" if row[d].error else "0", ok=row[d].ok) for d in DTYPES)
