@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,14 +35,22 @@ def assert_equals_loops(x_shape, window, stride, pads, count_include_pad):
     rng = np.random.default_rng(6)
     x = rng.standard_normal(x_shape)
     keywords = {"window": window, "stride": stride, "padding": pads, "count_include_pad": count_include_pad}
-    z, residuals = avg_pool.forward((), jnp.asarray(x), **keywords)
-    delta = rng.standard_normal(z.shape)
+    drawn = []
+
+    def delta(shape):
+        drawn.append(rng.standard_normal(shape))
+        return drawn[0] / size
+
+    @jax.jit  # one program to compile in the place of some fifty operations
+    def run(x, delta):
+        z, residuals = avg_pool.forward((), x, **keywords)
+        return z, avg_pool.backward(residuals, delta, **keywords)[1]
+
     size = np.prod(window) if count_include_pad else sums(np.ones(x_shape), np.zeros, window, stride, pads)[0]
-    total, delta_x = sums(x, lambda _: delta / size, window, stride, pads)
+    total, delta_x = sums(x, delta, window, stride, pads)
+    z, actual_delta_x = run(x, drawn[0])
     np.testing.assert_allclose(z, total / size, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(
-        avg_pool.backward(residuals, jnp.asarray(delta), **keywords)[1], delta_x, rtol=0, atol=1e-13
-    )
+    np.testing.assert_allclose(actual_delta_x, delta_x, rtol=0, atol=1e-13)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -70,12 +79,16 @@ def test_by_hand(count_include_pad, z, delta_x):
 
 
 def test_narrow_means_are_accumulated_in_float32():
-    x = jnp.ones((1, 1024, 1), jnp.bfloat16)
-    for layer in (avg_pool.layer(1024), global_avg_pool.layer()):
-        z, residuals = layer.forward((), x)
-        _, delta_x = layer.backward(residuals, 1024 * z)
-        assert z.ravel().tolist() == [1.0]
-        assert delta_x.dtype == jnp.bfloat16 and np.array_equal(delta_x, x)
+    """In bfloat16 1 + 2⁻⁸ is 1, and a running sum of ones stops growing at 256."""
+    x = jnp.array([1, 2.0**-8, 2.0**-8, 0], jnp.bfloat16).reshape(1, 4, 1)
+    layer = avg_pool.layer(4)
+    z, residuals = layer.forward((), x)
+    assert z.ravel().tolist() == [(1 + 2.0**-7) / 4]
+    assert layer.backward(residuals, z)[1].dtype == jnp.bfloat16
+    ones = jnp.ones((1, 1024, 1), jnp.bfloat16)
+    z, residuals = global_avg_pool.forward((), ones)
+    assert z.tolist() == [[1.0]]
+    assert np.array_equal(global_avg_pool.backward(residuals, 1024 * z)[1], ones)
 
 
 def test_global_mean_by_hand():
