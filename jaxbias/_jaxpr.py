@@ -295,24 +295,34 @@ def run(program: Program, inputs: Sequence[Any]) -> list[Any]:
     return [values[i] for i in program.outputs]
 
 
-def rerun(
-    program: Program, values: Sequence[Any], replaced: dict[int, Any], first: int = 0, keep: Sequence[int] = ()
-) -> dict[int, Any]:
-    """Values that change when some are replaced, by number; equations before `first` are known not to change.
+Rewrite = Callable[[Callable[[int], Any], list[Any]], list[Any]]
+"""`(read, inputs) -> outputs` in place of one equation; `read(number)` gives any value computed so far."""
 
-    Values in `keep` and in `replaced` stay as given there, even if what they are computed from changes.
+
+def rerun(
+    program: Program, values: Sequence[Any], rewrites: dict[int, Rewrite], needed: Sequence[bool] | None = None
+) -> dict[int, Any]:
+    """Values that change, by number, when some equations (by position) are rewritten; the others are not evaluated.
+
+    Args:
+        needed: which equations matter for the outputs of interest.
     """
-    changed = dict(replaced)
+    changed: dict[int, Any] = {}
+
+    def read(number):
+        return changed[number] if number in changed else values[number]
+
     with np.errstate(all="ignore"):
-        for equation in program.equations[first:]:
-            if not any(i in changed for i in equation.inputs):
+        for position in range(min(rewrites), len(program.equations)):
+            equation = program.equations[position]
+            rewrite = rewrites.get(position)
+            if rewrite is not None:
+                outs = rewrite(read, [read(i) for i in equation.inputs])
+            elif (needed is not None and not needed[position]) or not any(i in changed for i in equation.inputs):
                 continue
-            if all(i in replaced or i in keep for i in equation.outputs):
-                continue
-            outs = apply(program, equation, [changed[i] if i in changed else values[i] for i in equation.inputs])
-            for number, out in zip(equation.outputs, outs):
-                if number not in replaced and number not in keep:
-                    changed[number] = out
+            else:
+                outs = apply(program, equation, [read(i) for i in equation.inputs])
+            changed.update(zip(equation.outputs, outs))
     return changed
 
 
