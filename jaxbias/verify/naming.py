@@ -385,7 +385,7 @@ class _Trial:
         """Values of some leaves under an edit; only those that change."""
         try:
             changed = _jaxpr.rerun(case.program, case.values, {**self.editor.pins, **edit.rewrites}, needed)
-        except (ValueError, IndexError, TypeError, FloatingPointError, np.linalg.LinAlgError, KeyError):
+        except Exception:  # an edit that makes no sense for these shapes or dtypes is no hypothesis
             return {}
         outs = {}
         for i in leaves:

@@ -240,7 +240,9 @@ def explain(evidence: "Evidence", editor: "Editor", leaf: int, deadline: float) 
                 return found("extra-term", f"the gradient of {name} has the term {term} too much", "leave it out")
             if float(terms.stack("expected") @ terms.stack("difference")) < 0:
                 term = f"`{terms.write(k, -amount)}`"
-                return found("missing-term", f"the gradient of {name} lacks the term {term}", "add the term", ("extra-term",))
+                return found(
+                    "missing-term", f"the gradient of {name} lacks the term {term}", "add the term", ("extra-term",)
+                )
             term = f"`{terms.write(k, amount)}`"
             return found(
                 "extra-term", f"the gradient of {name} has the term {term} too much", "leave it out", ("missing-term",)
