@@ -88,8 +88,22 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
     return []
 
 
+def other_sizes(checker: "Checker", cases: list["Case"], off: list[int], rng: np.random.Generator) -> list["Case"]:
+    """The same mistake with one entry less along the axes, so that a factor 1/n is told from a fixed number."""
+    given = cases[0].probe.primals
+    leading = [np.shape(s)[0] for s in cases[0].probe.seeds if np.ndim(s)]
+    sizes = [n for n in axis_sizes(given) if n > 2]
+    for chosen in (sizes, [n for n in sizes if n in leading]):
+        if not chosen:
+            continue
+        case = _case(checker, "other sizes", resize(given, {n: n - 1 for n in chosen}), rng)
+        if case is not None and all(np.any(case.wrong[i]) for i in off):
+            return [case]
+    return []
+
+
 def find_condition(checker: "Checker", cases: list["Case"], leaves: list[int], rng: np.random.Generator) -> str:
-    """When the rule is right: the first simple change of the arguments that makes these leaves right; "" if none does."""
+    """When the rule is right: the first simple change of the arguments that makes these leaves right; or ""."""
     start = next((c for c in cases if not c.probe.kink and any(np.any(c.wrong[i]) for i in leaves)), None)
     if start is None:
         return ""

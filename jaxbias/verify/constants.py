@@ -18,6 +18,7 @@ class Constant:
 
     text: str
     kind: str
+    leading_mean: bool = False
 
 
 def close(a: float, b: float, tolerance: float = 1e-7) -> bool:
@@ -67,10 +68,9 @@ def name_constant(factors: Sequence[float], shapes: Sequence[Shapes]) -> Constan
     varied = len({tuple(s) for s in shapes}) > 1
     by_size = _by_size(factors, shapes)
     simple = _simple(factors[0]) if fixed else None
-    if by_size is not None and (simple is None or not varied):
-        # a size that equals 2 or 4 on the only shapes seen is no evidence for a mean
-        if simple is None or by_size.kind == "batch-mean-vs-sum":
-            return by_size
+    # a factor 2 on an axis of size 2 is no evidence of a mean, unless it follows the size on other shapes
+    if by_size is not None and (simple is None or (by_size.leading_mean and not varied)):
+        return by_size
     if simple is not None:
         return simple
     if fixed:
@@ -105,9 +105,10 @@ def _by_size(factors: Sequence[float], shapes: Sequence[Shapes]) -> Constant | N
     candidates.sort(key=lambda c: not c[2])
     for sign in (1, -1):
         for form, value in forms:
-            for text, numbers, _leading in candidates:
+            for text, numbers, leading in candidates:
                 if all(close(f, sign * value(n)) for f, n in zip(factors, numbers)):
                     mean = form in ("1/{}", "{}") and sign > 0
                     kind = "batch-mean-vs-sum" if mean else "scale-constant"
-                    return Constant(("" if sign > 0 else "-") + form.format(text), kind)
+                    least = mean and form == "1/{}" and leading
+                    return Constant(("" if sign > 0 else "-") + form.format(text), kind, least)
     return None

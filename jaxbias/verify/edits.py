@@ -2,7 +2,7 @@
 
 The backward pass is the jaxpr of autodiff, so an edit can leave out a factor or a term, flip a sign, sum over another
 axis, take another intermediate, forget a mask, overwrite where it must add. An edit that reproduces what the rule
-returns is the diagnosis. Edits come in tiers, the simplest first. Equations of a loop body are edited in every iteration.
+returns is the diagnosis. Edits come in tiers, the simplest first. What stands in a loop is edited in every iteration.
 """
 
 import itertools
@@ -414,7 +414,7 @@ class Editor:
             return self.mask_kind(eqn, f)
         activation = self.activation(eqn)
         if activation is not None and value.shape == self.program.shapes[activation.outputs[0]]:
-            return "missing-activation-derivative", f", the derivative that belongs to `{activation.source.text}`"
+            return "missing-activation-derivative", f", the derivative that belongs to `{_line(activation)}`"
         return "missing-factor", self.about(eqn)
 
     def mask_kind(self, eqn, f=None) -> tuple[str, str]:
@@ -423,7 +423,7 @@ class Editor:
         floats = {i for i in self.program.inputs if np.asarray(self.values[i]).dtype.kind == "f"} - set(self.seeds)
         moves = [i for i in floats if not np.all((self.values[i] == 0) | (self.values[i] == 1))]
         if activation is not None and self._ancestors(predicate) & set(moves):
-            return "missing-activation-derivative", f", the derivative that belongs to `{activation.source.text}`"
+            return "missing-activation-derivative", f", the derivative that belongs to `{_line(activation)}`"
         return "missing-mask", self.about(eqn)
 
     def special(self, position, eqn, linear) -> Iterator[Edit]:
@@ -851,7 +851,7 @@ class Editor:
         return lambda read, inputs: self.compute(position, [read(other) if j == k else x for j, x in enumerate(inputs)])
 
     def replaced(self, eqn, own, g) -> tuple[str, str]:
-        """Kind and words for taking g in place of its own operand: often a factor or a term of it is all that misses."""
+        """Kind and words for g in place of the own operand: often a factor or a term of it is all that misses."""
         mine, other = np.asarray(self.values[own]), np.asarray(self.values[g])
         maker = self.equations[self.born[own]] if own in self.born else None
         text = f"uses {self.name(g)} in place of {self.name(own)}{self.about(eqn)}"
@@ -1006,6 +1006,10 @@ def _views(shape: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, ...]
             if all(out[a] == n for a, n in zip(axes, shape)):
                 found.append(tuple(out[a] if a in axes else 1 for a in range(len(out))))
     return found
+
+
+def _line(eqn: _jaxpr.Equation) -> str:
+    return eqn.source.text if eqn.source is not None else ""
 
 
 def _shifted(x: np.ndarray, shift: int, axis: int) -> np.ndarray:

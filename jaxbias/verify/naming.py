@@ -1,5 +1,6 @@
 """Names the mistake: the simplest hypothesis that reproduces the rule to rounding on every probe, or "unexplained"."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.conditions import find_condition, reproduce, shrink
+from jaxbias.verify.conditions import find_condition, other_sizes, reproduce, shrink
 from jaxbias.verify.constants import name_constant
 from jaxbias.verify.edits import Edit, Editor
 from jaxbias.verify.expressions import line
@@ -87,8 +88,9 @@ def name_mistakes(
     if rest:
         same = [case for case in smooth if case.program is smooth[0].program]
         evidence = [Evidence(checker, small or same[:5], rest)]
-        if small:
-            evidence.append(Evidence(checker, same[:2], rest))
+        others = same[:2] if small else other_sizes(checker, same, rest, rng)
+        if others:
+            evidence.append(Evidence(checker, others, rest))
         for found in _whole_leaves(evidence, rest):
             for i in found.leaves - findings.keys():
                 findings[i] = found
@@ -103,6 +105,7 @@ def name_mistakes(
                 findings[i] = describe_pattern(checker, evidence[0].cases, smooth, i) or _unexplained(
                     checker, smooth, i
                 )
+    findings = _merged(findings, [path for path, _, _ in checker.problem.leaves])
     diagnoses, seen = [], set()
     for i in off:
         found = findings[i]
@@ -114,6 +117,23 @@ def name_mistakes(
         diagnoses.append(_diagnosis(found, paths, condition, smooth))
     reproduction = reproduce(checker, small or smooth or cases, off)
     return diagnoses, reproduction, notes
+
+
+def _merged(findings: dict[int, Finding], names: list[str]) -> dict[int, Finding]:
+    """One finding where several leaves have the same mistake in the same words."""
+    groups: dict[Any, list[int]] = {}
+    for i, found in findings.items():
+        words = found.text.replace(f"gradient of {names[i]}", "gradient of §")
+        groups.setdefault((found.kind, words, found.fix, found.source), []).append(i)
+    merged = dict(findings)
+    for (_, words, _, _), leaves in groups.items():
+        first = findings[leaves[0]]
+        if len(leaves) > 1 and any(findings[i] is not first for i in leaves):
+            together = ", ".join(names[i] for i in leaves[:-1]) + f" and {names[leaves[-1]]}"
+            text = words.replace("gradient of §", f"gradient of {together}")
+            one = dataclasses.replace(first, text=text, leaves=frozenset(leaves))
+            merged |= dict.fromkeys(leaves, one)
+    return merged
 
 
 def _diagnosis(found: Finding, paths: str, condition: str, smooth) -> Diagnosis:
@@ -175,68 +195,56 @@ def _edge(checker, cases, i) -> Finding:
 
 
 def _whole_leaves(evidence: list[Evidence], off: Sequence[int]) -> list[Finding]:
-    found = []
+    return [found for i in off for found in _whole_leaf(evidence, i)]
+
+
+def _whole_leaf(evidence: list[Evidence], i: int) -> list[Finding]:
+    """Findings for one leaf that is a simple function of the true gradients."""
+    found: list[Finding] = []
     names = [path for path, _, _ in evidence[0].checker.problem.leaves]
+    cases = [case for e in evidence for case in e.cases]
+    name, shape = names[i], cases[0].expected[i].shape
 
-    def all_match(i, f):
+    def consider(kind: str, text: str, fix: str, tier: float, f: Any) -> None:
         errors = [e.error(case, i, f(case)) for e in evidence for case in e.cases]
-        return max(errors) if errors and max(errors) < np.inf else None
+        if errors and max(errors) < np.inf:
+            found.append(Finding(frozenset([i]), kind, text, fix, tier, max(errors)))
 
-    for i in off:
-        cases = [case for e in evidence for case in e.cases]
-        if all(not np.any(case.actual[i]) for case in cases):
-            text = f"the gradient of {names[i]} is zero everywhere: nothing flows to it"
-            found.append(Finding(frozenset([i]), "detached", text, "return its gradient", 0, 0.0))
-            continue
-        if (constant := _constant(evidence, i)) is not None:
-            accuracy, c = constant
-            found.append(_scaled(frozenset([i]), c, "", None, 0, accuracy, names[i]))
-            continue
-        for j in range(len(names)):
-            if j == i:
-                continue
-            for word, change in (("", lambda x: x), ("the transpose of ", np.transpose)):
-                hit = all_match(i, lambda case, j=j, change=change: change(case.expected[j]))
-                if hit is not None:
-                    text = f"returns {word}the gradient of {names[j]} as that of {names[i]}"
-                    found.append(
-                        Finding(frozenset([i]), "swapped-outputs", "the rule " + text, "exchange them", 0, hit)
-                    )
-        rank = cases[0].expected[i].ndim
-        if rank >= 2:
-            for axes in itertools.permutations(range(rank)):
-                if axes != tuple(range(rank)):
-                    hit = all_match(i, lambda case, axes=axes: case.expected[i].transpose(axes))
-                    if hit is not None:
-                        text = f"the gradient of {names[i]} is transposed (axes {axes})"
-                        found.append(Finding(frozenset([i]), "transpose", text, "transpose it", 0, hit))
-                    hit = all_match(
-                        i, lambda case, axes=axes: case.expected[i].transpose(axes).reshape(case.expected[i].shape)
-                    )
-                    if hit is not None:
-                        text = f"the gradient of {names[i]} is reshaped where it must be transposed"
-                        found.append(Finding(frozenset([i]), "transpose", text, "transpose, not reshape", 0.5, hit))
-        for axis in range(rank):
-            for shift in (1, -1, 2, -2):
-                rolled = lambda case, a=axis, s=shift: np.roll(case.expected[i], s, a)
-                moved = lambda case, a=axis, s=shift: _moved(case.expected[i], s, a)
-                for word, change in (("cyclically ", rolled), ("", moved)):
-                    hit = all_match(i, change)
-                    if hit is not None:
-                        text = f"the gradient of {names[i]} is shifted {word}by {shift} along axis {axis}"
-                        found.append(Finding(frozenset([i]), "wrong-index", text, "shift it back", 0, hit))
-            hit = all_match(i, lambda case, a=axis: np.flip(case.expected[i], a))
-            if hit is not None:
-                text = f"the gradient of {names[i]} is reversed along axis {axis}"
-                found.append(Finding(frozenset([i]), "wrong-index", text, "reverse it", 0, hit))
-            for word, change in (
-                ("mean", lambda x, a: np.broadcast_to(x.mean(axis=a, keepdims=True), x.shape)),
-                ("sum", lambda x, a: np.broadcast_to(x.sum(axis=a, keepdims=True), x.shape)),
-            ):
-                hit = all_match(i, lambda case, a=axis, change=change: change(case.expected[i], a))
-                if hit is not None and cases[0].expected[i].shape[axis] > 1:
-                    text = f"the rule returns the {word} over axis {axis} of the gradient of {names[i]}"
-                    found.append(Finding(frozenset([i]), "wrong-reduction-axis", text, "drop that sum", 0.5, hit))
+    if all(not np.any(case.actual[i]) for case in cases):
+        text = f"the gradient of {name} is zero everywhere: nothing flows to it"
+        return [Finding(frozenset([i]), "detached", text, "return its gradient", 0, 0.0)]
+    if (constant := _constant(evidence, i)) is not None:
+        accuracy, c = constant
+        return [_scaled(frozenset([i]), c, "", None, 0, accuracy, name)]
+    for j in range(len(names)):
+        if j != i:
+            text = f"the rule returns the gradient of {names[j]} as that of {name}"
+            consider("swapped-outputs", text, "exchange them", 0, lambda case, j=j: case.expected[j])
+            text = f"the rule returns the transpose of the gradient of {names[j]} as that of {name}"
+            consider("swapped-outputs", text, "exchange them", 0.2, lambda case, j=j: case.expected[j].T)
+    for axes in itertools.permutations(range(len(shape))):
+        if axes != tuple(range(len(shape))):
+            turned = lambda case, a=axes: case.expected[i].transpose(a)
+            consider("transpose", f"the gradient of {name} is transposed (axes {axes})", "transpose it", 0, turned)
+            text = f"the gradient of {name} is reshaped where it must be transposed"
+            cast = lambda case, f=turned: f(case).reshape(case.expected[i].shape)
+            consider("transpose", text, "transpose, not reshape", 0.5, cast)
+    for axis in range(len(shape)):
+        for shift in (1, -1, 2, -2):
+            text = f"the gradient of {name} is shifted by {shift} along axis {axis}"
+            moved = lambda case, a=axis, s=shift: _moved(case.expected[i], s, a)
+            consider("wrong-index", text, "shift it back", 0.1, moved)
+            rolled = lambda case, a=axis, s=shift: np.roll(case.expected[i], s, a)
+            consider("wrong-index", text + ", cyclically", "shift it back", 0, rolled)
+        text = f"the gradient of {name} is reversed along axis {axis}"
+        consider("wrong-index", text, "reverse it", 0, lambda case, a=axis: np.flip(case.expected[i], a))
+        if shape[axis] > 1:
+            for word in ("mean", "sum"):
+                text = f"the rule returns the {word} over axis {axis} of the gradient of {name}"
+                spread = lambda case, a=axis, w=word: (
+                    getattr(case.expected[i], w)(axis=a, keepdims=True) + 0 * case.expected[i]
+                )
+                consider("wrong-reduction-axis", text, f"drop that {word}", 0.5, spread)
     return found
 
 
@@ -485,7 +493,8 @@ class _Trial:
                 return None
             # rewrites subtract the value, so b = -amount
             amount = amounts[0]
-            text = f"the rule adds {amount:.4g} times {edit.term}{edit.text.split('`, which')[0].removeprefix('adds the term ' + edit.term)}"
+            where = edit.text.removeprefix(f"adds the term {edit.term}").removesuffix(", which does not belong there")
+            text = f"the rule adds {amount:.4g} times {edit.term}{where}"
             return Finding(
                 kind="extra-term",
                 text=text,

@@ -127,10 +127,10 @@ def _repeated(checker: "Checker", cases: list["Case"], i: int) -> str:
         seen = False
         for case in cases:
             ids = np.asarray(case.probe.primals[k])
-            mask = case.wrong[i]
+            mask = np.asarray(case.wrong[i])
             if ids.dtype == bool or not mask.ndim:
                 break
-            rows = mask.any(axis=tuple(range(1, mask.ndim)))
+            rows = np.atleast_1d(mask.any(axis=tuple(range(1, mask.ndim))))
             values, counts = np.unique(ids, return_counts=True)
             values = np.where(values < 0, values + len(rows), values)
             inside = (values >= 0) & (values < len(rows))

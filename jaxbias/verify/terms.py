@@ -85,10 +85,10 @@ class Terms:
 
         found = []
         for g in self.editor.fresh:
-            if g in self.editor.linear or np.size(self.editor.values[g]) < 2 and self.program.shapes[g] != ():
+            if g in self.editor.linear:
                 continue
             views = _views(self.program.shapes[g], self.shape)
-            if not views or g not in self.program.inputs and not self.editor.write(g):
+            if not views or (g not in self.program.inputs and not self.editor.write(g)):
                 continue
             given = g in self.program.inputs or g in self.program.outputs
             found.append((not given, len(self.editor.write(g)), g, views[-1]))
@@ -273,8 +273,8 @@ def _nodes(editor: "Editor", leaf: int) -> list[int]:
     for eqn in reversed(editor.equations):
         for number in eqn.outputs:
             shape = editor.program.shapes[number]
-            if number in before and number in editor.linear and number not in nodes and len(shape) > 0:
-                if shape not in shapes and np.asarray(editor.values[number]).dtype.kind == "f":
-                    shapes.add(shape)
-                    nodes.append(number)
+            linear = number in before and number in editor.linear and number not in nodes
+            if linear and len(shape) > 0 and shape not in shapes:
+                shapes.add(shape)
+                nodes.append(number)
     return nodes[:3]

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxbias.verify.self_test.rules import Rule
 
+SHAPE = {"wrong-shape", "broadcast-not-summed"}
 FACTOR = {"missing-factor", "missing-activation-derivative", "missing-mask", "scale-constant", "wrong-operand"}
 LINEAR = {"not-linear-in-cotangent"}  # the mistake removed the cotangent itself
 TERM = {"missing-term", "missing-factor", "extra-term", "wrong-operand", "missing-activation-derivative"}
@@ -24,15 +25,19 @@ ACCEPTED: dict[str, set[str]] = {
     "scale-constant": {"scale-constant", "double-count", "batch-mean-vs-sum"},
     "batch-mean-vs-sum": {"batch-mean-vs-sum", "scale-constant"},
     "transpose": {"transpose", "wrong-shape", "swapped-outputs"},
-    "missing-term": LINEAR | TERM | {"detached", "overwritten-not-accumulated", "sign"},
+    "missing-term": LINEAR | SHAPE | TERM | {"detached", "overwritten-not-accumulated", "sign"},
     "flipped-sign-of-term": {"sign", "missing-term", "extra-term", "wrong-operand"},
     "extra-term": {"extra-term", "double-count", "scale-constant", "wrong-operand"},
-    "missing-factor": LINEAR | FACTOR | {"missing-term"},
+    "missing-factor": LINEAR | SHAPE | FACTOR | {"missing-term", "batch-mean-vs-sum"},
     "missing-activation-derivative": LINEAR | FACTOR,
-    "wrong-reduction-axis": {"wrong-reduction-axis", "wrong-shape", "wrong-structure", "broadcast-not-summed", "missing-term"},
+    "wrong-reduction-axis": SHAPE | {"wrong-reduction-axis", "missing-term"},
     "sum-left-out": {"broadcast-not-summed", "wrong-shape", "missing-term", "wrong-reduction-axis", "wrong-structure"},
     "broadcast-not-summed": {"broadcast-not-summed", "wrong-shape"},
-    "wrong-operand": LINEAR | FACTOR | TERM | {"stale-value", "transpose", "sign", "swapped-outputs", "double-count"},
+    "wrong-operand": LINEAR
+    | SHAPE
+    | FACTOR
+    | TERM
+    | {"stale-value", "transpose", "sign", "swapped-outputs", "double-count"},
     "wrong-index": {"wrong-index", "stale-value", "wrong-operand", "only-some-elements"},
     "swapped-outputs": {"swapped-outputs", "wrong-operand"},
     "double-count": {"double-count", "scale-constant", "extra-term"},
@@ -50,8 +55,14 @@ ACCEPTED: dict[str, set[str]] = {
     "not-linear-in-cotangent": {"not-linear-in-cotangent"},
     "wrong-function": LINEAR | FACTOR | TERM | {"sign"},
     "wrong-power": LINEAR | FACTOR | TERM | {"double-count"},
-    "flipped-condition": {"missing-mask", "wrong-operand", "sign", "missing-activation-derivative", "only-some-elements"},
-}  # fmt: skip
+    "flipped-condition": {
+        "missing-mask",
+        "wrong-operand",
+        "sign",
+        "missing-activation-derivative",
+        "only-some-elements",
+    },
+}
 """Planted mistake → kinds that name it: the same kind, or one that speaks of the same change of the formula."""
 
 
@@ -225,8 +236,13 @@ def _without_transpose(node):
     return copy.deepcopy(node.value) if isinstance(node, ast.Attribute) and node.attr == "T" else None
 
 
+MODULES = ("jnp", "jax", "lax", "args", "range", "solve_triangular")
+
+
 def _operand(node, new):
-    return ast.Name(new, ast.Load()) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) else None
+    if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load) or node.id in (new, *MODULES):
+        return None
+    return ast.Name(new, ast.Load())
 
 
 FUNCTIONS = {
@@ -241,13 +257,14 @@ FUNCTIONS = {
 
 
 def _other_function(node):
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FUNCTIONS:
-        if ast.unparse(node.func.value) in ("jnp", "jax.nn"):
-            node = copy.deepcopy(node)
-            name = FUNCTIONS[node.func.attr]
-            node.func = ast.Attribute(ast.Name("jnp", ast.Load()), name, ast.Load())
-            return node
-    return None
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return None
+    name = FUNCTIONS.get(node.func.attr)
+    if name is None or ast.unparse(node.func.value) not in ("jnp", "jax.nn"):
+        return None
+    node = copy.deepcopy(node)
+    node.func = ast.Attribute(ast.Name("jnp", ast.Load()), name, ast.Load())
+    return node
 
 
 def _other_power(node):
@@ -275,9 +292,7 @@ def _shifted_index(node):
 
 def _other_constant(node):
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Constant):
-        node = copy.deepcopy(node)
-        node.left = ast.Constant(3 * node.left.value)
-        return node
+        return ast.BinOp(ast.Constant(3 * node.left.value), ast.Mult(), copy.deepcopy(node.right))  # type: ignore
     return None
 
 
@@ -315,29 +330,18 @@ def source_mutants(rule: Rule, limit: int = 6) -> Iterator[Mutant]:
     )
     changes = [*CHANGES]
     for new in names:
-        changes.append(("wrong-operand", lambda node, new=new: _operand(node, new) if node.id != new else None))
+        changes.append(("wrong-operand", lambda node, new=new: _operand(node, new)))
     for planted, change in changes:
-        guarded = _guard(change, planted)
         for k in itertools.count():
             if k >= limit:
                 break
-            edit = _Edit(guarded, k)
-            mutated = ast.Module([copy.deepcopy(function)], [])
-            mutated.body[0].body = [edit.visit(statement) for statement in mutated.body[0].body]
+            edit = _Edit(change, k)
+            wrong = copy.deepcopy(function)
+            wrong.body = [edit.visit(statement) for statement in wrong.body]
+            mutated = ast.Module([wrong], [])
             if edit.count <= k:
                 break
             ast.fix_missing_locations(mutated)
             space: dict[str, Any] = {}
             exec(compile(mutated, f"<{rule.name}: {planted}>", "exec"), dict(rule.rule.__globals__), space)
             yield Mutant(planted, edit.line, space[function.name])
-
-
-def _guard(change, planted):
-    def guarded(node):
-        if planted == "wrong-operand" and not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
-            return None
-        if planted == "wrong-operand" and node.id in ("jnp", "jax", "lax", "args", "range", "solve_triangular"):
-            return None
-        return change(node)
-
-    return guarded
