@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxbias import check
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
@@ -61,3 +63,28 @@ def test_no_block_escapes():
     for marker in ("report", "tests"):
         assert re.search(rf"^<!-- {marker} -->\n```bash\n[^\n]+\n```$", README, flags=re.MULTILINE)
         assert f"readme_command {marker}" in script
+
+
+def bound(error):
+    """The smallest power of ten that is not below the error; it stands on every machine where the error does not."""
+    return "exact" if error == 0 else next(f"1e-{n}" for n in range(20, 0, -1) if error <= 10.0**-n)
+
+
+def table(derivations, errors):
+    rows = []
+    for derivation in derivations.values():
+        formulas = "<br>".join(f"${formula}$".replace("|", r"\vert ") for formula in derivation.formulas)
+        source = derivation.source.replace("derivation sheet", "sheet")
+        rows.append(f"| `{derivation.name}` | {formulas} | {source} | {errors[derivation.name]} |")
+    return rows
+
+
+def test_table_shows_every_derivation_and_the_error_it_is_checked_to():
+    """Names, formulas and sources are those of the code; the errors stand in the README and are measured here."""
+    derivations = check.layer_derivations() | check.loss_derivations()
+    shown = dict(re.findall(r"^\| `(\w+)` \|.*\| (\S+) \|$", README, flags=re.MULTILINE))
+    assert [line for line in README.splitlines() if line.startswith("| `")] == table(derivations, shown)
+    for found in check.check_all(dtypes=["float64"]):
+        worst = max(leaf.error if leaf.error == leaf.error else 1.0 for leaf in found.leaves)
+        limit = 0.0 if shown[found.derivation.name] == "exact" else float(shown[found.derivation.name])
+        assert worst <= limit, f"{found.derivation.name}: {bound(worst)}"
