@@ -12,11 +12,11 @@ from .contact import contacts as contacts
 from .grads import as_function as as_function
 from .grads import deltas as deltas
 from .grads import value_and_grad as value_and_grad
-from .parameters import freeze as freeze
-from .parameters import get_weights as get_weights
-from .parameters import named_parameters as named_parameters
-from .parameters import set_weights as set_weights
-from .parameters import with_frozen as with_frozen
+from .leaves import freeze as freeze
+from .leaves import get_weights as get_weights
+from .leaves import named_parameters as named_parameters
+from .leaves import set_weights as set_weights
+from .leaves import with_frozen as with_frozen
 from .params import Layer as Layer
 from .params import Params as Params
 from .params import State as State

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxbias.parameters import is_bias, named_parameters
+from jaxbias.leaves import is_bias, named_parameters
 from jaxbias.params import Layer, Tree, init_state, map_layers, run_forward
 
 

@@ -189,10 +189,10 @@ def train(
     no_cache: NoCache = False,
 ) -> int:
     """Train a network on the digits or on your own rows."""
-    from jaxbias import training
+    from jaxbias import task as tasks
 
     _cache(cache_dir, no_cache)
-    task = training.prepare(
+    task = tasks.prepare(
         data, network, optimizer=optimizer, learning_rate=learning_rate, seed=seed, use_bias=not no_bias,
         bias_only=bias_only, freeze=freeze or (),
     )  # fmt: skip
@@ -200,12 +200,12 @@ def train(
         bar = bars.add_task(f"training on {task.data.name}", total=epochs, note="")
 
         def on_progress(progress):
-            bars.update(bar, completed=progress.epoch, note=training.describe(progress.latest))
+            bars.update(bar, completed=progress.epoch, note=tasks.describe(progress.latest))
 
-        fitted = training.run(task, epochs=epochs, batch_size=batch_size, checkpoint=checkpoint, progress=on_progress)
+        fitted = tasks.run(task, epochs=epochs, batch_size=batch_size, checkpoint=checkpoint, progress=on_progress)
     latest = {name: float(values[-1]) for name, values in fitted.history.items() if values.ndim == 1}
     resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
-    print(f"{epochs} epochs{resumed}: {training.describe(latest)}")
+    print(f"{epochs} epochs{resumed}: {tasks.describe(latest)}")
     if fitted.diverged is not None:
         return _say(f"training diverged: the loss is not finite from epoch {fitted.diverged} on", 1)
     return 0
@@ -221,7 +221,7 @@ def summary(
 ) -> None:
     """Show what each layer of a network holds: output shape, weights, biases, bytes."""
     import jaxbias
-    from jaxbias import training
+    from jaxbias import task as tasks
 
-    task = training.prepare(data, network, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or ())
+    task = tasks.prepare(data, network, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or ())
     print(jaxbias.summary(task.params, task.network, task.data.x_train[:1], task.trainable))

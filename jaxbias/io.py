@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _files
-from jaxbias.parameters import get_weights, named_parameters, set_weights
+from jaxbias.leaves import get_weights, named_parameters, set_weights
 from jaxbias.params import Layer, Tree, map_layers
 
 _DTYPES = {

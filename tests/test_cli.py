@@ -92,13 +92,13 @@ def test_unwritable_output_is_found_before_any_work(monkeypatch, tmp_path):
 
 
 def test_bias_only_and_freeze(blobs):
-    from jaxbias import training
+    from jaxbias import task as tasks
 
-    task = training.prepare(blobs, "dense:4,relu,dense:2", bias_only=True)
+    task = tasks.prepare(blobs, "dense:4,relu,dense:2", bias_only=True)
     assert task.trainable[0] == (False, True) and task.trainable[2] == (False, True)
-    task = training.prepare(blobs, "dense:4,relu,dense:2", freeze=["0", "2.weight"])
+    task = tasks.prepare(blobs, "dense:4,relu,dense:2", freeze=["0", "2.weight"])
     assert task.trainable[0] == (False, False) and task.trainable[2] == (False, True)
-    fitted = training.run(task, epochs=1, batch_size=8)
+    fitted = tasks.run(task, epochs=1, batch_size=8)
     assert np.array_equal(fitted.params[2].weight, task.params[2].weight)
     assert not np.array_equal(fitted.params[2].bias, task.params[2].bias)
 

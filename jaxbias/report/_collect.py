@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxbias import training
+from jaxbias import task as tasks
 from jaxbias._summary import Summary, summary
 from jaxbias.check import Check, check_all, layer_derivations, loss_derivations
 from jaxbias.train import Fit, Progress
@@ -111,9 +111,9 @@ def collect(
 def _train(name: str, epochs: int, on_epoch: Callable[[str, Progress], None] | None) -> Run:
     setting = NETWORKS[name]
     began = time.perf_counter()
-    task = training.prepare("digits", setting.spec, learning_rate=LEARNING_RATE, use_bias=setting.use_bias)
+    task = tasks.prepare("digits", setting.spec, learning_rate=LEARNING_RATE, use_bias=setting.use_bias)
     progress = None if on_epoch is None else lambda each: on_epoch(name, each)
-    fitted = training.run(task, epochs=epochs, batch_size=BATCH_SIZE, progress=progress)
+    fitted = tasks.run(task, epochs=epochs, batch_size=BATCH_SIZE, progress=progress)
     params = jax.tree.map(np.asarray, fitted.params)
     return Run(
         name,

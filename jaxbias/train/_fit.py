@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.grads import value_and_grad
-from jaxbias.parameters import with_frozen
+from jaxbias.leaves import with_frozen
 from jaxbias.params import Layer, Tree, inference, init_state, run_forward
 from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from jaxbias import data as datasets
 from jaxbias import losses, spec, train
-from jaxbias.parameters import is_bias, named_parameters
+from jaxbias.leaves import is_bias, named_parameters
 from jaxbias.params import Layer, Tree, init_state, out_shape
 
 
