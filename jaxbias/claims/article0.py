@@ -12,9 +12,8 @@ from jaxbias.claims import _regression as regression
 from jaxbias.claims._claim import CONDITIONAL, HOLDS, claim
 from jaxbias.claims._conditions import above, at_most, exactly, mean_near, near, true
 from jaxbias.claims._tools import affine, descend, difference, generator, largest, once, predict, randomized, train
-from jaxbias.layers import dense, identity, relu, sigmoid, tanh
+from jaxbias.layers import bias_neuron, dense, identity, relu, sigmoid, tanh
 from jaxbias.losses import mean_squared_error
-from jaxbias.params import Params
 
 NETWORK = jb.chain(dense.layer(2), relu, dense.layer(1))
 """The article's model B: two inputs, two ReLU units, one linear output."""
@@ -25,7 +24,7 @@ KERNEL2 = [[0.1048971], [2.0368812]]
 BIAS2 = [0.2609277]
 
 
-def printed_params(dtype: Any = np.float64) -> tuple:
+def printed_params(dtype: Any = float) -> tuple:
     """The weights that the article prints, in the library's layout [input, unit] (A0.11)."""
     first = affine(jnp.array(KERNEL1, dtype), jnp.array(BIAS1, dtype))
     return first, (), affine(jnp.array(KERNEL2, dtype), jnp.array(BIAS2, dtype))
@@ -39,20 +38,6 @@ def hidden_and_output(params, x):
 
 
 POINT = np.array([[2.0, 3.0]])
-
-
-def homogeneous(params, x, activation):
-    """A dense network whose biases are the weights of constant-1 units: every layer is [W; b], its input [a, 1]."""
-    a = x
-    for i, augmented in enumerate(params):
-        z = jnp.concatenate([a, jnp.ones((a.shape[0], 1))], axis=1) @ augmented
-        a = activation(z) if i < len(params) - 1 else z
-    return a
-
-
-def augment(layer: Any):
-    """[W; b]: the bias as the weights of a constant unit."""
-    return jnp.concatenate([layer.weight, layer.bias[None, :]])
 
 
 def tanh_problem(key):
@@ -70,16 +55,18 @@ def tanh_problem(key):
     {"output difference": at_most(1e-12), "gradient difference": at_most(1e-12)},
     equation="4.4",
 )
-def bias_neuron(key):
+def constant_unit(key):
     network, params, x, delta = tanh_problem(key)
 
     @once
     def run(params, x, delta):
         out, residuals = network.forward(params, x)
         grads, delta_x = network.backward(residuals, delta)
-        augmented = [augment(params[0]), augment(params[2])]
-        expected, pull_back = jax.vjp(lambda p, x: homogeneous(p, x, jnp.tanh), augmented, x)
-        return (out, ([augment(grads[0]), augment(grads[2])], delta_x)), (expected, pull_back(delta))
+        neurons = tuple(bias_neuron.from_dense(p) if p else () for p in params)
+        homogeneous = jb.chain(bias_neuron.layer(4), tanh, bias_neuron.layer(2))
+        expected, pull_back = jax.vjp(lambda p, x: predict(homogeneous, p, x), neurons, x)
+        as_neurons = tuple(bias_neuron.from_dense(g) if g else () for g in grads)
+        return (out, (as_neurons, delta_x)), (expected, pull_back(delta))
 
     by_vector, by_neuron = run(params, x, delta)
     return {
@@ -97,11 +84,11 @@ def bias_neuron(key):
 )
 def bias_neuron_round_trip(key):
     network, params, x, _ = tanh_problem(key)
-    augmented = [augment(layer) for layer in params if layer]
-    back = [Params(matrix[:-1], matrix[-1]) for matrix in augmented]
+    neurons = [bias_neuron.from_dense(layer) for layer in params if layer]
+    back = [bias_neuron.to_dense(layer) for layer in neurons]
     return {
         "round-trip difference": max(difference(p, q) for p, q in zip(back, params[::2])),
-        "bias neurons of a 3-4-2 network": sum(m.shape[0] - layer.weight.shape[0] for m, layer in zip(augmented, back)),
+        "bias neurons of a 3-4-2 network": sum(n.weight.shape[0] - p.weight.shape[0] for n, p in zip(neurons, back)),
     }
 
 
