@@ -8,6 +8,9 @@ from . import penalties as penalties
 from . import train as train
 from . import verify as verify
 from ._summary import summary as summary
+from .capture import clipped_grad as clipped_grad
+from .capture import grand_scores as grand_scores
+from .capture import per_example_norms as per_example_norms
 from .contact import contacts as contacts
 from .grads import as_function as as_function
 from .grads import deltas as deltas

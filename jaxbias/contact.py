@@ -15,7 +15,7 @@ The walk enters jit, remat, scan, cond, while, shard_map and vmapped bodies. A c
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +88,6 @@ class Site:
     op: Op
     origin: Origin
     role: str
-    walked: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,31 +203,30 @@ class _Walk:
         self.kinds: dict[Scope, dict[int, Any]] = {}
         self.blocks: dict[Scope, Block] = {}
 
-    def block(self, block: Block, inputs: list[Any], scope: Scope, walked: bool = True) -> list[Any]:
+    def block(self, block: Block, inputs: list[Any], scope: Scope) -> list[Any]:
         """What the block's outputs are made of, given that of its inputs."""
         kinds: dict[int, Any] = dict.fromkeys(block.literals) | dict(zip(block.inputs, inputs))
         self.kinds[scope], self.blocks[scope] = kinds, block
         for index, op in enumerate(block.ops):
-            outputs = self.op(op, [kinds[i] for i in op.inputs], scope, index, walked)
+            outputs = self.op(op, [kinds[i] for i in op.inputs], scope, index)
             kinds.update(zip(op.outputs, outputs))
         return [kinds[i] for i in block.outputs]
 
-    def op(self, op: Op, kinds: list[Any], scope: Scope, index: int, walked: bool) -> list[Any]:
+    def op(self, op: Op, kinds: list[Any], scope: Scope, index: int) -> list[Any]:
         origins = [kind for kind in kinds if isinstance(kind, Origin)]
         if DATA not in kinds:
             return [_derived(op, origins)] * len(op.outputs)
         if not origins:
             return [DATA] * len(op.outputs)
         if op.bodies:
-            self._enter(op, kinds, scope, index, walked)
-            return [DATA] * len(op.outputs)
+            return self._enter(op, kinds, scope, index)
         for position, kind in enumerate(kinds):
             if isinstance(kind, Origin):
                 role = "embedding" if kind.gathered else _role(op, position)
-                self.sites.append(Site(scope, index, position, op, kind, role, walked))
+                self.sites.append(Site(scope, index, position, op, kind, role))
         return [DATA] * len(op.outputs)
 
-    def _enter(self, op: Op, kinds: list[Any], scope: Scope, index: int, walked: bool) -> None:
+    def _enter(self, op: Op, kinds: list[Any], scope: Scope, index: int) -> list[Any]:
         """Walk the bodies. Where they cannot be evaluated piece by piece, the call itself is the contact."""
         found = len(self.sites)
         whole = op.name not in _jaxpr.WALKED.values()
@@ -236,26 +234,39 @@ class _Walk:
         offset = len(kinds) - len(bodies[0])
         carries: list[int] = []  # positions of params that a loop starts from and then overwrites
         if op.name in ("scan", "while"):
-            bodies = [self._loop_inputs(op, bodies[0], scope, index, carries)]
+            bodies = [self._loop_inputs(op, bodies[0], carries)]
+        out_kinds: list[Any] = [DATA] * len(op.outputs)
         for number, (body, body_kinds) in enumerate(zip(op.bodies, bodies)):
-            outputs = self.block(body, body_kinds, (*scope, (index, number)), walked and not whole)
-            # params (not data) that leave a body by another way than they came in: keep the call in one piece
-            whole |= any(
-                isinstance(kind, Origin) and out not in body.inputs for kind, out in zip(outputs, body.outputs)
-            )
+            outputs = self.block(body, body_kinds, (*scope, (index, number)))
+            for i, kind in enumerate(outputs):
+                if not isinstance(kind, Origin):
+                    continue
+                if op.name in ("scan", "remat") and self._handed_through(op, body, i):
+                    out_kinds[i] = Origin(kind.leaves, layout=False, gathered=kind.gathered)
+                else:  # params (not data) leave the body: keep the call in one piece
+                    whole = True
         for position in carries:
-            self.sites.append(Site(scope, index, position + offset, op, kinds[position + offset], "other", walked))
+            self.sites.append(Site(scope, index, position + offset, op, kinds[position + offset], "other"))
         if not whole:
-            return
-        inside = [replace(site, walked=False) for site in self.sites[found:]]
+            return out_kinds
+        inside = self.sites[found:]
         del self.sites[found:]
         for position, kind in enumerate(kinds):
             if isinstance(kind, Origin):
                 roles = [site.role for site in inside if set(site.origin.leaves) & set(kind.leaves)]
                 for role in dict.fromkeys(roles or ["other"]):
-                    self.sites.append(Site(scope, index, position, op, kind, role, walked))
+                    self.sites.append(Site(scope, index, position, op, kind, role))
+        return [DATA] * len(op.outputs)
 
-    def _loop_inputs(self, op: Op, kinds: list[Any], scope: Scope, index: int, carries: list[int]) -> list[Any]:
+    @staticmethod
+    def _handed_through(op: Op, body: Block, output: int) -> bool:
+        """Whether an output of the body is the input that it came in by."""
+        if op.name == "remat":
+            return body.outputs[output] in body.inputs
+        n_consts, n_carry = _jaxpr.scan_counts(op.params)
+        return output < n_carry and body.outputs[output] == body.inputs[n_consts + output]
+
+    def _loop_inputs(self, op: Op, kinds: list[Any], carries: list[int]) -> list[Any]:
         """Kinds of a loop's body inputs: what is carried is data as soon as one iteration makes it data."""
         body = op.bodies[0]
         if op.name == "scan":

@@ -162,7 +162,7 @@ def rnn_in_scan():
         return h @ p["out"]
 
     roles = by_last(w="weight", u="weight", b="bias", start="other", out="weight")
-    return classifier(apply, params, vectors(7, 3), 2, roles)
+    return classifier(apply, params, vectors(4, 3), 2, roles)
 
 
 # --- Flax linen -------------------------------------------------------------------------------------------------------
@@ -200,16 +200,22 @@ class Block(nn.Module):
     def __call__(self, x, _=None):
         h = nn.LayerNorm()(x)
         x = x + nn.MultiHeadDotProductAttention(num_heads=2)(h, h)
-        return x + nn.Dense(8)(nn.gelu(nn.Dense(12)(nn.LayerNorm()(x)))), None
+        return x + nn.Dense(x.shape[-1])(nn.gelu(nn.Dense(20)(nn.LayerNorm()(x)))), None
 
 
 class TiedTransformer(nn.Module):
     @nn.compact
     def __call__(self, ids):
-        embed = nn.Embed(11, 8, name="table")
-        x = embed(ids) + nn.Embed(6, 8, name="position")(jnp.arange(ids.shape[0]))
+        embed = nn.Embed(64, 16, name="table")
+        x = embed(ids) + nn.Embed(6, 16, name="position")(jnp.arange(ids.shape[0]))
         x, _ = Block()(x)
         return embed.attend(nn.LayerNorm()(x))
+
+
+class FeedForward(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        return x + nn.Dense(x.shape[-1])(nn.gelu(nn.Dense(12)(nn.LayerNorm()(x)))), None
 
 
 class ScanOverLayers(nn.Module):
@@ -217,14 +223,14 @@ class ScanOverLayers(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block = nn.remat(FeedForward, prevent_cse=False) if self.remat else FeedForward
         layers = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
         x, _ = layers()(x, None)
         return nn.Dense(3)(x.mean(axis=0))
 
 
 def tied_transformer():
-    module, ids = TiedTransformer(), tokens()
+    module, ids = TiedTransformer(), tokens(vocabulary=64)
     params = fill(jax.eval_shape(module.init, jax.random.key(0), ids[0])["params"])
 
     def loss(params, ids):
