@@ -1,27 +1,30 @@
-"""Which loop form of `train.fit` is the fastest, and does "auto" choose it: `python -m benchmarks.bench_fit_loop`.
+"""Which loop form of `train.fit` is the fastest, and does "auto" choose it.
 
-Three nets on random data of the digits' shape, "scan" against "steps" for each way to the gradient, interleaved in one
+Three nets on random data of the digits' shape, "scan" against "steps" for each way to the gradient, in turns in one
 process. Compiling is left out: the time is that of the epochs between the first and the last call of `progress`.
-Each line is JSON with seconds per step (median and range over the repeats) and how far "auto" is from the best.
 """
 
-import argparse
-import json
-import statistics
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 import optax
 
 import jaxbias as jb
+from benchmarks.case import Setting
+from benchmarks.record import Record
+from benchmarks.timing import ratio
 from jaxbias import spec
 
+SUITE = "fit_loop"
 NETS = {
-    "two_units": ("dense:2,relu,dense:10", (64,)),
+    "two units": ("dense:2,relu,dense:10", (64,)),
     "dense": ("dense:128,relu,dense:10", (64,)),
     "conv": ("conv:16x3x3,relu,max_pool:2,conv:32x3x3,relu,max_pool:2,flatten,dense:10", (8, 8, 1)),
 }
+LOSS_BOUND = 1e-3
+"""Both loops must have trained the same net: their last losses may differ by this much, relatively."""
 
 
 def seconds_per_step(network, params, data, how, loop, epochs):
@@ -35,45 +38,36 @@ def seconds_per_step(network, params, data, how, loop, epochs):
     return (ended - began) / ((last - first) * (len(data[0]) // 64)), float(fitted.history["loss"][-1])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1437)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
-    parser.add_argument("--how", nargs="+", choices=("delta", "autodiff"), default=["delta", "autodiff"])
-    arguments = parser.parse_args()
+def run(setting: Setting) -> Iterator[list[Record]]:
+    rows, epochs, repeats = {"tiny": (128, 2, 1), "quick": (1437, 5, 2), "full": (1437, 10, 5)}[setting.scale]
+    names = {"tiny": ["two units"], "quick": ["dense", "conv"], "full": list(NETS)}[setting.scale]
     generator = np.random.default_rng(0)
-    for name in arguments.nets:
+    for name in names:
         text, shape = NETS[name]
         network = spec.parse(text)
-        x = generator.normal(size=(arguments.rows, *shape)).astype(np.float32)
-        data = x, generator.integers(0, 10, arguments.rows).astype(np.int32)
+        x = generator.normal(size=(rows, *shape)).astype(np.float32)
+        data = x, generator.integers(0, 10, rows).astype(np.int32)
         params = network.init(jax.random.key(0), x[:1])
-        for how in arguments.how:
-            times, losses = {"scan": [], "steps": []}, {}
-            for _ in range(arguments.repeats):
-                for loop, found in times.items():
-                    taken, losses[loop] = seconds_per_step(network, params, data, how, loop, arguments.epochs)
-                    found.append(taken)
-            # Both loops must have trained the same net before either time means anything.
-            np.testing.assert_allclose(losses["scan"], losses["steps"], rtol=1e-3)
-            median = {loop: statistics.median(found) for loop, found in times.items()}
-            chosen = jb.train.choose_loop(network, how)
-            result = {
-                "case": name,
-                "how": how,
-                "seconds_per_step": median,
-                "range": {loop: [min(found), max(found)] for loop, found in times.items()},
-                "auto": chosen,
-                "auto_over_best": median[chosen] / min(median.values()),
-                "rows": arguments.rows,
-                "dtype": "float32",
-                "device": jax.devices()[0].device_kind,
-                "jax": jax.__version__,
-            }
-            print(json.dumps(result), flush=True)
+        for how in ("delta", "autodiff") if setting.scale == "full" else ("delta",):
+            yield _compare(f"{name}, {how}", network, params, data, how, epochs, repeats)
 
 
-if __name__ == "__main__":
-    main()
+def _compare(case, network, params, data, how, epochs, repeats) -> list[Record]:
+    times: dict[str, list[float]] = {"scan": [], "steps": []}
+    losses: dict[str, float] = {}
+    for _ in range(repeats):
+        for loop, found in times.items():
+            taken, losses[loop] = seconds_per_step(network, params, data, how, loop, epochs)
+            found.append(taken)
+    chosen = jb.train.choose_loop(network, how)
+    error = abs(losses["scan"] / losses["steps"] - 1)
+    if not error <= LOSS_BOUND:
+        note = f"scan and steps end at losses {losses['scan']:.6g} and {losses['steps']:.6g}"
+        return [Record(SUITE, case, "scan", status="wrong", note=note, error=error)]
+    return [
+        Record(
+            SUITE, case, loop, {"rows": len(data[0]), "batch": 64}, samples=found, baseline=chosen, error=error,
+            times_baseline=list(ratio(found, times[chosen])), note='what "auto" chooses' if loop == chosen else "",
+        )
+        for loop, found in times.items()
+    ]  # fmt: skip

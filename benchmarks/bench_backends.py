@@ -1,0 +1,244 @@
+"""Other backends: what this machine's accelerator runs, and what the real TPU compiler makes of the programs.
+
+On a GPU or an attached TPU: a wide dense layer with GELU, forward and backward, in each precision, over the
+matrix-product peak measured in the same run. On a machine without a TPU, where the package libtpu is installed, the
+programs are compiled for TPU topologies: FLOPs, bytes, scratch memory per chip, fusions and collectives, and the
+compiler's own estimate of the time. Those records say "compiled, not run".
+"""
+
+import importlib.util
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.case import Case, Setting, run_cases
+from benchmarks.peers import WorkerFailed, in_process
+from benchmarks.record import Record
+from jaxbias import Params, chain
+from jaxbias.layers import dense, gelu
+
+SUITE = "backends"
+TOPOLOGIES = {
+    "tiny": ["v5e:2x2"],
+    "quick": ["v5e:2x2"],
+    "full": ["v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:2x2x1", "v5p:8x8x16", "v6e:2x2", "v6e:16x16"],
+}
+ACCELERATOR_WIDTH = {"tiny": 8, "quick": 8192, "full": 8192}
+TPU_ENVIRONMENT = {
+    # the compiler is used alone: no metadata server, no device to look for
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
+def run(setting: Setting) -> Iterator[list[Record]]:
+    yield from _attached(setting)
+    yield from _compiled_for_tpu(setting)
+
+
+# --- what is attached -------------------------------------------------------------------------------------------------
+
+
+def wide_dense(sizes: dict[str, Any], dtype: Any):
+    """Dense and GELU (tanh form), forward and backward, by hand, as custom_vjp, without bias, and by autodiff."""
+    from jaxbias.layers.activations import make_gelu
+
+    n, width = sizes["batch"], sizes["width"]
+    keys = jax.random.split(jax.random.key(0), 4)
+    scale = jnp.asarray(1 / math.sqrt(width), dtype)
+    params = Params(
+        jax.random.normal(keys[0], (width, width), dtype) * scale, jax.random.normal(keys[1], (width,), dtype)
+    )
+    x, delta = (jax.random.normal(key, (n, width), dtype) for key in keys[2:])
+    network = chain(dense.layer(width), make_gelu(approximate=True))
+
+    def hand(params, x, delta):
+        out, residuals = network.forward((params, ()), x)
+        grads, delta_x = network.backward(residuals, delta)
+        return out, grads[0].weight, grads[0].bias, delta_x
+
+    def autodiff(params, x, delta):
+        def plain(params, x):
+            return jax.nn.gelu(x @ params.weight + params.bias[None, :], approximate=True)
+
+        out, pull_back = jax.vjp(plain, params, x)
+        grads, delta_x = pull_back(delta)
+        return out, grads.weight, grads.bias, delta_x
+
+    return {
+        "bare products": lambda params, x, delta: (x @ params.weight, x.T @ delta, delta @ params.weight.T),
+        "no bias": lambda params, x, delta: hand(Params(params.weight, None), x, delta),
+        "bias": hand,
+        "bias, autodiff": autodiff,
+    }, (params, x, delta)
+
+
+def _attached(setting: Setting) -> Iterator[list[Record]]:
+    backend = jax.default_backend()
+    if backend == "cpu" and setting.scale != "tiny":
+        yield [
+            Record(
+                SUITE,
+                "dense 8192 wide with bias and GELU",
+                kind,
+                status="skipped",
+                note=f"no {kind} results on this machine",
+            )
+            for kind in ("GPU", "TPU")
+        ]
+        return
+    width = ACCELERATOR_WIDTH[setting.scale]
+    precisions = [(jnp.bfloat16, "default"), (jnp.float32, "default"), (jnp.float32, "highest")]
+    for dtype, precision in precisions[: 1 if setting.scale == "tiny" else None]:
+        with jax.default_matmul_precision(precision):
+            case = Case(
+                SUITE,
+                f"dense {width} wide with bias and GELU, {precision} precision",
+                {"batch": width, "width": width, "precision": precision},
+                wide_dense,
+                {"batch": 5, "width": 3},
+                baseline="bare products",
+                reference="bias, autodiff",
+                dtype=dtype,
+                no_reference=("bare products", "no bias"),
+                flops=6.0 * width**3,
+            )
+            yield from run_cases([case], setting)
+
+
+# --- compiled for a TPU that is not here ------------------------------------------------------------------------------
+
+
+def _compiled_for_tpu(setting: Setting) -> Iterator[list[Record]]:
+    python = setting.pythons.get("libtpu")
+    for topology in TOPOLOGIES[setting.scale]:
+        case = f"compiled for TPU {topology}"
+        if importlib.util.find_spec("libtpu") is None and not python:
+            note = "libtpu is not installed: pip install libtpu"
+            yield [Record(SUITE, case, "all", status="skipped", note=note, measured="compiled, not run")]
+            continue
+        chip = topology.split(":")[0]
+        env = TPU_ENVIRONMENT | ({} if chip == "v5e" else {"TPU_ACCELERATOR_TYPE": f"{chip}-8"})
+        job = {"topology": topology, "scale": setting.scale}
+        try:
+            answer = in_process("benchmarks.bench_backends", job, python=python, env=env)
+        except WorkerFailed as error:
+            yield [Record(SUITE, case, "all", status="failed", note=str(error), measured="compiled, not run")]
+            continue
+        yield [_tpu_record(case, each) for each in answer]
+
+
+def _tpu_record(case: str, answer: dict[str, Any]) -> Record:
+    named = {k: answer.pop(k) for k in ("contender", "dtype", "sizes", "compile_s", "temp_bytes", "flops", "bytes")}
+    record = Record(SUITE, case, measured="compiled, not run", flops_from="compiler", **named)
+    record.status, record.note = answer.pop("status", "ok"), answer.pop("note", "")
+    record.extra = answer
+    return record
+
+
+def tpu_programs(scale: str):
+    """name → (function, args as shapes, names of the args that are split over the chips by their first axis)."""
+    from jaxbias import losses, value_and_grad
+    from jaxbias.layers import conv, layer_norm, max_pool, relu, reshape
+
+    n, width, size = (8, 128, 8) if scale == "tiny" else (1024, 4096, 32)
+    programs: dict[str, tuple[Any, tuple[Any, ...], tuple[bool, ...]]] = {}
+    shape: Any = lambda *s: jax.ShapeDtypeStruct(s, jnp.bfloat16)
+    params, x = Params(shape(width, width), shape(width)), shape(n, width)
+
+    def both(network):
+        def run(params, x, delta):
+            out, residuals = network.forward(params, x)
+            return out, *network.backward(residuals, delta)
+
+        return run
+
+    def autodiff(network):
+        def run(params, x, delta):
+            out, pull_back = jax.vjp(lambda params, x: network.forward(params, x)[0], params, x)
+            return out, *pull_back(delta)
+
+        return run
+
+    network = chain(dense.layer(width), gelu)
+    no_bias = (Params(params.weight, None), ())
+    split = (False, True, True)
+    programs["dense + GELU, no bias"] = both(network), (no_bias, x, x), split
+    programs["dense + GELU, bias"] = both(network), ((params, ()), x, x), split
+    programs["dense + GELU, bias, autodiff"] = autodiff(network), ((params, ()), x, x), split
+    norm, norm_params = layer_norm.layer(), Params(shape(width), shape(width))
+    programs["layer norm"] = both(norm), (norm_params, x, x), split
+    programs["layer norm, autodiff"] = autodiff(norm), (norm_params, x, x), split
+    images, pooled = shape(n, size, size, 32), shape(n, size // 2, size // 2, 32)
+    pool = max_pool.layer(2)
+    programs["max pool 2×2"] = both(pool), ((), images, pooled), split
+    programs["max pool 2×2, autodiff"] = autodiff(pool), ((), images, pooled), split
+    for how in ("delta", "autodiff") if scale == "full" else ():  # half a minute each
+        convolve = lambda channels: conv.layer(channels, 3, padding="SAME")
+        cnn = chain(convolve(32), relu, pool, convolve(64), relu, pool, reshape.layer(), dense.layer(10))
+        x = shape(n, size, size, 3)
+        cnn_params = jax.eval_shape(cnn.init, jax.random.key(0), x)
+        labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+        name = "CNN value and gradient, " + ("by hand" if how == "delta" else "autodiff")
+        programs[name] = value_and_grad(cnn, losses.cross_entropy, how), (cnn_params, x, labels), split
+    return programs
+
+
+def _compile_one(name, program, mesh) -> dict[str, Any]:
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    function, args, split = program
+    chips = mesh.devices.size
+
+    def placed(arg, rows):
+        def place(leaf):
+            spec = PartitionSpec("rows") if rows and leaf.shape[0] % chips == 0 else PartitionSpec()
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+        return jax.tree.map(place, arg)
+
+    args = tuple(placed(arg, rows) for arg, rows in zip(args, split))
+    sizes = {"x": args[1].shape, "chips": chips}
+    answer = {"contender": name, "dtype": str(args[1].dtype), "sizes": sizes}
+    began = time.perf_counter()
+    try:
+        compiled = jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",)).compile()
+    except Exception as error:
+        missing = dict.fromkeys(("compile_s", "temp_bytes", "flops", "bytes"))
+        return {**answer, **missing, "status": "failed", "note": str(error).splitlines()[0][:200]}
+    cost, memory, text = compiled.cost_analysis() or {}, compiled.memory_analysis(), compiled.as_text() or ""
+    return {
+        **answer,
+        "compile_s": time.perf_counter() - began,
+        "flops": cost.get("flops"),
+        "bytes": cost.get("bytes accessed"),
+        "temp_bytes": getattr(memory, "temp_size_in_bytes", None),
+        # negative where the compiler has no estimate for some operation
+        "optimal_s": cost["optimal_seconds"] if cost.get("optimal_seconds", -1) > 0 else None,
+        "fusions": len(re.findall(r"= \S+ fusion\(|\) fusion\(", text)),
+        "collectives": len(
+            re.findall(r" (?:all-reduce|all-gather|reduce-scatter|collective-permute)(?:-start)?\(", text)
+        ),
+    }
+
+
+def _tpu_worker(job: dict[str, Any]) -> list[dict[str, Any]]:
+    import numpy as np
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(topology_name=job["topology"], platform="tpu")
+    mesh = jax.sharding.Mesh(np.array(topology.devices), ("rows",))
+    return [_compile_one(name, program, mesh) for name, program in tpu_programs(job["scale"]).items()]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_tpu_worker(json.loads(sys.argv[1]))))

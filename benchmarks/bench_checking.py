@@ -1,0 +1,91 @@
+"""Time to check a derivation: this library's checker against `jax.test_util.check_grads` and PyTorch's `gradcheck`.
+
+All check the same function in float64: a dense layer, or a small network with mean squared error. The first call
+carries the compiling, which is most of a check. "with one mistake" is the time to convict a wrong backward, with and
+without the diagnosis that says what is wrong.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.test_util import check_grads
+
+from benchmarks.case import Setting
+from benchmarks.record import Record
+from benchmarks.timing import measure, ratio
+from jaxbias import as_function, chain, verify
+from jaxbias.derivation import random_like
+from jaxbias.layers import dense, relu
+
+SUITE = "verify"
+NETWORKS = {
+    "tiny": {"dense 3×2, batch 2": (lambda: dense.layer(2), (2, 3))},
+    "quick": {
+        "dense 128×128, batch 8": (lambda: dense.layer(128), (8, 128)),
+        "network 16-32-10, batch 4": (lambda: chain(dense.layer(32), relu, dense.layer(10)), (4, 16)),
+    },
+}
+NETWORKS["full"] = NETWORKS["quick"] | {
+    "network 64-128-10, batch 64": (lambda: chain(dense.layer(128), relu, dense.layer(10)), (64, 64))
+}
+
+
+def run(setting: Setting) -> Iterator[list[Record]]:
+    for name, (make, shape) in NETWORKS[setting.scale].items():
+        with jax.enable_x64(True):
+            yield _compare(name, *_calls(make(), shape), setting)
+
+
+def _calls(layer: Any, shape: tuple[int, ...]) -> tuple[dict[str, Callable[[], Any]], Callable[[], list[str]]]:
+    """name → check, and a function that lists what is wrong with the answers."""
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], shape, jnp.float64)
+    params = random_like(keys[1], layer.init(keys[1], x))
+    function = as_function(layer)
+
+    def forward(params, x):
+        return layer.forward(params, x)[0]
+
+    def rule(args, cotangent):
+        return layer.backward(layer.forward(*args)[1], cotangent)
+
+    def wrong_rule(args, cotangent):
+        grads, delta_x = rule(args, cotangent)
+        return jax.tree.map(lambda g: g if g.ndim > 1 else -g, grads), delta_x  # the sign of every bias gradient
+
+    calls = {
+        "jaxbias": lambda: verify.vjp(forward, rule, (params, x)),
+        "jaxbias, leaf_errors": lambda: verify.leaf_errors(
+            layer.forward, layer.backward, params, x, forward(params, x)
+        ),
+        "jaxbias, with one mistake": lambda: verify.vjp(forward, wrong_rule, (params, x), diagnose=False),
+        "jaxbias, with one mistake, diagnosed": lambda: verify.vjp(forward, wrong_rule, (params, x)),
+        "check_grads, order 1, reverse": lambda: check_grads(
+            jax.jit(function), (params, x), order=1, modes=["rev"], atol=1e-6, rtol=1e-6
+        ),
+        "check_grads, order 2": lambda: check_grads(jax.jit(forward), (params, x), order=2, atol=1e-4, rtol=1e-4),
+    }
+
+    def mistakes() -> list[str]:
+        report = verify.vjp(forward, rule, (params, x))
+        convicted = verify.vjp(forward, wrong_rule, (params, x))
+        found = [] if report.ok else ["the right rule was convicted"]
+        return found if not convicted.ok else [*found, "the wrong rule was acquitted"]
+
+    return calls, mistakes
+
+
+def _compare(case: str, calls, mistakes, setting: Setting) -> list[Record]:
+    times = measure(calls, rounds=min(setting.rounds, 5), seconds=2 * setting.seconds)
+    if wrong := mistakes():
+        return [Record(SUITE, case, "jaxbias", status="wrong", dtype="float64", note="; ".join(wrong))]
+    base = times["jaxbias"]
+    return [
+        Record(
+            SUITE, case, name, dtype="float64", samples=t.samples, first_s=t.first_s, baseline="jaxbias",
+            times_baseline=list(ratio(t.samples, base.samples)), extra={"first_call_s": t.first_s},
+        )
+        for name, t in times.items()
+    ]  # fmt: skip

@@ -1,0 +1,161 @@
+"""How time and memory grow with batch, width, depth, parameters and devices: fitted exponents, and where they bend.
+
+For each sweep of one size n the time t = c n^p of a loss and its gradient is fitted by least squares of log t on log n;
+the interval is a bootstrap over the samples of each point. The ideal exponent is that of the operations counted.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import roofline
+from benchmarks.case import Setting, out_of_memory
+from benchmarks.peers import WorkerFailed, in_process
+from benchmarks.record import Record
+from benchmarks.timing import compile_apart, measure
+from jaxbias import chain, losses, value_and_grad
+from jaxbias.layers import dense, relu
+
+SUITE = "scaling"
+SWEEPS: dict[str, dict[str, Sequence[int]]] = {
+    "batch": {"tiny": (1, 2), "quick": (16, 64, 256, 1024), "full": (1, 4, 16, 64, 256, 1024, 4096)},
+    "width": {"tiny": (2, 4), "quick": (64, 128, 256, 512), "full": (32, 64, 128, 256, 512, 1024, 2048)},
+    "depth": {"tiny": (1, 2), "quick": (1, 2, 4, 8), "full": (1, 2, 4, 8, 16, 32)},
+}
+DEVICES = {"tiny": (), "quick": (1, 2), "full": (1, 2, 4)}
+IDEAL = {"batch": 1.0, "width": 2.0, "depth": 1.0}
+"""Exponents of the operations of a square dense network in each size."""
+
+
+def sizes_of(sweep: str, n: int, scale: str) -> dict[str, int]:
+    """batch, width and depth of the network at point n of a sweep."""
+    rest = {"batch": 4, "width": 4, "depth": 2} if scale == "tiny" else {"batch": 256, "width": 256, "depth": 2}
+    return {**rest, sweep: n}
+
+
+def flops(batch: int, width: int, depth: int) -> float:
+    """Three products per layer (z, ∂L/∂W, δ for the layer below; the first layer needs no δ) of 2 n width² each."""
+    return 2 * batch * width * width * (3 * depth - 1)
+
+
+def problem(batch: int, width: int, depth: int) -> tuple[Any, tuple[Any, ...]]:
+    """(value_and_grad, args) of `depth` dense layers with ReLU and mean squared error."""
+    layers = [layer for _ in range(depth) for layer in (dense.layer(width, weight_init=_he), relu)]
+    network = chain(*layers[:-1])
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (batch, width))
+    targets = jax.random.normal(keys[1], (batch, width))
+    return value_and_grad(network, losses.mean_squared_error), (network.init(keys[2], x), x, targets)
+
+
+def _he(key, shape, dtype):
+    return jax.nn.initializers.he_normal()(key, shape, dtype)
+
+
+def run(setting: Setting) -> Iterator[list[Record]]:
+    for sweep in SWEEPS:
+        yield _sweep(sweep, setting)
+    if DEVICES[setting.scale]:
+        yield _devices(setting)
+
+
+def _sweep(sweep: str, setting: Setting) -> list[Record]:
+    records, points, samples = [], [], []
+    for n in SWEEPS[sweep][setting.scale]:
+        sizes = sizes_of(sweep, n, setting.scale)
+        record = Record(SUITE, sweep, str(n), sizes=sizes)
+        records.append(record)
+        try:
+            gradient, args = problem(**sizes)
+            program = compile_apart(gradient, *args)
+            times = measure({"": program.call}, rounds=setting.rounds, seconds=setting.seconds)[""]
+        except Exception as error:
+            record.status = "out of memory" if out_of_memory(error) else "failed"
+            record.note = str(error).splitlines()[0][:200]
+            continue
+        record.samples, record.first_s, record.compile_s = times.samples, times.first_s, program.compile_s
+        record.temp_bytes, record.flops, record.flops_from = program.temp_bytes, flops(**sizes), "counted"
+        record.bytes = (program.argument_bytes or 0) + (program.output_bytes or 0)
+        assert record.median is not None
+        record.roofline = roofline.share(dict(setting.limits), record.dtype, record.median, record.flops, record.bytes)
+        record.extra = {"params": sum(leaf.size for leaf in jax.tree.leaves(args[0]))}
+        points.append(n)
+        samples.append(times.samples)
+    if len(points) >= 2:
+        upper = len(points) // 2 if len(points) >= 4 else 0  # the upper half: beyond the fixed costs
+        records.append(_fitted(sweep, points, samples, "all sizes"))
+        if upper:
+            records.append(_fitted(sweep, points[upper:], samples[upper:], "upper half"))
+    return records
+
+
+def _fitted(sweep: str, points: Sequence[int], samples: Sequence[Sequence[float]], which: str) -> Record:
+    exponent, low, high = exponent_of(points, samples)
+    figures = {"exponent": exponent, "low": low, "high": high, "ideal": IDEAL[sweep], "points": list(points)}
+    return Record(SUITE, sweep, f"exponent, {which}", extra=figures)
+
+
+def exponent_of(points: Sequence[int], samples: Sequence[Sequence[float]], draws: int = 2000) -> tuple[float, ...]:
+    """(p, low, high) of t = c n^p, with a 95 % bootstrap interval over the samples of each point."""
+    random = np.random.default_rng(0)
+    x = np.log(points)
+
+    def slope(y: np.ndarray) -> float:
+        return float(np.polyfit(x, y, 1)[0])
+
+    best = slope(np.log([np.median(s) for s in samples]))
+    drawn = [slope(np.log([np.median(random.choice(s, len(s))) for s in samples])) for _ in range(draws)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return best, float(low), float(high)
+
+
+def _devices(setting: Setting) -> list[Record]:
+    """The batch split over devices of this kind; on a CPU each is a process-wide host device of one process."""
+    records, one = [], None
+    for count in DEVICES[setting.scale]:
+        record = Record(SUITE, "devices", str(count), sizes={"devices": count, "batch": 1024, "width": 256, "depth": 4})
+        records.append(record)
+        env = {}
+        if jax.default_backend() == "cpu":
+            env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
+        elif count > jax.device_count():
+            record.status, record.note = "skipped", f"this machine has {jax.device_count()} devices"
+            continue
+        try:
+            answer = in_process("benchmarks.bench_scaling", {"devices": count, "rounds": setting.rounds}, env=env)
+        except WorkerFailed as error:
+            record.status, record.note = "failed", str(error)
+            continue
+        record.samples = answer["samples"]
+        one, now = one or record.median, record.median
+        assert one is not None and now is not None
+        record.extra = {"efficiency": one / now / count, "all_reduces": answer["all_reduces"]}
+    return records
+
+
+def sharded(count: int):
+    """(value_and_grad, args) with the rows of a batch split over the first `count` devices, params everywhere."""
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("rows",))
+    gradient, (params, x, targets) = problem(1024, 256, 4)
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    x, targets = jax.device_put((x, targets), NamedSharding(mesh, PartitionSpec("rows")))
+    return gradient, (params, x, targets)
+
+
+def _worker(job) -> dict:
+    gradient, args = sharded(job["devices"])
+    compiled: Callable = gradient.lower(*args).compile()
+    times = measure({"": lambda: compiled(*args)}, rounds=job["rounds"], seconds=1.0)[""]
+    text = compiled.as_text()  # type: ignore[attr-defined]
+    return {"samples": times.samples, "all_reduces": text.count(" all-reduce(") + text.count(" all-reduce-start(")}
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    print(json.dumps(_worker(json.loads(sys.argv[1]))))

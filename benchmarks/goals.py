@@ -1,0 +1,223 @@
+"""The figures to reach, each computed from the records; a goal whose records are missing is named as not measured."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from benchmarks.record import Record
+
+Records = Sequence[Record]
+
+
+class Goal(NamedTuple):
+    """One figure to reach.
+
+    Attributes:
+        what: in words.
+        limit: the figure.
+        better: "below" or "above" the limit is met.
+        value: from records; None where they are missing.
+    """
+
+    what: str
+    limit: float
+    better: str
+    value: Callable[[Records], float | None]
+
+    def verdict(self, records: Records) -> tuple[float | None, str]:
+        """(figure, "met" | "not met" | "not measured")."""
+        value = self.value(records)
+        if value is None or not math.isfinite(value):
+            return None, "not measured"
+        met = value <= self.limit if self.better == "below" else value >= self.limit
+        return value, "met" if met else "not met"
+
+
+def find(records: Records, suite: str, case: str, contender: str) -> Record | None:
+    """The record with times of this case, or else of the first whose name begins so."""
+    timed = [r for r in records if (r.suite, r.contender) == (suite, contender) and r.samples]
+    exact = [r for r in timed if r.case == case]
+    return next(iter(exact or [r for r in timed if r.case.startswith(case)]), None)
+
+
+def _median(records: Records, suite: str, case: str, contender: str) -> float | None:
+    record = find(records, suite, case, contender)
+    return record.median if record else None
+
+
+def over(top: float | None, bottoms: Iterable[float | None]) -> float | None:
+    """top over the least of the bottoms that are there."""
+    known = [b for b in bottoms if b]
+    return top / min(known) if top and known else None
+
+
+def _training(workload: str, against: Sequence[str]):
+    def value(records: Records):
+        ours = _median(records, "training", workload, "jaxbias")
+        named = [
+            r for r in records if (r.suite, r.case) == ("training", workload) and r.contender.startswith(tuple(against))
+        ]
+        return over(ours, [r.median for r in named])
+
+    return value
+
+
+def _fastest_torch(records: Records, workload: str) -> float | None:
+    times = [
+        r.median for r in records if (r.suite, r.case) == ("training", workload) and r.contender.startswith("torch")
+    ]
+    known = [t for t in times if t]
+    return min(known) if known else None
+
+
+def _times_torch(workload: str):
+    def value(records: Records):
+        ours, torch = _median(records, "training", workload, "jaxbias"), _fastest_torch(records, workload)
+        return torch / ours if ours and torch else None
+
+    return value
+
+
+def _quotient(suite: str, case: str, top: str, bottom: str):
+    def value(records: Records):
+        return over(_median(records, suite, case, top), [_median(records, suite, case, bottom)])
+
+    return value
+
+
+def derivation_ratios(records: Records, contender: str | None = None) -> dict[str, float]:
+    """Layer or loss → time of another gradient over time of the hand-derived one.
+
+    Args:
+        contender: whose gradient; None takes that of the plain forward: the usual operation of JAX or optax where
+            ours is written in another way, else our own forward.
+    """
+    ratios = {}
+    for r in records:
+        if r.suite == "derivations" and r.times_baseline and r.status == "ok" and not _is_network(r.case):
+            wanted = PLAIN.get(r.case, "autodiff") if contender is None else contender
+            if r.contender == wanted:
+                # one program twice: what differs is the clock
+                ratios[r.case] = 1.0 if "same_program_as" in r.extra else r.times_baseline[0]
+    return ratios
+
+
+PLAIN = {
+    "max_pool": "lax.reduce_window",
+    "max_pool, overlapping 3×3 stride 2": "lax.reduce_window",
+    "avg_pool": "lax.reduce_window",
+    "cross_entropy": "optax",
+    "binary_cross_entropy": "optax",
+    "mean_squared_error": "optax",
+    "huber": "optax",
+}
+
+
+def _is_network(case: str) -> bool:
+    """Cases that are no single layer or loss: the scan and the small CNN."""
+    return "scan" in case or "CNN" in case
+
+
+def _least(contender: str | None):
+    return lambda records: min(derivation_ratios(records, contender).values(), default=None)
+
+
+def _geometric_mean(contender: str | None):
+    def value(records: Records) -> float | None:
+        ratios = derivation_ratios(records, contender).values()
+        return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None
+
+    return value
+
+
+def _bias_over_products(records: Records) -> float | None:
+    ratios = [
+        r.times_baseline[0]
+        for r in records
+        if r.suite == "bias" and r.contender == "bias" and r.case.endswith("forward + backward") and r.times_baseline
+        and r.sizes.get("width", 0) >= 256 and r.sizes.get("batch", 0) >= 64 and r.dtype == "float32"
+    ]  # fmt: skip
+    return max(ratios, default=None)
+
+
+def _norms_over_gradient(records: Records) -> float | None:
+    return _quotient("per_example", "norms", "jaxbias", "one batch gradient")(records)
+
+
+def _sweep(records: Records) -> float | None:
+    found = [r for r in records if r.suite == "sweep" and r.samples]
+    ours = [r.median for r in found if r.contender == "jaxbias"]
+    others = [r.median for r in found if r.contender != "jaxbias"]
+    return over(min(ours, default=None), others)  # type: ignore[type-var]
+
+
+HAND_WRITTEN = ("jax scan", "jax loop")
+GOALS = (
+    Goal("digits dense, step, over the best hand-written JAX", 1.05, "below", _training("digits_dense", HAND_WRITTEN)),
+    Goal(
+        "digits convolutional, step, over the best of all others", 1.0, "below",
+        _training("digits_conv", (*HAND_WRITTEN, "linen", "nnx", "equinox", "haiku", "keras", "torch")),
+    ),
+    Goal("digits convolutional, torch at its best over ours", 2.0, "above", _times_torch("digits_conv")),
+    Goal(
+        "max pool 2×2, over autodiff of reduce_window", 0.1, "below",
+        _quotient("derivations", "max_pool", "hand", "lax.reduce_window"),
+    ),
+    Goal("max pool 2×2, over torch", 1.0, "below", _quotient("derivations", "max_pool", "hand", "torch")),
+    Goal(
+        "max pool 3×3 stride 2 (overlapping), over autodiff of reduce_window", 0.1, "below",
+        _quotient("derivations", "max_pool, overlapping", "hand", "lax.reduce_window"),
+    ),
+    Goal(
+        "max pool 3×3 stride 2 (overlapping), over torch", 1.0, "below",
+        _quotient("derivations", "max_pool, overlapping", "hand", "torch"),
+    ),
+    Goal(
+        "gradient of a small CNN, over torch", 0.7, "below",
+        _quotient("derivations", "gradient of a small CNN", "hand", "torch"),
+    ),
+    Goal(
+        "convolution inside lax.scan, C_in ≥ 16: autodiff over hand", 30.0, "above",
+        _quotient("derivations", "conv 3×3 64×8×8×16→32 inside lax.scan", "autodiff", "hand"),
+    ),
+    Goal("convolution alone: hand over autodiff", 1.05, "below", _quotient("derivations", "conv", "hand", "autodiff")),
+    Goal("256 digit nets, per network, over the best of the others", 1.1, "below", _sweep),
+    Goal("per-example gradient norms (MLP), over one batch gradient", 0.65, "below", _norms_over_gradient),
+    Goal("autodiff of the plain forward over hand, least over layers and losses", 0.98, "above", _least(None)),
+    Goal("autodiff of the plain forward over hand, geometric mean", 1.3, "above", _geometric_mean(None)),
+    Goal("autodiff of our own forward over hand, least over layers and losses", 0.98, "above", _least("autodiff")),
+    Goal("autodiff of our own forward over hand, geometric mean", 1.3, "above", _geometric_mean("autodiff")),
+    Goal("dense bias + relu + db over three products, ≥ 256 wide, worst size", 1.05, "below", _bias_over_products),
+    Goal(
+        "first training step beyond import jax, cold cache, seconds", 1.0, "below",
+        lambda records: _median(records, "startup", "first training step", "jaxbias, cold"),
+    ),
+    Goal(
+        "first training step beyond import jax, warm cache, seconds", 0.35, "below",
+        lambda records: _median(records, "startup", "first training step", "jaxbias, warm cache"),
+    ),
+    Goal(
+        "H200, bfloat16, dense 8192 wide with bias and GELU, share of the matrix-product peak", 0.8, "above",
+        lambda records: _accelerator_share(records),
+    ),
+)  # fmt: skip
+
+
+def _accelerator_share(records: Records) -> float | None:
+    found = [
+        r.roofline
+        for r in records
+        if r.suite == "backends" and r.contender == "bias" and r.dtype == "bfloat16" and r.measured == "run"
+        and r.sizes.get("width") == 8192 and r.roofline
+    ]  # fmt: skip
+    return max(found, default=None)
+
+
+def table(records: Records) -> list[tuple[str, str, str, str]]:
+    """(what, goal, figure, verdict) of every goal."""
+    rows = []
+    for goal in GOALS:
+        value, verdict = goal.verdict(records)
+        sign = "≤" if goal.better == "below" else "≥"
+        rows.append((goal.what, f"{sign} {goal.limit:g}", "–" if value is None else f"{value:.3g}", verdict))
+    return rows

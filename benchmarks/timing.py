@@ -1,0 +1,158 @@
+"""Time contenders side by side: compile apart, first call apart, steady state interleaved A B A B.
+
+A sample is the wall time of a few calls in a row, divided by their number, so that the clock's own step is invisible.
+The contenders of one comparison take turns within each round, in an order that rotates, so that whatever slows the
+machine down for a moment slows all of them; sample i of one contender and sample i of another belong together.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Program(NamedTuple):
+    """A compiled program and what its compiler says about it.
+
+    Attributes:
+        call: runs it on the arguments it was compiled for.
+        compile_s: seconds of tracing, lowering and compiling.
+        temp_bytes: scratch memory of one call; None where the backend does not say.
+        argument_bytes, output_bytes: what goes in and comes out: the traffic that no compiler can avoid.
+        flops: the compiler's count, in which the body of a loop counts once; None where the backend does not say.
+        fingerprint: of the optimized program; two programs of one fingerprint differ in names only.
+    """
+
+    call: Callable[[], Any]
+    compile_s: float
+    temp_bytes: int | None
+    argument_bytes: int | None
+    output_bytes: int | None
+    flops: float | None
+    fingerprint: str
+
+
+def fingerprint(text: str) -> str:
+    """Hash of a program's text without the names that come from the source, each name numbered as it appears."""
+    numbers: dict[str, str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return numbers.setdefault(match.group(), f"%{len(numbers)}")
+
+    code = "\n".join(line for line in text.splitlines() if line.startswith(("%", "ENTRY", " ", "}")))
+    code = re.sub(r"[\w.\-]+: ", "", code)  # names of parameters in the head of a computation
+    body = re.sub(r", metadata=\{[^}]*\}|, backend_config=\{.*\}$", "", code, flags=re.MULTILINE)
+    return hashlib.sha256(re.sub(r"%[\w.\-]+", number, body).encode()).hexdigest()[:16]
+
+
+def compile_apart(f: Callable[..., Any], *args: Any) -> Program:
+    """Compile `f` for `args`."""
+    began = time.perf_counter()
+    compiled = jax.jit(f).lower(*args).compile()
+    compile_s = time.perf_counter() - began
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    flops = cost.get("flops")
+    return Program(
+        lambda: compiled(*args),
+        compile_s,
+        getattr(memory, "temp_size_in_bytes", None),
+        getattr(memory, "argument_size_in_bytes", None),
+        getattr(memory, "output_size_in_bytes", None),
+        None if flops is None or flops <= 0 else float(flops),
+        fingerprint(compiled.as_text() or ""),
+    )
+
+
+class Times(NamedTuple):
+    """Seconds: the first call after compiling, and one sample per round."""
+
+    first_s: float
+    samples: list[float]
+
+
+def _elapsed(call: Callable[[], Any], times: int) -> float:
+    began = time.perf_counter()
+    for _ in range(times):
+        out = call()
+        jax.block_until_ready(out)
+    return time.perf_counter() - began
+
+
+def measure(
+    calls: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 2.0, sample_s: float = 2e-3
+) -> dict[str, Times]:
+    """Time every contender, in turns.
+
+    Args:
+        calls: name → call; what it returns is waited for.
+        rounds: samples per contender; fewer, but at least 3, where `seconds` would not suffice.
+        seconds: rough limit for the whole comparison.
+        sample_s: a sample repeats its call until it lasts about this long.
+
+    Returns:
+        name → Times.
+    """
+    first = {name: _elapsed(call, 1) for name, call in calls.items()}
+    warm = {name: min(_elapsed(call, 1) for _ in range(2)) for name, call in calls.items()}
+    repeats = {name: max(1, round(sample_s / max(t, 1e-7))) for name, t in warm.items()}
+    one_round = sum(warm[name] * repeats[name] for name in calls)
+    rounds = max(min(3, rounds), min(rounds, int(seconds / max(one_round, 1e-9))))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    for _ in range(rounds):
+        for name in order:
+            samples[name].append(_elapsed(calls[name], repeats[name]) / repeats[name])
+        order = order[1:] + order[:1]
+    return {name: Times(first[name], samples[name]) for name in calls}
+
+
+class Ratio(NamedTuple):
+    """Median of a over median of b, with a 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio(a: Sequence[float], b: Sequence[float], *, paired: bool = True, draws: int = 2000) -> Ratio:
+    """How many times as long a takes as b: ratio of medians and its 95 % percentile bootstrap interval.
+
+    Args:
+        paired: a[i] and b[i] come from one round and are drawn together; False draws each side by itself.
+
+    Raises:
+        ValueError: no samples, or paired samples of different number.
+    """
+    x, y = np.asarray(a, float), np.asarray(b, float)
+    if x.size == 0 or y.size == 0 or (paired and x.size != y.size):
+        raise ValueError(f"ratio: samples of both sides are needed, as many of each if paired; got {x.size}, {y.size}.")
+    random = np.random.default_rng(0)
+    rows = random.integers(x.size, size=(draws, x.size))
+    columns = rows if paired else random.integers(y.size, size=(draws, y.size))
+    drawn = np.median(x[rows], axis=1) / np.median(y[columns], axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Ratio(float(np.median(x) / np.median(y)), float(low), float(high))
+
+
+def ratio_of_processes(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, draws: int = 2000) -> Ratio:
+    """As `ratio`, for samples from several processes each: processes are drawn first, then samples within them.
+
+    A process has a speed of its own (where its memory lies, how its threads are placed), so its samples are no
+    substitute for more processes.
+    """
+    random = np.random.default_rng(0)
+
+    def medians(groups: Sequence[Sequence[float]]) -> np.ndarray:
+        drawn = np.empty(draws)
+        for i in range(draws):
+            chosen = random.integers(len(groups), size=len(groups))
+            drawn[i] = np.median([np.median(random.choice(groups[j], len(groups[j]))) for j in chosen])
+        return drawn
+
+    low, high = np.percentile(medians(a) / medians(b), [2.5, 97.5])
+    centre = np.median([np.median(g) for g in a]) / np.median([np.median(g) for g in b])
+    return Ratio(float(centre), float(low), float(high))

@@ -1,0 +1,163 @@
+"""PyTorch's part: `python -m benchmarks.torch_worker JOB` prints its answer as one JSON line.
+
+It imports neither JAX nor this library, so any interpreter that has PyTorch can run it. A job is {"kind": "train",
+"workload", "arrays", "threads", "fused", "compile", "rounds"} or {"kind": "op", "name", "shape", "threads", "rounds"}.
+"""
+
+# The peers' own annotations are narrower than what they accept.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportCallIssue=false, reportFunctionMemberAccess=false
+
+import json
+import sys
+import time
+
+STARTED = time.perf_counter()
+
+import numpy as np  # noqa: E402  (the clock starts before any import)
+import torch  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+IMPORTED = time.perf_counter()
+
+
+def model_for(name: str, arrays) -> torch.nn.Module:
+    """The workload's network with the given initial weights."""
+
+    def linear(i):
+        weight, bias = (torch.from_numpy(arrays[f"{what}{i}"]) for what in ("weight", "bias"))
+        layer = torch.nn.Linear(*weight.shape)
+        layer.weight.data, layer.bias.data = weight.T.contiguous(), bias.clone()
+        return layer
+
+    def convolution(i):
+        weight, bias = (torch.from_numpy(arrays[f"{what}{i}"]) for what in ("weight", "bias"))
+        layer = torch.nn.Conv2d(weight.shape[2], weight.shape[3], 3, padding=1)
+        layer.weight.data = weight.permute(3, 2, 0, 1).contiguous()
+        layer.bias.data = bias.clone()
+        return layer.to(memory_format=torch.channels_last)
+
+    class ChannelsLastFlatten(torch.nn.Module):
+        """Flatten in the order (height, width, channels), as the last weight expects."""
+
+        def forward(self, x):
+            return x.permute(0, 2, 3, 1).flatten(1)
+
+    nn = torch.nn
+    return {
+        "lin": lambda: nn.Sequential(linear(0)),
+        "xor": lambda: nn.Sequential(linear(0), nn.ReLU(), linear(1)),
+        "digits_dense": lambda: nn.Sequential(linear(0), nn.ReLU(), linear(1)),
+        "digits_conv": lambda: nn.Sequential(
+            convolution(0),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            convolution(1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            ChannelsLastFlatten(),
+            linear(2),
+        ),
+    }[name]()
+
+
+def train(job) -> dict:
+    began = time.perf_counter()
+    arrays = dict(np.load(job["arrays"]))
+    name, order = job["workload"]["name"], torch.from_numpy(arrays["order"].astype(np.int64))
+    x, x_test = (torch.from_numpy(arrays[k]) for k in ("x", "x_test"))
+    y, y_test = (torch.from_numpy(arrays[k]) for k in ("y", "y_test"))
+    if name == "digits_conv":
+        x, x_test = (each.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) for each in (x, x_test))
+    is_labels = job["workload"]["loss"] == "cross_entropy"
+    if is_labels:
+        y, y_test = y.long(), y_test.long()
+    model = model_for(name, arrays)
+    rate = job["workload"]["learning_rate"]
+    if job["workload"]["optimizer"] == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), rate)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), rate, fused=job["fused"] or None)
+    loss_of = F.cross_entropy if is_labels else F.mse_loss
+    forward = torch.compile(model) if job["compile"] else model
+
+    def step(rows):
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(forward(x[rows]), y[rows])
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    losses = [step(order[0])]
+    first_step_s = time.perf_counter() - began
+    losses += [step(rows) for rows in order[1:]]
+    losses = [float(loss) for loss in losses]
+    total_s = time.perf_counter() - began
+    with torch.no_grad():
+        out = model(x_test)
+        score = (out.argmax(1) == y_test).float().mean() if is_labels else F.mse_loss(out, y_test)
+    return {
+        "import_s": IMPORTED - STARTED,
+        "first_step_s": first_step_s,
+        "total_s": total_s,
+        "losses": losses[:10],
+        "mean_loss": float(np.mean(losses)),
+        "score": float(score),
+        "samples": [each / len(order) for each in timed(lambda: [step(rows) for rows in order], job)],
+        "versions": {"torch": torch.__version__},
+    }
+
+
+def timed(call, job) -> list[float]:
+    """Seconds of `rounds` calls."""
+    samples = []
+    for _ in range(job["rounds"]):
+        began = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - began)
+    return samples
+
+
+def op(job) -> dict:
+    """Forward and backward of one operation, channels last."""
+    shape = job["shape"]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    n, height, width, channels = shape
+    x = draw(n, channels, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
+    if job["name"].startswith("max_pool"):
+        window, stride = (3, 2) if "3×3" in job["name"] else (2, 2)
+        out = F.max_pool2d(x, window, stride)
+        delta = draw(*out.shape).contiguous(memory_format=torch.channels_last)
+
+        def run():
+            return torch.autograd.grad(F.max_pool2d(x, window, stride), x, delta)
+
+    else:  # the gradient of a small CNN
+        nn = torch.nn
+        model = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 10),
+        ).to(memory_format=torch.channels_last)  # fmt: skip
+        labels = torch.randint(0, 10, (n,), generator=generator)
+        params = list(model.parameters())
+
+        def run():
+            return torch.autograd.grad(F.cross_entropy(model(x.detach()), labels), params)
+
+    run()
+    began = time.perf_counter()
+    run()
+    repeats = max(1, round(5e-3 / (time.perf_counter() - began)))
+    samples = timed(lambda: [run() for _ in range(repeats)], job)
+    return {"samples": [each / repeats for each in samples], "versions": {"torch": torch.__version__}}
+
+
+if __name__ == "__main__":
+    JOB = json.loads(sys.argv[1])
+    torch.set_num_threads(JOB["threads"])
+    print(json.dumps({"train": train, "op": op}[JOB["kind"]](JOB)))

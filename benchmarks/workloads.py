@@ -1,0 +1,107 @@
+"""The four training jobs of the articles: data, network, schedule, and the order of the rows that all share."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Workload(NamedTuple):
+    """One training job.
+
+    Attributes:
+        name: "lin", "xor", "digits_dense" or "digits_conv".
+        loss: "mse" or "cross_entropy".
+        optimizer: "sgd" or "adam".
+        learning_rate: of the optimizer; Adam with b1 0.9, b2 0.999, epsilon 1e-8.
+        batch: rows per step.
+        epochs: passes over the data.
+        description: for tables.
+    """
+
+    name: str
+    loss: str
+    optimizer: str
+    learning_rate: float
+    batch: int
+    epochs: int
+    description: str
+
+
+WORKLOADS = {
+    w.name: w
+    for w in (
+        Workload("lin", "mse", "sgd", 0.1, 50, 1000, "y = 3x + 2, 50 points, full batch, SGD"),
+        Workload("xor", "mse", "adam", 1e-3, 32, 300, "2-2-1 with ReLU, 256 points, batch 32, Adam"),
+        Workload("digits_dense", "cross_entropy", "adam", 1e-3, 64, 20, "digits, dense 64-128-10, batch 64, Adam"),
+        Workload("digits_conv", "cross_entropy", "adam", 1e-3, 64, 20, "digits, convolutions 16-32, batch 64, Adam"),
+    )
+}
+
+
+def data(workload: Workload) -> dict[str, np.ndarray]:
+    """x, y for training and x_test, y_test; float32 and int32."""
+    random = np.random.default_rng(0)
+    if workload.name == "lin":
+        x = np.linspace(-1, 1, 50, dtype=np.float32)[:, None]
+        return {"x": x, "y": 3 * x + 2, "x_test": x, "y_test": 3 * x + 2}
+    if workload.name == "xor":
+        x = random.uniform(-1, 1, (320, 2)).astype(np.float32)
+        y = (x[:, :1] * x[:, 1:] > 0).astype(np.float32)
+        return {"x": x[:256], "y": y[:256], "x_test": x[256:], "y_test": y[256:]}
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    shape = (8, 8, 1) if workload.name == "digits_conv" else (64,)
+    x = (digits.data / 16).astype(np.float32).reshape(-1, *shape)
+    y = digits.target.astype(np.int32)
+    rows = random.permutation(len(x))
+    train, test = rows[:1437], rows[1437:]
+    return {"x": x[train], "y": y[train], "x_test": x[test], "y_test": y[test]}
+
+
+def network(name: str) -> Any:
+    """The workload's network from this library."""
+    from jaxbias import chain
+    from jaxbias.layers import conv, dense, max_pool, relu, reshape
+
+    if name == "lin":
+        return chain(dense.layer(1))
+    if name == "xor":
+        return chain(dense.layer(2), relu, dense.layer(1))
+    if name == "digits_dense":
+        return chain(dense.layer(128), relu, dense.layer(10))
+    convolve = lambda channels: conv.layer(channels, 3, padding="SAME")
+    pool = max_pool.layer(2)
+    return chain(convolve(16), relu, pool, convolve(32), relu, pool, reshape.layer(), dense.layer(10))
+
+
+def fit_key():
+    """The key that `jb.train.fit` is given: it sets the order of the rows."""
+    import jax
+
+    return jax.random.key(11)
+
+
+def write(workload: Workload, path: Path) -> None:
+    """Data, initial params (weight and bias of each affine layer) and row order, for every contender to read."""
+    import jax
+
+    arrays = data(workload)
+    params = network(workload.name).init(jax.random.key(5), arrays["x"][: workload.batch])
+    affine = [layer for layer in params if layer]
+    for i, layer in enumerate(affine):
+        arrays[f"weight{i}"] = np.asarray(layer.weight)
+        # no bias starts at zero, so that a contender that drops one is found out
+        arrays[f"bias{i}"] = np.full(layer.bias.shape, 0.01, np.float32)
+    arrays["order"] = np.concatenate([epoch_order(e, len(arrays["x"]), workload.batch) for e in range(workload.epochs)])
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def epoch_order(epoch: Any, rows: int, batch: int) -> Any:
+    """(steps, batch) rows of one epoch, as `jb.train.fit` with `fit_key()` draws them."""
+    import jax
+
+    order_key, _ = jax.random.split(fit_key())
+    order = jax.random.permutation(jax.random.fold_in(order_key, epoch), rows)
+    return order[: rows // batch * batch].reshape(-1, batch)

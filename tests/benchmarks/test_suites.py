@@ -1,0 +1,98 @@
+"""Every suite at tiny sizes: it agrees with its references, and its results have the format of the file. Not: times."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import peers, report
+from benchmarks.case import Setting
+from benchmarks.record import STATUSES, load
+from benchmarks.tables import HEAD, row
+
+
+@pytest.mark.parametrize("suite", command.SUITES)
+def test_suite(as_users_run_it, tmp_path, capsys, suite):
+    path = tmp_path / "results.json"
+    code = command.main([suite, "--tiny", "--json", str(path), "--peers", "numpy"])
+    content = load(path)
+    own = [r for r in content["records"] if r.suite == suite]
+    assert own, capsys.readouterr()
+    failed = [(r.case, r.contender, r.note) for r in own if r.status in ("failed", "wrong", "out of memory")]
+    assert (code, failed) == (0, [])
+    for r in own:
+        assert r.status in STATUSES
+        assert all(sample > 0 for sample in r.samples)
+        assert (r.status == "skipped") == (r.note != "" and not r.samples and not r.extra and not r.flops)
+        assert len(row(r)) == len(HEAD)
+    assert any(r.samples or r.extra for r in own if r.status == "ok") or suite == "backends"
+
+    page = tmp_path / "page.html"
+    assert report.main(page, tmp_path) == 0
+    text = page.read_text()
+    assert report.TITLES[suite] in text and "No GPU results on this machine." in text
+    assert text.count("<table>") == text.count("</table>") >= 2
+
+
+def test_unknown_suite_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["dense"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("unknown suite 'dense': choose among bias, derivations, training,")
+
+
+def test_unknown_peer_is_one_line(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        command.main(["bias", "--peers", "pytorch", "--json", str(tmp_path / "r.json")])
+    assert "unknown peer 'pytorch': choose among numpy, optax" in capsys.readouterr().err
+
+
+def test_unwritable_results_are_one_line_before_any_work(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert command.main(["bias", "--tiny", "--json", str(tmp_path / "file" / "r.json")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "results cannot be written to" in err
+
+
+def test_an_interrupted_run_keeps_what_is_finished(monkeypatch, capsys, tmp_path):
+    from benchmarks import bench_bias
+    from benchmarks.record import Record
+
+    def run(setting):
+        yield [Record("bias", "first", "bias", samples=[1.0])]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_bias, "run", run)
+    path = tmp_path / "results.json"
+    assert command.main(["bias", "--tiny", "--json", str(path)]) == 130
+    assert "interrupted: the finished cases are in" in capsys.readouterr().err
+    assert "first" in {r.case for r in load(path)["records"]}
+    assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_missing_peer_is_named_with_its_command():
+    setting = Setting("tiny")
+    found = {peer: peers.missing(peer, setting) for peer in peers.PEERS}
+    for peer, why in found.items():
+        assert why is None or why == f"{peer} is not installed: {peers.PEERS[peer][1]}"
+    assert peers.missing("torch", Setting("tiny", ("numpy",))) == "not asked for (--peers)"
+    assert peers.missing("torch", Setting("tiny", pythons={"torch": sys.executable})) is None
+    assert peers.missing("jax_scan", Setting("tiny", ())) is None
+
+
+def test_a_failing_worker_gives_its_last_line():
+    with pytest.raises(peers.WorkerFailed, match="ModuleNotFoundError: No module named 'no_such_module'"):
+        peers.in_process("benchmarks.startup_worker", {"import": "no_such_module"})
+
+
+def test_no_results_is_one_line(capsys, tmp_path):
+    assert report.main(tmp_path / "page.html", tmp_path) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_committed_results_can_be_read():
+    for path in report.RESULTS.glob("*.json"):
+        content = load(path)
+        assert {r.environment for r in content["records"]} <= content["environments"].keys()
+        json.dumps(content["machine"])
