@@ -115,5 +115,10 @@ def row_factor(per_row: Float[Array, "..."], reduction: str) -> float:
 
 
 def reduce_rows(per_row: Float[Array, "..."], reduction: str) -> Float[Array, ""]:
-    """Mean or sum of the rows' losses; 0 for an empty batch."""
+    """Mean or sum of the rows' losses; 0 for an empty batch.
+
+    The losses of one output end in a `where`, not in a max or a sum, because XLA's CPU backend (as of JAX 0.12) pulls
+    arithmetic, even broadcast constants, into its own kernel for sums, whose operands it first writes to memory as
+    whole arrays. A `where` stays outside: everything before it becomes one loop that writes one array.
+    """
     return jnp.sum(per_row) * row_factor(per_row, reduction)

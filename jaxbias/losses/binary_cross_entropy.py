@@ -51,7 +51,8 @@ def forward(
     _check_probabilities(targets)
     z = widen(out)
     positive = z >= 0  # one choice for both kinks, so that they cancel in autodiff of this forward too
-    cost = jnp.where(positive, z, 0) - z * widen(targets) + jnp.log1p(jnp.exp(jnp.where(positive, -z, z)))
+    rest = jnp.log1p(jnp.exp(jnp.where(positive, -z, z))) - z * widen(targets)
+    cost = jnp.where(positive, z + rest, rest)
     per_row = cost.sum(axis=-1)
     return reduce_rows(per_row, reduction), Residuals(out, targets, Static(row_factor(per_row, reduction)))
 

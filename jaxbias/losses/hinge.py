@@ -76,7 +76,8 @@ def forward(
         return _multiclass(out, targets, reduction)
     check_same_shape(out, targets, "hinge.forward")
     _check_signs(targets)
-    per_row = jnp.maximum(0, 1 - widen(targets) * widen(out)).sum(axis=-1)
+    margin = widen(targets) * widen(out)
+    per_row = jnp.where(margin < 1, 1 - margin, 0).sum(axis=-1)
     return reduce_rows(per_row, reduction), BinaryResiduals(out, targets, Static(row_factor(per_row, reduction)))
 
 

@@ -53,8 +53,9 @@ def forward(
     check_reduction(reduction, "huber.forward")
     check_same_shape(out, targets, "huber.forward")
     error = widen(out) - widen(targets)
-    slope = jnp.clip(error, -threshold, threshold)  # |e| ≤ d: e·e − ½ e² = ½ e²; beyond: d |e| − ½ d²
-    per_row = (slope * (error - 0.5 * slope)).sum(axis=-1)
+    size = jnp.abs(error)
+    cost = jnp.where(size <= threshold, 0.5 * error * error, threshold * (size - 0.5 * threshold))
+    per_row = cost.sum(axis=-1)
     r = Static(row_factor(per_row, reduction))
     return reduce_rows(per_row, reduction), Residuals(out, targets, Static(threshold), r)
 
