@@ -63,7 +63,8 @@ def forward(
 def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     """δ = r max(−d, min(a − y, d))."""
     out, targets, threshold, r = residuals
-    slope = jnp.clip(widen(out) - widen(targets), -threshold.value, threshold.value)
+    error = widen(out) - widen(targets)
+    slope = jnp.where(jnp.abs(error) <= threshold.value, error, threshold.value * jnp.sign(error))
     return (r.value * slope).astype(out.dtype)
 
 

@@ -14,8 +14,13 @@ EXAMPLE = binary_cross_entropy.DERIVATIONS[0].examples[0]
 
 
 def value_and_delta(out, targets, **static):
-    value, residuals = binary_cross_entropy.forward(out, targets, **static)
-    return value, binary_cross_entropy.backward(residuals)
+    """One compiled program with the targets as constants, so that they can still be looked at."""
+
+    def run(out):
+        value, residuals = binary_cross_entropy.forward(out, targets, **static)
+        return value, binary_cross_entropy.backward(residuals)
+
+    return jax.jit(run)(out)
 
 
 def test_numbers_by_hand():
@@ -57,7 +62,7 @@ def test_small_losses_and_deltas_keep_their_digits():
 def test_autodiff_of_the_forward_at_logit_zero(key):
     """The kinks of max(z, 0) and |z| cancel, in the forward too: its derivative at 0 is σ(0) − y."""
     targets = jax.random.uniform(key, (3, 2))
-    by_autodiff = jax.grad(lambda out: binary_cross_entropy.forward(out, targets)[0])(jnp.zeros((3, 2)))
+    by_autodiff = jax.jit(jax.grad(lambda out: binary_cross_entropy.forward(out, targets)[0]))(jnp.zeros((3, 2)))
     np.testing.assert_allclose(by_autodiff, (0.5 - targets) / 3, atol=1e-16)
 
 

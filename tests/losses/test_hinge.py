@@ -15,8 +15,13 @@ MULTICLASS = LossExample("20 rows", hinge.loss(), (20, 3), lambda key, dtype: ja
 
 
 def value_and_delta(out, targets, **static):
-    value, residuals = hinge.forward(out, targets, **static)
-    return value, hinge.backward(residuals)
+    """One compiled program with the targets as constants, so that they can still be looked at."""
+
+    def run(out):
+        value, residuals = hinge.forward(out, targets, **static)
+        return value, hinge.backward(residuals)
+
+    return jax.jit(run)(out)
 
 
 def test_binary_by_hand():

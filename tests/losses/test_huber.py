@@ -12,8 +12,13 @@ EXAMPLE = huber.DERIVATIONS[0].examples[1]  # threshold 0.3: most errors lie bey
 
 
 def value_and_delta(out, targets, **static):
-    value, residuals = huber.forward(out, targets, **static)
-    return value, huber.backward(residuals)
+    """One compiled program with the targets as constants, so that they can still be looked at."""
+
+    def run(out):
+        value, residuals = huber.forward(out, targets, **static)
+        return value, huber.backward(residuals)
+
+    return jax.jit(run)(out)
 
 
 def test_numbers_by_hand():
