@@ -21,7 +21,7 @@ from ..contact import Analysis, Origin, Site
 from . import _factors
 
 SAME_NORM = frozenset(
-    "convert_element_type reshape transpose squeeze expand_dims rev copy copy_p reduce_precision slice neg name "  # noqa: SIM905
+    "convert_element_type reshape transpose squeeze expand_dims rev copy copy_p reduce_precision slice name "  # noqa: SIM905
     "optimization_barrier sharding_constraint layout_constraint mesh_cast reshard pbroadcast pvary pcast".split()
 )
 """Operations whose backward keeps the norm of a gradient: they move entries and drop none that has a gradient."""
@@ -98,6 +98,21 @@ def plan(
             continue
         taps = [_tap(analysis, site, leaf) for site in sites]
         methods.append(_choose(taps, array, batch, memory_limit, form_at_leaf))
+    return _numbered(methods)
+
+
+def tap_products(analysis: Analysis, shapes: Sequence) -> list[Method]:
+    """Taps at every contact with factors, whatever it costs; leaves that have other contacts too get none."""
+    methods = []
+    for leaf in range(len(shapes)):
+        sites = {(s.scope, s.index, s.position): s for s in analysis.sites if leaf in s.origin.leaves}.values()
+        taps = [_tap(analysis, site, leaf) for site in sites if _has_gradient(site)]
+        known = tuple(tap for tap in taps if tap is not None and tap.sizes is not None and "call" not in tap.links)
+        methods.append(Method("shared", known) if taps and len(known) == len(taps) else Method("unused"))
+    return _numbered(methods)
+
+
+def _numbered(methods: list[Method]) -> list[Method]:
     numbers = itertools.count()
     return [replace(m, taps=tuple(replace(tap, number=next(numbers)) for tap in m.taps)) for m in methods]
 

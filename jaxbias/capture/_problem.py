@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._jaxpr import Block
-from ..contact import Analysis, analyse, path_name, split_params
+from ..contact import DATA, Analysis, analyse, path_name, split_params
 
 BATCH_NORM = (
     "batch norm in training mode makes every example depend on the others, so no example has a gradient of its own. "
@@ -118,6 +118,8 @@ def prepare(
             f"{jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', value)}. The batch axis is taken off before the "
             f"loss is called; with keep_batch_dim=True an axis of size 1 stays."
         )
+    if analysis.kinds[()][analysis.block.outputs[0]] != DATA:
+        raise ValueError(f"{function}: the loss does not depend on the batch, so every example has the same gradient.")
     if any(_batch_statistics(block) for block in analysis.blocks.values()):
         raise ValueError(f"{function}: the loss takes statistics over a batch axis: {BATCH_NORM}")
     return Problem(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, spmd_axis_name)

@@ -144,23 +144,14 @@ def clipped_grad(
             has_aux=has_aux,
             spmd_axis_name=spmd_axis_name,
         )
-        keep = _book_keeping(problem, how)
-        methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=keep)
-        if keep:
-            readings, weighted_gradient = backward(problem, methods, keep), None
-        else:
-            readings, weighted_gradient = backward_twice(problem, methods)
-        squares = squared_norms(problem, methods, readings, keep)
+        readings, squares, weighted_sum = both_passes(problem, _book_keeping(problem, how), memory_limit)
         wide = jnp.result_type(*squares)
         norms = jnp.sqrt(sum(x.astype(wide) for x in squares))  # type: ignore[arg-type]
         factors = _factors(norms, jnp.asarray(l2_clip_norm, wide), rescale_to_unit_norm)
         finite = jnp.isfinite(norms) if nan_safe else None
         if padding is not None:
             factors = jnp.where(padding, 0, factors)
-        if weighted_gradient is None:
-            total = _book_kept_sum(problem, methods, readings, factors, finite)
-        else:
-            total = _finite_sum(problem, weighted_gradient, factors, finite)
+        total = weighted_sum(factors, finite)
         aux = jax.tree.unflatten(jax.tree.structure(problem.analysis.out_shape[1]), readings.aux)
         return total, (readings.value, norms, aux), problem
 
@@ -186,6 +177,18 @@ def clipped_grad(
     return ClippedGrad(clipped, bound, has_aux or return_values or return_grad_norms)
 
 
+def both_passes(problem: Problem, book_keeping: bool, memory_limit: int):
+    """Readings, squared norms of each leaf, and `(weights, finite or None) -> Σ_s weights_s ∂L_s/∂θ`."""
+    methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=book_keeping)
+    if book_keeping:
+        readings = backward(problem, methods, keep=True)
+        weighted_sum = lambda weights, finite: _book_kept_sum(problem, methods, readings, weights, finite)
+    else:
+        readings, gradient = backward_twice(problem, methods)
+        weighted_sum = lambda weights, finite: _finite_sum(problem, gradient, weights, finite)
+    return readings, squared_norms(problem, methods, readings, book_keeping), weighted_sum
+
+
 def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:
     first = as_tuple(batch_argnums)[0]
     leaves = jax.tree.leaves(args[first]) if first < len(args) else []
@@ -193,6 +196,7 @@ def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:
 
 
 def _book_keeping(problem: Problem, how: str) -> bool:
+    """Whether to keep (a, δ) of every contact, which is for params that are used outside of scan, remat and cond."""
     nested = [site for site in problem.analysis.sites if site.scope]
     if how == "book-keeping" and nested:
         leaf = problem.paths[nested[0].origin.leaves[0]]
@@ -239,12 +243,12 @@ def _book_kept_sum(
         for tap in method.taps:
             operands = [_weighted(x, None, finite) for x in readings.operands[tap.number]]
             delta = _weighted(readings.slots[tap.number], factors, finite)
-            share += _weight_gradient(problem, tap, leaf, operands, delta)
+            share += weight_gradient(problem, tap, leaf, operands, delta)
         total.append(share)
     return total
 
 
-def _weight_gradient(problem: Problem, tap: Tap, leaf: Array, operands: list[Array], delta: Array) -> Array:
+def weight_gradient(problem: Problem, tap: Tap, leaf: Array, operands: list[Array], delta: Array) -> Array:
     """Gradient of the leaf at one contact, summed over the batch: the backward of the contact and of the layout."""
     op, position = tap.site.op, tap.site.position
     _, compute = backward_slice(problem.analysis.block, op.inputs[position])

@@ -1,0 +1,154 @@
+"""Second moments, Fisher, Gauss-Newton, K-FAC, noise scale, dot products against per-example gradients and Hessians."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxbias as jb
+
+N = 5
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Params with every kind of leaf, a batch, a loss with one row and with several rows per example, its gradients."""
+    shapes = {"one": (4, 6), "b": (6,), "rows": (2, 3), "stack": (2, 6, 6), "head": (6, 3), "c": (3,)}
+    keys = jax.random.split(jax.random.key(5), len(shapes) + 1)
+    params = {name: 0.7 * jax.random.normal(k, shape) for k, (name, shape) in zip(keys, shapes.items())}
+    batch = jax.random.normal(keys[-1], (N, 4)), jnp.arange(N) % 3
+
+    def model(p, x):
+        h = jnp.tanh(x @ p["one"] + p["b"])
+        h = jnp.tanh(h.reshape(3, 2) @ p["rows"]).sum(axis=0)
+        h = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), jnp.concatenate([h, h]), p["stack"])[0]
+        return h @ p["head"] + p["c"]
+
+    def loss(p, example):
+        x, label = example
+        return -jax.nn.log_softmax(model(p, x))[label]
+
+    gradients = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(params, batch)
+    return params, batch, model, loss, gradients
+
+
+def flat(gradients):
+    return np.concatenate([np.asarray(g).reshape(N, -1) for g in jax.tree.leaves(gradients)], axis=1)
+
+
+def assert_trees_close(found, expected, rtol=1e-11):
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.allclose(ours, theirs, rtol=rtol, atol=rtol * float(np.abs(theirs).max()))
+
+
+def test_capture_pulls_back_any_weighting(case):
+    params, batch, _, loss, gradients = case
+    weights = jnp.linspace(-1.5, 2.5, N)
+
+    @jax.jit
+    def run(params, batch):
+        c = jb.capture(loss)(params, batch)
+        return c.values, c.norms.total, c.pullback(weights), c.gradient(), c.noise_scale()
+
+    values, total, pulled, mean, scale = run(params, batch)
+    assert np.allclose(values, jax.vmap(loss, (None, 0))(params, batch), rtol=1e-12)
+    assert np.allclose(total, np.linalg.norm(flat(gradients), axis=1), rtol=1e-12)
+    assert_trees_close(pulled, jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), gradients))
+    assert_trees_close(mean, jax.tree.map(lambda g: g.mean(axis=0), gradients))
+    # tr Σ and |G|² by NumPy: the unbiased variance, and |mean|² less its own share of noise
+    rows = flat(gradients)
+    trace = rows.var(axis=0, ddof=1).sum()
+    assert scale.total == pytest.approx(trace / (np.square(rows.mean(axis=0)).sum() - trace / N), rel=1e-9)
+    bias = flat([gradients["b"], gradients["c"]])
+    trace = bias.var(axis=0, ddof=1).sum()
+    assert scale.roles["bias"] == pytest.approx(trace / (np.square(bias.mean(axis=0)).sum() - trace / N), rel=1e-9)
+    assert set(scale.leaves) == set(params)
+
+
+def test_noise_scale_needs_two_examples(case):
+    params, batch, _, loss, _ = case
+    with pytest.raises(ValueError, match="noise_scale: two examples or more are wanted, got 1"):
+        jb.noise_scale(loss)(params, jax.tree.map(lambda x: x[:1], batch))
+
+
+def test_second_moments_and_dot_products(case):
+    params, batch, _, loss, gradients = case
+    moments, dots = jax.jit(lambda p, b: (jb.second_moments(loss)(p, b), jb.gradient_dots(loss)(p, b)))(params, batch)
+    assert_trees_close(moments, jax.tree.map(lambda g: jnp.mean(g**2, axis=0), gradients))
+    assert np.allclose(dots, flat(gradients) @ flat(gradients).T, rtol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
+def test_gauss_newton_diagonal_by_explicit_jacobians(case, kind):
+    params, (x, _), model, _, _ = case
+    losses = {"cross_entropy": lambda f: jax.nn.logsumexp(f), "squared_error": lambda f: 0.5 * jnp.sum(f**2)}
+
+    def of_one(x):
+        hessian = jax.hessian(losses[kind])(model(params, x))
+        return jax.tree.map(
+            lambda j: jnp.einsum("ap,ab,bp->p", j.reshape(3, -1), hessian, j.reshape(3, -1)).reshape(j.shape[1:]),
+            jax.jacrev(model)(params, x),
+        )
+
+    expected = jax.tree.map(lambda d: d.mean(axis=0), jax.jit(jax.vmap(of_one))(x))
+    assert_trees_close(jax.jit(jb.ggn_diagonal(model, kind))(params, x), expected)
+
+
+def test_sampled_fisher_tends_to_gauss_newton():
+    # one linear layer and many equal examples: the mean over drawn labels must come near to the exact expectation
+    params, x = {"w": jnp.array([[0.3, -0.8, 0.1], [1.1, 0.2, -0.4]])}, jnp.tile(jnp.array([0.7, -1.2]), (4000, 1))
+    model = lambda p, x: x @ p["w"]
+    for kind in ("cross_entropy", "squared_error"):
+        exact = jb.ggn_diagonal(model, kind)(params, x[:1])["w"]
+        sampled = jb.fisher_diagonal(model, kind)(params, x, jax.random.key(0))["w"]
+        assert np.all(np.abs(sampled / exact - 1) < 0.1)  # standard error of χ² from 4000 draws: 2.2 %
+
+
+def test_kfac_blocks_are_exact_for_one_example_and_one_row(key):
+    p = {"w": jax.random.normal(key, (4, 3)), "b": jnp.ones(3), "free": jnp.eye(3)}
+    x = jax.random.normal(key, (1, 4))
+    loss = lambda p, x: jnp.sum(jnp.sin((x @ p["w"] + p["b"]) @ p["free"]))
+    factors = jb.kfac_factors(loss)(p, x)
+    assert factors["w"].bias == "b" and factors["free"].bias is None
+    g = jax.grad(loss)(p, x[0])
+    rows = np.concatenate([g["w"], g["b"][None]])  # [W; b], the homogeneous weight
+    assert np.allclose(np.kron(factors["w"].inputs, factors["w"].outputs), np.outer(rows.ravel(), rows.ravel()))
+
+
+def test_kfac_expand_and_reduce_by_hand():
+    # two examples of two rows, one input and one output: L = Σ_t c_t w a_t, so δ_t = c_t
+    a, c = jnp.array([[1.0, 2], [3, 4]]), jnp.array([[1.0, 1], [2, 0]])
+    loss = lambda p, example: jnp.sum((example[0][:, None] @ p["w"]) * example[1][:, None])
+    p = {"w": jnp.ones((1, 1))}
+    expand = jb.kfac_factors(loss)(p, (a, c))["w"]
+    assert expand.inputs.item() == 30 / 4 and expand.outputs.item() == 6 / 2
+    reduced = jb.kfac_factors(loss, "reduce")(p, (a, c))["w"]
+    assert reduced.inputs.item() == (1.5**2 + 3.5**2) / 2 and reduced.outputs.item() == (2**2 + 2**2) / 2
+
+
+def test_kfac_of_stacked_layers_has_one_block_each(case):
+    params, batch, _, loss, _ = case
+    factors = jax.jit(lambda p, b: {k: f[:2] for k, f in jb.kfac_factors(loss)(p, b).items()})(params, batch)
+    assert factors["stack"][0].shape == (2, 6, 6) and factors["one"][0].shape == (5, 5)
+    assert set(factors) == {"one", "rows", "stack", "head"}
+
+
+def test_delta_histograms_by_hand():
+    # δ = the coefficients: 1 and 0.3 in [2⁻², 2⁰] bins, a zero apart
+    loss = lambda w, x: jnp.vdot(jnp.array([1.0, 0.3, 0.0]), w @ x)
+    found = jb.delta_histograms(loss, lowest=-3, highest=1)(jnp.ones((3, 2)), jnp.ones((4, 2)))["params"]
+    assert found.edges.tolist() == [0.125, 0.25, 0.5, 1, 2]
+    assert found.counts.tolist() == [0, 4, 0, 4] and found.zeros == 4
+
+
+def test_wrong_choices_are_refused(case):
+    params, (x, _), model, loss, _ = case
+    with pytest.raises(ValueError, match="ggn_diagonal: kind must be one of cross_entropy, squared_error, got 'hinge'"):
+        jb.ggn_diagonal(model, "hinge")
+    with pytest.raises(ValueError, match="fisher_diagonal: kind must be one of"):
+        jb.fisher_diagonal(model, "hinge")
+    with pytest.raises(ValueError, match=r"must return a vector for one example, got shape \(1, 3\)"):
+        jb.ggn_diagonal(lambda p, x: model(p, x)[None])(params, x)
+    with pytest.raises(ValueError, match="approximation must be 'expand' or 'reduce', got 'sum'"):
+        jb.kfac_factors(loss, "sum")
