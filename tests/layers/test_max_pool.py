@@ -101,6 +101,41 @@ def test_places_in_a_long_window_do_not_fit_into_int8():
         assert residuals.winners[0].dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("window", "stride", "pads"),
+    [((9,), (1,), ((3, 5),)), ((12,), (5,), ((0, 0),)), ((10, 2), (13, 1), ((4, 0), (1, 1)))],
+)
+def test_long_windows_equal_the_loops(window, stride, pads):
+    lengths = [w + 11 for w in window]
+    x = np.random.default_rng(3).integers(-2, 3, (2, *lengths, 2)).astype(np.float64)
+    assert_equals_loops(x, window, stride, pads)
+
+
+def test_the_program_of_a_long_window_does_not_grow():
+    """Written out, a window of 100 would have ten times as many operations as one of 10."""
+
+    def operations(window):
+        def run(x, delta):
+            _, residuals = max_pool.forward((), x, window=window, stride=5)
+            return max_pool.backward(residuals, delta, window=window, stride=5)
+
+        x = jax.ShapeDtypeStruct((2, window + 5, 3), jnp.float32)
+        return len(jax.jit(run).lower(x, jax.ShapeDtypeStruct((2, 2, 3), jnp.float32)).as_text().splitlines())
+
+    assert operations(100) == operations(10)
+
+
+@pytest.mark.parametrize("window", [3, 10])
+def test_an_entry_of_minus_infinity_keeps_its_delta_next_to_padding(window):
+    """Every entry that the first window sees is −∞, as its padding: the first entry wins, not the padding before it."""
+    layer = max_pool.layer(window, stride=window, padding=((window - 2, 0),))
+    x = jnp.concatenate([jnp.full(2, -jnp.inf), jnp.arange(1.0, window + 1)]).reshape(1, -1, 1)
+    z, residuals = layer.forward((), x)
+    assert z.ravel().tolist() == [-np.inf, window]
+    delta_x = layer.backward(residuals, jnp.array([5.0, 7.0]).reshape(1, 2, 1))[1].ravel()
+    assert delta_x[0] == 5 and delta_x[1] == 0 and delta_x[-1] == 7 and delta_x.sum() == 12
+
+
 def test_nan_is_not_hidden():
     z, _ = max_pool.layer(2).forward((), jnp.array([1.0, jnp.nan, 3, 4]).reshape(1, 4, 1))
     assert np.isnan(z[0, 0, 0]) and z[0, 1, 0] == 4
