@@ -1,14 +1,15 @@
 """Every derivation of the library, collected, and checked against autodiff on this machine's backend.
 
 Each example configuration gets values that bfloat16 can hold, so that they are the same numbers in every dtype. One
-compiled program runs the hand-derived backward in each dtype and autodiff of the plain forward in float64, and gives
-for each leaf
+compiled program per derivation runs the hand-derived backward in each dtype and autodiff of the plain forward in
+float64, and gives for each leaf
 
     error = max |hand − autodiff₆₄| / max |autodiff₆₄|            absolute where the gradient is zero everywhere
 
 which must not exceed the tolerance of the dtype.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,12 @@ derivations (a norm's, a loss') round some thirty times in a row on values of th
 in float64, in the reference too; their sums run in at least float32. A wrong formula is off by far more. No tolerance
 grows with the size of the arrays."""
 
-_COMPILER_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}  # run once: compiling is the cost
+_COMPILER_OPTIONS: dict[str, Any] = {  # run once: compiling is the cost
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 
 def _collect(package) -> dict[str, Derivation]:
@@ -117,38 +123,74 @@ def _leaf_name(path: str) -> str:
     return (rest or "params") if part == "0" else ".".join(["x", rest] if rest else ["x"])
 
 
-def _errors(example: Any, dtypes: Sequence[str], key: Any) -> dict[str, dict[str, Any]]:
-    """{dtype: {leaf: error}} of one example, from one compiled program."""
+def _relative_errors(expected: Any, actual: Any) -> dict[str, Any]:
+    """leaf → largest error of `actual`, relative to the largest entry of that leaf of `expected`."""
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(actual)}
+    found = {}
+    for path, want in jax.tree_util.tree_leaves_with_path(expected):
+        if want.dtype == float0:  # an integer input has no gradient
+            continue
+        got = leaves[path_name(path)].astype(jnp.float64)
+        if got.shape != want.shape:
+            raise ValueError(f"{path_name(path)} has shape {got.shape}, wanted {want.shape}")
+        scale = jnp.max(jnp.abs(want), initial=0)
+        error = jnp.max(jnp.abs(got - want), initial=0)  # jnp.max hands NaN on
+        found[_leaf_name(path_name(path))] = error / jnp.where(scale == 0, 1, scale)
+    return found
 
-    def errors_of(expected, actual):
-        leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(actual)}
-        found = {}
-        for path, want in jax.tree_util.tree_leaves_with_path(expected):
-            if want.dtype == float0:  # an integer input has no gradient
-                continue
-            got = leaves[path_name(path)].astype(jnp.float64)
-            if got.shape != want.shape:
-                raise ValueError(f"{path_name(path)} has shape {got.shape}, wanted {want.shape}")
-            scale = jnp.max(jnp.abs(want), initial=0)
-            error = jnp.max(jnp.abs(got - want), initial=0)  # jnp.max hands NaN on
-            found[_leaf_name(path_name(path))] = error / jnp.where(scale == 0, 1, scale)
-        return found
 
+def _case(example: Any, dtypes: Sequence[str], key: Any) -> tuple[Callable, Any]:
+    """(errors, values): `errors(values)` gives {dtype: {leaf: error}} of one example."""
     exact, *cases = (problem(example, key, jnp.bfloat16, held_in=dtype) for dtype in ("float64", *dtypes))
 
-    def run(values):
+    def errors(values):
         # Each dtype gets its own arrays: a cast inside the program may be optimised away, and the rounding with it.
         _, pull_back, _ = jax.vjp(exact.forward, *values[0][:2], has_aux=True)
         expected = pull_back(values[0][2])
         found = {}
         for dtype, case, (params, x, delta) in zip(dtypes, cases, values[1:]):
             _, residuals = case.forward(params, x)
-            found[dtype] = errors_of(expected, cast(case.backward(residuals, delta), jnp.float64))
+            found[dtype] = _relative_errors(expected, cast(case.backward(residuals, delta), jnp.float64))
         return found
 
-    values = [(case.params, case.x, case.delta) for case in (exact, *cases)]
-    program = jax.jit(run).lower(values).compile(compiler_options=_COMPILER_OPTIONS)
-    return jax.device_get(program(values))
+    return errors, [(case.params, case.x, case.delta) for case in (exact, *cases)]
+
+
+def _compile(lowered: Any) -> Callable:
+    """With the options that make compiling cheap, as far as this version of XLA knows them."""
+    options = dict(_COMPILER_OPTIONS)
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+            if unknown is None or unknown[1] not in options:
+                raise
+            del options[unknown[1]]
+
+
+def _errors(examples: Sequence[Any], dtypes: Sequence[str], key: Any) -> list[dict[str, dict[str, Any]] | str]:
+    """For each example {dtype: {leaf: error}}, or what a wrong derivation raised; all from one compiled program."""
+    notes: dict[int, str] = {}
+    cases: dict[int, Callable] = {}
+    values: dict[int, Any] = {}
+
+    def attempt(i, function, *args):
+        try:
+            return function(*args)
+        except Exception as error:  # whatever a wrong derivation does is a finding, not a crash
+            notes[i] = f"{type(error).__name__}: {error}".splitlines()[0]
+            return None
+
+    for i, example in enumerate(examples):
+        if (case := attempt(i, _case, example, dtypes, key)) is not None:
+            cases[i], values[i] = case
+
+    def run(values):
+        return {i: attempt(i, cases[i], each) for i, each in values.items()}
+
+    found = jax.device_get(_compile(jax.jit(run).lower(values))(values))
+    return [notes[i] if i in notes else found[i] for i in range(len(examples))]
 
 
 def check_derivation(derivation: Derivation, *, dtypes: Sequence[str] = DTYPES, seed: int = 0) -> Check:
@@ -157,21 +199,19 @@ def check_derivation(derivation: Derivation, *, dtypes: Sequence[str] = DTYPES, 
     leaves: list[LeafCheck] = []
     # An accelerator's fast matmul modes would measure the mode, not the derivation.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        for example in derivation.examples:
-            try:
-                found = _errors(example, dtypes, jax.random.key(seed))
-            except Exception as error:  # whatever a wrong derivation does is a finding, not a crash
-                note = f"{type(error).__name__}: {error}".splitlines()[0]
-                leaves += [
-                    LeafCheck(derivation.name, example.label, "", dtype, float("nan"), TOLERANCE[dtype], note)
-                    for dtype in dtypes
-                ]
-                continue
+        results = _errors(derivation.examples, dtypes, jax.random.key(seed))
+    for example, found in zip(derivation.examples, results):
+        if isinstance(found, str):
             leaves += [
-                LeafCheck(derivation.name, example.label, leaf, dtype, float(error), TOLERANCE[dtype])
-                for dtype, errors in found.items()
-                for leaf, error in errors.items()
+                LeafCheck(derivation.name, example.label, "", dtype, float("nan"), TOLERANCE[dtype], found)
+                for dtype in dtypes
             ]
+            continue
+        leaves += [
+            LeafCheck(derivation.name, example.label, leaf, dtype, float(error), TOLERANCE[dtype])
+            for dtype, errors in found.items()
+            for leaf, error in errors.items()
+        ]
     return Check(derivation, tuple(leaves), time.perf_counter() - began)
 
 

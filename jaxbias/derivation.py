@@ -71,34 +71,41 @@ class Problem(NamedTuple):
     delta: Any
 
 
+def generator(key: Array) -> np.random.Generator:
+    """NumPy's random numbers, seeded by a JAX key: jax.random would be compiled anew for every shape and dtype."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
 def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Standard normal values, drawn by numpy: compiling jax.random for each shape would cost more than the check."""
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    return jnp.asarray(generator.standard_normal(shape).astype(dtype))
+    """Standard normal values, drawn by NumPy."""
+    return jax.device_put(generator(key).standard_normal(shape).astype(dtype))
+
+
+def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Values uniform in [0, 1), drawn by NumPy."""
+    return jax.device_put(generator(key).random(shape).astype(dtype))
 
 
 def random_like(key: Array, tree: Tree) -> Tree:
     """Standard normal values in the shapes and dtypes of the float leaves of `tree`; other leaves are kept."""
-    leaves, treedef = jax.tree.flatten(tree)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    drawn = [
-        normal(k, leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        for k, leaf in zip(keys, leaves)
-    ]
-    return treedef.unflatten(drawn)
+    draw = generator(key).standard_normal
+    return jax.tree.map(
+        lambda leaf: jax.device_put(draw(leaf.shape).astype(leaf.dtype)) if _is_float(leaf) else leaf, tree
+    )
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def cast(tree: Tree, dtype: DTypeLike) -> Tree:
     """The float leaves of `tree` in another dtype; integer leaves and keys are kept."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_float(leaf) else leaf, tree)
 
 
 def _held(tree: Tree, dtype: DTypeLike) -> Tree:
-    """`cast` of arrays that are at hand, by numpy: nothing to compile."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        tree,
-    )
+    """`cast` of arrays that are at hand, by NumPy: nothing to compile."""
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf).astype(dtype)) if _is_float(leaf) else leaf, tree)
 
 
 def problem(
@@ -142,4 +149,4 @@ def _loss_problem(example: LossExample, key: Array, dtype: DTypeLike, held_in: D
         return (), delta.astype(held_in) * example.loss.backward(residuals)
 
     value = jax.eval_shape(forward, (), out)[0]
-    return Problem(forward, backward, (), out, jnp.ones((), value.dtype))
+    return Problem(forward, backward, (), out, jax.device_put(np.ones((), value.dtype)))

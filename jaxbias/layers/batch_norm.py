@@ -31,12 +31,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
 from jaxbias._numerics import accumulation_dtype
-from jaxbias.derivation import Derivation, Example
+from jaxbias.derivation import Derivation, Example, generator
 from jaxbias.initializers import Initializer
 from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, moments, scale_and_shift, wide
 from jaxbias.params import Layer, Params, State, Static, inference
@@ -222,8 +223,9 @@ def _after_training(layer: Layer) -> Layer:
     """The inference form with running statistics that are not those of the start."""
 
     def init_state_for(key, x):
-        mean, log_variance = jax.random.normal(key, (2, x.shape[-1]), accumulation_dtype(x.dtype))
-        return Running(mean, jnp.exp(log_variance))
+        draw, dtype = generator(key).standard_normal, accumulation_dtype(x.dtype)
+        mean, variance = draw(x.shape[-1]), np.exp(draw(x.shape[-1]))
+        return Running(jax.device_put(mean.astype(dtype)), jax.device_put(variance.astype(dtype)))
 
     resting = inference(layer)
     assert resting.state is not None

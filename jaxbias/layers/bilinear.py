@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxbias import initializers
 from jaxbias._numerics import accumulation_dtype, check_features, check_float, rows, sum_over
-from jaxbias.derivation import Derivation, Example
+from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.params import Layer, Params, Static
 
@@ -128,8 +128,8 @@ def layer(
 
 def _random_pair(*leading: int):
     def draw(key, dtype):
-        both = jax.random.normal(key, (*leading, 7), dtype)
-        return both[..., :3], both[..., 3:]
+        keys = jax.random.split(key)
+        return normal(keys[0], (*leading, 3), dtype), normal(keys[1], (*leading, 4), dtype)
 
     return draw
 

@@ -120,7 +120,9 @@ def layer(
 
 
 def _repeated_ids(*shape: int):
-    return lambda key, dtype: jnp.arange(np.prod(shape, dtype=int)).reshape(shape) ** 2 % 5
+    return lambda key, dtype: jax.device_put(
+        np.arange(np.prod(shape, dtype=np.int32), dtype=np.int32).reshape(shape) ** 2 % 5
+    )
 
 
 DERIVATIONS = (

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from jaxbias import initializers
 from jaxbias._numerics import accumulation_dtype, check_float, matmul, rows, sum_over
-from jaxbias.derivation import Derivation, Example
+from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.params import Layer, Params, Static
 
@@ -190,7 +190,7 @@ def layer(
 def _with_state(n: int, time: int, fan_in: int, units: int):
     def draw(key, dtype):
         x_key, h_key = jax.random.split(key)
-        return jax.random.normal(x_key, (n, time, fan_in), dtype), jax.random.normal(h_key, (n, units), dtype)
+        return normal(x_key, (n, time, fan_in), dtype), normal(h_key, (n, units), dtype)
 
     return draw
 

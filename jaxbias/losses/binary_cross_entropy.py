@@ -14,13 +14,12 @@ Source: C. Bishop, PRML (2006), eqs. 4.90-4.91; derivation sheet 4.2.
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxbias.derivation import Derivation, LossExample
+from jaxbias.derivation import Derivation, LossExample, uniform
 from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor, widen
 from jaxbias.params import Static
 
@@ -86,7 +85,7 @@ def _check_probabilities(targets: Array) -> None:
 
 
 def _targets(key, dtype):
-    return jax.random.uniform(key, (5, 3), dtype)
+    return uniform(key, (5, 3), dtype)
 
 
 DERIVATIONS = (

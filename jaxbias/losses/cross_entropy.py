@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from jaxbias._numerics import check_float
-from jaxbias.derivation import Derivation, LossExample
+from jaxbias.derivation import Derivation, LossExample, generator, uniform
 from jaxbias.losses._loss import Loss, check_out, check_reduction, is_label, is_valid, read_labels, row_factor, widen
 from jaxbias.params import Static
 
@@ -165,15 +166,17 @@ def _row_weight(per_row, targets, classes, dense, ignore_label, reduction) -> Fl
 
 
 def _labels(key, dtype):
-    return jax.random.randint(key, (5,), 0, 4)
+    return jax.device_put(generator(key).integers(4, size=5, dtype=np.int32))
 
 
 def _labels_with_ignored(key, dtype):
-    return _labels(key, dtype).at[1].set(-100).at[3].set(-100)
+    labels = np.array(_labels(key, dtype))
+    labels[[1, 3]] = -100
+    return jax.device_put(labels)
 
 
 def _probabilities(key, dtype):
-    return jax.nn.softmax(jax.random.normal(key, (5, 4), dtype))
+    return jax.device_put(generator(key).dirichlet(np.ones(4), size=5).astype(dtype))
 
 
 DERIVATIONS = (
@@ -200,9 +203,9 @@ DERIVATIONS = (
                 "dense targets that do not sum to 1, smoothing",
                 loss(label_smoothing=0.1),
                 (2, 3, 4),
-                lambda key, dtype: jax.random.uniform(key, (2, 3, 4), dtype),
+                lambda key, dtype: uniform(key, (2, 3, 4), dtype),
             ),
-            LossExample("one class", loss(), (3, 1), lambda key, dtype: jnp.zeros(3, jnp.int32)),
+            LossExample("one class", loss(), (3, 1), lambda key, dtype: jax.device_put(np.zeros(3, np.int32))),
         ),
     ),
 )

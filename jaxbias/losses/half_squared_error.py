@@ -11,10 +11,9 @@ Source: C. Bishop, PRML (2006), eq. 5.14; derivation sheet 4.2.
 from functools import partial
 from typing import NamedTuple
 
-import jax
 from jaxtyping import Array, Float
 
-from jaxbias.derivation import Derivation, LossExample
+from jaxbias.derivation import Derivation, LossExample, normal
 from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor, widen
 from jaxbias.params import Static
 
@@ -59,7 +58,7 @@ def loss(*, reduction: str = "mean") -> Loss:
 
 
 def _targets(key, dtype):
-    return jax.random.normal(key, (5, 3), dtype)
+    return normal(key, (5, 3), dtype)
 
 
 DERIVATIONS = (

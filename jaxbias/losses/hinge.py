@@ -22,7 +22,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, Shaped
 
-from jaxbias.derivation import Derivation, LossExample
+from jaxbias.derivation import Derivation, LossExample, generator
 from jaxbias.losses._loss import (
     Loss,
     check_out,
@@ -128,11 +128,11 @@ def _check_signs(targets: Array) -> None:
 
 
 def _signs(key, dtype):
-    return jax.random.rademacher(key, (5, 3), dtype)
+    return jax.device_put(generator(key).choice([-1, 1], (5, 3)).astype(dtype))
 
 
 def _labels(key, dtype):
-    return jax.random.randint(key, (2, 5), 0, 4)
+    return jax.device_put(generator(key).integers(4, size=(2, 5), dtype=np.int32))
 
 
 DERIVATIONS = (

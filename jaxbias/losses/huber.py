@@ -14,11 +14,10 @@ Source: P. Huber, Robust Estimation of a Location Parameter, Ann. Math. Statist.
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbias.derivation import Derivation, LossExample
+from jaxbias.derivation import Derivation, LossExample, normal
 from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor, widen
 from jaxbias.params import Static
 
@@ -81,7 +80,7 @@ def _check_threshold(threshold: float, function: str) -> None:
 
 
 def _targets(key, dtype):
-    return jax.random.normal(key, (5, 3), dtype)
+    return normal(key, (5, 3), dtype)
 
 
 DERIVATIONS = (
