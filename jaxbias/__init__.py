@@ -1,13 +1,13 @@
 """Weights, biases and their gradients in JAX: derived by hand, checked by machine."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from . import initializers as initializers
 from . import io as io
 from . import layers as layers
 from . import losses as losses
 from . import penalties as penalties
-from . import surgery as surgery
-from . import train as train
-from . import verify as verify
 from ._summary import summary as summary
 from .capture import capture as capture
 from .capture import clipped_grad as clipped_grad
@@ -44,3 +44,21 @@ from .roles import no_decay as no_decay
 from .roles import roles as roles
 
 __version__ = "0.1.0"
+
+# Large rooms that few programs need all of: imported when first used.
+if TYPE_CHECKING:
+    from . import surgery as surgery
+    from . import train as train
+    from . import verify as verify
+
+_LATE = ("surgery", "train", "verify")
+
+
+def __getattr__(name: str):
+    if name in _LATE:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import source_info_util
+from jax._src import core, source_info_util  # jax.extend.core would bring Pallas with it
 from jax._src.interpreters import partial_eval
-from jax.extend import core
 
 from jaxbias import _jaxpr_numpy as np_rules
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.derivation import Derivation, Example
-from jaxbias.initializers import Initializer
+from jaxbias.initializers import Initializer, by_name
 from jaxbias.params import Layer, Params, Static
 
 standard_normal = jax.nn.initializers.normal(1.0)
@@ -47,7 +47,7 @@ def init(
 ) -> Params:
     """Weight (vocabulary, features), by default standard normal; the row of the padding id is zero. No bias."""
     _check_padding_id("embedding.init", padding_id, vocabulary)
-    weight = weight_init(key, (vocabulary, features), dtype)
+    weight = by_name(weight_init)(key, (vocabulary, features), dtype)
     return Params(weight if padding_id is None else weight.at[padding_id].set(0), None)
 
 

@@ -67,6 +67,7 @@ def init(
     """W (fan_in, units) by default LeCun normal, U (units, units) orthogonal, b (units,) zero."""
     shape = (units, units)  # drawn in at least float32: the QR decomposition of `orthogonal` needs it
     input_key, hidden_key = jax.random.split(key)
+    hidden = initializers.by_name(hidden_init)(hidden_key, shape, accumulation_dtype(dtype))
     return RnnParams(
         input=initializers.affine(
             input_key,
@@ -77,7 +78,9 @@ def init(
             weight_init=weight_init,
             bias_init=bias_init,
         ),
-        hidden=Params(hidden_init(hidden_key, shape, accumulation_dtype(dtype)).astype(dtype), None),
+        hidden=Params(
+            initializers.by_name(hidden_init)(hidden_key, shape, accumulation_dtype(dtype)).astype(dtype), None
+        ),
     )
 
 
