@@ -1,16 +1,23 @@
 """Params on disk as safetensors, and in the layouts of PyTorch and Keras.
 
-    layer       here and Keras                      PyTorch
-    dense       weight (in, out)                    weight (out, in)
-    conv        weight (*spatial, in/groups, out)   weight (out, in/groups, *spatial)
-    others      as here                             as here (biases, the scale of a norm, embeddings)
+    layer            here                                PyTorch
+    dense            weight (in, out)                    weight (out, in)
+    conv             weight (*spatial, in/groups, out)   weight (out, in/groups, *spatial)
+    conv_transpose   weight (*spatial, in/groups, out)   weight (in, out/groups, *spatial)
+    bilinear         weight (in1, in2, out)              weight (out, in1, in2)
+    bias_neuron      weight (in + 1, out)                weight (out, in) and bias (out,) of a Linear
+    rnn              input.weight, hidden.weight,        weight_ih_l0, weight_hh_l0, both transposed, and
+                     input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
+    others           as here                             as here (biases, the scale of a norm, embeddings)
+
+Keras has dense and conv as here. Running statistics of norms are no params: they are neither written nor read.
 
 No other library is needed for the layouts: they are NumPy arrays under PyTorch's state-dict names or in Keras's order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,8 +105,11 @@ def _fill(like: Tree, arrays: Mapping[str, np.ndarray], where: str) -> Tree:
 SAME_IN_PYTORCH = ("embedding", "batch_norm", "layer_norm", "group_norm", "rms_norm")
 """Layers with params that have one layout here and in PyTorch."""
 
+Arrays = dict[str, np.ndarray]
+"""The arrays of one layer by their names within it."""
 
-def to_pytorch(network: Layer, params: Tree) -> dict[str, np.ndarray]:
+
+def to_pytorch(network: Layer, params: Tree) -> Arrays:
     """State dict of the `torch.nn.Sequential` with the same layers: "0.weight" is (out, in) or (out, in, *spatial).
 
     For `module.load_state_dict` make its entries tensors: `{k: torch.from_numpy(v.copy()) for k, v in ....items()}`.
@@ -108,8 +118,11 @@ def to_pytorch(network: Layer, params: Tree) -> dict[str, np.ndarray]:
     Raises:
         ValueError: a layer whose PyTorch layout is not known here.
     """
-    layouts = _pytorch_layouts(network, named_parameters(params), "io.to_pytorch")
-    return {name: layouts[name](np.asarray(leaf), False) for name, leaf in named_parameters(params).items()}
+    state_dict = {}
+    for layer, prefix, arrays in _by_layer(network, named_parameters(params), "io.to_pytorch"):
+        written = _LAYOUTS[layer.name].write(layer, {name: np.asarray(leaf) for name, leaf in arrays.items()})
+        state_dict |= {prefix + name: np.ascontiguousarray(array) for name, array in written.items()}
+    return state_dict
 
 
 def from_pytorch(network: Layer, like: Tree, state_dict: Mapping[str, Any]) -> Tree:
@@ -125,46 +138,101 @@ def from_pytorch(network: Layer, like: Tree, state_dict: Mapping[str, Any]) -> T
         ValueError: names, shapes or dtypes that differ, or a layer whose PyTorch layout is not known here.
     """
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    entries = {
-        name: np.asarray(value) for name, value in state_dict.items() if name.rpartition(".")[2] not in statistics
-    }
-    layouts = _pytorch_layouts(network, named_parameters(like), "io.from_pytorch")
-    arrays = {name: layouts[name](value, True) if name in layouts else value for name, value in entries.items()}
-    return _fill(like, arrays, "io.from_pytorch: the state dict")
+    rest = {name: np.asarray(value) for name, value in state_dict.items() if name.rpartition(".")[2] not in statistics}
+    arrays = {}
+    for layer, prefix, wanted in _by_layer(network, named_parameters(like), "io.from_pytorch"):
+        layout = _LAYOUTS[layer.name]
+        shapes = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in wanted.items()}
+        expected = layout.write(layer, shapes)
+        names = [prefix + name for name in expected]
+        if all(name in rest and rest[name].ndim == expected[name.removeprefix(prefix)].ndim for name in names):
+            found = {name.removeprefix(prefix): rest.pop(name) for name in names}
+            arrays |= {prefix + name: array for name, array in layout.read(layer, found).items()}
+    return _fill(like, arrays | rest, "io.from_pytorch: the state dict")  # which names what does not fit
 
 
-def _as_is(array: np.ndarray, to_here: bool) -> np.ndarray:
-    del to_here
-    return array
-
-
-def _out_first(array: np.ndarray, to_here: bool) -> np.ndarray:
-    """(*spatial, in, out) ↔ (out, in, *spatial); for a matrix the transpose."""
-    if array.ndim < 2:
-        return array
-    if to_here:
-        return np.moveaxis(array, (1, 0), (-2, -1))
-    return np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1)))
-
-
-def _pytorch_layouts(network: Layer, named: Mapping[str, Any], function: str) -> dict[str, Callable]:
-    """Dotted path of every leaf → how its array is laid out there."""
-    layouts = {}
+def _by_layer(network: Layer, named: Mapping[str, Any], function: str) -> list[tuple[Layer, str, dict[str, Any]]]:
+    """Every layer with params, the prefix of its paths, and its leaves by their names within it."""
+    found = []
 
     def visit(layer, path):
-        prefix = ".".join(path)
-        for name in named:
-            if not prefix or name.startswith(f"{prefix}."):
-                if layer.name not in ("dense", "conv", *SAME_IN_PYTORCH):
-                    raise ValueError(
-                        f"{function}: the PyTorch layout of a {layer.name} layer ({name}) is not known; take its "
-                        f"arrays from jb.named_parameters(params) and arrange them yourself."
-                    )
-                layouts[name] = _out_first if layer.name in ("dense", "conv") else _as_is
+        prefix = "".join(f"{part}." for part in path)
+        leaves = {name.removeprefix(prefix): leaf for name, leaf in named.items() if name.startswith(prefix)}
+        if leaves and layer.name not in _LAYOUTS:
+            raise ValueError(
+                f"{function}: the PyTorch layout of a {layer.name} layer ({prefix}{next(iter(leaves))}) is not known; "
+                f"take its arrays from jb.named_parameters(params) and arrange them yourself."
+            )
+        if leaves:
+            found.append((layer, prefix, leaves))
         return layer
 
     map_layers(visit, network)
-    return layouts
+    return found
+
+
+class _Layout(NamedTuple):
+    """The arrays of a layer as PyTorch has them, and back."""
+
+    write: Callable[[Layer, Arrays], Arrays]
+    read: Callable[[Layer, Arrays], Arrays]
+
+
+def _of_weight(write: Callable[[Layer, np.ndarray], np.ndarray], read: Callable[[Layer, np.ndarray], np.ndarray]):
+    """A layout in which only the weight differs."""
+
+    def each(convert):
+        return lambda layer, arrays: {n: convert(layer, a) if n == "weight" else a for n, a in arrays.items()}
+
+    return _Layout(each(write), each(read))
+
+
+def _groups(layer: Layer) -> int:
+    return layer.forward.keywords["groups"]  # type: ignore[attr-defined]  # a partial with the layer's keywords
+
+
+def _write_transposed_kernel(layer: Layer, kernel: np.ndarray) -> np.ndarray:
+    *length, per_group, out = kernel.shape
+    split = kernel.reshape(*length, per_group, _groups(layer), out // _groups(layer))
+    return np.moveaxis(split, (-2, -3, -1), (0, 1, 2)).reshape(per_group * _groups(layer), -1, *length)
+
+
+def _read_transposed_kernel(layer: Layer, kernel: np.ndarray) -> np.ndarray:
+    channels_in, out_per_group, *length = kernel.shape
+    split = kernel.reshape(_groups(layer), -1, out_per_group, *length)
+    return np.moveaxis(split, (0, 1, 2), (-2, -3, -1)).reshape(*length, channels_in // _groups(layer), -1)
+
+
+def _write_rnn(layer: Layer, arrays: Arrays) -> Arrays:
+    del layer
+    written = {"weight_ih_l0": arrays["input.weight"].T, "weight_hh_l0": arrays["hidden.weight"].T}
+    if "input.bias" in arrays:
+        written |= {"bias_ih_l0": arrays["input.bias"], "bias_hh_l0": np.zeros_like(arrays["input.bias"])}
+    return written
+
+
+def _read_rnn(layer: Layer, arrays: Arrays) -> Arrays:
+    del layer
+    read = {"input.weight": arrays["weight_ih_l0"].T, "hidden.weight": arrays["weight_hh_l0"].T}
+    if "bias_ih_l0" in arrays:
+        read["input.bias"] = arrays["bias_ih_l0"] + arrays["bias_hh_l0"]
+    return read
+
+
+_AS_HERE = _Layout(lambda layer, arrays: arrays, lambda layer, arrays: arrays)
+_LAYOUTS = {
+    "dense": _of_weight(lambda layer, w: w.T, lambda layer, w: w.T),
+    "conv": _of_weight(
+        lambda layer, w: np.moveaxis(w, (-1, -2), (0, 1)), lambda layer, w: np.moveaxis(w, (1, 0), (-2, -1))
+    ),
+    "conv_transpose": _of_weight(_write_transposed_kernel, _read_transposed_kernel),
+    "bilinear": _of_weight(lambda layer, w: np.moveaxis(w, -1, 0), lambda layer, w: np.moveaxis(w, 0, -1)),
+    "bias_neuron": _Layout(
+        lambda layer, arrays: {"weight": arrays["weight"][:-1].T, "bias": arrays["weight"][-1]},
+        lambda layer, arrays: {"weight": np.concatenate([arrays["weight"].T, arrays["bias"][None]])},
+    ),
+    "rnn": _Layout(_write_rnn, _read_rnn),
+} | dict.fromkeys(SAME_IN_PYTORCH, _AS_HERE)
 
 
 def to_keras(params: Tree) -> list[np.ndarray]:

@@ -287,3 +287,83 @@ def test_running_statistics(key):
     assert_close(state.variance, module.running_var, "running variance")
     out, _ = run_forward(jb.inference(layer), params, xs[0], state)
     assert_close(out, module.eval()(torch.from_numpy(np.array(xs[0]))), "inference")
+
+
+def torch_channels_last(module):
+    return lambda x: channels_last(module(channels_first(x)))
+
+
+nn, double = torch.nn, {"dtype": torch.float64}
+MODULES = {
+    "dense": (layers.dense.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
+    "dense without bias": (layers.dense.layer(4, use_bias=False), (5, 3), nn.Linear(3, 4, bias=False, **double), None),
+    "bias_neuron": (layers.bias_neuron.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
+    "conv 1-D": (conv.layer(6, 3, groups=2), (2, 7, 4), nn.Conv1d(4, 6, 3, groups=2, **double), torch_channels_last),
+    "conv 2-D": (conv.layer(4, (3, 2)), (2, 7, 6, 3), nn.Conv2d(3, 4, (3, 2), **double), torch_channels_last),
+    "conv_transpose 1-D": (
+        layers.conv_transpose.layer(4, 3),
+        (2, 5, 3),
+        nn.ConvTranspose1d(3, 4, 3, **double),
+        torch_channels_last,
+    ),
+    "conv_transpose 2-D groups": (
+        layers.conv_transpose.layer(4, (3, 2), stride=2, groups=2),
+        (2, 4, 3, 6),
+        nn.ConvTranspose2d(6, 4, (3, 2), stride=2, groups=2, **double),
+        torch_channels_last,
+    ),
+    "batch_norm": (layers.batch_norm.layer(), (5, 3), nn.BatchNorm1d(3, **double), None),
+    "layer_norm": (layers.layer_norm.layer(), (5, 3), nn.LayerNorm(3, **double), None),
+    "group_norm": (layers.group_norm.layer(2), (2, 5, 6), nn.GroupNorm(2, 6, **double), torch_channels_last),
+    "embedding": (layers.embedding.layer(4, 3, dtype=jnp.float64), None, nn.Embedding(4, 3, **double), None),
+    "rnn": (
+        layers.rnn.layer(4),
+        (2, 5, 3),
+        nn.RNN(3, 4, batch_first=True, **double),
+        lambda module: lambda x: module(x)[0],
+    ),
+    "rnn without bias": (
+        layers.rnn.layer(4, use_bias=False),
+        (2, 5, 3),
+        nn.RNN(3, 4, bias=False, batch_first=True, **double),
+        lambda module: lambda x: module(x)[0],
+    ),
+    "bilinear": (
+        layers.bilinear.layer(4),
+        ((5, 3), (5, 2)),
+        nn.Bilinear(3, 2, 4, **double),
+        lambda module: lambda x: module(*x),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_of_pytorch_gives_the_same_outputs_after_import(key, name):
+    """Params from its state dict, every entry of it random; and written back into another module of the same kind."""
+    layer, shapes, module, call = MODULES[name]
+    rng = np.random.default_rng(20261122)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.from_numpy(rng.standard_normal(tuple(parameter.shape))))
+    if shapes is None:
+        x = jnp.array([[0, 3, 3], [1, 3, 0]])
+    else:
+        pair = isinstance(shapes[0], tuple)
+        drawn = [jnp.asarray(rng.standard_normal(shape)) for shape in (shapes if pair else (shapes,))]
+        x = tuple(drawn) if pair else drawn[0]
+    network = jb.chain(layer)
+    like = jax.eval_shape(network.init, key, x)
+    params = jb.io.from_pytorch(network, like, {f"0.{n}": tensor for n, tensor in module.state_dict().items()})
+
+    torch_x = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), x)
+    torch_out = (call or (lambda module: module))(module)
+    expected = torch_out(torch_x).detach()
+    state = init_state(network, key, x)
+    out, _ = run_forward(network, params, x, state)
+    assert_close(out, expected, "out")
+
+    written = jb.io.to_pytorch(network, params)
+    module.load_state_dict({n[2:]: torch.from_numpy(a.copy()) for n, a in written.items()}, strict="norm" not in name)
+    assert_close(out, torch_out(torch_x), "out of what was written back")
+    again = jb.io.from_pytorch(network, like, written)
+    assert all((a == b).all() for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))

@@ -138,6 +138,6 @@ def test_pytorch_names_what_does_not_fit(key):
     state = io.to_pytorch(ARTICLE, like)
     with pytest.raises(ValueError, match=r"io.from_pytorch: .* it has no 0.weight, .*; it has fc1.weight"):
         io.from_pytorch(ARTICLE, like, {"fc1.weight": state["0.weight"]})
-    odd = ARTICLE.parts[0]._replace(name="bilinear")
-    with pytest.raises(ValueError, match=r"io.to_pytorch: the PyTorch layout of a bilinear layer \(0.weight\)"):
+    odd = ARTICLE.parts[0]._replace(name="attention")
+    with pytest.raises(ValueError, match=r"io.to_pytorch: the PyTorch layout of a attention layer \(0.weight\)"):
         io.to_pytorch(jb.chain(odd), like[:1])
