@@ -5,9 +5,11 @@ has rank 2, that of an Equinox convolution rank 3, and `x.ndim != 1` takes both 
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from .contact import Analysis, analyse, check_all_met, split_params
@@ -52,6 +54,50 @@ def _join(uses: list[tuple[bool, str]]) -> str:
     if len(names) > 1 and "other" in names:  # a known use says more than an unknown one
         names.remove("other")
     return "+".join(names)
+
+
+@dataclass(frozen=True)
+class RolesSummary:
+    """Table of any model's leaves; `str` prints it.
+
+    Attributes:
+        rows: (path, role, shape, number of entries) of each leaf.
+    """
+
+    rows: tuple[tuple[str, str, tuple[int, ...], int], ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Role -> number of entries."""
+        names = dict.fromkeys(role for _, role, _, _ in self.rows)
+        return {name: sum(count for _, role, _, count in self.rows if role == name) for name in names}
+
+    @property
+    def bias_share(self) -> float:
+        """Entries of biases over all entries."""
+        return self.counts.get("bias", 0) / max(1, sum(self.counts.values()))
+
+    def __str__(self) -> str:
+        cells = [("leaf", "role", "shape", "entries")]
+        cells += [(path, role, str(shape), f"{count:,}") for path, role, shape, count in self.rows]
+        cells += [("total", "", "", f"{sum(self.counts.values()):,}")]
+        widths = [max(len(row[i]) for row in cells) for i in range(4)]
+        lines = []
+        for *left, count in cells:
+            lines.append("  ".join(cell.ljust(w) for cell, w in zip(left, widths)) + "  " + count.rjust(widths[3]))
+        return "\n".join([*lines, f"biases: {self.bias_share:.2%} of all entries"])
+
+
+def roles_summary(fn: Callable, params: Any, *args: Any) -> RolesSummary:
+    """Role, shape and size of every leaf of any model, and the share of its biases; nothing is computed.
+
+    Args:
+        fn, params, args: as for `roles`; a leaf that never meets data is listed as "other".
+    """
+    analysis = analyse(fn, params, args)
+    leaves = split_params(params).leaves
+    rows = zip(analysis.paths, leaf_roles(analysis), leaves)
+    return RolesSummary(tuple((path, role, tuple(np.shape(x)), int(np.prod(np.shape(x)))) for path, role, x in rows))
 
 
 # --- masks and labels for optax ---------------------------------------------------------------------------------------

@@ -164,3 +164,17 @@ def test_bias_only_and_lr_by_role_step():
     tx = optax.chain(optax.sgd(1.0), jb.lr_by_role(found, bias=3.0))
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
     assert updates["w"].tolist() == [[-1, -1], [-1, -1]] and updates["b"].tolist() == [-3, -3]
+
+
+def test_roles_summary_of_any_model():
+    params = {"b": jnp.ones(2), "deep": {"w": jnp.ones((3, 2))}}
+    table = jb.roles_summary(lambda p, x: x @ p["deep"]["w"] + p["b"], params, jnp.ones(3))
+    assert table.rows == (("b", "bias", (2,), 2), ("deep.w", "weight", (3, 2), 6))
+    assert table.counts == {"bias": 2, "weight": 6} and table.bias_share == 0.25
+    assert str(table).splitlines() == [
+        "leaf    role    shape   entries",
+        "b       bias    (2,)          2",
+        "deep.w  weight  (3, 2)        6",
+        "total                         8",
+        "biases: 25.00% of all entries",
+    ]
