@@ -36,7 +36,7 @@ def affine(weight: Any, bias: Any) -> Any:
 
 def predict(network: Layer, params: Tree, x: Any) -> Any:
     """The network's output."""
-    return run_forward(network, params, x)[0]
+    return run_forward(network, params, jnp.asarray(x))[0]
 
 
 def descend(
