@@ -185,12 +185,16 @@ def train(
     bias_only: Annotated[bool, typer.Option("--bias-only", help="Train the biases, freeze all else.")] = False,
     freeze: Annotated[list[str] | None, typer.Option(help="Path of params to freeze, such as 0 or 2.weight.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Directory to save to and resume from.")] = None,
+    save: Annotated[Path | None, typer.Option(help="File for the trained params, as safetensors.")] = None,
     cache_dir: CacheDir = None,
     no_cache: NoCache = False,
 ) -> int:
     """Train a network on the digits or on your own rows."""
+    from jaxbias import _files, io
     from jaxbias import task as tasks
 
+    if save is not None:
+        _files.check_writable(save, "--save")
     _cache(cache_dir, no_cache)
     task = tasks.prepare(
         data, network, optimizer=optimizer, learning_rate=learning_rate, seed=seed, use_bias=not no_bias,
@@ -203,6 +207,8 @@ def train(
             bars.update(bar, completed=progress.epoch, note=tasks.describe(progress.latest))
 
         fitted = tasks.run(task, epochs=epochs, batch_size=batch_size, checkpoint=checkpoint, progress=on_progress)
+    if save is not None:
+        io.save(save, fitted.params)
     latest = {name: float(values[-1]) for name, values in fitted.history.items() if values.ndim == 1}
     resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
     print(f"{epochs} epochs{resumed}: {tasks.describe(latest)}")

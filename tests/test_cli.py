@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+import jaxbias as jb
 from jaxbias import check, cli, data
+from jaxbias import task as tasks
 from jaxbias._compilation_cache import CacheUse
 from jaxbias.check import LeafCheck
 
@@ -33,9 +36,15 @@ def blobs(tmp_path):
 TINY = ("--network", "dense:4,relu,dense:2", "--epochs", "4", "--batch-size", "8", "--learning-rate", "0.05")
 
 
-def test_train_on_own_rows(blobs, capsys):
-    assert cli.main(["train", blobs, *TINY]) == 0
+def test_train_on_own_rows_and_save(blobs, capsys, tmp_path):
+    saved = tmp_path / "params.safetensors"
+    saved.write_text("old")
+    assert cli.main(["train", blobs, *TINY, "--save", str(saved)]) == 0
     assert "4 epochs: loss " in capsys.readouterr().out
+    task = tasks.prepare(blobs, "dense:4,relu,dense:2")
+    params = jb.io.load(saved, task.params)
+    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(task.params), strict=True))
+    assert [path.name for path in tmp_path.glob("*params*")] == ["params.safetensors"]
 
 
 def test_train_resumes_from_its_checkpoints(blobs, capsys, tmp_path):
@@ -70,6 +79,7 @@ BAD = [
     (["train", "--no-bias", "--bias-only"], "nothing is left to train"),
     (["train", "nowhere.npz"], "there is no file nowhere.npz"),
     (["train", "--checkpoint", "/proc/nowhere"], "checkpoint directory /proc/nowhere cannot be written"),
+    (["train", "--save", "/proc/nowhere/params"], "--save: cannot write /proc/nowhere/params"),
     (["report", "--out", "/proc/nowhere/page.html"], "--out: cannot write"),
     (["report", "--out", "/"], "--out: / is a directory"),
     (["chek"], "No such command 'chek'"),
@@ -92,8 +102,6 @@ def test_unwritable_output_is_found_before_any_work(monkeypatch, tmp_path):
 
 
 def test_bias_only_and_freeze(blobs):
-    from jaxbias import task as tasks
-
     task = tasks.prepare(blobs, "dense:4,relu,dense:2", bias_only=True)
     assert task.trainable[0] == (False, True) and task.trainable[2] == (False, True)
     task = tasks.prepare(blobs, "dense:4,relu,dense:2", freeze=["0", "2.weight"])

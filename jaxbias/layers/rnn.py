@@ -78,9 +78,7 @@ def init(
             weight_init=weight_init,
             bias_init=bias_init,
         ),
-        hidden=Params(
-            initializers.by_name(hidden_init)(hidden_key, shape, accumulation_dtype(dtype)).astype(dtype), None
-        ),
+        hidden=Params(hidden.astype(dtype), None),
     )
 
 

@@ -157,8 +157,10 @@ def fit(
         batch_size: rows per step.
         key: PRNG key for the order of the rows (and for the initial state, where the network keeps one).
         state: initial state of the network (running statistics, dropout keys); by default made from `key`.
-        validation: (x, targets), evaluated after each epoch with `jb.inference(network)`: the mean over its rows
-            where loss and metrics are means over rows.
+        validation: (x, targets), evaluated after each epoch with `jb.inference(network)`, batch by batch, the value of
+            each batch weighted by its share of the rows: the mean over all rows where loss and metrics are means over
+            rows; with a loss that is a sum over rows, the sum that a batch holds on (weighted) average, which compares
+            with the training loss as long as batch_size divides the number of rows.
         checkpoint: directory, or a `Checkpoint` with the interval. A run whose directory holds checkpoints of the
             same run resumes from the newest complete one.
         progress: called with a `Progress` several times a second, and after the last epoch.
