@@ -133,22 +133,31 @@ def window_slices(x: Array, axis: int, window: int, stride: int) -> list[Array]:
     return [lax.slice_in_dim(x, u, u + (positions - 1) * stride + 1, stride, axis) for u in range(window)]
 
 
-def add_windows(parts: Sequence[Array], axis: int, stride: int, length: int) -> Array:
-    """Transpose of `window_slices`: Σ_u parts[u][i] at place stride·i + u of an axis of `length` entries.
+def covering_windows(x: Array, axis: int, window: int, stride: int, length: int) -> list[tuple[Array, Array]]:
+    """The transpose of reading: which windows see each place of an axis of `length` entries, and where in them.
 
-    The places are taken by their remainder r modulo stride: place stride·m + r collects parts[u][m − (u − r)/stride] of
-    every u with that remainder, so the remainders interleave without a scatter (which is slow on CPU).
+    The axis of x, one entry per window, becomes two, (blocks, stride): place stride·m + r is entry (m, r). It is seen
+    by window m − k at that window's place u = stride·k + r, for each k with u < window; a window that does not exist
+    holds 0. Written as a broadcast, it joins what follows in one loop, with no scatter and no copy (both slow on CPU).
+
+    Returns:
+        for each k the pair (u, x of window m − k), both in the shape of x with the axis made two.
     """
-    positions = parts[0].shape[axis]
-    blocks = -(-length // stride)
-    remainders = []
-    for r in range(stride):
-        total = jnp.zeros((*parts[0].shape[:axis], blocks, *parts[0].shape[axis + 1 :]), parts[0].dtype)
-        for u in range(r, len(parts), stride):
-            total = total + pad_axis(parts[u], axis, u // stride, blocks - u // stride - positions)
-        remainders.append(total)
-    shape = (*parts[0].shape[:axis], blocks * stride, *parts[0].shape[axis + 1 :])
-    return lax.slice_in_dim(jnp.stack(remainders, axis + 1).reshape(shape), 0, length, axis=axis)
+    blocks, positions = -(-length // stride), x.shape[axis]
+    shape = (*x.shape[:axis], blocks, stride, *x.shape[axis + 1 :])
+    remainder = lax.broadcasted_iota(jnp.int32, shape, axis + 1)
+    seen = []
+    for k in range(-(-window // stride)):
+        shifted = pad_axis(x, axis, k, blocks - k - positions)
+        seen.append((stride * k + remainder, jnp.broadcast_to(jnp.expand_dims(shifted, axis + 1), shape)))
+    return seen
+
+
+def join_blocks(x: Array, axis: int, low: int, length: int) -> Array:
+    """The two axes (blocks, stride) made one again, and `length` entries of it from `low` on; 0 where it ends."""
+    whole = x.shape[axis] * x.shape[axis + 1]
+    joined = x.reshape(*x.shape[:axis], whole, *x.shape[axis + 2 :])
+    return pad_axis(joined, axis, -low, low + length - whole)
 
 
 def pad_axis(x: Array, axis: int, low: int, high: int, value: float = 0.0) -> Array:

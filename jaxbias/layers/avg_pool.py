@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from jaxbias._numerics import accumulation_dtype, check_float
 from jaxbias.derivation import Derivation, Example
-from jaxbias.layers._windows import Padding, add_windows, pad_axis, pooling_windows, window_slices
+from jaxbias.layers._windows import Padding, covering_windows, join_blocks, pad_axis, pooling_windows, window_slices
 from jaxbias.params import Layer, Static
 
 
@@ -71,7 +71,9 @@ def backward(
     delta_x = delta.astype(accumulation_dtype(delta.dtype))
     for axis, (w, s, low, high) in enumerate(pooling_windows(x_shape, window, stride, padding, "avg_pool"), start=1):
         share = delta_x / _entries(x_shape, axis, w, s, low, high, count_include_pad).astype(delta_x.dtype)
-        delta_x = pad_axis(add_windows([share] * w, axis, s, x_shape[axis] + low + high), axis, -low, -high)
+        seen = covering_windows(share, axis, w, s, low + x_shape[axis] + high)
+        shares = [jnp.where(place < w, each, 0) for place, each in seen]
+        delta_x = join_blocks(sum(shares[1:], shares[0]), axis, low, x_shape[axis])
     return (), delta_x.astype(delta.dtype)
 
 

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbias._numerics import check_float
 from jaxbias.derivation import Derivation, Example
-from jaxbias.layers._windows import Padding, add_windows, pad_axis, pooling_windows, window_slices
+from jaxbias.layers._windows import Padding, covering_windows, join_blocks, pad_axis, pooling_windows, window_slices
 from jaxbias.params import Layer, Static
 
 WRITTEN_OUT = 4
@@ -82,12 +82,14 @@ def backward(
     x_shape = residuals.x_shape.value
     axes = _last_axis_first(x_shape, window, stride, padding)
     for (axis, (w, s, low, high)), winner in zip(reversed(axes), reversed(residuals.winners)):
-        length = x_shape[axis] + low + high
-        if w <= WRITTEN_OUT:
-            padded = add_windows([jnp.where(winner == u, delta, 0) for u in range(w)], axis, s, length)
-        else:
-            padded = _add_winners(winner, delta, axis, w, s, length)
-        delta = pad_axis(padded, axis, -low, -high)
+        if w > max(WRITTEN_OUT, s):
+            padded = _add_winners(winner, delta, axis, w, s, low + x_shape[axis] + high)
+            delta = pad_axis(padded, axis, -low, -high)
+            continue
+        windows = (axis, w, s, low + x_shape[axis] + high)
+        seen = zip(covering_windows(winner, *windows), covering_windows(delta, *windows))
+        shares = [jnp.where(won == place.astype(won.dtype), share, 0) for (place, won), (_, share) in seen]
+        delta = join_blocks(sum(shares[1:], shares[0]), axis, low, x_shape[axis])
     return (), delta
 
 

@@ -81,8 +81,8 @@ def backward(
     grad_weight = (delta * x_hat).sum(axis=samples).astype(weight.dtype)
     grad_bias = delta.sum(axis=samples).astype(weight.dtype) if has_bias.value else None
     scaled = delta * broadcast_like(weight, delta)
-    mean_product = rstd * mean_over(scaled * x, (-1,))  # mean(δ̂ x̂), without writing x̂ out for it
-    delta_x = rstd * (scaled - x_hat * mean_product)
+    share = rstd * rstd * mean_over(scaled * x, (-1,))  # x̂ mean(δ̂ x̂) = x r² mean(δ̂ x): x̂ is not needed here
+    delta_x = rstd * (scaled - x * share)
     return Params(grad_weight, grad_bias), delta_x.astype(residuals.x.dtype)
 
 
