@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,20 @@ def identical(a, b):
     return all(np.array_equal(one, other) for one, other in leaves)
 
 
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """A run of four epochs, and its directory."""
+    directory = tmp_path_factory.mktemp("four")
+    return run(jax.random.key(20261122), directory), directory
+
+
+@pytest.fixture
+def done(four, tmp_path):
+    """That run, and a copy of its directory to work on."""
+    whole, directory = four
+    return whole, shutil.copytree(directory, tmp_path / "run")
+
+
 @pytest.mark.parametrize("loop", ["scan", "steps"])
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(key, tmp_path, loop):
     whole = run(key, None, 5, loop=loop)
@@ -48,9 +63,9 @@ def test_the_newest_are_kept_at_the_wanted_interval(key, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
-def test_a_damaged_checkpoint_is_named_put_aside_and_skipped(key, tmp_path, damage):
-    whole = run(key, tmp_path, 4)
-    newest = tmp_path / "epoch-4"
+def test_a_damaged_checkpoint_is_named_put_aside_and_skipped(key, done, damage):
+    whole, directory = done
+    newest = directory / "epoch-4"
     files = sorted(p for p in (newest / "arrays").rglob("*") if p.is_file())
     victim = max(files, key=lambda p: p.stat().st_size)
     content = bytearray(victim.read_bytes())
@@ -64,16 +79,16 @@ def test_a_damaged_checkpoint_is_named_put_aside_and_skipped(key, tmp_path, dama
     else:
         (newest / "manifest.json").write_text("{")
     with pytest.warns(UserWarning, match=r"epoch-4 is damaged .* put aside as damaged-epoch-4 and skipped"):
-        resumed = run(key, tmp_path, 4)
+        resumed = run(key, directory, 4)
     assert resumed.resumed == 3 and identical(resumed, whole)
-    assert (tmp_path / "damaged-epoch-4").is_dir() and (tmp_path / "epoch-4").is_dir()
+    assert (directory / "damaged-epoch-4").is_dir() and (directory / "epoch-4").is_dir()
 
 
-def test_what_a_kill_left_half_written_is_cleared(key, tmp_path):
-    whole = run(key, tmp_path, 2)
-    (tmp_path / "writing-3" / "arrays").mkdir(parents=True)
-    assert identical(run(key, tmp_path, 2), whole)
-    assert not (tmp_path / "writing-3").exists()
+def test_what_a_kill_left_half_written_is_cleared(key, done):
+    whole, directory = done
+    (directory / "writing-5" / "arrays").mkdir(parents=True)
+    assert identical(run(key, directory), whole)
+    assert not (directory / "writing-5").exists()
 
 
 OTHERS = [
@@ -93,18 +108,18 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("changes", "match"), OTHERS)
-def test_a_checkpoint_of_another_run_is_refused_and_left_alone(key, tmp_path, changes, match):
-    run(key, tmp_path, 2)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+def test_a_checkpoint_of_another_run_is_refused_and_left_alone(key, done, changes, match):
+    _, directory = done
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     with pytest.raises(ValueError, match=match):
-        run(key, tmp_path, 3, **changes)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path != tmp_path} == before
+        run(key, directory, 5, **changes)
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path != directory} == before
 
 
-def test_fewer_epochs_than_already_done(key, tmp_path):
-    run(key, tmp_path, 3)
-    with pytest.raises(ValueError, match=r"newest checkpoint .* is after epoch 3, beyond epochs=2. Ask for"):
-        run(key, tmp_path, 2)
+def test_fewer_epochs_than_already_done(key, done):
+    _, directory = done
+    with pytest.raises(ValueError, match=r"newest checkpoint .* is after epoch 4, beyond epochs=2. Ask for"):
+        run(key, directory, 2)
 
 
 def test_a_directory_that_cannot_be_written(key, tmp_path):
@@ -143,7 +158,7 @@ np.savez(out, *jax.tree.leaves((fitted.params, fitted.opt_state)), loss=fitted.h
 """
 
 
-@pytest.mark.parametrize("attempts", [3, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attempts", [2, pytest.param(15, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_ends_bit_identical(tmp_path, attempts):
     """The process is killed again and again, each time a random while after its first new epoch, until it finishes."""
     script = tmp_path / "victim.py"
