@@ -35,7 +35,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("name", WAYS)
+LONG = ("linen tied transformer", "linen conv, GroupNorm, ConvLocal")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in WAYS])
 def test_clipped_sum_of_several_libraries(name):
     model = build(name)
     params, batch = cast(model.params, jnp.float64), cast(model.batch, jnp.float64)
