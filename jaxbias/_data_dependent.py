@@ -9,6 +9,7 @@ Source: T. Salimans and D. Kingma, Weight Normalization (2016), eqs. 5-6, there 
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -19,21 +20,23 @@ from jaxbias.params import Layer, Params, Tree, run_forward
 def data_dependent(network: Layer, params: Tree, x: Any, state: Tree = None, *, unit_variance: bool = True) -> Tree:
     """Params with which every affine layer that has a bias starts at mean 0 and variance 1 on the batch x.
 
-    The layers are set from the first to the last, each on what the layers before it now give. Layers without a bias
-    and norms keep their params. A unit that gives the same z for every row is shifted and not scaled.
+    The layers are set from the first to the last, each on what the layers before it now give. Layers without a bias,
+    norms and recurrent cells keep their params. A unit that gives the same z for every row is shifted and not scaled.
 
     Args:
         network: any layer, so any network.
         params: from `network.init(key, x)`.
-        x: a batch of at least two rows.
+        x: a batch of at least two rows, in whatever form the network takes: a pair for bilinear, ids for an embedding.
         state: from `network.state.init(key, x)`, where the network keeps a state.
         unit_variance: False shifts the biases to mean 0 and leaves the weights alone.
 
     Raises:
         ValueError: fewer than two rows.
     """
-    if x.ndim < 2 or x.shape[0] < 2:
-        raise ValueError(f"data_dependent: x must be a batch of at least two rows to have a variance, got {x.shape}.")
+    shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
+    if not shapes or any(not shape or shape[0] < 2 for shape in shapes):
+        got = ", ".join(map(str, shapes)) or "nothing"
+        raise ValueError(f"data_dependent: x must be a batch of at least two rows to have a variance, got {got}.")
     return _set(network, params, x, state, unit_variance)[0]
 
 

@@ -212,3 +212,44 @@ def test_data_dependent_shifts_a_constant_unit_without_scaling_it(key):
     new = initializers.data_dependent(layer, params, x)
     assert (new.weight == params.weight).all()
     np.testing.assert_allclose(layer.forward(new, x)[0], 0, atol=1e-15)
+
+
+def assert_standardized(z):
+    np.testing.assert_allclose([z.mean(axis=0), z.var(axis=0)], [[0] * z.shape[1], [1] * z.shape[1]], atol=1e-12)
+
+
+def test_data_dependent_of_a_pair(key):
+    network = jb.chain(jb.layers.bilinear.layer(4, bias_init="ones"), jb.layers.tanh, dense.layer(2))
+    x = jax.random.normal(key, (2, 64, 3), jnp.float64)
+    pair = (x[0] + 1, x[1, :, :2])
+    params = initializers.data_dependent(network, network.init(key, pair), pair)
+    assert_standardized(network.parts[0].forward(params[0], pair)[0])
+    assert_standardized(network.forward(params, pair)[0])
+
+
+def test_data_dependent_after_an_embedding(key):
+    network = jb.chain(jb.layers.embedding.layer(5, 3, dtype=jnp.float64), dense.layer(2))
+    ids = jnp.arange(40) % 5
+    before = network.init(key, ids)
+    params = initializers.data_dependent(network, before, ids)
+    assert (params[0].weight == before[0].weight).all()
+    assert_standardized(network.forward(params, ids)[0])
+
+
+def test_data_dependent_of_a_network_with_a_state(key):
+    network = jb.chain(dense.layer(6), jb.layers.batch_norm.layer(), jb.layers.dropout.layer(0.3), dense.layer(2))
+    x = 3 + jax.random.normal(key, (64, 3), jnp.float64)
+    before, state = network.init(key, x), network.state.init(key, x)
+    params = initializers.data_dependent(network, before, x, state)
+    assert_standardized(dense.forward(params[0], x)[0])
+    assert_standardized(network.forward(params, x, state)[0])  # under the mask of this state
+    assert (params[1].weight == before[1].weight).all()
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "lecun_normal", "zeros"])
+def test_embedding_and_rnn_take_names(key, name):
+    init = initializers.NAMES[name]
+    weight = jb.layers.embedding.init(key, 5, 3, weight_init=name).weight
+    assert (weight == init(key, (5, 3), jnp.float32)).all()
+    hidden = jb.layers.rnn.init(key, 3, 4, hidden_init=name).hidden.weight
+    assert (hidden == init(jax.random.split(key)[1], (4, 4), jnp.float32)).all()

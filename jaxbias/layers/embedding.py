@@ -25,10 +25,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.derivation import Derivation, Example
-from jaxbias.initializers import Initializer, by_name
+from jaxbias.initializers import Initializer, by_name, normal
 from jaxbias.params import Layer, Params, Static
 
-standard_normal = jax.nn.initializers.normal(1.0)
+STANDARD_NORMAL = normal(1.0)
 
 
 class Residuals(NamedTuple):
@@ -42,7 +42,7 @@ def init(
     features: int,
     *,
     padding_id: int | None = None,
-    weight_init: Initializer = standard_normal,
+    weight_init: Initializer = STANDARD_NORMAL,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Weight (vocabulary, features), by default standard normal; the row of the padding id is zero. No bias."""
@@ -106,7 +106,7 @@ def layer(
     features: int,
     *,
     padding_id: int | None = None,
-    weight_init: Initializer = standard_normal,
+    weight_init: Initializer = STANDARD_NORMAL,
     dtype: DTypeLike = jnp.float32,
 ) -> Layer:
     """An embedding of `vocabulary` ids in `features` numbers of `dtype`; the ids do not say which."""

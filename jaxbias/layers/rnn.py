@@ -30,8 +30,6 @@ from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.params import Layer, Params, Static
 
-orthogonal = jax.nn.initializers.orthogonal()
-
 ACTIVATIONS = {
     "tanh": (jnp.tanh, lambda h: 1 - h * h),
     "relu": (lambda z: jnp.where(z > 0, z, 0), lambda h: (h > 0).astype(h.dtype)),
@@ -60,7 +58,7 @@ def init(
     *,
     use_bias: bool = True,
     weight_init: Initializer = initializers.lecun_normal,
-    hidden_init: Initializer = orthogonal,
+    hidden_init: Initializer = initializers.orthogonal,
     bias_init: Initializer = initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> RnnParams:
@@ -164,7 +162,7 @@ def layer(
     activation: str = "tanh",
     use_bias: bool = True,
     weight_init: Initializer = initializers.lecun_normal,
-    hidden_init: Initializer = orthogonal,
+    hidden_init: Initializer = initializers.orthogonal,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
     """A simple recurrent cell with `units` units over time; fan_in and dtype are those of the input."""
