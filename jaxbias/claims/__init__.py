@@ -10,8 +10,12 @@ from . import article2 as article2
 from . import article3 as article3
 from . import article4 as article4
 from . import errata as errata
+from . import facts as facts
+from . import facts_random as facts_random
 from . import layers as layers
 from . import library as library
+from . import overview as overview
+from . import statistics as statistics
 from ._claim import CONDITIONAL as CONDITIONAL
 from ._claim import HOLDS as HOLDS
 from ._claim import REFUTED as REFUTED

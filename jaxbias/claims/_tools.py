@@ -12,6 +12,9 @@ from jaxtyping import Array
 import jaxbias as jb
 from jaxbias.params import Layer, Params, Tree, run_forward
 
+scan: Any = jax.lax.scan
+"""`jax.lax.scan` without its static type, which cannot tell the parts of a carry apart."""
+
 
 def once(f: Callable[..., Any]) -> Callable[..., Any]:
     """`jax.jit` for a program that runs once: on the CPU compiling costs more than optimised code would save."""

@@ -144,9 +144,9 @@ def depth():
 
 def learning_curves():
     """Training loss with and without biases: median and band of 100 seeds (A1.13)."""
-    from jaxbias.claims import statistics
+    from jaxbias.claims import experiments
 
-    curves = statistics.offset_curves()
+    curves = experiments.offset_curves()
     with styled():
         figure = _figure(10, 3.9)
         panels = figure.subplots(1, 2, sharey=True)
@@ -169,9 +169,9 @@ def decision_boundaries():
     """Logistic units and ReLU nets on two classes away from the origin, with and without biases (E4)."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    from jaxbias.claims import statistics
+    from jaxbias.claims import experiments
 
-    x, labels, grid, probabilities = statistics.boundaries()
+    x, labels, grid, probabilities = experiments.boundaries()
     colours = LinearSegmentedColormap.from_list("classes", ["#F6C9A8", "#FFFFFF", "#A9CDE6"])
     with styled():
         figure = _figure(10, 3.1)
@@ -183,7 +183,7 @@ def decision_boundaries():
                 axes.plot(chosen[:, 0], chosen[:, 1], marker, color=colour, markersize=5, markeredgecolor=PAPER,
                           markeredgewidth=0.5)  # fmt: skip
             axes.plot(0, 0, "+", color=INK, markersize=10, markeredgewidth=1.6)
-            right = np.mean((statistics.nearest(grid, values, x) > 0.5) == labels)
+            right = np.mean((experiments.nearest(grid, values, x) > 0.5) == labels)
             axes.set(title=title, xlabel=f"$x_1$      {right:.0%} right", aspect="equal")
             axes.grid(False)
         figure.axes[0].set_ylabel("$x_2$")

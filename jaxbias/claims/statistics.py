@@ -1,70 +1,313 @@
-"""Experiments over many seeds: what biases and initialisations change, with its spread."""
-
-import functools
+"""Claims that need many seeds: every number is a mean with its 95 % interval, never one lucky run."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-import jaxbias as jb
-from jaxbias.layers import dense, relu, tanh
-from jaxbias.losses import binary_cross_entropy, mean_squared_error
-from jaxbias.train import sweep
+from jaxbias.claims import article1_init, experiments
+from jaxbias.claims._claim import CONDITIONAL, HOLDS, REFUTED, claim
+from jaxbias.claims._conditions import (
+    above,
+    below,
+    mean_above,
+    mean_below,
+    mean_near,
+    mean_within,
+    near,
+    reported,
+)
+from jaxbias.claims._tools import generator
+from jaxbias.claims.experiments import PENALTIES
 
-SEEDS = 100
+
+def _per_seed(losses):
+    """A loss that overflowed counts as the largest float32."""
+    return np.nan_to_num(losses, nan=np.inf).clip(max=3e38)
 
 
-@functools.cache
-def offset_curves() -> dict[str, dict[bool, np.ndarray]]:
-    """Title → use_bias → training loss (seeds, epochs) of 1-8-1 tanh nets on a sine with and without an offset."""
-    x = np.linspace(-2, 2, 32, dtype=np.float32)[:, None]
-    network = jb.chain(dense.layer(8, weight_init="xavier_normal"), tanh, dense.layer(1, weight_init="xavier_normal"))
+@claim(
+    "A1.3",
+    "Without a bias a blank image gets 0.1 for each of ten classes; on the digits the bias adds almost nothing.",
+    CONDITIONAL,
+    {
+        "softmax of a blank image without a bias": near(np.full(10, 0.1), 1e-15),
+        "test accuracy with a bias, 100 splits": mean_within(0.95, 0.98),
+        "test accuracy gained by the bias": mean_within(-0.002, 0.004),
+        "test log-loss with a bias": mean_within(0.1, 0.2),
+    },
+    article="The bias supplies the starting point; no measurement.",
+    equation="softmax(0) = 1/K",
+    statistical=True,
+)
+def digits(key):
+    accuracy, log_loss = experiments.digits_with_and_without(key)
+    blank = np.exp(np.zeros(64) @ generator(key).standard_normal((64, 10)))
+    return {
+        "softmax of a blank image without a bias": blank / blank.sum(),
+        "test accuracy with a bias, 100 splits": accuracy[0],
+        "test accuracy gained by the bias": accuracy[0] - accuracy[1],
+        "test log-loss with a bias": log_loss[0],
+    }
+
+
+@claim(
+    "E9",
+    "On the digits the last layer's bias changes test accuracy by less than 0.4 percentage points.",
+    REFUTED,
+    {"test accuracy gained by the bias, 100 splits": mean_within(-0.004, 0.004), "log-loss saved by it": reported()},
+    article="The bias is essential for recognising digits.",
+    statistical=True,
+)
+def digits_effect(key):
+    accuracy, log_loss = experiments.digits_with_and_without(jax.random.fold_in(key, 1))
+    return {
+        "test accuracy gained by the bias, 100 splits": accuracy[0] - accuracy[1],
+        "log-loss saved by it": log_loss[1] - log_loss[0],
+    }
+
+
+@claim(
+    "A2.4",
+    "Xavier and He initialise with a variance that fits the width; what avoids vanishing and exploding is that scale.",
+    CONDITIONAL,
+    {
+        "log₂ growth of z per ReLU layer, He, normal (theory 0)": mean_near(article1_init.FINITE_WIDTH, 0.015),
+        "the same, uniform": mean_near(article1_init.FINITE_WIDTH, 0.015),
+        "log₂ growth of z per ReLU layer, small random (s = 0.01)": mean_below(-3),
+    },
+    article="'Small random values' are on the list: at s = 0.01 and width 128 the signal vanishes.",
+    equation="section 6",
+    statistical=True,
+)
+def scales(key):
+    he = (2 / article1_init.WIDTH) ** 0.5
+    normal, _ = article1_init.growth(key, (he, 0.01))
+    uniform, _ = article1_init.growth(jax.random.fold_in(key, 1), (he,), uniform=True)
+    return {
+        "log₂ growth of z per ReLU layer, He, normal (theory 0)": normal[0],
+        "the same, uniform": uniform[0],
+        "log₂ growth of z per ReLU layer, small random (s = 0.01)": normal[1],
+    }
+
+
+@claim(
+    "A2.8",
+    "L2, L1 and dropout shrink the gap between test and training error on a small noisy set.",
+    HOLDS,
+    {"gap without": mean_above(0.5)}
+    | {f"gap saved by {name}": mean_above(0) for name in list(PENALTIES)[1:]}
+    | {f"test error saved by {name}": reported() for name in list(PENALTIES)[1:]},
+    equation="section 7, 5.5",
+    statistical=True,
+)
+def generalization_gap(key):
+    train, test = experiments.regularized(key)
+    gap = test - train
+    names = list(PENALTIES)
+    return (
+        {"gap without": gap[0]}
+        | {f"gap saved by {name}": gap[0] - gap[i] for i, name in enumerate(names) if i}
+        | {f"test error saved by {name}": test[0] - test[i] for i, name in enumerate(names) if i}
+    )
+
+
+@claim(
+    "E14",
+    "Drawing initial biases from Normal(0, 1) has no general benefit for generalisation: its test loss is no lower.",
+    REFUTED,
+    {
+        "test loss with normal biases − with zero ones, balanced classes": mean_within(-0.01, 0.1),
+        "the same, 5 % in one class": mean_within(-0.01, 0.1),
+    },
+    article="Normal initialisation of the bias adds variability for better generalisation.",
+    statistical=True,
+)
+def normal_biases(key):
+    losses = [experiments.bias_starts(k, share)[2] for k, share in zip(jax.random.split(key), (0.5, 0.05))]
+    return {
+        "test loss with normal biases − with zero ones, balanced classes": losses[0][2] - losses[0][0],
+        "the same, 5 % in one class": losses[1][2] - losses[1][0],
+    }
+
+
+@claim(
+    "E17",
+    "A bias start moves the share of active units, Φ(b/sd z); against vanishing gradients only W's scale helps.",
+    REFUTED,
+    {
+        "share of active units at b = −1, 0, 1 and unit sd of z": near([0.158655, 0.5, 0.841345], 0.005),
+        "log₂ growth of the gradient per layer at s = 0.01, b = 0 (theory −3.64)": mean_within(-3.8, -3.5),
+        "the same with b = 1, all units active (theory −3.14)": mean_within(-3.3, -3.0),
+        "gradient left after 30 layers with b = 1": below(1e-25),
+    },
+    article="Custom bias initialisation prevents vanishing gradients.",
+    equation="(8)",
+    statistical=True,
+)
+def bias_and_vanishing(key):
+    rng = generator(key)
+    z = rng.standard_normal(200_000)
+    width, depth, growth = 128, 30, {0.0: [], 1.0: []}
+    for bias, found in growth.items():
+        for _ in range(100):
+            a, kept = rng.standard_normal(width), []
+            for _ in range(depth):
+                weight = 0.01 * rng.standard_normal((width, width))
+                kept.append((weight, a @ weight + bias))
+                a = np.maximum(kept[-1][1], 0)
+            delta = first = rng.standard_normal(width)
+            for l in range(depth - 1, 0, -1):
+                delta = (delta @ kept[l][0].T) * (kept[l - 1][1] > 0)
+            found.append(np.log2(np.linalg.norm(delta) / np.linalg.norm(first)) / (depth - 1))
+    return {
+        "share of active units at b = −1, 0, 1 and unit sd of z": [np.mean(z + b > 0) for b in (-1, 0, 1)],
+        "log₂ growth of the gradient per layer at s = 0.01, b = 0 (theory −3.64)": growth[0.0],
+        "the same with b = 1, all units active (theory −3.14)": growth[1.0],
+        "gradient left after 30 layers with b = 1": 2 ** ((depth - 1) * np.array(growth[1.0])),
+    }
+
+
+@claim(
+    "E19",
+    "Before ReLU Xavier loses 2^−1/2 per layer and He keeps the scale; in tanh's linear range Xavier keeps it.",
+    REFUTED,
+    {
+        "log₂ growth of z per ReLU layer, Xavier (theory −1/2)": mean_near(-0.5 + article1_init.FINITE_WIDTH, 0.012),
+        "log₂ growth of z per ReLU layer, He (theory 0)": mean_near(article1_init.FINITE_WIDTH, 0.012),
+        "log₂ of the factor per linear layer, Xavier, He (theory 0, 1/2)": near([0, 0.5], 0.02),
+    },
+    article="Xavier before ReLU balances.",
+    equation="section 6",
+    statistical=True,
+)
+def xavier_before_relu(key):
+    n = article1_init.WIDTH
+    signal, _ = article1_init.growth(key, (n**-0.5, (2 / n) ** 0.5))
+    rng = generator(jax.random.fold_in(key, 1))
+    a = 0.01 * rng.standard_normal((400, n))
+    factors = []
+    for s in (n**-0.5, (2 / n) ** 0.5):
+        out = [np.tanh(a @ (s * rng.standard_normal((n, n)))) for _ in range(20)]
+        factors.append(np.log2(np.sqrt(np.mean(np.square(out)) / np.mean(a * a))))
+    return {
+        "log₂ growth of z per ReLU layer, Xavier (theory −1/2)": signal[0],
+        "log₂ growth of z per ReLU layer, He (theory 0)": signal[1],
+        "log₂ of the factor per linear layer, Xavier, He (theory 0, 1/2)": factors,
+    }
+
+
+@claim(
+    "S1",
+    "At depth 30 He ends lower than Xavier after 100 steps of Adam; zero and Normal(0, 1) starts do not train at all.",
+    HOLDS,
+    {
+        "depth 2: zeros, loss / Var y": mean_within(0.99, 30),
+        "depth 2: He": mean_below(0.5),
+        "depth 30: He": mean_below(0.9),
+        "depth 30: Xavier − He": mean_above(0),
+        "depth 30: normal, log₁₀ of the loss / Var y": mean_above(5),
+        "depth 30: zeros − He": mean_above(0.1),
+    }
+    | {f"depth {d}, {s}: log₁₀ of the loss / Var y": reported() for d in (10,) for s in experiments.STARTS},
+    equation="section 6",
+    statistical=True,
+)
+def depth_and_start(key):
+    del key
+    found = {depth: _per_seed(losses[:, 0]) for depth, losses in experiments.trained_at_depth().items()}
+    zeros, normal, xavier, he = range(4)
+    return {
+        "depth 2: zeros, loss / Var y": found[2][zeros],
+        "depth 2: He": found[2][he],
+        "depth 30: He": found[30][he],
+        "depth 30: Xavier − He": found[30][xavier] - found[30][he],
+        "depth 30: normal, log₁₀ of the loss / Var y": np.log10(found[30][normal]),
+        "depth 30: zeros − He": found[30][zeros] - found[30][he],
+    } | {
+        f"depth 10, {name}: log₁₀ of the loss / Var y": np.log10(found[10][i])
+        for i, name in enumerate(experiments.STARTS)
+    }
+
+
+@claim(
+    "E25",
+    "No law says that biases help more in deep networks; their effect is measured, on an even target with offset.",
+    REFUTED,
+    {f"depth {depth}, He: final MSE / Var y saved by the biases": reported() for depth in experiments.DEPTHS}
+    | {"saving at depth 30 − saving at depth 2": mean_within(-0.15, 0.15)},
+    article="Bias helps especially in deep networks.",
+    statistical=True,
+)
+def biases_and_depth(key):
+    del key
+    found = {d: _per_seed(losses[3]) for d, losses in experiments.trained_at_depth().items()}
+    saved = {d: each[1] - each[0] for d, each in found.items()}
+    return {f"depth {d}, He: final MSE / Var y saved by the biases": saved[d] for d in experiments.DEPTHS} | {
+        "saving at depth 30 − saving at depth 2": saved[30] - saved[2]
+    }
+
+
+@claim(
+    "S2",
+    "With an offset in the target biases lower the final loss for every seed; without one the gain is tiny.",
+    CONDITIONAL,
+    {
+        "offset 1: smallest loss saved by the biases": above(0),
+        "offset 1: loss saved by the biases": mean_above(0.5),
+        "no offset, odd target: loss saved by the biases": mean_within(-0.05, 0.05),
+    },
+    statistical=True,
+)
+def offset(key):
+    with_offset = experiments.with_and_without(key, 1).final("loss")[0]
+    none = experiments.with_and_without(key, 0).final("loss")[0]
+    return {
+        "offset 1: smallest loss saved by the biases": np.min(with_offset[1] - with_offset[0]),
+        "offset 1: loss saved by the biases": with_offset[1] - with_offset[0],
+        "no offset, odd target: loss saved by the biases": none[1] - none[0],
+    }
+
+
+@claim(
+    "S3",
+    "SGD, RMSprop and Adam all need the biases to fit an offset.",
+    HOLDS,
+    {f"{name}: loss saved by the biases": mean_above(0.3) for name in ("SGD", "RMSprop", "Adam")},
+    equation="section 7",
+    statistical=True,
+)
+def optimizers(key):
+    chosen = {"SGD": optax.sgd(0.05, momentum=0.9), "RMSprop": optax.rmsprop(0.01), "Adam": optax.adam(0.02)}
     found = {}
-    for title, offset in (("target sin 2x + 1: an offset", 1.0), ("target sin 2x: none, and odd", 0.0)):
-        y = np.sin(2 * x) + np.float32(offset)
-        result = sweep(
-            network, mean_squared_error, (x, y), optax.adam(0.02), keys=jax.random.split(jax.random.key(0), SEEDS),
-            epochs=200, batch_size=32,
-        )  # fmt: skip
-        losses = result.results["loss"]
-        found[title] = {True: losses[0, 0], False: losses[0, 1]}
+    for name, optimizer in chosen.items():
+        losses = experiments.with_and_without(key, 1, optimizer, epochs=100).final("loss")[0]
+        found[f"{name}: loss saved by the biases"] = losses[1] - losses[0]
     return found
 
 
-def two_classes(rng: np.random.Generator, n: int = 60):
-    """Two normal classes on one side of the origin: x (2n, 2) and labels 0 and 1."""
-    centres = np.array([[1.0, 1.2], [2.6, 2.4]])
-    x = np.concatenate([centre + 0.45 * rng.standard_normal((n, 2)) for centre in centres])
-    return x.astype(np.float32), np.repeat([0, 1], n)
-
-
-def boundaries():
-    """Data, labels, a grid, and the probability of class 1 over it: logistic and ReLU, without and with biases."""
-    x, labels = two_classes(np.random.default_rng(3))
-    axis = np.linspace(-1.5, 4.5, 121, dtype=np.float32)
-    grid = np.meshgrid(axis, axis)
-    points = jnp.asarray(np.stack([each.ravel() for each in grid], axis=1))
-    targets = labels[:, None].astype(np.float32)
-    probabilities = {}
-    for name, layers in (("logistic", lambda on: (dense.layer(1, use_bias=on),)),
-                         ("ReLU net", lambda on: (dense.layer(16, use_bias=on, weight_init="he_normal"), relu,
-                                                  dense.layer(1, use_bias=on)))):  # fmt: skip
-        for on in (False, True):
-            network = jb.chain(*layers(on))
-            params = network.init(jax.random.key(1), points[:1])
-            fitted = jb.train.fit(
-                network, binary_cross_entropy, params, (x, targets), optax.adam(0.05), epochs=300, batch_size=120,
-                key=jax.random.key(2),
-            )  # fmt: skip
-            logits = network.forward(fitted.params, points)[0][:, 0]
-            title = f"{name}, {'with' if on else 'no'} bias"
-            probabilities[title] = np.asarray(jax.nn.sigmoid(logits)).reshape(grid[0].shape)
-    return x, labels, grid, probabilities
-
-
-def nearest(grid, values, x):
-    """The grid's value nearest to each row of x."""
-    axis = grid[0][0]
-    column, row = (np.abs(axis[:, None] - x[:, i]).argmin(axis=0) for i in (0, 1))
-    return values[row, column]
+@claim(
+    "S4",
+    "A log-prior bias lowers the first loss on unbalanced classes, and changes nothing on balanced ones.",
+    CONDITIONAL,
+    {
+        "5 % in one class: first loss saved by log prior": mean_above(0.3),
+        "5 % in one class: loss after 20 steps saved": mean_above(0.05),
+        "balanced: first loss saved by log prior": near(np.zeros(experiments.SEEDS), 1e-6),
+    }
+    | {f"5 % in one class: test loss, {name} − zeros": reported() for name in experiments.BIAS_STARTS[1:]},
+    equation="sigmoid(b) = p",
+    source="T. Lin et al., Focal Loss (2017), sec. 3.3",
+    statistical=True,
+)
+def bias_starts(key):
+    first, early, test = experiments.bias_starts(key, 0.05)
+    balanced, _, _ = experiments.bias_starts(key, 0.5)
+    return {
+        "5 % in one class: first loss saved by log prior": first[0] - first[4],
+        "5 % in one class: loss after 20 steps saved": early[0] - early[4],
+        "balanced: first loss saved by log prior": balanced[0] - balanced[4],
+    } | {
+        f"5 % in one class: test loss, {name} − zeros": test[i] - test[0]
+        for i, name in enumerate(experiments.BIAS_STARTS)
+        if i
+    }

@@ -24,6 +24,25 @@ def test_statistical_claim(number):
     assert_holds(number)
 
 
+SHEET = {"A0": 19, "A1": 22, "A2": 8, "A3": 13, "A4": 10}
+"""How many numbered statements each article has; the errata are E1-E26."""
+
+
+def test_every_number_of_the_sheet_is_a_claim_and_no_other():
+    wanted = {f"{article}.{i}" for article, count in SHEET.items() for i in range(1, count + 1)}
+    wanted |= {f"E{i}" for i in range(1, 27)}
+    assert {number for number in claims.REGISTRY if number[0] in "AE"} == wanted
+    assert len(wanted) == 98
+    assert all(number[0] in "AEFS" for number in claims.REGISTRY)
+
+
+def test_every_claim_says_what_it_is():
+    for each in claims.REGISTRY.values():
+        assert each.statement.endswith(".") and each.expected, each.number
+        assert each.verdict == claims.HOLDS or each.article or each.number[0] == "S", each.number
+        assert each.source or each.number[0] != "F", each.number
+
+
 def test_experiments_are_functions_of_their_key_and_leave_the_configuration_alone():
     def settings():
         return jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
