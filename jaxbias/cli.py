@@ -75,13 +75,14 @@ def _cache(directory: Path | None, off: bool):
 @app.command()
 def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    all_claims: Annotated[bool, typer.Option("--claims", help="Run every claim, not only the quick ones.")] = False,
     cache_dir: CacheDir = None,
     no_cache: NoCache = False,
 ) -> int:
     """Check every derivation, train on the digits with and without biases, and write one HTML page."""
     import time
 
-    from jaxbias import _files
+    from jaxbias import _files, claims
     from jaxbias import report as reports
 
     began = time.perf_counter()
@@ -99,7 +100,15 @@ def report(
             bars.update(training[name], completed=progress.epoch, total=progress.epochs, note=note, visible=True)
 
         found = reports.collect(on_check=on_check, on_epoch=on_epoch)
-    _files.write(out, reports.page(found, cache=use.sentence(), seconds=time.perf_counter() - began))
+        chosen = claims.select() if all_claims else claims.select(claims.QUICK)
+        claiming = bars.add_task("claims", total=len(chosen), note="")
+        results = claims.run(
+            [each.number for each in chosen],
+            done=lambda result: bars.update(claiming, advance=1, note=result.claim.number),
+        )
+        section = claims.section(results, drawn=lambda name: bars.update(claiming, note=f"drawing {name}"))
+        bars.update(claiming, note="")
+    _files.write(out, reports.page(found, cache=use.sentence(), seconds=time.perf_counter() - began, claims=section))
     console = Console()
     console.print(_check_summary(found.checks), highlight=False)
     for run in found.runs:
@@ -107,7 +116,7 @@ def report(
                       highlight=False)  # fmt: skip
     console.print(use.sentence(), highlight=False, soft_wrap=True)
     console.print(f"{out} written in {time.perf_counter() - began:.1f} s", highlight=False, soft_wrap=True)
-    return 0 if found.ok else 1
+    return 0 if found.ok and all(result.passed for result in results) else 1
 
 
 @app.command()
@@ -140,6 +149,62 @@ def check(
         Console().print(_check_summary(found), highlight=False)
         _console().print(use.sentence(), highlight=False, soft_wrap=True)
     return 0 if ok else 1
+
+
+@app.command("claims")
+def run_claims(
+    numbers: Annotated[
+        list[str] | None, typer.Argument(help="Such as A4.7, E6 or A4 for a group; all by default.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Directory for the figures of these claims, as SVG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array on stdout.")] = False,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = False,
+) -> int:
+    """Run the claims about biases and compare what is measured with what is expected; exit status 1 when one fails."""
+    from jaxbias import claims
+    from jaxbias.claims import gallery
+
+    chosen = claims.select(numbers or ())
+    if figures is not None:
+        gallery.check_directory(figures)
+    _cache(cache_dir, no_cache)
+    with _progress() as bars:
+        task = bars.add_task("claims", total=len(chosen), note="")
+        results = claims.run(
+            [each.number for each in chosen], done=lambda result: bars.update(task, advance=1, note=result.claim.number)
+        )
+        names = tuple(name for each in chosen for name in gallery.UNDER.get(each.number, ()))
+        if figures is not None and names:
+            bars.update(task, note="drawing")
+            gallery.write_all(figures, names)
+        bars.update(task, note="")
+    failed = [result.claim.number for result in results if not result.passed]
+    if as_json:
+        print(claims.to_json(results))
+    else:
+        Console().print(_claims_table(results))
+        total = f"{len(results) - len(failed)} of {len(results)} claims checked as stated"
+        Console().print(total + (f"; failed: {', '.join(failed)}" if failed else ""), highlight=False)
+    return 1 if failed else 0
+
+
+def _claims_table(results) -> Table:
+    from rich.markup import escape
+
+    table = Table("number", "statement", "verdict", "measured", "expected", show_lines=True)
+    colours = {"holds": "green", "holds under a condition": "yellow", "refuted": "magenta", "FAILED": "bold red"}
+    for result in results:
+        marks = [escape(each.measured) + ("" if each.passed else " [bold red]✗[/]") for each in result.findings]
+        measured = "\n".join(f"{escape(each.name)}: {mark}" for each, mark in zip(result.findings, marks))
+        table.add_row(
+            result.claim.number,
+            escape(result.claim.statement),
+            f"[{colours[result.verdict]}]{result.verdict}[/]",
+            measured or escape(result.error),
+            "\n".join(escape(each.expected) for each in result.findings),
+        )
+    return table
 
 
 def _check_summary(checks) -> str:

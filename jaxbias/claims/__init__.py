@@ -22,6 +22,9 @@ from ._claim import REFUTED as REFUTED
 from ._claim import REGISTRY as REGISTRY
 from ._claim import Claim as Claim
 from ._claim import claim as claim
+from ._conditions import near as near
+from ._html import QUICK as QUICK
+from ._html import section as section
 from ._run import Finding as Finding
 from ._run import Result as Result
 from ._run import as_records as as_records

@@ -18,7 +18,7 @@ def _canvas(width, height, xlim, ylim):
     return figure, axes
 
 
-def _node(axes, at, text, *, colour=INK, fill=PAPER, size: float = 11, radius=_RADIUS, dashed=False):
+def _node(axes, at, text, *, colour=INK, fill=PAPER, size: float | int = 11, radius=_RADIUS, dashed=False):
     from matplotlib.patches import Circle
 
     style = (0, (2.5, 1.8)) if dashed else "-"

@@ -1,5 +1,7 @@
 """Claims that gather others, and those about what the figures show."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax

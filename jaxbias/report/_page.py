@@ -15,8 +15,8 @@ from jaxbias.report._pictures import bars, curves, tiles
 _e = html.escape
 
 
-def page(report: Report, *, cache: str = "", seconds: float | None = None) -> str:
-    """The whole page as text."""
+def page(report: Report, *, cache: str = "", seconds: float | None = None, claims: str = "") -> str:
+    """The whole page as text; `claims` is a section of HTML, from `jaxbias.claims.section`."""
     typesetter = Typesetter()
     body = "".join(
         [
@@ -25,6 +25,7 @@ def page(report: Report, *, cache: str = "", seconds: float | None = None) -> st
             _training(report.runs),
             _first_layers(report.runs),
             _summaries(report.runs),
+            claims,
             _machine(report.machine, cache, seconds),
         ]
     )

@@ -37,7 +37,7 @@ def test_only_the_named_figures_are_written(tmp_path):
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="--figures: directory .* cannot be written"):
+    with pytest.raises(ValueError, match=r"--figures: directory .* cannot be written"):
         gallery.write_all(tmp_path / "file")
 
 
