@@ -79,6 +79,19 @@ def test_second_moments_and_dot_products(case):
     assert np.allclose(dots, flat(gradients) @ flat(gradients).T, rtol=1e-11)
 
 
+def test_dot_products_of_leaves_in_a_cond_and_of_tables_in_a_scan(key):
+    p = {"w": jax.random.normal(key, (6, 5)), "tables": jax.random.normal(key, (2, 30, 6))}
+    ids = jnp.array([[1, 2], [2, 2], [29, 1]])
+
+    def loss(p, ids):
+        x = lax.scan(lambda x, t: (x + jnp.tanh(t[ids]).sum(axis=0), None), jnp.zeros(6), p["tables"])[0]
+        return jnp.sum(lax.cond(x[0] > 0, lambda x: jnp.sin(x @ p["w"]), lambda x: x[:5], x) ** 2)
+
+    gradients = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(p, ids)
+    rows = np.concatenate([np.asarray(g).reshape(3, -1) for g in jax.tree.leaves(gradients)], axis=1)
+    assert np.allclose(jax.jit(jb.gradient_dots(loss))(p, ids), rows @ rows.T, rtol=1e-11)
+
+
 @pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
 def test_gauss_newton_diagonal_by_explicit_jacobians(case, kind):
     params, (x, _), model, _, _ = case

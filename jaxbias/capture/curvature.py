@@ -22,7 +22,7 @@ from ..contact import DATA
 from ..roles import leaf_roles
 from . import _factors
 from ._backward import backward, tap_factors
-from ._plan import Method, plan, tap_products
+from ._plan import Method, Tap, plan, tap_products
 from ._problem import Problem, prepare
 from .clip import both_passes, weight_gradient
 from .norms import MEMORY_LIMIT, PerExampleNorms
@@ -270,6 +270,7 @@ def gradient_dots(loss: Callable[..., Any], **options: Any) -> Callable[..., Flo
     def dots(*args):
         problem = prepare("gradient_dots", loss, args, **options)
         methods = plan(problem.analysis, problem.leaves, problem.batch, MEMORY_LIMIT, form_at_leaf=True)
+        methods = [m if all(map(_pairs, m.taps)) else Method("formed") for m in methods]
         readings = backward(problem, methods, keep=True)
         total = jnp.zeros(())
         for i, method in enumerate(methods):
@@ -282,6 +283,11 @@ def gradient_dots(loss: Callable[..., Any], **options: Any) -> Callable[..., Flo
         return total
 
     return dots
+
+
+def _pairs(tap: Tap) -> bool:
+    """Whether (a, δ) of this tap can be kept for all examples: not in a remat or a cond, no lookup in a scan."""
+    return "call" not in tap.links and not (tap.links and tap.site.op.name == "gather")
 
 
 def _pair_dots(method: Method, operands: list[Any], deltas: list[Any]) -> Array:
