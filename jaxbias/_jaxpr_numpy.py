@@ -192,6 +192,7 @@ def _scatter(combine):
 
 
 scatter_overwrite = _scatter(None)
+scatter_accumulate = _scatter(np.add)
 
 
 # --- sums, products, orders -------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr_numpy import scatter_overwrite
+from jaxbias._jaxpr_numpy import scatter_accumulate, scatter_overwrite
 from jaxbias.verify.expressions import Expressions
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Edit:
         tier: 1 for the simplest.
         text: what the rule does, as the rest of a sentence that begins "The rule ...".
         fitted: the rewrite leaves a contribution out; the rule may count it with another constant factor instead.
+        repair: kind and text already speak of a repair of the rule.
     """
 
     kind: str
@@ -107,6 +108,7 @@ class Edit:
     also: tuple[str, ...] = ()
     term: str = ""
     weight: float = 0.0
+    repair: bool = False
 
 
 class Editor:
@@ -116,12 +118,20 @@ class Editor:
         cases: probes of one size; the values of the first tell values apart.
         seeds: how many of the inputs, the last ones, are seeds.
         leaves: positions of the outputs that the rule has wrong.
+        repairing: the program is the rule's, and edits that make it right are sought.
     """
 
     def __init__(
-        self, program: _jaxpr.Program, cases: Sequence["Case"], seeds: int, leaves: Sequence[int], names: list[str]
+        self,
+        program: _jaxpr.Program,
+        cases: Sequence["Case"],
+        seeds: int,
+        leaves: Sequence[int],
+        names: list[str],
+        repairing: bool = False,
     ):
         self.program, self.values = program, cases[0].values
+        self.active = program  # the program a rewrite runs in: the same equations, perhaps traced for other sizes
         self.equations = program.equations
         self.seeds = program.inputs[len(program.inputs) - seeds :]
         self.linear = _jaxpr.depends_on(program, self.seeds)
@@ -145,7 +155,8 @@ class Editor:
                     slot = (*slot, position)  # nested loops: each equation on its own
                 self.slots[slot][eqn.iteration] = number
                 self.slot_of[number] = slot
-        self.pins = self._vanishing(cases)
+        self.repairing = repairing
+        self.pins = {} if repairing else self._vanishing(cases)
         self.activation_lines = self._activation_lines()
         self.fresh = self._distinct_values()
 
@@ -186,7 +197,7 @@ class Editor:
                 for case, bound in zip(cases, bounds)
             )
             if vanishes:
-                pins[position] = lambda read, inputs, out=out: [np.zeros(self.program.shapes[out])]
+                pins[position] = lambda read, inputs, out=out: [np.zeros(self.active.shapes[out])]
         return pins
 
     def _ancestors(self, number: int) -> set[int]:
@@ -258,7 +269,7 @@ class Editor:
         return self.activation_lines.get((eqn.source.file, eqn.source.line)) if eqn.source is not None else None
 
     def compute(self, position: int, inputs: Sequence[Any], params: Any = None) -> list[Any]:
-        return _jaxpr.apply(self.program, self.equations[position], inputs, params)
+        return _jaxpr.apply(self.active, self.active.equations[position], inputs, params)
 
     # --- the edits ----------------------------------------------------------------------------------------------------
 
@@ -285,6 +296,8 @@ class Editor:
                 yield from self.derived(position, eqn, linear)
                 if linear:
                     yield from self.extras(position, eqn)
+                if linear and self.repairing and len(eqn.outputs) == 1:
+                    yield from self.lacking(position, eqn)
 
     def terms(self, position, eqn, linear) -> Iterator[Edit]:
         """Leave a contribution out, or count it with another constant."""
@@ -401,7 +414,7 @@ class Editor:
             )
 
     def shape(self, position):
-        return self.program.shapes[self.equations[position].outputs[0]]
+        return self.active.shapes[self.active.equations[position].outputs[0]]
 
     def factor_name(self, eqn, f):
         return self.name(f) if eqn.name == "mul" else f"1 / {self.name(f)}"
@@ -468,7 +481,7 @@ class Editor:
                 "index-collision",
                 f"overwrites where repeated indices must add up{self.about(eqn)}",
                 "use .at[...].add",
-                lambda q: lambda read, xs: [scatter_overwrite(self.equations[q].params, *xs)],
+                lambda q: lambda read, xs: [scatter_overwrite(self.active.equations[q].params, *xs)],
                 also=("overwritten-not-accumulated",),
             )
             for shift in (-1, 1):
@@ -478,6 +491,15 @@ class Editor:
                     f"shift the indices by {-shift}",
                     lambda q, s=shift: lambda read, xs: self.compute(q, [xs[0], xs[1] + s, *xs[2:]]),
                 )
+        if name == "scatter" and self.repairing and eqn.inputs[2] in self.linear:
+            yield edit(
+                "index-collision",
+                f"overwrites where repeated indices must add up{self.about(eqn)}",
+                "use .at[...].add",
+                lambda q: lambda read, xs: [scatter_accumulate(self.active.equations[q].params, *xs)],
+                also=("overwritten-not-accumulated",),
+                repair=True,
+            )
         if name in ("gather", "dynamic_slice"):
             for shift in (-1, 1):
                 yield edit(
@@ -622,8 +644,7 @@ class Editor:
                         f"sum over axis {_axes(true_axes)} with keepdims",
                         lambda q, a=axes, f=factor: (
                             lambda read, xs: [
-                                np.broadcast_to(scale * f * read(x).sum(axis=a, keepdims=True), target)
-                                + 0 * xs[0].sum()
+                                scale * f * read(x).sum(axis=a, keepdims=True) + np.zeros(np.shape(read(x)))
                             ]
                         ),
                         also=also,
@@ -656,6 +677,12 @@ class Editor:
                         f"use {out}",
                         lambda q: lambda read, xs: [np.broadcast_to(xs[1], self.shape(q))],
                     )
+                yield edit(
+                    "double-count",
+                    f"counts {dropped} twice in {out}",
+                    f"use {out}",
+                    lambda q, k=k: lambda read, xs: self.compute(q, [2 * x if j == k else x for j, x in enumerate(xs)]),
+                )
             yield edit(
                 "sign",
                 f"has the wrong sign inside {out}",
@@ -821,7 +848,8 @@ class Editor:
                     if not rewrites or self._same_value(g, own):
                         continue
                     kind, text = self.replaced(eqn, own, g)
-                    yield Edit(kind, 3, text, f"use {self.name(own)}", rewrites, eqn.source, position, weight=0.02)
+                    right = self.name(g if self.repairing else own)
+                    yield Edit(kind, 3, text, f"use {right}", rewrites, eqn.source, position, weight=0.02, repair=True)
                 if len(shape) == 2 and other == shape[::-1] and shape[0] == shape[1]:
                     rewrites = self.everywhere(position, lambda p, k=k, g=g: self._replace_input(p, k, g, np.transpose))
                     if rewrites:
@@ -852,6 +880,8 @@ class Editor:
 
     def replaced(self, eqn, own, g) -> tuple[str, str]:
         """Kind and words for g in place of the own operand: often a factor or a term of it is all that misses."""
+        if self.repairing:
+            own, g = g, own  # the rule's operand is the wrong one
         mine, other = np.asarray(self.values[own]), np.asarray(self.values[g])
         maker = self.equations[self.born[own]] if own in self.born else None
         text = f"uses {self.name(g)} in place of {self.name(own)}{self.about(eqn)}"
@@ -919,7 +949,12 @@ class Editor:
                 for divide in (False, True):
                     text = f"{'divides' if divide else 'multiplies'} by {self.name(g)} once too often{self.about(eqn)}"
                     kind, also = "wrong-operand", ("double-count", "extra-term")
-                    if divide:
+                    if self.repairing and not divide:
+                        kind, also = "missing-factor", ("wrong-operand",)
+                        text = f"leaves out the factor {self.name(g)}{self.about(eqn)}"
+                    elif self.repairing:
+                        text = f"multiplies by {self.name(g)} once too often{self.about(eqn)}"
+                    elif divide:
                         kind, also = "missing-factor", ("wrong-operand",)
                         text = f"leaves out the factor {self.name(g)}{self.about(eqn)}"
                     yield Edit(
@@ -932,15 +967,46 @@ class Editor:
                         position,
                         also=also,
                         weight=0.1 * (len(views) > 1),
+                        repair=True,
                     )
 
-    def _times(self, position, g, view, divide):
+    def lacking(self, position, eqn) -> Iterator[Edit]:
+        """Repairs of a rule: a mask or the derivative of an activation multiplied in."""
+        out = self.shape(position)
+        for number, value in enumerate(self.values):
+            known = isinstance(value, np.ndarray | np.generic) and number not in self.linear
+            if not known or self.born.get(number, -1) >= position or self.program.shapes[number] == ():
+                continue
+            kind = np.asarray(value).dtype.kind
+            if kind not in "fb" or (kind == "f" and number not in self.fresh):
+                continue
+            for view in _views(self.program.shapes[number], out):
+                for form, f in MASKS if kind == "b" else SLOPES:
+                    text = form.format(self.name(number).strip("`"))
+                    rewrites = self.everywhere(
+                        position, lambda p, g=number, v=view, f=f: self._times(p, g, v, False, f)
+                    )
+                    name = "missing-mask" if kind == "b" else "missing-activation-derivative"
+                    yield Edit(
+                        name,
+                        4,
+                        f"leaves out the factor `{text}`{self.about(eqn)}",
+                        "multiply by it",
+                        rewrites,
+                        eqn.source,
+                        position,
+                        repair=True,
+                        also=("missing-factor",),
+                    )
+
+    def _times(self, position, g, view, divide, change=None):
         partner = self.partner(g, position)
         if partner is None or self.born.get(partner, -1) >= position:
             return None
 
         def rewrite(read, inputs):
-            value = np.asarray(read(partner)).reshape(view)
+            value = np.asarray(read(partner))
+            value = (value if change is None else change(value)).reshape(_same_axes(view, self.shape(position)))
             outs = self.compute(position, inputs)
             return [out / value if divide else out * value for out in outs]
 
@@ -994,6 +1060,30 @@ DERIVED: tuple[tuple[str, Any], ...] = (
     ("|{}|", np.abs),
     ("1 + {}", lambda x: 1 + x),
 )
+
+
+MASKS: tuple[tuple[str, Any], ...] = (("{}", np.asarray), ("not {}", np.logical_not))
+SLOPES: tuple[tuple[str, Any], ...] = (
+    ("1 - ({})²", lambda x: 1 - x * x),
+    ("{0} (1 - {0})", lambda x: x * (1 - x)),
+    ("{} > 0", lambda x: x > 0),
+    ("1 - {}", lambda x: 1 - x),
+    ("cos({})", np.cos),
+    ("1/(1 + ({})²)", lambda x: 1 / (1 + x * x)),
+    ("1/√(1 - ({})²)", lambda x: 1 / np.sqrt(1 - x * x)),
+    ("sigmoid({})", lambda x: 1 / (1 + np.exp(-x))),
+    ("1 - tanh({})²", lambda x: 1 - np.tanh(x) ** 2),
+    ("1 + ({})²", lambda x: 1 + x * x),
+    ("sign({})", np.sign),
+    ("exp({})", np.exp),
+)
+
+
+def _same_axes(view: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
+    """A broadcasting view for the sizes of another program: axes of size 1 stay, the others follow the output."""
+    if len(view) != len(out):
+        return view
+    return tuple(1 if v == 1 else n for v, n in zip(view, out))
 
 
 def _views(shape: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -94,6 +94,10 @@ def name_mistakes(
         for found in _whole_leaves(evidence, rest):
             for i in found.leaves - findings.keys():
                 findings[i] = found
+        for i in rest:
+            found = None if i in findings else describe_pattern(checker, evidence[0].cases, smooth, i)
+            if found is not None and found.kind == "only-some-elements" and "is zero in" in found.text:
+                findings[i] = dataclasses.replace(found, tier=0)
         unsolved = [i for i in rest if i not in findings]
         # One mistake upstream may have a simple name at one leaf and not at the others: search for all together.
         joint = rest if unsolved else []
@@ -306,17 +310,23 @@ def _search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
     problem = evidence[0].checker.problem
     names = [*problem.primal_names, *("ct" if len(problem.seeds) == 1 else name for name in problem.seed_names)]
     editor = Editor(first.program, evidence[0].cases, len(problem.seeds), off, names)
-    trial = _Trial(evidence, editor, off)
+    trials = [_Trial(evidence, editor, off)]
+    if (mirrored := _mirrored(evidence)) is not None:
+        repairs = Editor(
+            mirrored[0].cases[0].program, mirrored[0].cases, len(problem.seeds), off, names, repairing=True
+        )
+        trials.append(_Trial(mirrored, repairs, off))
     best: dict[int, Finding] = dict(known)
     open_leaves = {i for i in off if i not in known}
     for tier in (1, 2, 3, 4):
         found: list[Finding] = []
-        for edit in editor.edits(tier):
-            if time.perf_counter() > deadline:
-                notes.append("the search for the mistake was cut short")
-                break
-            if edit.rewrites and (finding := trial.run(edit)) is not None:
-                found.append(finding)
+        for trial in trials:
+            for edit in trial.editor.edits(tier):
+                if time.perf_counter() > deadline:
+                    notes.append("the search for the mistake was cut short")
+                    break
+                if edit.rewrites and (finding := trial.run(edit)) is not None:
+                    found.append(finding)
         for finding in _ranked(found):
             gain = {i for i in finding.leaves if i not in best}
             joint = len(finding.leaves) > 1 and not finding.harmed and finding.leaves > gain
@@ -332,6 +342,42 @@ def _search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
         if (finding := explain(evidence[0], editor, i, deadline)) is not None:
             best[i] = finding
     return best
+
+
+def _mirrored(evidence: list[Evidence]) -> list[Evidence] | None:
+    """The same probes with rule and reference exchanged: an edit of the *rule* that makes it right is sought there.
+
+    A rule written in another form than autodiff's may hold a slip that no edit of autodiff's form reproduces.
+    """
+    mirrored = []
+    for e in evidence:
+        cases = []
+        for case in e.cases:
+            try:
+                program = e.checker.rule.program(case.probe.primals, case.probe.seeds)
+            except Exception:
+                return None
+            if program is None or len(program.outputs) != len(case.expected):
+                return None
+            values = _jaxpr.evaluate(program, [*case.probe.primals, *case.probe.seeds])
+            cases.append(
+                dataclasses.replace(case, program=program, values=values, expected=case.actual, actual=case.expected)
+            )
+        mirrored.append(Evidence(e.checker, cases, e.off))
+    return mirrored
+
+
+INVERSE = {
+    "missing-term": "extra-term",
+    "extra-term": "missing-term",
+    "missing-factor": "wrong-operand",
+    "missing-activation-derivative": "wrong-operand",
+    "missing-mask": "wrong-operand",
+    "double-count": "missing-term",
+    "index-collision": "double-count",
+    "overwritten-not-accumulated": "double-count",
+}
+"""What a slip is called whose repair bears another name: leaving a factor out repairs a factor too many."""
 
 
 PREFERENCE = (
@@ -391,6 +437,7 @@ class _Trial:
 
     def outputs(self, case, edit, leaves, needed=None) -> dict[int, Any]:
         """Values of some leaves under an edit; only those that change."""
+        self.editor.active = case.program
         try:
             changed = _jaxpr.rerun(case.program, case.values, {**self.editor.pins, **edit.rewrites}, needed)
         except Exception:  # an edit that makes no sense for these shapes or dtypes is no hypothesis
@@ -428,15 +475,19 @@ class _Trial:
             return None
         harmed = self.harmed(edit)
         text = f"the rule {edit.text}"
+        kind, also, fix = edit.kind, edit.also, edit.fix
+        if self.editor.repairing and not edit.repair:
+            kind, text, fix = INVERSE.get(edit.kind, edit.kind), f"the rule is right once it {edit.text}", ""
+            also = ("double-count", "extra-term") if kind == "wrong-operand" and kind != edit.kind else ()
         return Finding(
             frozenset(leaves),
-            edit.kind,
+            kind,
             text,
-            edit.fix,
-            edit.tier + edit.weight,
+            fix,
+            edit.tier + edit.weight + 0.3 * self.editor.repairing,
             accuracy,
             edit.source,
-            edit.also,
+            also,
             harmed,
             edit.position,
         )
@@ -482,28 +533,34 @@ class _Trial:
         }
         names = " and ".join(self.names[i] for i in sorted(leaves))
         row = [*first, *more]
-        if not any(row):
-            if edit.kind == "extra-term":
-                return None
-            text = f"the rule leaves out the term {edit.term}{edit.text.removeprefix('leaves out the term')}"
-            return Finding(kind="missing-term", text=text, fix=edit.fix, harmed=harmed, position=edit.position, **base)
+        repairing = self.editor.repairing
+        own = {"harmed": harmed, "position": edit.position}
+        if repairing:
+            base["tier"] += 0.3
         if edit.kind == "extra-term":
             amounts = [c - 1 for c in row]
-            if not np.allclose(amounts, amounts[0], rtol=1e-6):
+            if not np.allclose(amounts, amounts[0], rtol=1e-6) or not any(row):
                 return None
-            # rewrites subtract the value, so b = -amount
-            amount = amounts[0]
+            term = edit.term if abs(amounts[0] - 1) < 1e-6 else f"{amounts[0]:.4g} times {edit.term}"
             where = edit.text.removeprefix(f"adds the term {edit.term}").removesuffix(", which does not belong there")
-            text = f"the rule adds {amount:.4g} times {edit.term}{where}"
-            return Finding(
-                kind="extra-term",
-                text=text,
-                fix="leave it out",
-                harmed=harmed,
-                position=edit.position,
-                also=("wrong-operand",),
-                **base,
-            )
+            if repairing:
+                text = f"the rule lacks the term {term}{where}"
+                return Finding(
+                    kind="missing-term", text=text, fix="add the term", also=("wrong-operand",), **base, **own
+                )
+            text = f"the rule adds {term}{where}"
+            return Finding(kind="extra-term", text=text, fix="leave it out", also=("wrong-operand",), **base, **own)
+        if not any(row):
+            where = edit.text.removeprefix("leaves out the term")
+            if repairing:
+                text = f"the rule has the term {edit.term}{where} too much"
+                return Finding(kind="extra-term", text=text, fix="leave it out", **base, **own)
+            text = f"the rule leaves out the term {edit.term}{where}"
+            return Finding(kind="missing-term", text=text, fix=edit.fix, **base, **own)
+        if repairing:
+            if not all(row):
+                return None
+            row = [1 / c for c in row]  # what the rule's term is, as a multiple of the true one
         named = name_constant(row, [*shapes, *more_shapes])
         if named is None:
             return None

@@ -133,6 +133,7 @@ class Terms:
             return value
         position = self.editor.born[self.node]
         rewrites = {**self.editor.pins, position: lambda read, inputs: [value]}
+        self.editor.active = case.program
         changed = _jaxpr.rerun(case.program, case.values, rewrites, self.editor.needed)
         number = self.program.outputs[self.leaf]
         return np.asarray(changed.get(number, case.values[number]))
