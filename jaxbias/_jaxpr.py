@@ -26,7 +26,7 @@ from jaxbias import _jaxpr_numpy as np_rules
 CALLS = {"jaxpr", "call_jaxpr", "fun_jaxpr"}
 """Parameters under which call-like primitives keep their body."""
 
-OWN_FILES = ("/jaxbias/verify/entrances.py", "/jaxbias/verify/problem.py", "/jaxbias/_jaxpr.py")
+OWN_FILES = tuple(f"/jaxbias/{name}.py" for name in ("verify/entrances", "verify/problem", "verify/steps", "_jaxpr"))
 """Frames of the checker between the user's lines and JAX."""
 
 MAX_UNROLLED = 2000
@@ -386,6 +386,37 @@ def _moved(program: Program, equation: Equation, xs: Sequence[Any], es: Sequence
             if np.issubdtype(np.asarray(b).dtype, np.inexact):
                 worst[k] = max(worst[k], float(np.max(np.abs(a - b), initial=0.0)) * scale * 2)
     return [np.full(np.shape(out), w) for out, w in zip(outs, worst)]
+
+
+def evaluate_with_offsets(closed: Any, args: Sequence[Any], offsets: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    """Outputs of a traced function under JAX, an offset added to each named output where its value is made.
+
+    So the derivative by an offset is the gradient of that intermediate value, through everything that uses it.
+    """
+    jaxpr = closed.jaxpr
+    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args]))
+    marked = {var: offsets[name] for name, var in zip(names, jaxpr.outvars) if not isinstance(var, core.Literal)}
+
+    def read(atom):
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        with source_info_util.user_context(eqn.source_info.traceback):
+            outs = eqn.primitive.bind(*(read(a) for a in eqn.invars), **_bind_params(eqn))
+        for var, out in zip(eqn.outvars, outs if eqn.primitive.multiple_results else [outs]):
+            values[var] = out + marked[var] if var in marked else out
+    return [read(var) for var in jaxpr.outvars]
+
+
+def _bind_params(eqn: Any) -> dict[str, Any]:
+    found = eqn.primitive.get_bind_params(eqn.params)
+    return found[1] if isinstance(found, tuple) else found
+
+
+def coarsest_constant(program: Program) -> float:
+    """Relative precision of the narrowest float constant: what was closed over, or rounded while tracing."""
+    dtypes = {program.dtypes[number] for number in program.constants}
+    return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
 
 
 def depends_on(program: Program, numbers: Sequence[int]) -> set[int]:

@@ -219,7 +219,13 @@ def _cumulative(ufunc):
 
 
 def _reduce(name):
-    return lambda p, x, *_: getattr(x, name)(axis=tuple(p["axes"]))
+    start = {"max": {"initial": -np.inf}, "min": {"initial": np.inf}}.get(name, {})
+
+    def run(p, x, *_):
+        extra = start if x.size == 0 and _is_float(x) else {}
+        return getattr(x, name)(axis=tuple(p["axes"]), **extra)
+
+    return run
 
 
 def _arg(name):
@@ -509,7 +515,7 @@ BOUND: dict[str, Bound] = {
         _exact,
     ),
     **{name: _pick_bound(name) for name in ("reduce_max", "reduce_min", "cummax", "cummin")},
-    "reduce_min": lambda p, xs, es, out: es[0].max(axis=tuple(p["axes"])),
+    "reduce_min": lambda p, xs, es, out: VALUE["reduce_max"](p, es[0]),
     "cummin": lambda p, xs, es, out: VALUE["cummax"](p, es[0]),
     "cumlogsumexp": lambda p, xs, es, out: VALUE["cummax"](p, es[0]),
     "reduce_window_max": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),

@@ -14,3 +14,4 @@ from .report import KINDS as KINDS
 from .report import Diagnosis as Diagnosis
 from .report import Leaf as Leaf
 from .report import Report as Report
+from .steps import steps as steps
