@@ -296,3 +296,20 @@ def summary(
 
     task = tasks.prepare(data, network, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or ())
     print(jaxbias.summary(task.params, task.network, task.data.x_train[:1], task.trainable))
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(help="module:function or file.py:function, which returns a Report.")] = "",
+    self_test: Annotated[bool, typer.Option("--self-test", help="Plant mistakes in right rules instead.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Self-test: only every n-th planted mistake.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Check a gradient derivation and say what is wrong with it: 0 if it may be used, 1 if not."""
+    from jaxbias.verify import command
+
+    if self_test:
+        return command.run_self_test(every=every, as_json=as_json)
+    if not target:
+        raise ValueError("verify: name what to check as module:function or file.py:function, or give --self-test.")
+    return command.run(target, as_json=as_json)

@@ -1,0 +1,88 @@
+"""What `jaxbias verify` does: runs the checks of a user's file, or the self-test."""
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jaxbias.verify.report import Report
+
+
+def load(target: str) -> Any:
+    """The object that "module:name" or "file.py:name" names.
+
+    Raises:
+        ValueError: no such file, module or name, or no colon.
+    """
+    where, colon, name = target.rpartition(":")
+    if not colon or not where or not name:
+        raise ValueError(f'verify: expected module:function or file.py:function, got "{target}".')
+    if where.endswith(".py"):
+        if not Path(where).is_file():
+            raise ValueError(f"verify: there is no file {where}.")
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(spec.name, module)
+        spec.loader.exec_module(module)
+    else:
+        sys.path.insert(0, "")
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"verify: there is no module {where}: {error}.") from error
+        finally:
+            sys.path.remove("")
+    if not hasattr(module, name):
+        raise ValueError(f"verify: {where} has no {name}.")
+    return getattr(module, name)
+
+
+def reports(found: Any, target: str) -> list[Report]:
+    """The reports that an object stands for: itself, or what it returns when called without arguments.
+
+    Raises:
+        TypeError: it is neither a report, nor several, nor a function that returns them.
+    """
+    if callable(found) and not isinstance(found, Report):
+        found = found()
+    if isinstance(found, Report):
+        return [found]
+    if isinstance(found, Iterable):
+        several = list(found)
+        if several and all(isinstance(report, Report) for report in several):
+            return several
+    raise TypeError(
+        f"verify: {target} must return a Report, for example of jaxbias.verify.vjp(forward, rule, args), got "
+        f"{type(found).__name__}."
+    )
+
+
+def run(target: str, *, as_json: bool = False) -> int:
+    """Print the reports of `target`; 0 if every rule may be used, 1 if one is wrong."""
+    checked = reports(load(target), target)
+    if as_json:
+        print(json.dumps([report.to_dict() for report in checked], indent=1))
+    else:
+        print("\n\n".join(str(report) for report in checked))
+    return 0 if all(report.ok for report in checked) else 1
+
+
+def run_self_test(*, every: int = 1, as_json: bool = False) -> int:
+    """Print the table of the self-test; 0 if it meets what is required, 1 otherwise.
+
+    Args:
+        every: run only every n-th mutant.
+    """
+    from jaxbias.verify import self_test
+
+    outcomes = self_test.run(pick=lambda k: k % every == 0)
+    summary = self_test.summarise(outcomes)
+    if as_json:
+        print(json.dumps([vars(outcome) for outcome in outcomes], indent=1))
+    else:
+        print(self_test.table(outcomes))
+    return 0 if self_test.good_enough(summary) else 1
