@@ -75,7 +75,7 @@ class Case:
 class Checker:
     """One check: holds the traced reference and rule, and evaluates them on probes."""
 
-    def __init__(self, problem: Problem, rtol: float | None = None, atol: float | None = None):
+    def __init__(self, problem: Problem, rtol: float | int | None = None, atol: float | int | None = None):
         self.problem, self.rtol, self.atol = problem, rtol, atol
         self.reference = Runner(problem.reference)
         self.rule = Runner(lambda primals, seeds: call_rule(problem, primals, seeds))
@@ -158,7 +158,12 @@ class Checker:
 
 
 def check(
-    problem: Problem, *, key: Any, rtol: float | None = None, atol: float | None = None, diagnose: bool = True
+    problem: Problem,
+    *,
+    key: Any,
+    rtol: float | int | None = None,
+    atol: float | int | None = None,
+    diagnose: bool = True,
 ) -> Report:
     """Check a flat problem; see `entrances` for the doors."""
     start = time.perf_counter()
@@ -294,7 +299,11 @@ def _real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Cal
     def call(seeds):
         outs = call_rule(problem, primals, [jnp.asarray(s) for s in seeds])
         try:
-            return [None if out is None else np.asarray(widen(out)) for out in outs]
+            arrays = [None if out is None else np.asarray(widen(out)) for out in outs]
+            odd = next((a for a in arrays if a is not None and a.dtype.kind not in "fiubc"), None)
+            if odd is not None:
+                raise TypeError(f"dtype {odd.dtype}")
+            return arrays
         except (TypeError, ValueError) as error:
             raise RuleError(f"the rule returned what is no array: {error}", "return arrays") from error
 
@@ -325,9 +334,9 @@ def _close(a: Any, b: Any, factor: float, eps: float) -> bool:
 def _hidden_state(problem: Problem, calls: Calls) -> Diagnosis | None:
     eps = max(float(jnp.finfo(jnp.result_type(s)).eps) for s in (*problem.seeds, *_floats(problem.primals)))
     paths = [path for path, _, _ in problem.leaves]
-    changed = [p for p, a, b in zip(paths, calls.first, calls.again) if not _close(a, b, 64, eps)]
+    changed = [p for p, a, b in zip(paths, calls.first, calls.again) if not _close(a, b, 64.0, eps)]
     if changed:
-        if all(_close(a, b, 64, eps) for a, b in zip(calls.other, calls.again)):
+        if all(_close(a, b, 64.0, eps) for a, b in zip(calls.other, calls.again)):
             return Diagnosis(
                 ", ".join(changed),
                 "stale-value",
@@ -350,7 +359,7 @@ def _hidden_state(problem: Problem, calls: Calls) -> Diagnosis | None:
             additive = np.abs(total - a - b) <= 1e4 * eps * scale
             nothing = True if zero is None else np.abs(zero) <= 1e4 * eps * scale
         if np.isfinite(scale) and not (np.all(additive) and np.all(nothing)):
-            nonlinear.append((path, _close(a, b, 64, eps)))
+            nonlinear.append((path, _close(a, b, 64.0, eps)))
     if not nonlinear:
         return None
     ignores = all(same for _, same in nonlinear)
@@ -526,7 +535,7 @@ def _leaf(path, shape, dtype, i, cases, judged: Judged, bad: bool, precision, ca
     return Leaf(ok=not bad, **worst, **base, tolerance=float(tolerance), probe=case.probe.name, wrong=wrong)
 
 
-def _worst(actual: np.ndarray, expected: np.ndarray, among: np.ndarray) -> dict[str, Any]:
+def _worst(actual: Any, expected: Any, among: Any) -> dict[str, Any]:
     if not np.any(among):
         return {"max_error": 0.0, "worst_index": (), "expected": 0.0, "actual": 0.0, "wrong_elements": 0} | (
             {"worst_index": (0,) * actual.ndim} if actual.size else {}

@@ -119,6 +119,17 @@ def find_condition(checker: "Checker", cases: list["Case"], leaves: list[int], r
                 return False
         return True
 
+    for k, x in enumerate(base):
+        if not _array(x):
+            continue
+        x = np.asarray(x)
+        if x.dtype.kind in "iu" and x.size > 1 and len(np.unique(x)) < x.size:
+            top = int(max(np.max(np.asarray(c.probe.primals[k])) for c in cases if np.size(c.probe.primals[k]))) + 1
+            if top >= x.size and right(_with(base, k, rng.permutation(top)[: x.size].reshape(x.shape).astype(x.dtype))):
+                return "right only without repeated indices"
+            unique = _unique_rows(base, k, rng)
+            if unique is not None and right(unique):
+                return "right only without repeated indices"
     leading = {np.shape(s)[0] for s in start.probe.seeds if np.ndim(s) > 0}
     for size in sorted(axis_sizes(base), key=lambda n: n not in leading):
         if right(resize(base, {size: 1}), 1):
@@ -130,13 +141,6 @@ def find_condition(checker: "Checker", cases: list["Case"], leaves: list[int], r
         if not _array(x):
             continue
         x = np.asarray(x)
-        if x.dtype.kind in "iu" and x.size > 1 and len(np.unique(x)) < x.size:
-            top = int(max(np.max(np.asarray(c.probe.primals[k])) for c in cases if np.size(c.probe.primals[k]))) + 1
-            if top >= x.size and right(_with(base, k, rng.permutation(top)[: x.size].reshape(x.shape).astype(x.dtype))):
-                return "right only without repeated indices"
-            unique = _unique_rows(base, k, rng)
-            if unique is not None and right(unique):
-                return "right only without repeated indices"
         if x.dtype == bool and x.size > 1:
             for value in (True, False):
                 if right(_with(base, k, np.full_like(x, value))):

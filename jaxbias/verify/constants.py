@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SIMPLE = {
     2.0: "2", 0.5: "1/2", 3.0: "3", 1 / 3: "1/3", 4.0: "4", 0.25: "1/4", math.sqrt(2): "√2", 1 / math.sqrt(2): "1/√2",
@@ -21,7 +22,7 @@ class Constant:
     leading_mean: bool = False
 
 
-def close(a: float, b: float, tolerance: float = 1e-7) -> bool:
+def close(a: float | int, b: float | int, tolerance: float = 1e-7) -> bool:
     return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-300)
 
 
@@ -53,7 +54,7 @@ def sizes(shapes: Shapes) -> list[tuple[str, int, bool]]:
     return list(found.values())
 
 
-def name_constant(factors: Sequence[float], shapes: Sequence[Shapes]) -> Constant | None:
+def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes]) -> Constant | None:
     """Name of a factor seen on several probes, each with its own shapes: one name has to fit all of them.
 
     Args:
@@ -78,7 +79,7 @@ def name_constant(factors: Sequence[float], shapes: Sequence[Shapes]) -> Constan
     return None
 
 
-def _simple(factor: float) -> Constant | None:
+def _simple(factor: Any) -> Constant | None:
     for sign in (1, -1):
         for value, text in SIMPLE.items():
             if close(factor, sign * value):
@@ -86,7 +87,7 @@ def _simple(factor: float) -> Constant | None:
     return None
 
 
-def _by_size(factors: Sequence[float], shapes: Sequence[Shapes]) -> Constant | None:
+def _by_size(factors: Sequence[Any], shapes: Sequence[Shapes]) -> Constant | None:
     tables = [sizes(s) for s in shapes]
     names = {text: None for text, _, _ in tables[0]}
     candidates = []

@@ -1102,7 +1102,7 @@ def _line(eqn: _jaxpr.Equation) -> str:
     return eqn.source.text if eqn.source is not None else ""
 
 
-def _shifted(x: np.ndarray, shift: int, axis: int) -> np.ndarray:
+def _shifted(x: Any, shift: int, axis: int) -> Any:
     rolled = np.roll(x, shift, axis)
     edge = [slice(None)] * x.ndim
     edge[axis] = slice(0, 1) if shift > 0 else slice(-1, None)
@@ -1110,7 +1110,7 @@ def _shifted(x: np.ndarray, shift: int, axis: int) -> np.ndarray:
     return rolled
 
 
-def _take(x: np.ndarray, axes: Sequence[int], k: int) -> np.ndarray:
+def _take(x: Any, axes: Sequence[int], k: int) -> Any:
     for axis in sorted(axes, reverse=True):
         x = np.take(x, k, axis=axis)
     return x

@@ -102,8 +102,8 @@ def vjp(
     cotangent: Tree = None,
     key: Array | None = None,
     names: Sequence[str] | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: float | int | None = None,
+    atol: float | int | None = None,
     diagnose: bool = True,
 ) -> Report:
     """Check a reverse-mode rule against autodiff of the forward, and say what is wrong with it.
@@ -208,8 +208,8 @@ def gradient(
     *,
     key: Array | None = None,
     names: Sequence[str] | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: float | int | None = None,
+    atol: float | int | None = None,
     diagnose: bool = True,
 ) -> Report:
     """Check the gradient of a scalar function: `rule(*args)` gives ∂f/∂argsᵢ for every argument.
@@ -249,8 +249,8 @@ def jvp(
     *,
     key: Array | None = None,
     names: Sequence[str] | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: float | int | None = None,
+    atol: float | int | None = None,
     diagnose: bool = True,
 ) -> Report:
     """Check a forward-mode rule: `rule(args, tangents)` gives Σᵢ (∂forward/∂argsᵢ) tangentsᵢ, in the output's tree.
@@ -310,8 +310,8 @@ def hessian_vector(
     *,
     key: Array | None = None,
     names: Sequence[str] | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: float | int | None = None,
+    atol: float | int | None = None,
     diagnose: bool = True,
 ) -> Report:
     """Check a second-order rule: `rule(args, vectors)` gives Σⱼ (∂²f/∂argsᵢ∂argsⱼ) vectorsⱼ for every argument i.
@@ -376,8 +376,8 @@ def custom_vjp(
     cotangent: Tree = None,
     key: Array | None = None,
     names: Sequence[str] | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: float | int | None = None,
+    atol: float | int | None = None,
     diagnose: bool = True,
 ) -> Report:
     """Check a function that carries its own rule (custom_vjp, custom_jvp, a Pallas kernel) against the plain function.

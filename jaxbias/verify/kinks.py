@@ -87,7 +87,7 @@ def _slack(case: "Case", i: int, scale: Any) -> Any:
     return 1e4 * STEP * scale + case.tolerance[i]
 
 
-def _jumps(near: list[list[np.ndarray]], case: "Case", i: int) -> np.ndarray:
+def _jumps(near: list[list[np.ndarray]], case: "Case", i: int) -> Any:
     expected = case.expected[i]
     scale = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
     with np.errstate(all="ignore"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
 SECONDS = 8.0
-"""How long to search for one report; a search cut short is noted."""
+"""Processor time to search for one report; a search cut short is noted."""
 
 ROUNDING = 1e-9
 """A hypothesis has to agree with the rule to this share of the leaf's largest entry, on top of the tolerance."""
@@ -36,8 +36,8 @@ class Finding:
     kind: str
     text: str
     fix: str
-    tier: float
-    accuracy: float
+    tier: float | int
+    accuracy: float | int
     source: Any = None
     also: tuple[str, ...] = ()
     harmed: frozenset[int] = frozenset()
@@ -76,7 +76,7 @@ def name_mistakes(
     checker: "Checker", cases: list["Case"], off: list[int], rng: np.random.Generator
 ) -> tuple[list[Diagnosis], str, list[str]]:
     """Diagnoses of the wrong leaves, code that reproduces the failure at small sizes, and notes."""
-    deadline = time.perf_counter() + SECONDS
+    deadline = time.process_time() + SECONDS
     notes: list[str] = []
     findings: dict[int, Finding] = {}
     smooth = [case for case in cases if not case.kink and not case.probe.kink]
@@ -209,7 +209,7 @@ def _whole_leaf(evidence: list[Evidence], i: int) -> list[Finding]:
     cases = [case for e in evidence for case in e.cases]
     name, shape = names[i], cases[0].expected[i].shape
 
-    def consider(kind: str, text: str, fix: str, tier: float, f: Any) -> None:
+    def consider(kind: str, text: str, fix: str, tier: float | int, f: Any) -> None:
         errors = [e.error(case, i, f(case)) for e in evidence for case in e.cases]
         if errors and max(errors) < np.inf:
             found.append(Finding(frozenset([i]), kind, text, fix, tier, max(errors)))
@@ -322,7 +322,7 @@ def _search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
         found: list[Finding] = []
         for trial in trials:
             for edit in trial.editor.edits(tier):
-                if time.perf_counter() > deadline:
+                if time.process_time() > deadline:
                     notes.append("the search for the mistake was cut short")
                     break
                 if edit.rewrites and (finding := trial.run(edit)) is not None:
@@ -336,7 +336,7 @@ def _search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
                 best[i] = finding
         _add_alternatives(best, found)
         open_leaves -= best.keys()
-        if not open_leaves or time.perf_counter() > deadline:
+        if not open_leaves or time.process_time() > deadline:
             break
     for i in sorted(open_leaves):
         if (finding := explain(evidence[0], editor, i, deadline)) is not None:

@@ -87,7 +87,7 @@ def _explains(cases, masks, k, test) -> bool:
     return hits
 
 
-def _where(mask: np.ndarray) -> str:
+def _where(mask: Any) -> str:
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)
         some, every = mask.any(axis=others), mask.all(axis=others)

@@ -28,7 +28,7 @@ def _is_key(x: Any) -> bool:
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
-def simplex_axis(x: np.ndarray) -> int | None:
+def simplex_axis(x: Any) -> int | None:
     """Axis along which non-negative values sum to one."""
     if x.ndim and x.size > 1 and np.all(x >= 0):
         for axis in reversed(range(x.ndim)):
@@ -37,7 +37,7 @@ def simplex_axis(x: np.ndarray) -> int | None:
     return None
 
 
-def _permuted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _permuted(x: Any, rng: np.random.Generator) -> Any:
     for axis in range(x.ndim):
         x = np.take(x, rng.permutation(x.shape[axis]), axis=axis)
     return x
@@ -104,11 +104,11 @@ def _redraw_integers(x: Any, rng: np.random.Generator) -> Any:
     return rng.choice(values[: max(1, (len(values) + 1) // 2)], size=x.shape).astype(x.dtype)
 
 
-def _with_zeros(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _with_zeros(x: Any, rng: np.random.Generator) -> Any:
     return np.where(rng.uniform(size=x.shape) < 0.3, 0.0, x)
 
 
-def _with_ties(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _with_ties(x: Any, rng: np.random.Generator) -> Any:
     """Values from a coarse grid, so that many of them are equal."""
     step = float(np.std(x)) or 1.0
     return np.round(x / step) * step

@@ -59,13 +59,13 @@ class Leaf:
 
     path: str
     ok: bool
-    max_error: float
+    max_error: float | int
     worst_index: tuple[int, ...]
-    expected: float
-    actual: float
+    expected: float | int
+    actual: float | int
     shape: tuple[int, ...]
     dtype: str
-    tolerance: float = 0.0
+    tolerance: float | int = 0.0
     probe: str = "as given"
     wrong_elements: int = 0
     wrong: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)

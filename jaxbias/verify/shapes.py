@@ -1,7 +1,7 @@
 """Gradients whose shape is not that of their argument: what was forgotten."""
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def find(problem: Problem, checker: "Checker", probes: list[Probe], actual: Arra
     return {i: _explain(problem.leaves[i][0], actual[i], expected[i]) for i in off}
 
 
-def _explain(path: str, actual: np.ndarray, expected: np.ndarray) -> Diagnosis:
+def _explain(path: str, actual: Any, expected: Any) -> Diagnosis:
     shapes = f"shape {actual.shape}, but {path} has shape {expected.shape}"
 
     def equal(x):

@@ -47,7 +47,7 @@ class Terms:
         self.shape = self.program.shapes[node]
         self.labels: dict[str, tuple[int, tuple[int, ...], bool]] = {}
         self.terms: list[Term] = []
-        self.columns: np.ndarray | None = None
+        self.columns: Any | None = None
 
     def build(self) -> bool:
         """Evaluate every term on every probe; False if there are none."""
@@ -66,7 +66,7 @@ class Terms:
         rows = []
         for case in self.cases:
             block = []
-            if time.perf_counter() > self.deadline:
+            if time.process_time() > self.deadline:
                 return False
             zero = self._push(case, np.zeros(self.shape))
             scale = np.max(np.abs(case.expected[self.leaf])) or 1.0
@@ -112,7 +112,7 @@ class Terms:
                     seeds.append(seed)
         return seeds[:2] or linear[:1]
 
-    def _value(self, case: Any, term: Term) -> np.ndarray:
+    def _value(self, case: Any, term: Term) -> Any:
         x = np.asarray(case.values[term.u])
         x = np.broadcast_to(x.reshape(x.shape + (1,) * (len(self.shape) - x.ndim)), self.shape)
         x = self._times(case, x, term.inner)
@@ -127,7 +127,7 @@ class Terms:
             x = x / value if inverse else x * value
         return x
 
-    def _push(self, case, value) -> np.ndarray:
+    def _push(self, case, value) -> Any:
         """The gradient if the node had this value."""
         if self.node == self.program.outputs[self.leaf]:
             return value
@@ -140,7 +140,7 @@ class Terms:
 
     # --- fitting ------------------------------------------------------------------------------------------------------
 
-    def stack(self, arrays: str) -> np.ndarray:
+    def stack(self, arrays: str) -> Any:
         rows = []
         for case in self.cases:
             scale = np.max(np.abs(case.expected[self.leaf])) or 1.0
@@ -148,7 +148,7 @@ class Terms:
             rows.append(((expected if arrays == "expected" else actual - expected) / scale).ravel())
         return np.concatenate(rows)
 
-    def fit(self, target: np.ndarray, most: int = 2) -> list[tuple[int, float]]:
+    def fit(self, target: Any, most: int = 2) -> list[tuple[int, float]]:
         """The simplest one or two terms that give the target to rounding, with their factors."""
         assert self.columns is not None
         columns = self.columns
@@ -214,7 +214,7 @@ def explain(evidence: "Evidence", editor: "Editor", leaf: int, deadline: float) 
     name = evidence.checker.problem.leaves[leaf][0]
     for node in _nodes(editor, leaf):
         terms = Terms(evidence, editor, leaf, node, deadline)
-        if time.perf_counter() > deadline or not terms.build():
+        if time.process_time() > deadline or not terms.build():
             continue
         difference = terms.fit(terms.stack("difference"))
         if not difference:

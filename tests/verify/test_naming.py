@@ -1,0 +1,116 @@
+"""How mistakes are named: the kind, the words, the condition under which the rule would be right."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxbias import verify
+from jaxbias.verify import self_test
+
+
+def softmax(z):
+    e = jnp.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def embedding(table, ids):
+    return table[ids]
+
+
+def dense(x, weight, bias):
+    return jnp.tanh(x @ weight + bias[None, :])
+
+
+def dense_slip(change):
+    def rule(args, ct):
+        x, weight, bias = args
+        a = jnp.tanh(x @ weight + bias[None, :])
+        return change(x, weight, a, ct * (1 - a * a), ct)
+
+    return rule
+
+
+DENSE = {
+    "batch-mean-vs-sum": lambda x, w, a, d, ct: (d @ w.T, x.T @ d, d.mean(axis=0)),
+    "missing-activation-derivative": lambda x, w, a, d, ct: (ct @ w.T, x.T @ ct, ct.sum(axis=0)),
+    "sign": lambda x, w, a, d, ct: (-d @ w.T, x.T @ d, d.sum(axis=0)),
+    "scale-constant": lambda x, w, a, d, ct: (d @ w.T, 0.5 * (x.T @ d), d.sum(axis=0)),
+    "detached": lambda x, w, a, d, ct: (d @ w.T, jnp.zeros_like(w), d.sum(axis=0)),
+    "overwritten-not-accumulated": lambda x, w, a, d, ct: (d @ w.T, x.T @ d, d[-1]),
+    "transpose": lambda x, w, a, d, ct: (d @ w, x.T @ d, d.sum(axis=0)),
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_dense(key, kind):
+    keys = jax.random.split(key, 3)
+    args = tuple(jax.random.normal(k, s) for k, s in zip(keys, ((5, 4), (4, 4), (4,))))
+    report = verify.vjp(dense, dense_slip(DENSE[kind]), args)
+    assert [d.kind for d in report.diagnoses] == [kind], str(report)
+
+
+SOFTMAX = {
+    "missing-term": lambda p, ct: p * ct,
+    "sign": lambda p, ct: p * (ct + (p * ct).sum(axis=-1, keepdims=True)),
+    "wrong-reduction-axis": lambda p, ct: p * (ct - (p * ct).sum(axis=0, keepdims=True)),
+    "missing-factor": lambda p, ct: ct - (p * ct).sum(axis=-1, keepdims=True),
+    "batch-mean-vs-sum": lambda p, ct: p * (ct - (p * ct).mean(axis=-1, keepdims=True)),
+    "unexplained": lambda p, ct: ct * jnp.sin(7.7 * p + 0.3),
+}
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_softmax(key, kind):
+    z = jax.random.normal(key, (5, 4))
+    report = verify.vjp(softmax, lambda args, ct: (SOFTMAX[kind](softmax(args[0]), ct),), (z,))
+    assert [d.kind for d in report.diagnoses] == [kind], str(report)
+
+
+def test_conditions(key):
+    x = jax.random.normal(key, (5, 4))
+    args = (x, jax.random.normal(key, (4, 3)), jnp.full(3, 0.2))
+    assert (
+        verify.vjp(dense, dense_slip(DENSE["batch-mean-vs-sum"]), args).diagnoses[0].condition
+        == "right only for batch 1"
+    )
+    overwrite = lambda args, ct: (jnp.zeros_like(args[0]).at[args[1]].set(ct), None)
+    report = verify.vjp(embedding, overwrite, (jax.random.normal(key, (6, 3)), jnp.array([0, 2, 2, 5])))
+    assert report.diagnoses[0].kind == "index-collision"
+    assert report.diagnoses[0].condition == "right only without repeated indices"
+    scaled = lambda x, gamma: x * gamma[None, :]
+    no_gamma = lambda args, ct: (ct, (ct * args[0]).sum(axis=0))
+    report = verify.vjp(scaled, no_gamma, (x, jnp.ones(4)))
+    assert report.diagnoses[0].condition == "right only when gamma = 1"
+
+
+def test_the_source_line_of_the_forward(key):
+    args = (jax.random.normal(key, (5, 4)), jax.random.normal(key, (4, 3)), jnp.full(3, 0.2))
+    diagnosis = verify.vjp(dense, dense_slip(DENSE["missing-activation-derivative"]), args).diagnoses[0]
+    assert "jnp.tanh(x @ weight + bias[None, :])" in diagnosis.source and "test_naming.py" in diagnosis.source
+
+
+def test_kind_is_of_the_vocabulary():
+    with pytest.raises(ValueError, match="kind 'typo'"):
+        verify.Diagnosis("x", "typo", "")
+    assert all(kinds <= verify.KINDS.keys() for kinds in self_test.ACCEPTED.values())
+
+
+def check_figures(outcomes):
+    assert not [o for o in outcomes if o.crashed]
+    assert self_test.good_enough(self_test.summarise(outcomes)), self_test.table(outcomes)
+
+
+def test_self_test_in_short():
+    rules = [self_test.RULES[name] for name in ("dense_tanh", "softmax", "embedding")]
+    check_figures(self_test.run(rules, limit=2, pick=lambda k: k % 3 == 0))
+
+
+@pytest.mark.slow
+def test_self_test():
+    check_figures(self_test.run())
+
+
+@pytest.mark.parametrize("name", self_test.RULES)
+def test_the_right_rules_are_right(name):
+    rule = self_test.RULES[name]
+    assert verify.vjp(rule.forward, rule.rule, rule.draw(jax.random.key(1))).verdict == "right"
