@@ -23,7 +23,7 @@ class Constant:
 
 
 def close(a: float | int, b: float | int, tolerance: float = 1e-7) -> bool:
-    return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-300)
+    return bool(abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-300))
 
 
 Shapes = Sequence[tuple[str, tuple[int, ...]]]

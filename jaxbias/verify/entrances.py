@@ -97,7 +97,7 @@ def _key(key: Array | None) -> Array:
 def vjp(
     forward: Callable[..., Tree],
     rule: Callable[[tuple[Any, ...], Any], tuple[Any, ...]],
-    args: tuple[Any, ...] | Callable[[Array], tuple[Any, ...]],
+    args: Any,
     *,
     cotangent: Tree = None,
     key: Array | None = None,
@@ -204,7 +204,7 @@ def _given_cotangent(cotangent, outs, out_tree, owner):
 def gradient(
     f: Callable[..., Array],
     rule: Callable[..., Any],
-    args: tuple[Any, ...] | Callable[[Array], tuple[Any, ...]],
+    args: Any,
     *,
     key: Array | None = None,
     names: Sequence[str] | None = None,
@@ -233,9 +233,14 @@ def gradient(
 
     def scaled(arguments, cotangent):
         result = rule(*arguments)
-        return jax.tree.map(
-            lambda g: g if not hasattr(g, "dtype") or g.dtype == jax.dtypes.float0 else cotangent * g, result
-        )
+
+        def times(g):
+            if not hasattr(g, "dtype") or g.dtype == jax.dtypes.float0:
+                return g
+            with jax.numpy_dtype_promotion("standard"):
+                return (cotangent * g).astype(g.dtype)
+
+        return jax.tree.map(times, result)
 
     problem = vjp_problem(f, scaled, tuple(values), None, names, draw, "verify.gradient", "gradient")
     problem.seed_word = "scale"
@@ -245,7 +250,7 @@ def gradient(
 def jvp(
     forward: Callable[..., Tree],
     rule: Callable[[tuple[Any, ...], tuple[Any, ...]], Tree],
-    args: tuple[Any, ...] | Callable[[Array], tuple[Any, ...]],
+    args: Any,
     *,
     key: Array | None = None,
     names: Sequence[str] | None = None,
@@ -306,7 +311,7 @@ def jvp(
 def hessian_vector(
     f: Callable[..., Array],
     rule: Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]],
-    args: tuple[Any, ...] | Callable[[Array], tuple[Any, ...]],
+    args: Any,
     *,
     key: Array | None = None,
     names: Sequence[str] | None = None,
@@ -371,7 +376,7 @@ def hessian_vector(
 def custom_vjp(
     f: Callable[..., Tree],
     reference: Callable[..., Tree],
-    args: tuple[Any, ...] | Callable[[Array], tuple[Any, ...]],
+    args: Any,
     *,
     cotangent: Tree = None,
     key: Array | None = None,

@@ -260,6 +260,11 @@ def _moved(x, shift, axis):
     return out
 
 
+def _sharp(case: "Case", i: int) -> bool:
+    """Are the values exact enough to read a constant off? Where everything saturates they are not."""
+    return bool(np.max(case.tolerance[i], initial=0.0) <= 1e-9 * np.max(np.abs(case.expected[i]), initial=0.0))
+
+
 def _constant(evidence: list[Evidence], i: int) -> Any:
     factors, shapes, accuracy = [], [], 0.0
     for e in evidence:
@@ -272,9 +277,10 @@ def _constant(evidence: list[Evidence], i: int) -> Any:
             error = e.error(case, i, c * expected)
             if error == np.inf:
                 return None
-            factors.append(c)
-            shapes.append(e.shapes(case))
             accuracy = max(accuracy, error)
+            if _sharp(case, i):
+                factors.append(c)
+                shapes.append(e.shapes(case))
     if not factors:
         return None
     named = name_constant(factors, shapes)
@@ -503,7 +509,7 @@ class _Trial:
                 return (0.0, None) if not np.any(case.wrong[i]) else (np.inf, None)
             b = float(np.sum(direction * difference)) / size
             c = 0.0 if abs(1 - b) < 1e-7 else 1 - b
-            return evidence.error(case, i, case.expected[i] + (1 - c) * direction), c
+            return evidence.error(case, i, case.expected[i] + (1 - c) * direction), c if _sharp(case, i) else None
 
     def fitted(self, edit, leaves, factors, accuracy) -> Finding | None:
         """The contribution counts with a constant: name it, and ask whether it is the same in every leaf and probe."""
@@ -514,12 +520,12 @@ class _Trial:
             return None
         agreed = {}
         for i, row in values.items():
-            if len(row) == len(shapes) and (not any(row) or name_constant(row, shapes)):
+            if row and (not any(row) or name_constant(row, shapes[:1] * len(row))):
                 agreed[i] = row
         if not agreed:
             return None
         first = next(iter(agreed.values()))
-        leaves = {i for i, row in agreed.items() if np.allclose(row, first, rtol=1e-6, atol=1e-8)}
+        leaves = {i for i, row in agreed.items() if np.allclose(row, first[0], rtol=1e-6, atol=1e-8)}
         harmed = self.harmed(edit)
         given = self.factors_on_given_sizes(edit, leaves)
         if given is None:
@@ -561,7 +567,7 @@ class _Trial:
             if not all(row):
                 return None
             row = [1 / c for c in row]  # what the rule's term is, as a multiple of the true one
-        named = name_constant(row, [*shapes, *more_shapes])
+        named = name_constant(row, [*shapes[:1] * len(first), *more_shapes])
         if named is None:
             return None
         found = _scaled(base["leaves"], named, edit.term, edit.source, base["tier"], accuracy, names)
@@ -577,10 +583,11 @@ class _Trial:
                     if i not in outs:
                         return None
                     error, c = self.compare(case, i, outs[i], True)
-                    if error == np.inf or c is None:
+                    if error == np.inf:
                         return None
-                    factors.append(c)
-                    shapes.append(e.shapes(case))
+                    if c is not None:
+                        factors.append(c)
+                        shapes.append(e.shapes(case))
         return factors, shapes
 
     def on_given_sizes(self, edit, leaves) -> bool:

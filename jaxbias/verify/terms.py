@@ -190,7 +190,7 @@ class Terms:
         shapes = [self.evidence.shapes(case) for case in self.evidence.cases]
         if any(name_constant([f] * len(shapes), shapes) is None and abs(f - 1) > 1e-7 for f in factors):
             return None
-        return list(zip(chosen, map(float, factors)))
+        return [(int(k), float(f)) for k, f in zip(chosen, factors)]
 
     def write(self, k: int, factor: float) -> str:
         term = self.terms[k]
