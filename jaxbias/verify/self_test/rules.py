@@ -238,11 +238,12 @@ _register(embedding, embedding_rule, lambda key: (_normal(key, (5, 3))[0], jnp.a
 
 
 def dropout(x, weight, keep):
-    return (x * keep / 0.75) @ weight
+    return (x * keep.astype(x.dtype) / 0.75) @ weight
 
 
 def dropout_rule(args, ct):
     x, weight, keep = args
+    keep = keep.astype(x.dtype)
     dropped = x * keep / 0.75
     return (ct @ weight.T) * keep / 0.75, dropped.T @ ct, None
 
