@@ -59,7 +59,7 @@ def two_layers_rule(args, ct):
     x, w1, b1, w2, b2 = args
     z = x @ w1 + b1[None, :]
     h = jnp.maximum(z, 0)
-    delta = (ct @ w2.T) * (z > 0)
+    delta = (ct @ w2.T) * (z > 0).astype(z.dtype)
     return delta @ w1.T, x.T @ delta, delta.sum(axis=0), h.T @ ct, ct.sum(axis=0)
 
 
