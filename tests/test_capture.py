@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from models import MODELS, build
 
 import jaxbias as jb
 from jaxbias.contact import split_params
+from tests.models import MODELS, build
 
 
 def foreign():

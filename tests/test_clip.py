@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from models import build
-from test_capture import cast, foreign, norms_of, reference
 
 import jaxbias as jb
 from jaxbias.contact import split_params
+from tests.models import build
+from tests.test_capture import cast, foreign, norms_of, reference
 
 
 def expected_sum(gradients, clip, counts=None):

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 from jax import lax
-from models import MODELS, build
 
 import jaxbias as jb
 from jaxbias.contact import split_params
+from tests.models import MODELS, build
 
 
 @pytest.mark.parametrize("name", MODELS)

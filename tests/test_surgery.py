@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import build
 
 from jaxbias import surgery
+from tests.models import build
 
 
 def normal(key, **shapes):

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_caught
 
 from jaxbias import check, layers
 from jaxbias.layers import activations
 from jaxbias.layers.activations import make_elu, make_gelu, make_leaky_relu, make_log_softmax, make_softmax
+from tests.planted import assert_caught
 
 FLOATS = [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16]
 gelu_tanh = make_gelu(approximate=True)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_caught
 
 import jaxbias as jb
 from jaxbias import Params
 from jaxbias.layers import batch_norm, dense
 from jaxbias.layers.batch_norm import Running
+from tests.planted import assert_caught
 
 TRAINING, NO_BIAS = batch_norm.DERIVATIONS[0].examples[:2]
 INFERENCE = batch_norm.DERIVATIONS[0].examples[5]

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_caught
 
 import jaxbias as jb
 from jaxbias.layers import dense, dropout
+from tests.planted import assert_caught
 
 EXAMPLE = dropout.DERIVATIONS[0].examples[0]
 

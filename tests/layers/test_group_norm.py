@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_caught
 
 import jaxbias as jb
 from jaxbias import Params
 from jaxbias.layers import batch_norm, dense, group_norm, layer_norm
+from tests.planted import assert_caught
 
 EXAMPLE = group_norm.DERIVATIONS[0].examples[0]
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_caught
 
 import jaxbias as jb
 from jaxbias import Params
 from jaxbias.layers import dense, layer_norm
+from tests.planted import assert_caught
 
 EXAMPLE = layer_norm.DERIVATIONS[0].examples[0]
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_caught
 
 import jaxbias as jb
 from jaxbias import Params
 from jaxbias.layers import dense, rms_norm
+from tests.planted import assert_caught
 
 WITHOUT_BIAS, WITH_BIAS = rms_norm.DERIVATIONS[0].examples[:2]
 

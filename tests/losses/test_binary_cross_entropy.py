@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_loss_caught
 
 from jaxbias.losses import binary_cross_entropy
+from tests.planted import assert_loss_caught
 
 EXAMPLE = binary_cross_entropy.DERIVATIONS[0].examples[0]
 

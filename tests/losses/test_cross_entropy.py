@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_loss_caught
 
 from jaxbias.derivation import normal
 from jaxbias.losses import cross_entropy
+from tests.planted import assert_loss_caught
 
 EXAMPLES = {example.label: example for example in cross_entropy.DERIVATIONS[0].examples}
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_loss_caught
 
 from jaxbias.derivation import LossExample
 from jaxbias.losses import hinge
+from tests.planted import assert_loss_caught
 
 BINARY = hinge.DERIVATIONS[0].examples[0]
 # rows enough for some to satisfy their margin

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_loss_caught
 
 from jaxbias.losses import half_squared_error, huber
+from tests.planted import assert_loss_caught
 
 EXAMPLE = huber.DERIVATIONS[0].examples[1]  # threshold 0.3: most errors lie beyond
 

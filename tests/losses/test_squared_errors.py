@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import assert_loss_caught
 
 from jaxbias.losses import half_squared_error, mean_squared_error
+from tests.planted import assert_loss_caught
 
 OUT, TARGETS = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[0.0, 4.0], [3.0, 1.0]])
 # errors (1, −2) and (0, 3): squares 5 and 9 per row
