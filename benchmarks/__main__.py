@@ -97,14 +97,15 @@ def _run(asked: argparse.Namespace) -> int:
     began = time.perf_counter()
     machine = record.machine()
     path = asked.json or record.RESULTS / f"{record.machine_name(machine)}.json"
-    key = f"jax {record.versions()['jax']}, {setting.scale}"
+    key = f"jax {record.versions()['jax']}"
     store = Store(path, key, record.environment())  # an unwritable file is found before any work
     print(f"{machine['device_kind']}, {machine['processor']}, {machine['cores']} cores; {setting.scale} set; {path}")
-    limits = roofline.limits(setting.scale)
+    compiling_only = asked.names == ["backends"] and machine["platform"] == "cpu"
+    limits = {} if compiling_only else roofline.limits(setting.scale)
     setting = dataclasses.replace(setting, limits=limits)
-    store.content["environments"][key] = record.environment(limits)
+    store.began(record.run_of(asked.names or SUITES, setting.scale, limits))
     shown = (f"{limits[k] / 1e9:.0f} {'GFLOP/s' if k.startswith('matmul') else 'GB/s'} {k}" for k in limits)
-    print("limits of this device, measured now: " + ", ".join(shown))
+    print("limits of this device, measured now: " + (", ".join(shown) or "none"))
     print(f"load average at the start: {os.getloadavg()[0]:.1f}")
 
     canaries = [agree.canary(name) for name in agree.CANARIES]

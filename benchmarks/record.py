@@ -141,16 +141,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def environment(limits: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Versions, flags and load of this run, and the limits measured in it."""
+def environment() -> dict[str, Any]:
+    """Versions and flags; `runs` lists what was run under them."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "versions": versions(),
         "xla_flags": os.environ.get("XLA_FLAGS", "").strip(),
         "matmul_precision": str(jax.config.values["jax_default_matmul_precision"] or "default"),
         "x64": bool(jax.config.values["jax_enable_x64"]),
+        "runs": [],
+    }
+
+
+def run_of(names: Iterable[str], scale: str, limits: dict[str, float]) -> dict[str, Any]:
+    """One run: when, what, how loaded the machine was before it, and the limits measured in it."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        "suites": list(names),
+        "scale": scale,
         "load_1min": round(os.getloadavg()[0], 2),
-        "limits": limits or {},
+        "limits": limits,
     }
 
 
@@ -172,7 +181,13 @@ class Store:
         self.environment_key = environment_key
         self.content = load(path) if path.exists() else {"schema": SCHEMA, "machine": machine(), "environments": {}}
         self.records: dict[tuple[str, ...], Record] = {r.key: r for r in self.content.pop("records", [])}
-        self.content["environments"][environment_key] = environment
+        earlier = self.content["environments"].get(environment_key, {}).get("runs", [])
+        self.content["environments"][environment_key] = {**environment, "runs": earlier}
+        self.save()
+
+    def began(self, run: dict[str, Any]) -> None:
+        """Note a run of this environment."""
+        self.content["environments"][self.environment_key]["runs"].append(run)
         self.save()
 
     def add(self, records: Iterable[Record]) -> None:

@@ -101,7 +101,7 @@ def render(files: Sequence[dict[str, Any]]) -> str:
 
 def _file(file: dict[str, Any]) -> Iterator[str]:
     machine = file["machine"]
-    for key in sorted(file["environments"], key=_newest_first, reverse=True):
+    for key in sorted(file["environments"], reverse=True):
         environment = file["environments"][key]
         records = [r for r in file["records"] if r.environment == key]
         if not records:
@@ -109,30 +109,30 @@ def _file(file: dict[str, Any]) -> Iterator[str]:
         device = machine["processor"] if machine["platform"] == "cpu" else machine["device_kind"]
         yield f"<h2>{_escape(device)}: {_escape(key)}</h2>"
         yield _described(machine, environment)
-        yield "<h3>Figures to reach</h3>"
-        yield tables.as_html(("figure", "goal", "here", ""), goals.table(records))
+        reached = goals.table(records)
+        if any(verdict != "not measured" for *_, verdict in reached):
+            yield "<h3>Figures to reach</h3>"
+            yield tables.as_html(("figure", "goal", "here", ""), reached)
         for suite, title in TITLES.items():
             if own := [r for r in records if r.suite == suite]:
                 yield from _suite(suite, title, own)
 
 
-def _newest_first(key: str) -> tuple[str, bool]:
-    return key.split(",")[0], key.endswith("full")
-
-
 def _described(machine: dict[str, Any], environment: dict[str, Any]) -> str:
-    limits = environment.get("limits", {})
-    named = [
-        f"{k.replace('_', ' ')} {v / 1e9:.0f} {'GFLOP/s' if k.startswith('matmul') else 'GB/s'}"
-        for k, v in limits.items()
-    ]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    text = (
-        f"{machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; {environment['date']}, load "
-        f"average {environment['load_1min']} at the start. Limits measured in this run: {', '.join(named) or 'none'}. "
-        f"{versions}."
-    )
-    return f"<p class='note'>{_escape(text)}</p>"
+    head = f"{machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}. {versions}."
+    return f"<p class='note'>{_escape(head)}</p>" + tables.as_html(
+        ("run", "scale", "suites", "load before", "limits measured in it"),
+        [
+            (r["date"], r["scale"], ", ".join(r["suites"]), r["load_1min"], _limits(r.get("limits", {})))
+            for r in environment.get("runs", ())
+        ],
+    )  # fmt: skip
+
+
+def _limits(limits: dict[str, float]) -> str:
+    unit = lambda name: "GFLOP/s" if name.startswith("matmul") else "GB/s"
+    return ", ".join(f"{k.replace('_', ' ')} {v / 1e9:.0f} {unit(k)}" for k, v in limits.items()) or "none"
 
 
 def _suite(suite: str, title: str, records: list[Record]) -> Iterator[str]:
