@@ -121,7 +121,12 @@ def _file(file: dict[str, Any]) -> Iterator[str]:
 def _described(machine: dict[str, Any], environment: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     head = f"{machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}. {versions}."
-    return f"<p class='note'>{_escape(head)}</p>" + tables.as_html(
+    busy = [r for r in environment.get("runs", ()) if r["load_1min"] > machine["cores"] / 2]
+    warning = (
+        "<p><strong>The machine was busy with other work during these runs (see “load before”): read the intervals, "
+    )
+    warning += "not the medians, and measure again before you quote a figure.</strong></p>"
+    return f"<p class='note'>{_escape(head)}</p>" + warning * bool(busy) + tables.as_html(
         ("run", "scale", "suites", "load before", "limits measured in it"),
         [
             (r["date"], r["scale"], ", ".join(r["suites"]), r["load_1min"], _limits(r.get("limits", {})))
