@@ -262,7 +262,7 @@ def _moved(x, shift, axis):
 
 def _sharp(case: "Case", i: int) -> bool:
     """Are the values exact enough to read a constant off? Where everything saturates they are not."""
-    return bool(np.max(case.tolerance[i], initial=0.0) <= 1e-9 * np.max(np.abs(case.expected[i]), initial=0.0))
+    return bool(np.max(case.tolerance[i], initial=0.0) <= 1e-6 * np.max(np.abs(case.expected[i]), initial=0.0))
 
 
 def _constant(evidence: list[Evidence], i: int) -> Any:
