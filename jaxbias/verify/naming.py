@@ -558,10 +558,12 @@ class _Trial:
             return Finding(kind="extra-term", text=text, fix="leave it out", also=("wrong-operand",), **base, **own)
         if not any(row):
             where = edit.text.removeprefix("leaves out the term")
+            short = edit.term.startswith("`")  # else no formula short enough to print: the line says where it is
+            term = f"the term {edit.term}{where}" if short or not where else f"a term{where}"
             if repairing:
-                text = f"the rule has the term {edit.term}{where} too much"
+                text = f"the rule has {term} too much"
                 return Finding(kind="extra-term", text=text, fix="leave it out", **base, **own)
-            text = f"the rule leaves out the term {edit.term}{where}"
+            text = f"the rule leaves out {term}"
             return Finding(kind="missing-term", text=text, fix=edit.fix, **base, **own)
         if repairing:
             if not all(row):

@@ -60,7 +60,7 @@ def test_any_window_equals_the_loops(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=windows())
 def test_many_windows_equal_the_loops(case):
     assert_equals_loops(*case)
