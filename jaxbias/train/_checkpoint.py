@@ -8,7 +8,11 @@ import hashlib
 import json
 import re
 import shutil
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +147,11 @@ class Store:
             return None
 
     def save(self, epoch: int, tree: Tree) -> None:
-        """Write `tree` as the checkpoint after `epoch` epochs, and drop the oldest beyond `keep`."""
+        """Write `tree` as the checkpoint after `epoch` epochs, and drop the oldest beyond `keep`. Ctrl-C waits."""
+        with _interrupt_held():
+            self._save(epoch, tree)
+
+    def _save(self, epoch: int, tree: Tree) -> None:
         writing, final = self.directory / f"writing-{epoch}", self.directory / f"epoch-{epoch}"
         writing.mkdir()
         arrays = {name: _to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
@@ -184,6 +192,22 @@ class Store:
             if _sha256(path / name) != wanted:
                 return f"{name} does not match its checksum"
         return None
+
+
+@contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Ctrl-C takes effect after the block: in the middle of it, orbax's threads would be left without their pool."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    held: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *args: held.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _epoch(path: Path) -> int:
