@@ -175,7 +175,9 @@ def test_kill_9_at_random_moments_ends_bit_identical(tmp_path, attempts):
     for wait in waits:
         process = start(tmp_path / "run", tmp_path / "resumed.npz")
         line = process.stdout.readline()  # the first new epoch is done: compiling is over, saving is going on
-        assert line, "the process died by itself"
+        if not line:  # no new epoch: the last one was done before the kill before this
+            assert process.wait() == 0, "the process died by itself"
+            break
         epochs.append(int(line))
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
