@@ -107,7 +107,8 @@ def test_self_test_in_short():
 
 @pytest.mark.slow
 def test_self_test():
-    check_figures(self_test.run())
+    """Every 13th mutant of every rule; `jaxbias verify --self-test` runs all of them."""
+    check_figures(self_test.run(pick=lambda k: k % 13 == 0))
 
 
 @pytest.mark.parametrize("name", self_test.RULES)
