@@ -105,20 +105,6 @@ def test_self_test_in_short():
     check_figures(self_test.run(rules, limit=2, pick=lambda k: k % 3 == 0))
 
 
-@pytest.mark.slow
-def test_self_test():
-    """Every 13th mutant of every rule; `jaxbias verify --self-test` runs all of them.
-
-    The goal for misnamed mistakes is 1 % (`good_enough`) and is not reached: 3.3 % of this sample on JAX 0.10.0. The
-    bound here only keeps that from growing.
-    """
-    outcomes = self_test.run(pick=lambda k: k % 13 == 0)
-    assert not [o for o in outcomes if o.crashed]
-    found = self_test.summarise(outcomes)
-    assert found.detected >= 0.99 and found.localised >= 0.97 and found.named >= 0.85, self_test.table(outcomes)
-    assert found.misnamed <= 0.05, self_test.table(outcomes)
-
-
 @pytest.mark.parametrize("name", self_test.RULES)
 def test_the_right_rules_are_right(name):
     rule = self_test.RULES[name]
