@@ -339,6 +339,7 @@ VALUE: dict[str, Value] = {
             "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite, "not": np.invert, "real": np.real,
             "imag": np.imag, "conj": np.conj, "stop_gradient": lambda x: x, "copy": lambda x: x, "copy_p": lambda x: x,
             "one_minus_square": lambda x: (1 - x) * (1 + x), "optimization_barrier": lambda x: x,
+            "exp_neg_sq": lambda x: np.exp(-x * x),
             "reduce_precision": lambda x: x, "population_count": np.bitwise_count,
         }.items()
     },
@@ -558,9 +559,13 @@ BOUND: dict[str, Bound] = {
             "erfc": lambda x, y: 2 / math.sqrt(math.pi) * np.exp(-x * x),
             "erf_inv": lambda x, y: math.sqrt(math.pi) / 2 * np.exp(y * y), "lgamma": lambda x, y: special.digamma(x),
             "digamma": lambda x, y: special.polygamma(1, x), "one_minus_square": lambda x, y: 2 * x,
+            "exp_neg_sq": lambda x, y: 2 * x * y,
         }.items()
     },
 }  # fmt: skip
+
+FUNCTIONS = {"exp_neg_sq"}
+"""Names of functions of JAX's own that stand for one equation, though they are calls."""
 
 EXACT = {
     "neg", "abs", "sign", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxbias import _jaxpr
 from jaxbias.verify.conditions import find_condition, other_sizes, reproduce, shrink
 from jaxbias.verify.constants import name_constant
-from jaxbias.verify.edits import Edit, Editor
+from jaxbias.verify.edits import Edit, Editor, edits
 from jaxbias.verify.expressions import line
 from jaxbias.verify.patterns import describe_pattern
 from jaxbias.verify.report import Diagnosis
@@ -327,7 +327,7 @@ def _search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
     for tier in (1, 2, 3, 4):
         found: list[Finding] = []
         for trial in trials:
-            for edit in trial.editor.edits(tier):
+            for edit in edits(trial.editor, tier):
                 if time.process_time() > deadline:
                     notes.append("the search for the mistake was cut short")
                     break

@@ -81,17 +81,17 @@ class Terms:
 
     def _factors(self) -> None:
         """Named forward values that broadcast to the shape of the node, and their inverses."""
-        from jaxbias.verify.edits import _views
+        from jaxbias.verify.edits import views
 
         found = []
         for g in self.editor.fresh:
             if g in self.editor.linear:
                 continue
-            views = _views(self.program.shapes[g], self.shape)
-            if not views or (g not in self.program.inputs and not self.editor.write(g)):
+            found_views = views(self.program.shapes[g], self.shape)
+            if not found_views or (g not in self.program.inputs and not self.editor.write(g)):
                 continue
             given = g in self.program.inputs or g in self.program.outputs
-            found.append((not given, len(self.editor.write(g)), g, views[-1]))
+            found.append((not given, len(self.editor.write(g)), g, found_views[-1]))
         for *_, g, view in sorted(found)[:8]:
             text = self.editor.write(g) or "x"
             self.labels.setdefault(text, (g, view, False))
@@ -269,7 +269,7 @@ def explain(evidence: "Evidence", editor: "Editor", leaf: int, deadline: float) 
 def _nodes(editor: "Editor", leaf: int) -> list[int]:
     """The gradient itself, then the last value of every other shape on the way to it."""
     out = editor.program.outputs[leaf]
-    before = editor._ancestors(out)
+    before = editor.ancestors(out)
     nodes, shapes = [out], {editor.program.shapes[out]}
     for eqn in reversed(editor.equations):
         for number in eqn.outputs:

@@ -1,0 +1,299 @@
+"""What an edit is, and what every kind of edit needs: the values of the program, their names, rewrites of equations."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.expressions import Expressions
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Case
+
+ACTIVATIONS = {
+    "tanh", "logistic", "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "tan", "erf", "erfc", "max", "min",
+    "abs", "sqrt", "rsqrt", "cbrt", "pow", "integer_pow", "square", "sinh", "cosh", "asinh", "acosh", "atanh", "atan",
+    "asin", "acos", "sign", "clamp", "lgamma", "erf_inv",
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Edit:
+    """A rewrite of one equation (in every iteration of its loop), and what it means.
+
+    Attributes:
+        tier: 1 for the simplest.
+        text: what the rule does, as the rest of a sentence that begins "The rule ...".
+        fitted: the rewrite leaves a contribution out; the rule may count it with another constant factor instead.
+        repair: kind and text already speak of a repair of the rule.
+    """
+
+    kind: str
+    tier: int
+    text: str
+    fix: str
+    rewrites: dict[int, _jaxpr.Rewrite]
+    source: Any
+    position: int
+    fitted: bool = False
+    also: tuple[str, ...] = ()
+    term: str = ""
+    weight: float = 0.0
+    repair: bool = False
+
+
+class Editor:
+    """Generates the edits of one reference program.
+
+    Args:
+        cases: probes of one size; the values of the first tell values apart.
+        seeds: how many of the inputs, the last ones, are seeds.
+        leaves: positions of the outputs that the rule has wrong.
+        repairing: the program is the rule's, and edits that make it right are sought.
+    """
+
+    def __init__(
+        self,
+        program: _jaxpr.Program,
+        cases: Sequence["Case"],
+        seeds: int,
+        leaves: Sequence[int],
+        names: list[str],
+        repairing: bool = False,
+    ):
+        self.program, self.values = program, cases[0].values
+        self.active = program  # the program a rewrite runs in: the same equations, perhaps traced for other sizes
+        self.equations = program.equations
+        self.seeds = program.inputs[len(program.inputs) - seeds :]
+        self.linear = _jaxpr.depends_on(program, self.seeds)
+        self.write = Expressions(program, names)
+        wanted = _jaxpr.needed_for(program, [program.outputs[i] for i in leaves])
+        self.needed = [any(o in wanted for o in eqn.outputs) for eqn in self.equations]
+        self.uses: dict[int, int] = defaultdict(int)
+        for eqn in self.equations:
+            for i in eqn.inputs:
+                self.uses[i] += 1
+        for i in program.outputs:
+            self.uses[i] += 1
+        self.born = {o: p for p, eqn in enumerate(self.equations) for o in eqn.outputs}
+        self.slots: dict[Any, dict[int, int]] = defaultdict(dict)
+        self.slot_of: dict[int, Any] = {}
+        for position, eqn in enumerate(self.equations):
+            for k, number in enumerate(eqn.outputs):
+                extra = eqn.inputs[0] if eqn.name == "loop_index" else 0
+                slot = (eqn.name, eqn.group, k, extra)
+                if eqn.name == "loop_stack" or eqn.iteration in self.slots[slot]:
+                    slot = (*slot, position)  # nested loops: each equation on its own
+                self.slots[slot][eqn.iteration] = number
+                self.slot_of[number] = slot
+        self.repairing = repairing
+        self.pins = {} if repairing else self._vanishing(cases)
+        self.activation_lines = self._activation_lines()
+        self.fresh = self._distinct_values()
+
+    def _activation_lines(self) -> dict[tuple[str, int], _jaxpr.Equation]:
+        """Forward equations that are elementwise and not linear, by source line."""
+        found = {}
+        for eqn in self.equations:
+            if eqn.source is None or any(i in self.linear for i in eqn.inputs):
+                continue
+            selects = eqn.name == "select_n" and self._from_same(eqn)
+            if eqn.name in ACTIVATIONS or selects:
+                found.setdefault((eqn.source.file, eqn.source.line), eqn)
+        return found
+
+    def _from_same(self, eqn: _jaxpr.Equation) -> bool:
+        """Is the predicate of a select computed from the float that it selects? Then it is a kinked activation."""
+        before = self.ancestors(eqn.inputs[0])
+        floats = {i for i in self.program.inputs if self.values[i].dtype.kind == "f"} - set(self.seeds)
+        return bool(before & floats)
+
+    def _vanishing(self, cases: Sequence["Case"]) -> dict[int, _jaxpr.Rewrite]:
+        """Gradients that cancel to zero on every probe, such as that of the maximum which softmax subtracts.
+
+        A person leaves such terms out, so an edit must not let them come to life: they are held at zero.
+        """
+        bounds = [_jaxpr.errors(case.program, case.values, 2.0**-53) for case in cases[:3]]
+        pins: dict[int, _jaxpr.Rewrite] = {}
+        for position, eqn in enumerate(self.equations):
+            if not self.needed[position] or not any(i in self.linear for i in eqn.inputs) or len(eqn.outputs) != 1:
+                continue
+            out = eqn.outputs[0]
+            if out in self.program.outputs or self.program.shapes[out] is None:
+                continue
+            vanishes = all(
+                np.any(case.values[out]) and np.all(np.abs(case.values[out]) <= 1000 * bound[out])
+                for case, bound in zip(cases, bounds)
+            )
+            if vanishes:
+                pins[position] = lambda read, inputs, out=out: [np.zeros(self.active.shapes[out])]
+        return pins
+
+    def ancestors(self, number: int) -> set[int]:
+        seen, stack = set(), [number]
+        while stack:
+            i = stack.pop()
+            if i not in seen:
+                seen.add(i)
+                if i in self.born:
+                    stack += self.equations[self.born[i]].inputs
+        return seen
+
+    def _distinct_values(self) -> list[int]:
+        """One number for every value that is no constant and different from the earlier ones; floats only."""
+        seen: dict[Any, int] = {}
+        for number, value in enumerate(self.values):
+            if not isinstance(value, np.ndarray | np.generic) or np.asarray(value).dtype.kind != "f":
+                continue
+            value = np.asarray(value)
+            if number in self.program.constants and value.ndim == 0:
+                continue
+            with np.errstate(all="ignore"):
+                weights = np.cos(np.arange(value.size)).reshape(value.shape)
+                print_ = (value.shape, number in self.linear, float(np.sum(value)), float(np.sum(weights * value)))
+            if not np.isfinite(print_[2]):
+                continue
+            seen.setdefault(print_, number)
+        return list(seen.values())
+
+    def partner(self, number: int, position: int, shift: int = 0) -> int | None:
+        """The value that stands for `number` in the loop iteration of an equation."""
+        slot = self.slot_of.get(number)
+        if slot is None or len(self.slots[slot]) == 1:
+            return number if shift == 0 else None
+        return self.slots[slot].get(self.equations[position].iteration + shift)
+
+    def everywhere(self, position: int, make: Callable[[int], _jaxpr.Rewrite | None]) -> dict[int, _jaxpr.Rewrite]:
+        """A rewrite for the equation in every iteration of its loop."""
+        eqn = self.equations[position]
+        if not eqn.outputs or len(self.slots[self.slot_of[eqn.outputs[0]]]) == 1:
+            rewrite = make(position)
+            return {position: rewrite} if rewrite else {}
+        rewrites = {}
+        for number in self.slots[self.slot_of[eqn.outputs[0]]].values():
+            if (rewrite := make(self.born[number])) is not None:
+                rewrites[self.born[number]] = rewrite
+        return rewrites
+
+    def leader(self, position: int) -> bool:
+        """Is this the first equation of its slot? The others are edited together with it."""
+        eqn = self.equations[position]
+        return (
+            bool(eqn.outputs)
+            and min(self.born[n] for n in self.slots[self.slot_of[eqn.outputs[0]]].values()) == position
+        )
+
+    def name(self, number: int) -> str:
+        """A formula for a value, or the line that it comes from."""
+        text = self.write(number)
+        if text:
+            return f"`{text}`"
+        source = self.equations[self.born[number]].source if number in self.born else None
+        return f"a value of the line `{source.text}`" if source and source.text else "an intermediate value"
+
+    def about(self, eqn: _jaxpr.Equation) -> str:
+        return f" of `{eqn.source.text}`" if eqn.source is not None and eqn.source.text else ""
+
+    def activation(self, eqn: _jaxpr.Equation) -> _jaxpr.Equation | None:
+        return self.activation_lines.get((eqn.source.file, eqn.source.line)) if eqn.source is not None else None
+
+    def compute(self, position: int, inputs: Sequence[Any], params: Any = None) -> list[Any]:
+        return _jaxpr.apply(self.active, self.active.equations[position], inputs, params)
+
+    def shape(self, position):
+        return self.active.shapes[self.active.equations[position].outputs[0]]
+
+    def factor_name(self, eqn, f):
+        return self.name(f) if eqn.name == "mul" else f"1 / {self.name(f)}"
+
+    def float_out(self, eqn) -> bool:
+        return all(np.asarray(self.values[o]).dtype.kind == "f" for o in eqn.outputs) and len(eqn.outputs) == 1
+
+    def same_value(self, a, b) -> bool:
+        return np.array_equal(self.values[a], self.values[b])
+
+    def upstream(self, position, shape) -> list[int]:
+        """Linear values of one shape that come before an equation and lead to it."""
+        before = self.ancestors(self.equations[position].outputs[0])
+        own = self.equations[position].outputs[0]
+        return [
+            i for i in self.fresh if i in self.linear and i in before and i != own and self.program.shapes[i] == shape
+        ]
+
+    def between(self, u: int, v: int) -> list[_jaxpr.Equation]:
+        below = _jaxpr.depends_on(self.program, [u])
+        return [self.equations[self.born[i]] for i in sorted(self.ancestors(v) & below - {u}) if i in self.born]
+
+    def replace_output(self, position, number, shift=0):
+        partner = self.partner(number, position, shift)
+        if partner is None or self.born.get(partner, -1) >= position:
+            return None
+        return lambda read, inputs: [read(partner)]
+
+    def replace_input(self, position, k, number, change=None, shift=0):
+        partner = self.partner(number, position, shift)
+        if partner is None or self.born.get(partner, -1) >= position:
+            return None
+        if change is None:
+            change = lambda x: x
+        return lambda read, inputs: self.compute(
+            position, [change(read(partner)) if j == k else x for j, x in enumerate(inputs)]
+        )
+
+    def other_iteration(self, position, k, shift):
+        own = self.equations[position].inputs[k]
+        slot = self.slot_of.get(own)
+        if slot is None or len(self.slots[slot]) == 1:
+            return None
+        iteration = self.equations[self.born[own]].iteration + shift
+        other = self.slots[slot].get(iteration)
+        if other is None or self.born[other] >= position:
+            zero = np.zeros(self.program.shapes[own])
+            return lambda read, inputs: self.compute(position, [zero if j == k else x for j, x in enumerate(inputs)])
+        return lambda read, inputs: self.compute(position, [read(other) if j == k else x for j, x in enumerate(inputs)])
+
+    def times(self, position, g, view, divide, change=None):
+        partner = self.partner(g, position)
+        if partner is None or self.born.get(partner, -1) >= position:
+            return None
+
+        def rewrite(read, inputs):
+            value = np.asarray(read(partner))
+            value = (value if change is None else change(value)).reshape(same_axes(view, self.shape(position)))
+            outs = self.compute(position, inputs)
+            return [out / value if divide else out * value for out in outs]
+
+        return rewrite
+
+    def plus(self, position, u):
+        partner = self.partner(u, position)
+        if partner is None or self.born.get(partner, -1) >= position:
+            return None
+        return lambda read, inputs: [self.compute(position, inputs)[0] - read(partner)]
+
+
+def views(shape: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes under which a value broadcasts against an output: as it is, or with its axes among the output's."""
+    if shape == out or shape == ():
+        return [shape]
+    found = []
+    if len(shape) < len(out):
+        for axes in itertools.combinations(range(len(out)), len(shape)):
+            if all(out[a] == n for a, n in zip(axes, shape)):
+                found.append(tuple(out[a] if a in axes else 1 for a in range(len(out))))
+    return found
+
+
+def same_axes(view: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
+    """A broadcasting view for the sizes of another program: axes of size 1 stay, the others follow the output."""
+    if len(view) != len(out):
+        return view
+    return tuple(1 if v == 1 else n for v, n in zip(view, out))
+
+
+def line_text(eqn: _jaxpr.Equation) -> str:
+    return eqn.source.text if eqn.source is not None else ""

@@ -1,0 +1,103 @@
+"""Sums over other axes, or not taken at all."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.edits.editor import Edit, Editor
+
+
+def reductions(editor: Editor, position: int, eqn: _jaxpr.Equation, back: bool, edit: Any) -> Iterator[Edit]:
+    p = eqn.params
+    shape = editor.program.shapes[eqn.inputs[0]]
+    out = editor.shape(position)
+    for axes in itertools.combinations(range(len(shape)), len(p["axes"])):
+        rest = tuple(n for a, n in enumerate(shape) if a not in axes)
+        if axes != tuple(p["axes"]) and rest == out:
+            yield edit(
+                "wrong-reduction-axis",
+                f"reduces over axis {axes_text(axes)}, not {axes_text(p['axes'])}{editor.about(eqn)}",
+                f"use axis={axes_text(p['axes'])}",
+                lambda q, a=axes: lambda read, xs: editor.compute(q, xs, {**p, "axes": a}),
+            )
+    if not back:
+        return
+    count = int(np.prod([shape[a] for a in p["axes"]]))
+    if count > 1:
+        for k, which in ((-1, "last"), (0, "first")):
+            yield edit(
+                "overwritten-not-accumulated",
+                f"keeps only the {which} contribution of a sum over axis {axes_text(p['axes'])}{editor.about(eqn)}",
+                f"sum over axis {axes_text(p['axes'])}",
+                lambda q, k=k: lambda read, xs: [take(xs[0], p["axes"], k)],
+                also=("only-some-elements",),
+            )
+        yield edit(
+            "wrong-operand",
+            f"takes the maximum where it must sum{editor.about(eqn)}",
+            "sum",
+            lambda q: lambda read, xs: [xs[0].max(axis=tuple(p["axes"]))],
+        )
+
+
+def sums_spread_again(editor: Editor, position: int, eqn: _jaxpr.Equation, edit: Any) -> Iterator[Edit]:
+    """A sum that is broadcast back, as in softmax and in normalisations: over another axis, or not summed."""
+    chain, number = [], eqn.inputs[0]
+    while number in editor.born and len(chain) < 7:
+        maker = editor.equations[editor.born[number]]
+        linear = [i for i in maker.inputs if i in editor.linear]
+        if maker.name == "reduce_sum":
+            break
+        if len(linear) != 1 or maker.name not in ("reshape", "mul", "div", "neg", "broadcast_in_dim", "squeeze"):
+            return
+        chain.append(maker)
+        number = linear[0]
+    else:
+        return
+    full = editor.program.shapes[maker.inputs[0]]
+    target = editor.shape(position)
+    if full != target:
+        return
+    true_axes = tuple(maker.params["axes"])
+    summed, spread = np.asarray(editor.values[maker.outputs[0]]), np.asarray(editor.values[eqn.outputs[0]])
+    kept = np.broadcast_to(np.expand_dims(summed, true_axes), target)
+    with np.errstate(all="ignore"):
+        ratio = spread / kept
+    if not np.allclose(ratio, ratio.flat[0] if ratio.size else 1.0, rtol=1e-9):
+        return
+    scale = float(ratio.flat[0])
+    x = maker.inputs[0]
+    for count in range(len(full) + 1):
+        for axes in itertools.combinations(range(len(full)), count):
+            if axes == true_axes:
+                continue
+            sizes = np.prod([full[a] for a in true_axes]), np.prod([full[a] for a in axes])
+            for factor in {1.0, float(sizes[0] / sizes[1])}:
+                if count == 0:
+                    kind, text = "missing-term", f"does not sum over axis {axes_text(true_axes)}"
+                    also = ("wrong-reduction-axis",)
+                else:
+                    kind, also = "wrong-reduction-axis", ()
+                    text = f"sums over axis {axes_text(axes)}, not {axes_text(true_axes)}"
+                yield edit(
+                    kind,
+                    f"{text}{editor.about(eqn)}",
+                    f"sum over axis {axes_text(true_axes)} with keepdims",
+                    lambda q, a=axes, f=factor: (
+                        lambda read, xs: [scale * f * read(x).sum(axis=a, keepdims=True) + np.zeros(np.shape(read(x)))]
+                    ),
+                    also=also,
+                )
+
+
+def take(x: Any, axes: Sequence[int], k: int) -> Any:
+    for axis in sorted(axes, reverse=True):
+        x = np.take(x, k, axis=axis)
+    return x
+
+
+def axes_text(axes: Sequence[int]) -> str:
+    return str(axes[0]) if len(axes) == 1 else str(tuple(int(a) for a in axes))
