@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import goals, tables
+from benchmarks import goals, sentence, tables
 from benchmarks.record import RESULTS, Record, load
 
 PAGE = RESULTS / "index.html"
@@ -60,6 +60,9 @@ NOTES = {
     "is what stays in memory from forward to backward beside params, input and output.",
     "training": "Every contender starts from the same params and sees the same rows in the same order; each runs in "
     "fresh processes, in turns. “over baseline” is over this library's fit.",
+    "sweep": "Time per network. All train the same networks with the same rows in the same order; each contender runs "
+    "in fresh processes, in turns. The loop in PyTorch trains a few of the networks: its time per network does not "
+    "depend on their number. “over baseline” is over this library's sweep.",
     "backends": "Records that say “compiled, not run” come from the real TPU compiler on a machine without a TPU: they "
     "hold what that compiler counts and plans, and no measured time.",
     "scaling": "The exponent p of t = c nᵖ, fitted by least squares of log t on log n.",
@@ -79,6 +82,8 @@ def main(page: Path | None = None, results: Path = RESULTS) -> int:
         print(f"the page cannot be written: {error}", file=sys.stderr)
         return 1
     print(f"page: {page}")
+    if page == PAGE:
+        sentence.write()
     return 0
 
 

@@ -1,7 +1,8 @@
 """PyTorch's part: `python -m benchmarks.torch_worker JOB` prints its answer as one JSON line.
 
 It imports neither JAX nor this library, so any interpreter that has PyTorch can run it. A job is {"kind": "train",
-"workload", "arrays", "threads", "fused", "compile", "rounds"} or {"kind": "op", "name", "shape", "threads", "rounds"}.
+"workload", "arrays", "threads", "fused", "compile", "rounds"}, {"kind": "networks", "workload", "arrays", "threads",
+"fused", "networks"} or {"kind": "op", "name", "shape", "threads", "rounds"}.
 """
 
 # The peers' own annotations are narrower than what they accept.
@@ -108,6 +109,41 @@ def train(job) -> dict:
     }
 
 
+def networks(job) -> dict:
+    """Dense digits networks, one after another; a sample is the time of one of them."""
+    arrays, workload = dict(np.load(job["arrays"])), job["workload"]
+    x, x_test = (torch.from_numpy(arrays[k]) for k in ("x", "x_test"))
+    y, y_test = (torch.from_numpy(arrays[k]).long() for k in ("y", "y_test"))
+
+    def one(i, steps=None):
+        prefix = f"network{i}_"
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        began = time.perf_counter()
+        model = model_for("digits_dense", own)
+        optimizer = torch.optim.Adam(model.parameters(), workload["learning_rate"], fused=job["fused"] or None)
+        losses = []
+        for rows in torch.from_numpy(own["order"].astype(np.int64))[:steps]:
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(model(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        with torch.no_grad():
+            epochs = torch.stack(losses).reshape(-1, len(x) // workload["batch"]).mean(1).tolist()
+            test_loss = float(F.cross_entropy(model(x_test), y_test))
+        return time.perf_counter() - began, epochs[0], test_loss
+
+    one(0, steps=len(x) // workload["batch"])  # warms up
+    samples, first_loss, test_loss = zip(*(one(i) for i in range(job["networks"])))
+    return {
+        "samples": samples,
+        "compile_s": 0.0,
+        "first_loss": first_loss,
+        "test_loss": test_loss,
+        "versions": {"torch": torch.__version__},
+    }
+
+
 def timed(call, job) -> list[float]:
     """Seconds of `rounds` calls."""
     samples = []
@@ -160,4 +196,4 @@ def op(job) -> dict:
 if __name__ == "__main__":
     JOB = json.loads(sys.argv[1])
     torch.set_num_threads(JOB["threads"])
-    print(json.dumps({"train": train, "op": op}[JOB["kind"]](JOB)))
+    print(json.dumps({"train": train, "networks": networks, "op": op}[JOB["kind"]](JOB)))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import goals
-from benchmarks.record import Record
+from benchmarks import goals, sentence
+from benchmarks.record import Record, Store
 
 
 def derivation(case, contender, ratio, **extra):
@@ -42,3 +42,36 @@ def test_training_goal_is_against_the_fastest_other():
 
 def test_without_records_nothing_is_met():
     assert {row[-1] for row in goals.table([])} == {"not measured"}
+
+
+def swept(contender, seconds):
+    return Record(
+        "sweep", goals.SWEEP, contender, {"networks": 256, "epochs": 20}, samples=[seconds], environment="jax 0.12",
+        times_baseline=None if contender == "jaxbias" else [seconds, seconds - 0.5, seconds + 0.5],
+    )  # fmt: skip
+
+
+SWEPT = [swept("jaxbias", 1.0), swept("torch loop, 1 thread", 20.0), swept("torch loop, 2 threads", 16.0)]
+SWEPT += [swept("vmap", 2.0), swept("lax.map on 2 host devices", 1.25), swept("jaxbias on 2 host devices", 0.5)]
+
+
+def test_sweep_goals_are_against_the_fastest_other():
+    torch, hand = (goal for goal in goals.GOALS if goal.what.startswith("256 digit nets"))
+    assert torch.verdict(SWEPT) == (16.0, "met") and hand.verdict(SWEPT) == (0.8, "met")
+    assert torch.verdict(SWEPT[:1]) == (None, "not measured")
+
+
+def test_the_readme_says_of_sweeps_what_the_results_say(tmp_path):
+    environments = {"jax 0.12": {}}
+    store = Store(tmp_path / "cpu-two-cores.json", "jax 0.12", environments["jax 0.12"])
+    store.add(SWEPT)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"Before.\n\n{sentence.MARKER}\nAn older\nsentence.\n\nAfter.\n")
+    sentence.write(readme, tmp_path)
+    text = " ".join(readme.read_text().split())
+    assert "An older" not in text and text.startswith("Before.") and text.endswith("After.")
+    assert "each of 256 digit networks" in text and "takes 1/16.0 of its time in a PyTorch loop at its best" in text
+    assert "(95 % interval 1/15.5 to 1/16.5) and 0.80 of that in the best" in text
+
+    shown = sentence.SENTENCE.search(sentence.README.read_text(encoding="utf-8"))
+    assert shown and shown.group() == f"{sentence.MARKER}\n{sentence.on_sweeps()}\n".replace("\n\n", "\n")
