@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .contact import analyse, split_params
-from .roles import leaf_roles
+from ._redundant import Redundant as Redundant
+from ._redundant import parts_of
+from ._redundant import redundant_biases as redundant_biases
+from .contact import split_params
 
 
 class Surgery(NamedTuple):
@@ -240,96 +242,34 @@ def from_homogeneous(weight: Float[Array, "fan_in_1 out"]) -> tuple[Float[Array,
 # --- biases that cannot change the output -----------------------------------------------------------------------------
 
 
-class Redundant(NamedTuple):
-    """Directions of one bias leaf that no output depends on.
-
-    Attributes:
-        path: of the leaf.
-        rank: number of entries of the bias, less the number of redundant directions.
-        directions: (number, entries): orthonormal rows; adding any combination of them changes no output.
-    """
-
-    path: str
-    rank: int
-    directions: np.ndarray
-
-    @property
-    def whole(self) -> bool:
-        """Whether the whole bias is redundant."""
-        return self.rank == 0
-
-
-def redundant_biases(
-    fn: Callable, params: Any, *args: Any, probes: int = 0, seed: int = 0, tolerance: float | None = None
-) -> tuple[Redundant, ...]:
-    """Bias leaves that cannot change the output, wholly or along some directions.
-
-    Found, not looked up: ∂⟨v, fn⟩/∂b for random cotangents v at random params (near the given ones) spans the
-    directions of b that matter; the others are the null space of the stacked gradients. So it finds a bias before batch
-    norm (5.3), the key bias of softmax attention without rotary positions, the common part of a bias before layer norm
-    or softmax, in any model.
-
-    Args:
-        fn: `(params, *args) -> output`, for a batch. params: in float64 where possible: rounding is told from zero.
-        probes: random cotangents; by default the entries of the largest bias and 4 more.
-        tolerance: singular values below tolerance × the largest gradient scale count as zero; by default 1e3 × eps.
-
-    A pair of biases of which only a combination is redundant (a value bias beside an output bias) is not found here,
-    because each alone changes the output; see `fold_value_bias`.
-    """
-    analysis = analyse(fn, params, args)
-    split = split_params(params)
-    biases = [i for i, role in enumerate(leaf_roles(analysis)) if role == "bias"]
-    if not biases:
-        return ()
-    sizes = [split.leaves[i].size for i in biases]
-    probes = probes or max(sizes) + 4
-    keys = jax.random.split(jax.random.key(seed), probes)
-
-    def gradients(key):
-        noise, cotangent = jax.random.split(key)
-        moved = [
-            x + 0.1 * (jnp.std(x) + 0.1) * jax.random.normal(jax.random.fold_in(noise, i), x.shape, x.dtype)
-            if jnp.issubdtype(x.dtype, jnp.floating)
-            else x
-            for i, x in enumerate(split.leaves)
-        ]
-
-        def scalar(chosen):
-            leaves = list(moved)
-            for i, x in zip(biases, chosen):
-                leaves[i] = x
-            outputs = jax.tree.leaves(fn(split.rebuild(leaves), *args))
-            cotangents = jax.random.split(cotangent, len(outputs))
-            return sum(jnp.vdot(jax.random.normal(k, x.shape, x.dtype), x) for k, x in zip(cotangents, outputs))
-
-        return jax.grad(scalar)([moved[i] for i in biases])
-
-    found = []
-    rows_of = jax.jit(lambda keys: jax.lax.map(gradients, keys))(keys)
-    scale = max(float(np.sqrt(np.mean(np.square(rows)))) for rows in rows_of)
-    for i, rows in zip(biases, rows_of):
-        rows = np.asarray(rows, np.float64).reshape(probes, -1)
-        _, values, basis = np.linalg.svd(rows, full_matrices=True)
-        limit = (tolerance or 1e3 * float(jnp.finfo(split.leaves[i].dtype).eps)) * scale * np.sqrt(rows.size)
-        rank = int(np.sum(values > limit))
-        if rank < rows.shape[1]:
-            found.append(Redundant(split.paths[i], rank, basis[rank:]))
-    return tuple(found)
-
-
 def fix_gauge(fn: Callable, params: Any, *args: Any, redundant: Sequence[Redundant] | None = None) -> Surgery:
-    """Redundant parts of biases set to zero, so that equal functions have equal biases; with the measured change.
+    """Redundant parts of biases set to zero or folded, so that equal functions have equal biases; change measured.
 
-        b′ = b − Σ_k ⟨b, u_k⟩ u_k   for the redundant directions u_k
+        b′ = b − Σ_k ⟨b, u_k⟩ u_k   for the redundant directions u_k of one leaf
+
+    Of several leaves together each, in the order of their use, becomes as small as the ones before it allow: the value
+    bias of attention becomes zero, and the output bias takes it up (`fold_value_bias` does the same by names).
 
     Args:
         redundant: as `redundant_biases` returns it; found by it when not given.
     """
     redundant = redundant_biases(fn, params, *args) if redundant is None else redundant
-    new = {}
+    fixed = params
     for each in redundant:
-        b = get_leaf(params, each.path, "fix_gauge")
-        flat = np.asarray(b, np.float64).reshape(-1)
-        new[each.path] = jnp.asarray((flat - each.directions.T @ (each.directions @ flat)).reshape(b.shape), b.dtype)
-    return _done(fn, params, set_leaves(params, new), args)
+        old = [get_leaf(fixed, path, "fix_gauge") for path in each.paths]
+        sizes = [b.size for b in old]
+        flat = _smallest(np.concatenate([np.asarray(b, np.float64).reshape(-1) for b in old]), each.directions, sizes)
+        pieces = (jnp.asarray(flat[part].reshape(b.shape), b.dtype) for part, b in zip(parts_of(sizes), old))
+        fixed = set_leaves(fixed, dict(zip(each.paths, pieces)))
+    return _done(fn, params, fixed, args)
+
+
+def _smallest(b: np.ndarray, directions: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """b moved along the directions so that the first part is smallest, then, as far as that leaves open, the next."""
+    for part in parts_of(sizes):
+        left, values, right = np.linalg.svd(directions[:, part], full_matrices=True)
+        rank = int(np.sum(values > 1e-3))  # no far move for a small gain
+        steps = left[:, :rank] @ ((right[:rank] @ b[part]) / values[:rank])
+        b = b - steps @ directions
+        directions = left[:, rank:].T @ directions
+    return b

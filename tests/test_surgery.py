@@ -119,7 +119,11 @@ def test_correct_bias_takes_the_mean_error_away(key):
 
 
 def found(fn, params, *args):
-    return {r.path: r for r in surgery.redundant_biases(fn, params, *args)}
+    return {r.paths: r for r in surgery.redundant_biases(fn, params, *args)}
+
+
+def ranks(fn, params, *args):
+    return {" & ".join(paths): r.rank for paths, r in found(fn, params, *args).items()}
 
 
 def test_redundant_biases_before_norms_and_softmax(key):
@@ -133,17 +137,27 @@ def test_redundant_biases_before_norms_and_softmax(key):
         return jax.nn.softmax(z @ p["u"] + p["last"][None])
 
     redundant = found(fn, p, x)
-    assert {path: r.rank for path, r in redundant.items()} == {"bn": 0, "ln": 4, "last": 1}
-    assert redundant["bn"].whole and not redundant["ln"].whole
-    assert np.allclose(np.abs(redundant["ln"].directions), 5**-0.5)  # the common part
+    assert {paths: r.rank for paths, r in redundant.items()} == {("bn",): 0, ("ln",): 4, ("last",): 1}
+    assert redundant["bn",].whole and not redundant["ln",].whole
+    assert np.allclose(np.abs(redundant["ln",].directions), 5**-0.5)  # the common part
     fixed, change = surgery.fix_gauge(fn, p, x)
     assert change < 1e-12 and np.allclose(fixed["bn"], 0) and abs(float(fixed["ln"].sum())) < 1e-12
     assert bool(jnp.any(fixed["ln"] != p["ln"]))
 
 
-def test_key_bias_is_redundant_without_rotary_positions_only(key):
+def test_redundant_biases_of_attention(key):
     p, x = attention_params(key), jax.random.normal(key, (5, 4))
-    assert {path: r.rank for path, r in found(attention, p, x).items()} == {"k.b": 0}
+    pair = ("v.b", "o.b")
+    redundant = found(attention, p, x)
+    assert {paths: r.rank for paths, r in redundant.items()} == {("k.b",): 0, pair: 4}
+    # each direction moves the output bias by what the value bias adds: (d, -d W_o)
+    d, moved = np.split(redundant[pair].directions, [4], axis=1)
+    assert np.allclose(moved, -d @ p["o"]["w"], rtol=1e-9, atol=1e-9)
+    fixed, change = surgery.fix_gauge(attention, p, x)
+    by_name, _ = surgery.fold_value_bias(attention, p, x, value_bias="v.b", out_weight="o.w", out_bias="o.b")
+    assert change < 1e-12 and np.allclose(fixed["k"]["b"], 0)
+    assert np.allclose(fixed["v"]["b"], 0) and np.allclose(fixed["o"]["b"], by_name["o"]["b"], rtol=1e-9)
+    assert bool(jnp.all(fixed["q"]["b"] == p["q"]["b"]))
 
     def rotary(p, x):
         angle = jnp.arange(5.0)[:, None] * jnp.array([[1.0, 0.1]])
@@ -157,5 +171,57 @@ def test_key_bias_is_redundant_without_rotary_positions_only(key):
         q, k, v = (x @ p[n]["w"] + p[n]["b"][None] for n in "qkv")
         return jax.nn.softmax(turn(q) @ turn(k).T) @ v @ p["o"]["w"] + p["o"]["b"][None]
 
-    assert found(rotary, p, x) == {}
+    assert ranks(rotary, p, x) == {"v.b & o.b": 4}  # the key bias matters
     assert surgery.redundant_biases(lambda w, x: x @ w, p["q"]["w"], x) == ()
+
+
+def test_redundant_biases_of_flax_attention():
+    model = build("linen attention")
+    fn = lambda p, x: jax.vmap(lambda x, y: model.loss(p, (x, y)))(x, model.batch[1])
+    params, x = (jax.tree.map(lambda a: a.astype(jnp.float64), t) for t in (model.params, model.batch[0]))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        redundant = surgery.redundant_biases(fn, params, x)
+        fixed, change = surgery.fix_gauge(fn, params, x, redundant=redundant)
+    part = lambda name: f"MultiHeadDotProductAttention_0.{name}.bias"
+    # 3 outputs behind a softmax: 2 directions of the 6 value biases matter, and the output bias takes up both
+    assert {r.paths: (r.rank, len(r.directions)) for r in redundant} == {
+        (part("key"),): (0, 6),
+        (part("value"),): (2, 4),
+        (part("out"),): (2, 1),
+        (part("value"), part("out")): (7, 2),
+    }
+    layer = fixed["MultiHeadDotProductAttention_0"]
+    assert change < 1e-13 and np.allclose(layer["value"]["bias"], 0, atol=1e-12)
+    assert np.allclose(layer["key"]["bias"], 0, atol=1e-12) and abs(float(layer["out"]["bias"].sum())) < 1e-12
+
+
+def deep(p, x):
+    for w, b in p[:-1]:
+        x = jax.nn.relu(x @ w + b[None])
+    return x @ p[-1][0] + p[-1][1][None]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+def test_biases_that_are_needed_are_not_redundant(key, dtype):
+    p = [tuple(normal(jax.random.fold_in(key, i), w=(4, 4), b=(4,)).values()) for i in range(3)]
+    p[0] = p[0][0], jnp.array([-50.0, 0, 1e-3, 0])  # a unit that is dead on all of the data, and small entries
+    p, x = jax.tree.map(lambda a: a.astype(dtype), (p, jax.random.normal(key, (6, 4))))
+    assert surgery.redundant_biases(deep, p, x) == ()
+
+
+def test_a_weight_of_zeros_does_not_make_the_bias_before_it_redundant(key):
+    p, x = [tuple(normal(key, w=(4, 4), b=(4,)).values())] * 2, jax.random.normal(key, (6, 4))
+    with pytest.warns(UserWarning, match="at these weights more directions are redundant than at weights near them"):
+        assert surgery.redundant_biases(deep, [p[0], (jnp.zeros((4, 4)), p[1][1])], x) == ()
+    with pytest.raises(ValueError, match="a gradient at random biases is not finite"):
+        surgery.redundant_biases(deep, [p[0], (p[1][0] * jnp.nan, p[1][1])], x)
+    with pytest.raises(ValueError, match="fn returns no floats"):
+        surgery.redundant_biases(lambda p, x: deep(p, x).argmax(axis=1), p, x)
+
+
+def test_biases_in_a_row_fold_into_the_last(key):
+    p, x = normal(key, w=(4, 3), b=(3,), v=(3, 5), c=(5,)), jax.random.normal(key, (6, 4))
+    fn = lambda p, x: jnp.tanh((x @ p["w"] + p["b"][None]) @ p["v"] + p["c"][None])
+    fixed, change = surgery.fix_gauge(fn, p, x)
+    assert change < 1e-13 and np.allclose(fixed["b"], 0, atol=1e-13)
+    assert np.allclose(fixed["c"], p["c"] + p["b"] @ p["v"], rtol=1e-12)
