@@ -4,6 +4,7 @@ Sections: a traced function as a flat list of equations, evaluated one by one (u
 a traced function as nested blocks that can be walked and evaluated again under JAX (used by `contact`, `capture`).
 """
 
+import hashlib
 import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,13 @@ class Program:
     equations: list[Equation] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[Any] = field(default_factory=list)
+    _fingerprint: tuple[bytes | None] | None = None
+
+    def fingerprint(self) -> bytes | None:
+        """Equal for programs that compute the same, as far as that can be told; see `fingerprint`."""
+        if self._fingerprint is None:
+            self._fingerprint = (fingerprint(self),)
+        return self._fingerprint[0]
 
     def number(self, aval: Any) -> int:
         self.shapes.append(tuple(aval.shape))
@@ -120,9 +128,10 @@ class _Flattener:
         self.kept: list[Any] = []  # keeps equations alive, so that their id is not used again
 
     def constant(self, value: Any) -> int:
-        value = _as_array(value)
-        number = self.program.number(value)
-        self.program.constants[number] = value
+        held = _as_array(value, copy=True)  # the function may change later what it closes over
+        rounded = np.ndim(value) > 0 and not isinstance(value, jax.Array)  # by NumPy, before JAX saw it
+        number = self.program.number(value if rounded else held)
+        self.program.constants[number] = held
         return number
 
     def group(self, eqn: Any) -> int:
@@ -217,14 +226,14 @@ def _bodies(name: str, params: dict[str, Any]) -> tuple[Program, ...]:
     return ()
 
 
-def _as_array(value: Any) -> Any:
+def _as_array(value: Any, copy: bool = False) -> Any:
     """A NumPy array, its floats as float64; a JAX array where the dtype is JAX's own (random keys)."""
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return value
     value = np.asarray(value)
     if jnp.issubdtype(value.dtype, jnp.floating):
-        return value.astype(np.float64)
-    return value.astype(np.complex128) if value.dtype.kind == "c" else value
+        return value.astype(np.float64, copy=copy)
+    return value.astype(np.complex128, copy=copy) if value.dtype.kind == "c" else value
 
 
 def _by_jax(equation: Equation, shapes: Any, dtypes: Any, inputs: Sequence[Any]) -> list[Any]:
@@ -301,9 +310,22 @@ def evaluate(program: Program, inputs: Sequence[Any], rounded: bool = False) -> 
     return values
 
 
-def run(program: Program, inputs: Sequence[Any]) -> list[Any]:
-    """Outputs of the program, in float64."""
-    values = evaluate(program, inputs)
+def run(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[Any]:
+    """Outputs of the program, as `evaluate` gives them; what is no longer needed is let go on the way."""
+    last = {number: k for k, equation in enumerate(program.equations) for number in equation.inputs}
+    for number in program.outputs:
+        last[number] = len(program.equations)
+    values = dict(program.constants)
+    values.update(zip(program.inputs, map(_as_array, inputs)))
+    with np.errstate(all="ignore"):
+        for k, equation in enumerate(program.equations):
+            outs = apply(program, equation, [values[i] for i in equation.inputs])
+            for number, out in zip(equation.outputs, outs):
+                if number in last:
+                    values[number] = _as_array(_cast(out, program.dtypes[number])) if rounded else out
+            for number in equation.inputs:
+                if last[number] == k:
+                    values.pop(number, None)
     return [values[i] for i in program.outputs]
 
 
@@ -423,8 +445,43 @@ def _bind_params(eqn: Any) -> dict[str, Any]:
     return found[1] if isinstance(found, tuple) else found
 
 
+def fingerprint(program: Program) -> bytes | None:
+    """Equal for programs that compute the same, equation by equation, constants included; None where it cannot be told.
+
+    It cannot where a parameter is a function, or a jaxpr that keeps its constants to itself.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((program.inputs, program.outputs, program.shapes, list(map(str, program.dtypes)))).encode())
+    for number, value in program.constants.items():
+        digest.update(repr(number).encode() + digest_of([value]))
+    for equation in program.equations:
+        params: dict[str, Any] = equation.params
+        bodies = [body.fingerprint() for body in equation.bodies]
+        if bodies:
+            params = {name: each for name, each in params.items() if isinstance(each, int)}
+            params["counts"] = scan_counts(equation.params) if equation.name == "scan" else ()
+        text = f"{equation.name} {equation.inputs} {equation.outputs} {params} {bodies}"
+        if None in bodies or any(mark in text for mark in (" at 0x", "...", "lambda ;")):
+            return None
+        digest.update(text.encode())
+    return digest.digest()
+
+
+def digest_of(arrays: Sequence[Any]) -> bytes:
+    """A digest of the values, shapes and dtypes of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for x in arrays:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            digest.update(str(x.dtype).encode())
+            x = jax.random.key_data(x)
+        x = np.asarray(x)
+        digest.update(f"{x.dtype} {x.shape}".encode())
+        digest.update(x.tobytes())
+    return digest.digest()
+
+
 def coarsest_constant(program: Program) -> float:
-    """Relative precision of the narrowest float constant: what was closed over, or rounded while tracing."""
+    """Relative precision of the narrowest NumPy array that is closed over: it may have been rounded to that."""
     dtypes = {program.dtypes[number] for number in program.constants}
     return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxbias.verify.checker import check
+from jaxbias.verify.decide import check
 from jaxbias.verify.problem import (
     Problem,
     argument_names,

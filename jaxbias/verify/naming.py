@@ -367,7 +367,7 @@ def _mirrored(evidence: list[Evidence]) -> list[Evidence] | None:
                 return None
             values = _jaxpr.evaluate(program, [*case.probe.primals, *case.probe.seeds])
             cases.append(
-                dataclasses.replace(case, program=program, values=values, expected=case.actual, actual=case.expected)
+                dataclasses.replace(case, program=program, held=values, expected=case.actual, actual=case.expected)
             )
         mirrored.append(Evidence(e.checker, cases, e.off))
     return mirrored

@@ -279,8 +279,12 @@ class Runner:
             with exact_context():
                 outs = self.function(*self._typed([_put(x) for x in primals], [_put(x) for x in seeds]))
             return [None if out is None or _is_float0(out) else widen(out) for out in outs]
-        outs = iter(_jaxpr.run(program, [*primals, *seeds]))
-        return [None if gone else next(outs) for gone in self.absent[self.signature(primals, seeds)]]
+        return self.placed(primals, seeds, _jaxpr.run(program, [*primals, *seeds]))
+
+    def placed(self, primals: Arrays, seeds: Arrays, outs: Arrays) -> Arrays:
+        """The outputs of the program, with None where the function gave None."""
+        each = iter(outs)
+        return [None if gone else next(each) for gone in self.absent[self.signature(primals, seeds)]]
 
 
 def _put(x: Any) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxbias.verify.checker import check
+from jaxbias.verify.decide import check
 from jaxbias.verify.entrances import _Args, _key, _outputs
 from jaxbias.verify.problem import Problem, argument_names, check_arrays, is_float
 from jaxbias.verify.report import Diagnosis, Leaves, Report

@@ -1,0 +1,225 @@
+"""Decides: draws the probes, compares rule and reference on them, and gives the verdict and the report."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbias.verify import shapes as shape_mistakes
+from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, real_calls
+from jaxbias.verify.checker import Case, Checker
+from jaxbias.verify.kinks import judge_kinks, limit_from_differences
+from jaxbias.verify.naming import name_mistakes
+from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
+from jaxbias.verify.probes import make_probes
+from jaxbias.verify.problem import Problem, RuleError, exact_context, widen
+from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report
+
+
+def check(
+    problem: Problem,
+    *,
+    key: Any,
+    rtol: float | int | None = None,
+    atol: float | int | None = None,
+    diagnose: bool = True,
+) -> Report:
+    """Check a flat problem; see `entrances` for the doors."""
+    start = time.perf_counter()
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32).ravel())
+    checker = Checker(problem, rtol, atol)
+    probes = make_probes(problem, rng, key)
+    checker.trace_reference(probes[0])
+    leaves = problem.leaves
+    notes: list[str] = []
+
+    def broken(diagnosis: Diagnosis, bad: Sequence[str]) -> Report:
+        report_leaves = {
+            path: Leaf(path, path not in bad, np.nan if path in bad else 0.0, (), np.nan, np.nan, shape, str(dtype))
+            for path, shape, dtype in leaves
+        }
+        took = time.perf_counter() - start
+        return Report("wrong", Leaves(report_leaves, problem.aliases), (diagnosis,), seconds=took, what=problem.what)
+
+    every = [path for path, _, _ in leaves]
+    try:
+        calls = real_calls(problem, probes[0], rng)
+    except RuleError as error:
+        bad = [path for path in every if error.leaf and (path == error.leaf or path.startswith(error.leaf + "."))]
+        where = error.leaf or ", ".join(every)
+        return broken(Diagnosis(where, "wrong-structure", error.explanation, error.fix), bad or every)
+    shape_found = shape_mistakes.find(problem, checker, probes, calls.first)
+    hidden = hidden_state(problem, calls)
+    if hidden is not None:
+        return broken(hidden, hidden.leaf.split(", "))
+    if not checker.exact:
+        notes.append("the rule runs only in the dtype of the arguments, so it was compared in that dtype")
+
+    cases: list[Case] = []
+    for probe in probes:
+        if not probe.seeds and problem.seeds:
+            if problem.seed_shapes is None:
+                continue
+            try:
+                with exact_context():
+                    shapes = problem.seed_shapes(probe.primals)
+            except Exception:
+                continue
+            probe.seeds = [rng.standard_normal(shape) for shape in shapes]
+        try:
+            case = checker.case(probe)
+        except RuleError as error:
+            if not cases:
+                return broken(Diagnosis(", ".join(every), "wrong-structure", error.explanation, error.fix), every)
+            notes.append(f'on the probe "{probe.name}" {error.explanation}')
+            continue
+        if case is not None:
+            cases.append(case)
+    judged = _judge(problem, checker, cases, rng, notes)
+    precision, contradicted = judge_precision(checker, calls, cases[0], judged, notes)
+    if contradicted or precision:
+        differs = eager_differs(checker, cases[0], [*contradicted, *precision])
+        if differs is not None:
+            return broken(differs, differs.leaf.split(", "))
+    if problem.values is not None:
+        _compare_values(problem, cases[0], notes)
+
+    bad = {i for i, j in enumerate(judged) if j.wrong is not None} | set(shape_found)
+    nonlinear = not_linear(checker, cases[0], calls, rng)
+    if nonlinear is not None and not bad:
+        return broken(nonlinear, nonlinear.leaf.split(", "))
+    if not bad and not precision:
+        differs = batched_differs(checker, cases[0], notes)
+        if differs is not None:
+            return broken(differs, differs.leaf.split(", "))
+        in_lower_dtypes(checker, cases[0], notes)
+    diagnoses = list(shape_found.values())
+    if nonlinear is not None:
+        diagnoses.append(nonlinear)
+    reproduction = ""
+    if diagnose:
+        rest = [i for i in sorted(bad) if i not in shape_found]
+        if rest and nonlinear is None:
+            found, reproduction, more = name_mistakes(checker, cases, rest, rng)
+            diagnoses += found
+            notes += more
+        diagnoses += [d for i, d in precision.items() if i not in bad]
+    else:
+        diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(bad)]
+    bad |= set(precision)
+    verdict = _verdict(bad, judged, notes)
+    report_leaves = {}
+    for i, (path, shape, dtype) in enumerate(leaves):
+        report_leaves[path] = _leaf(path, shape, dtype, i, cases, judged[i], i in bad, precision, calls, shape_found)
+    return Report(
+        verdict,
+        Leaves(report_leaves, problem.aliases),
+        tuple(diagnoses),
+        tuple(dict.fromkeys(notes)),
+        tuple(case.probe.name for case in cases),
+        reproduction,
+        time.perf_counter() - start,
+        problem.what,
+    )
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[Judged]:
+    judged = [Judged() for _ in problem.leaves]
+    for case in cases:
+        off = [i for i, mask in enumerate(case.wrong) if np.any(mask)]
+        if off:
+            judge_kinks(checker, case, off, rng)
+        for i in off:
+            if case.convention[i]:
+                judged[i].convention = judged[i].convention or case
+                continue
+            shown = judged[i].wrong
+            if shown is None or (shown.kink and not case.kink):
+                judged[i].wrong = case
+        for i, mask in enumerate(case.undefined):
+            if not np.any(mask) or case.probe.name != "as given":
+                continue
+            ok, answered = limit_from_differences(checker, case, i)
+            if ok:
+                judged[i].undefined = True
+                notes.append(
+                    f"{problem.leaves[i][0]}: autodiff gives NaN or infinity at {int(mask.sum())} elements, where the "
+                    f"rule gives the limit that finite differences of the forward confirm"
+                )
+            elif answered:
+                case.wrong[i] = case.wrong[i] | mask
+                judged[i].wrong = judged[i].wrong or case
+            else:
+                notes.append(
+                    f"{problem.leaves[i][0]}: autodiff gives NaN or infinity at {int(mask.sum())} elements, and finite "
+                    f"differences of the forward do not settle them"
+                )
+    return judged
+
+
+def _verdict(bad, judged: list[Judged], notes: list[str]) -> Any:
+    if bad:
+        return "wrong"
+    if any(j.undefined for j in judged):
+        return "reference undefined"
+    if any(j.imprecise for j in judged):
+        return "reference imprecise"
+    if any(j.convention for j in judged):
+        return "right up to convention"
+    return "right"
+
+
+def _compare_values(problem: Problem, case: Case, notes: list[str]) -> None:
+    assert problem.values is not None
+    primals = [jnp.asarray(x) for x in problem.primals]
+    with np.errstate(all="ignore"):
+        got = problem.values(primals)
+    count = len(problem.leaves)
+    want = [np.asarray(case.values[i]) for i in case.program.outputs][count:]
+    for g, w in zip(got, want):
+        eps = float(jnp.finfo(jnp.result_type(g)).eps)
+        if not np.all(np.abs(np.asarray(widen(g)) - w) <= 1e4 * eps * (1 + np.max(np.abs(w), initial=0.0))):
+            notes.append("the function and its reference give different values, so their gradients may differ too")
+
+
+def _leaf(path, shape, dtype, i, cases, judged: Judged, bad: bool, precision, calls, shape_found) -> Leaf:
+    base: dict[str, Any] = {"path": path, "shape": tuple(shape), "dtype": str(dtype)}
+    if i in shape_found:
+        return Leaf(ok=False, max_error=np.nan, worst_index=(), expected=np.nan, actual=np.nan, **base)
+    if judged.wrong is None and i in precision:
+        expected, actual = judged.expected, calls.first[i]
+        wrong = judged.elements
+        return Leaf(ok=False, **_worst(actual, expected, wrong), **base, probe=f"as given, in {dtype}", wrong=wrong)
+    case = judged.wrong or cases[0]
+    worst = _worst(case.actual[i], case.expected[i], case.wrong[i] if bad else ~case.undefined[i])
+    if not bad:
+        largest = [_worst(c.actual[i], c.expected[i], ~c.undefined[i] & ~c.wrong[i])["max_error"] for c in cases]
+        worst |= {"max_error": max(largest, default=0.0), "wrong_elements": 0}
+    index = worst["worst_index"]
+    tolerance = case.tolerance[i][index] if case.tolerance[i].size else 0.0
+    wrong = case.wrong[i] if bad else None
+    return Leaf(ok=not bad, **worst, **base, tolerance=float(tolerance), probe=case.probe.name, wrong=wrong)
+
+
+def _worst(actual: Any, expected: Any, among: Any) -> dict[str, Any]:
+    if not np.any(among):
+        return {"max_error": 0.0, "worst_index": (), "expected": 0.0, "actual": 0.0, "wrong_elements": 0} | (
+            {"worst_index": (0,) * actual.ndim} if actual.size else {}
+        )
+    with np.errstate(all="ignore"):
+        error = np.where(among, np.nan_to_num(np.abs(actual - expected), nan=np.inf), -1.0)
+    index = tuple(int(k) for k in np.unravel_index(int(np.argmax(error)), error.shape))
+    real = lambda x: float(np.real(x))
+    return {
+        "max_error": float(np.abs(actual[index] - expected[index])),
+        "worst_index": index,
+        "expected": real(expected[index]),
+        "actual": real(actual[index]),
+        "wrong_elements": int(np.sum(among)),
+    }

@@ -1,0 +1,187 @@
+"""The rule in narrow dtypes: is what it loses explained by rounding, and does autodiff lose more?"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.checker import EXACT, ROUNDED
+from jaxbias.verify.problem import Arrays, narrow_np, widen
+from jaxbias.verify.report import Diagnosis
+
+if TYPE_CHECKING:
+    from jaxbias.verify.calls import Calls
+    from jaxbias.verify.checker import Case, Checker, Truth
+
+LOWER = jnp.float32, jnp.bfloat16
+"""Dtypes that the rule is tried in besides the one of its arguments, where they are narrower."""
+
+
+@dataclass
+class Judged:
+    """What was found for one leaf.
+
+    Attributes:
+        wrong, convention: the case that shows it best.
+        undefined: autodiff gives NaN where the rule gives the limit.
+        imprecise: autodiff in the dtype of the arguments loses much more than the rule.
+        expected, elements: for precision lost by the rule, the true values and where.
+    """
+
+    wrong: "Case | None" = None
+    convention: "Case | None" = None
+    undefined: bool = False
+    imprecise: bool = False
+    expected: Any = None
+    elements: Any = None
+
+
+@dataclass
+class Loss:
+    """How one leaf fares in one dtype.
+
+    Attributes:
+        off: elements whose error neither rounding nor autodiff's own error explains.
+        own, autodiff: largest errors.
+        scale: largest true entry.
+        allowed: what rounding explains.
+    """
+
+    off: np.ndarray
+    own: float
+    autodiff: float
+    scale: float
+    allowed: float
+
+
+def _dtypes(checker: "Checker", dtype: Any) -> list[Any]:
+    """Of primals and seeds: those given, or the narrower `dtype`."""
+
+    def narrower(given):
+        return dtype if given is not None and jnp.finfo(given).eps < jnp.finfo(dtype).eps else given
+
+    return [narrower(given) for given in checker.given_dtypes]
+
+
+def _inputs(case: "Case", dtypes: list[Any]) -> tuple[Arrays, Arrays]:
+    """Primals and seeds rounded to what these dtypes can hold, in float64."""
+    count = len(case.probe.primals)
+    held = [
+        x if d is None else widen(narrow_np(x, d)) for x, d in zip((*case.probe.primals, *case.probe.seeds), dtypes)
+    ]
+    return held[:count], held[count:]
+
+
+def _truth(checker: "Checker", dtypes: list[Any], eps: float, primals: Arrays, seeds: Arrays) -> "Truth | None":
+    """True gradients, with the bound on rounding and autodiff's values in these dtypes."""
+    try:
+        program = checker.traced_in(dtypes)[0].program(primals, seeds)
+    except Exception:  # the forward does not run in this dtype
+        return None
+    if program is None:
+        return None
+    factors = EXACT if eps <= jnp.finfo(jnp.float64).eps else ROUNDED  # a lost digit is no mistake where there are 16
+    return checker.truth(program, [*primals, *seeds], eps, factors, narrow=True, rounded=True)
+
+
+def _loss(truth: "Truth", i: int, actual: Any) -> Loss:
+    expected, tolerance = truth.expected[i], truth.tolerance[i]
+    assert truth.rounded is not None
+    defined = np.isfinite(expected)
+    with np.errstate(all="ignore"):
+        error = np.where(defined, np.abs(actual - expected), 0.0)
+        lost = np.where(defined, np.abs(truth.rounded[i] - expected), 0.0)
+    return Loss(
+        np.asarray(~(error <= tolerance) & defined & ~(error <= 4 * lost)),
+        float(np.max(error, initial=0.0)),
+        float(np.max(np.nan_to_num(lost, nan=np.inf), initial=0.0)),
+        float(np.max(np.abs(np.where(defined, expected, 0.0)), initial=0.0)),
+        float(np.max(tolerance, initial=0.0)),
+    )
+
+
+def judge_precision(
+    checker: "Checker", calls: "Calls", case: "Case", judged: list[Judged], notes: list[str]
+) -> tuple[dict[int, Diagnosis], list[int]]:
+    """Leaves whose formula is right and whose values in the dtype of the arguments are not; and those found wrong
+    whose values in that dtype are right all the same.
+
+    Args:
+        calls: of the rule as it is, on the input of `case`.
+    """
+    eps = float(jnp.finfo(checker.dtype).eps)
+    primals, seeds = _inputs(case, checker.given_dtypes)
+    truth = _truth(checker, checker.given_dtypes, eps, primals, seeds)
+    found, contradicted = {}, []
+    if truth is None:
+        return found, contradicted
+    for i, (path, shape, dtype) in enumerate(checker.problem.leaves):
+        actual = calls.first[i]
+        if actual is None or np.shape(actual) != tuple(shape):
+            continue
+        loss = _loss(truth, i, actual)
+        if judged[i].wrong is not None:
+            if judged[i].wrong is case and not np.any(loss.off) and np.all(np.isfinite(actual)):
+                contradicted.append(i)
+            continue
+        if not np.any(loss.off) and loss.scale > 0 and loss.autodiff > max(1e4 * eps * loss.scale, 100 * loss.own):
+            judged[i].imprecise = checker.dtype != np.float64
+            if judged[i].imprecise:
+                notes.append(
+                    f"{path}: in {checker.dtype} autodiff is off by {loss.autodiff:.2g}, the rule by {loss.own:.2g} "
+                    f"(largest entry {loss.scale:.2g}); judged against float64"
+                )
+        if judged[i].convention is case or not np.any(loss.off):
+            continue
+        with np.errstate(all="ignore"):
+            worst = np.max(np.abs(actual - truth.expected[i])[loss.off])
+        finite = np.all(np.isfinite(actual))
+        lowest = f"off by {worst / (loss.scale or 1):.1g} of its largest entry" if finite else "not finite"
+        found[i] = Diagnosis(
+            path,
+            "dtype-precision",
+            f"The formula is right in float64, but in {dtype} the gradient is {lowest}; rounding to {dtype} explains "
+            f"{loss.allowed / (loss.scale or 1):.1g}.",
+            "accumulate and store in the dtype of the argument (at least float32), and avoid differences of large "
+            "numbers and exponentials that overflow",
+            f"{int(loss.off.sum())} of {loss.off.size} elements",
+            "right in float64",
+        )
+        judged[i].elements, judged[i].expected = loss.off, truth.expected[i]
+    return found, contradicted
+
+
+def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:
+    """Note where a right rule loses more in a narrower dtype than rounding and autodiff do, or does not run there."""
+    problem = checker.problem
+    for dtype in LOWER:
+        dtypes, eps = _dtypes(checker, dtype), float(jnp.finfo(dtype).eps)
+        if not checker.exact or checker.dtype not in (np.float64, np.float32) or eps <= jnp.finfo(checker.dtype).eps:
+            continue
+        primals, seeds = _inputs(case, dtypes)
+        truth = _truth(checker, dtypes, eps, primals, seeds)
+        if truth is None or not all(np.all(np.isfinite(x)) for x in (*truth.expected, *(truth.rounded or ()))):
+            continue
+        name = jnp.dtype(dtype).name
+        runner = checker.traced_in(dtypes)[1]
+        try:
+            program = runner.program(primals, seeds)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            notes.append(f"the rule does not run in {name}: {first}")
+            continue
+        if program is None:
+            continue
+        outs = _jaxpr.run(program, [*primals, *seeds], rounded=True)
+        for i, ((path, _, _), out) in enumerate(zip(problem.leaves, runner.placed(primals, seeds, outs))):
+            if out is None or np.shape(out) != np.shape(truth.expected[i]):
+                continue
+            loss = _loss(truth, i, np.asarray(out))
+            if np.any(loss.off):
+                scale = loss.scale or 1.0
+                notes.append(
+                    f"{path}: in {name} the rule would be off by {loss.own / scale:.1g} of the largest entry, autodiff "
+                    f"by {loss.autodiff / scale:.1g}; rounding explains {loss.allowed / scale:.1g}"
+                )

@@ -1,0 +1,136 @@
+"""How a rule behaves as a function: planted rules that fail in one respect each, and right ones that must not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbias import verify
+
+
+def forward(x, weight):
+    return jnp.tanh(x @ weight)
+
+
+def rule(args, ct):
+    x, weight = args
+    delta = ct * (1 - jnp.tanh(x @ weight) ** 2)
+    return delta @ weight.T, x.T @ delta
+
+
+@pytest.fixture
+def args(key):
+    first, second = jax.random.split(key)
+    return jax.random.normal(first, (4, 3), jnp.float32), jax.random.normal(second, (3, 2), jnp.float32)
+
+
+def wrong_leaves(report):
+    return [path for path, leaf in report.leaves.items() if not leaf.ok]
+
+
+def test_eager_and_traced_calls_must_agree(args):
+    def depends(args, ct):
+        dx, dw = rule(args, ct)
+        return dx, dw if isinstance(ct, jax.core.Tracer) else 1.5 * dw
+
+    for each in (depends, lambda a, c: tuple(3 * r - 2 * d for r, d in zip(rule(a, c), depends(a, c)))):
+        report = verify.vjp(forward, each, args)
+        assert wrong_leaves(report) == ["weight"]
+        assert report.diagnoses[0].kind == "nondeterministic" and "traces it" in report.diagnoses[0].explanation
+
+
+def test_a_batch_of_cotangents_must_give_what_each_gives(args):
+    @jax.custom_batching.custom_vmap
+    def double(x):
+        return 2 * x
+
+    @double.def_vmap
+    def _(axis_size, in_batched, x):
+        return 2 * x[::-1], True  # the batch comes back in another order
+
+    def twisted(args, ct):
+        dx, dw = rule(args, ct)
+        return dx, double(dw) / 2
+
+    report = verify.vjp(forward, twisted, args)
+    assert wrong_leaves(report) == ["weight"] and "Under jax.vmap" in report.diagnoses[0].explanation
+    assert verify.vjp(forward, rule, args).verdict == "right"
+
+
+def test_a_rule_in_numpy_is_right_and_noted(args):
+    def in_numpy(args, ct):
+        x, weight = map(np.asarray, args)
+        delta = np.asarray(ct) * (1 - np.tanh(x @ weight) ** 2)
+        return delta @ weight.T, x.T @ delta
+
+    report = verify.vjp(forward, in_numpy, args)
+    assert report.verdict == "right" and any("cannot be traced" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda ct: ct + (jnp.sum(ct * ct) == 0).astype(ct.dtype), lambda ct: ct * ct / ct, jnp.abs, jnp.ones_like]
+)
+def test_linear_in_the_cotangent_and_zero_for_zero(args, spoil):
+    report = verify.vjp(forward, lambda args, ct: rule(args, spoil(ct).astype(ct.dtype)), args)
+    assert wrong_leaves(report) == ["x", "weight"]
+    assert report.diagnoses[0].kind == "not-linear-in-cotangent"
+
+
+def test_a_gradient_that_cancels_to_zero_is_linear(key):
+    def centred(x, bias):
+        z = x + bias[None, :]
+        return (z - z.mean(axis=0, keepdims=True)) ** 2
+
+    def centred_rule(args, ct):
+        x, bias = args
+        z = x + bias[None, :]
+        d = 2 * ct * (z - z.mean(axis=0, keepdims=True))
+        dx = d - d.mean(axis=0, keepdims=True)
+        return dx, dx.sum(axis=0)  # zero, up to rounding that is not linear in ct
+
+    args = jax.random.normal(key, (7, 3), jnp.float32), jnp.array([1.0, -2.0, 0.3], jnp.float32)
+    assert verify.vjp(centred, centred_rule, args).verdict == "right"
+
+
+def test_stale_and_random_rules(args):
+    seen = []
+
+    def stale(args, ct):
+        seen.append(rule(args, ct))
+        return seen[max(0, len(seen) - 2)]
+
+    assert verify.vjp(forward, stale, args).diagnoses[0].kind in ("stale-value", "nondeterministic")
+    rng = np.random.default_rng(0)
+    noisy = lambda args, ct: tuple(g * (1 + 0.01 * rng.uniform()) for g in rule(args, ct))
+    assert verify.vjp(forward, noisy, args).diagnoses[0].kind == "nondeterministic"
+
+
+def test_narrower_dtypes_are_noted(args):
+    def fragile(args, ct):
+        x, weight = args
+        y = jnp.tanh(x @ weight)
+        huge = 300 * jnp.ones((), y.dtype)
+        delta = ct * (1 - ((y + huge) - huge) ** 2)  # harmless in float64, nothing left of y in bfloat16
+        return delta @ weight.T, x.T @ delta
+
+    wide = tuple(x.astype(jnp.float64) for x in args)
+    report = verify.vjp(forward, fragile, wide)
+    assert report.verdict == "right" and any("in bfloat16" in note for note in report.notes), report.notes
+    assert not any("in bfloat16" in note for note in verify.vjp(forward, rule, wide).notes)
+    only_wide = lambda args, ct: rule(args, ct) if ct.dtype == jnp.float64 else 1 / 0
+    report = verify.vjp(forward, only_wide, wide)
+    assert report.ok and any("does not run in float32" in note for note in report.notes)
+
+
+def test_a_second_rule_sees_what_the_forward_closes_over_now(args):
+    held = {"scale": np.array([1.0, 2.0], np.float32)}
+    scaled = lambda x, weight: forward(x, weight) * held["scale"][None, :]
+    scaled_rule = lambda args, ct: rule(args, ct * held["scale"][None, :])
+    assert verify.vjp(scaled, scaled_rule, args).ok
+    old = held["scale"].copy()
+    stale_rule = lambda args, ct: rule(args, ct * old[None, :])
+    held["scale"][1] = 3.0  # in place: the same function, the same array
+    assert verify.vjp(scaled, scaled_rule, args).ok
+    assert not verify.vjp(scaled, stale_rule, args, diagnose=False).ok
+    held["scale"] = 3.0 * jnp.ones(2, jnp.float32)
+    assert verify.vjp(scaled, scaled_rule, args).ok
