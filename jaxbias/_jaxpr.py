@@ -159,7 +159,9 @@ class _Flattener:
         if name == "custom_linear_solve":
             solve, before = params["jaxprs"].solve, sum(params["const_lengths"][:2])
             consts = ins[before : before + params["const_lengths"].solve]
-            return self.run(solve.jaxpr, solve.consts, (*consts, *ins[sum(params["const_lengths"]) :]), where, iteration)
+            return self.run(
+                solve.jaxpr, solve.consts, (*consts, *ins[sum(params["const_lengths"]) :]), where, iteration
+            )
         known = params.get("name") if name == "custom_jvp_call" else None
         if known in np_rules.FUNCTIONS:  # its body works on the bits of one dtype
             outs = tuple(self.program.number(v.aval) for v in eqn.outvars)
