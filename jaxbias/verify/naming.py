@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SECONDS = 8.0
 """Processor time to search for one report; a search cut short is noted."""
 
+MOST_EQUATIONS = 400
+"""Of a program whose loops are not shortened for the search."""
+
 ROUNDING = 1e-9
 """A hypothesis has to agree with the rule to this share of the leaf's largest entry, on top of the tolerance."""
 
@@ -91,6 +94,9 @@ def name_mistakes(
         others = same[:2] if small else other_sizes(checker, same, rest, rng)
         if others:
             evidence.append(Evidence(checker, others, rest))
+        if small and not _portable(small[0].program, same[0].program) and _count(same[0]) <= MOST_EQUATIONS:
+            # a loop of fewer steps: what explains two steps need not explain more
+            evidence = [Evidence(checker, same[:5], rest), Evidence(checker, small[:2], rest)]
         for found in _whole_leaves(evidence, rest):
             for i in found.leaves - findings.keys():
                 findings[i] = found
@@ -121,6 +127,15 @@ def name_mistakes(
         diagnoses.append(_diagnosis(found, paths, condition, smooth))
     reproduction = reproduce(checker, small or smooth or cases, off)
     return diagnoses, reproduction, notes
+
+
+def _portable(a: _jaxpr.Program, b: _jaxpr.Program) -> bool:
+    """Do two programs consist of the same equations, for other sizes?"""
+    return len(a.equations) == len(b.equations) and all(x.name == y.name for x, y in zip(a.equations, b.equations))
+
+
+def _count(case: "Case") -> int:
+    return len(case.program.equations)
 
 
 def _merged(findings: dict[int, Finding], names: list[str]) -> dict[int, Finding]:
@@ -219,7 +234,8 @@ def _whole_leaf(evidence: list[Evidence], i: int) -> list[Finding]:
         return [Finding(frozenset([i]), "detached", text, "return its gradient", 0, 0.0)]
     if (constant := _constant(evidence, i)) is not None:
         accuracy, c = constant
-        return [_scaled(frozenset([i]), c, "", None, 0, accuracy, name)]
+        also = ("swapped-outputs",) if any(_is_other(evidence, i, j) for j in range(len(names)) if j != i) else ()
+        return [_scaled(frozenset([i]), c, "", None, 0, accuracy, name, also)]
     for j in range(len(names)):
         if j != i:
             text = f"the rule returns the gradient of {names[j]} as that of {name}"
@@ -250,6 +266,11 @@ def _whole_leaf(evidence: list[Evidence], i: int) -> list[Finding]:
                 )
                 consider("wrong-reduction-axis", text, f"drop that {word}", 0.5, spread)
     return found
+
+
+def _is_other(evidence: list[Evidence], i: int, j: int) -> bool:
+    """Is what the rule returns for leaf i the true gradient of leaf j?"""
+    return all(e.error(case, i, case.expected[j]) < np.inf for e in evidence for case in e.cases)
 
 
 def _moved(x, shift, axis):
@@ -289,7 +310,8 @@ def _constant(evidence: list[Evidence], i: int) -> Any:
 
 def _scaled(leaves, constant, term, source, tier, accuracy, leaf="", also=()) -> Finding:
     """A finding about a constant factor, of a leaf or of one term of it."""
-    what = f"the term {term} of the gradient of {leaf}" if term else f"the gradient of {leaf}"
+    named = f"the term {term}" if term.startswith("`") else f"a term ({term})"
+    what = f"{named} of the gradient of {leaf}" if term else f"the gradient of {leaf}"
     if constant.kind == "sign":
         text, fix = f"{what} has the wrong sign", "flip the sign"
     elif constant.kind == "batch-mean-vs-sum":
@@ -337,7 +359,8 @@ def _search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
             gain = {i for i in finding.leaves if i not in best}
             joint = len(finding.leaves) > 1 and not finding.harmed and finding.leaves > gain
             # what looks like a mistake of one leaf may be one upstream that all of them share
-            spoiled = {i for i in finding.leaves if i in known} if joint and gain else set()
+            own = {i for i in finding.leaves if i in known or (i in best and best[i].leaves < finding.leaves)}
+            spoiled = own if joint and gain else set()
             for i in gain | spoiled:
                 best[i] = finding
         _add_alternatives(best, found)
@@ -433,13 +456,7 @@ class _Trial:
         self.right = [i for i in range(len(evidence[0].checker.problem.leaves)) if i not in off]
         self.names = [path for path, _, _ in evidence[0].checker.problem.leaves]
         program = editor.program
-        self.portable = [
-            e
-            for e in evidence[1:]
-            if e.cases
-            and len(e.cases[0].program.equations) == len(program.equations)
-            and all(a.name == b.name for a, b in zip(e.cases[0].program.equations, program.equations))
-        ]
+        self.portable = [e for e in evidence[1:] if e.cases and _portable(e.cases[0].program, program)]
 
     def outputs(self, case, edit, leaves, needed=None) -> dict[int, Any]:
         """Values of some leaves under an edit; only those that change."""

@@ -35,7 +35,7 @@ def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"
     same = all(np.array_equal(mask, masks[0]) for mask in masks)
     if same and not zero and masks[0].ndim:
         where = _where(masks[0])
-        if where:
+        if where and np.mean(masks[0]) <= 0.5:
             ok = all(np.any(~mask) for mask in masks)
             if ok:
                 return finding(

@@ -14,6 +14,7 @@ from jaxbias.verify.edits.factors import derived, factors, lacking
 from jaxbias.verify.edits.forward import forward_slips
 from jaxbias.verify.edits.indices import special
 from jaxbias.verify.edits.operands import operands, shortcuts
+from jaxbias.verify.edits.repeated import repeated
 from jaxbias.verify.edits.terms import extras, terms
 
 LOOP_PARTS = {"loop_index", "loop_stack"}
@@ -44,3 +45,5 @@ def edits(editor: Editor, tier: int) -> Iterator[Edit]:
                 yield from extras(editor, position, eqn)
             if linear and editor.repairing and len(eqn.outputs) == 1:
                 yield from lacking(editor, position, eqn)
+    if tier == 2:
+        yield from repeated(editor)

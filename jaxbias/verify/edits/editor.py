@@ -95,15 +95,15 @@ class Editor:
         self.activation_lines = self._activation_lines()
         self.fresh = self._distinct_values()
 
-    def _activation_lines(self) -> dict[tuple[str, int], _jaxpr.Equation]:
+    def _activation_lines(self) -> dict[tuple[str, int], list[_jaxpr.Equation]]:
         """Forward equations that are elementwise and not linear, by source line."""
-        found = {}
+        found: dict[tuple[str, int], list[_jaxpr.Equation]] = defaultdict(list)
         for eqn in self.equations:
             if eqn.source is None or any(i in self.linear for i in eqn.inputs):
                 continue
             selects = eqn.name == "select_n" and self._from_same(eqn)
             if eqn.name in ACTIVATIONS or selects:
-                found.setdefault((eqn.source.file, eqn.source.line), eqn)
+                found[eqn.source.file, eqn.source.line].append(eqn)
         return found
 
     def _from_same(self, eqn: _jaxpr.Equation) -> bool:
@@ -198,8 +198,9 @@ class Editor:
     def about(self, eqn: _jaxpr.Equation) -> str:
         return f" of `{eqn.source.text}`" if eqn.source is not None and eqn.source.text else ""
 
-    def activation(self, eqn: _jaxpr.Equation) -> _jaxpr.Equation | None:
-        return self.activation_lines.get((eqn.source.file, eqn.source.line)) if eqn.source is not None else None
+    def activations(self, eqn: _jaxpr.Equation) -> list[_jaxpr.Equation]:
+        """Elementwise functions of the forward on the line that an equation comes from."""
+        return self.activation_lines.get((eqn.source.file, eqn.source.line), []) if eqn.source is not None else []
 
     def compute(self, position: int, inputs: Sequence[Any], params: Any = None) -> list[Any]:
         return _jaxpr.apply(self.active, self.active.equations[position], inputs, params)
@@ -281,6 +282,8 @@ def views(shape: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, ...]]
     if shape == out or shape == ():
         return [shape]
     found = []
+    if len(shape) == len(out) and all(a in (1, b) for a, b in zip(shape, out)):
+        return [shape]
     if len(shape) < len(out):
         for axes in itertools.combinations(range(len(out)), len(shape)):
             if all(out[a] == n for a, n in zip(axes, shape)):

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.verify.edits.editor import ACTIVATIONS, Edit, Editor
+from jaxbias.verify.edits.kinds import mask_kind
 
 
 def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterator[Edit]:
@@ -30,10 +31,11 @@ def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterat
             )
             if name == "sub" and k == 0:
                 yield edit(
-                    "missing-term",
-                    f"leaves {dropped} out of {out}",
+                    "wrong-operand",
+                    f"uses {editor.name(eqn.inputs[1])} in place of {out}",
                     f"use {out}",
                     lambda q: lambda read, xs: [np.broadcast_to(xs[1], editor.shape(q))],
+                    also=("missing-term",),
                 )
             yield edit(
                 "double-count",
@@ -52,11 +54,28 @@ def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterat
         for kind, form, f in (
             ("missing-factor", f"1 - {x}", lambda x: 1 - x),
             ("sign", f"1 + {x}²", lambda x: 1 + x * x),
-            ("missing-term", f"{x}²", lambda x: x * x),
+            ("wrong-operand", f"{x}²", lambda x: x * x),
             ("missing-term", f"-{x}²", lambda x: -x * x),
             ("missing-factor", f"1 + {x}", lambda x: 1 + x),
         ):
             yield edit(kind, f"uses {form} in place of {out}", f"use {out}", lambda q, f=f: lambda read, xs: [f(xs[0])])
+    if name == "select_n" and len(eqn.inputs) == 3:
+        condition = editor.name(eqn.inputs[0])
+        for k in (1, 2):
+            yield edit(
+                mask_kind(editor, eqn)[0],
+                f"leaves the condition {condition} out of {out}",
+                f"use {out}",
+                lambda q, k=k: lambda read, xs: [np.broadcast_to(xs[k], editor.shape(q))],
+            )
+        yield edit(
+            "missing-mask",
+            f"takes the opposite of the condition {condition}",
+            "invert the condition",
+            lambda q: lambda read, xs: [np.where(xs[0], xs[1], xs[2])],
+            also=("wrong-operand",),
+            tier=3,
+        )
     if name in ("mul", "div"):
         for k in (0, 1):
             if name == "div" and k == 0:

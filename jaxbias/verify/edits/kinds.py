@@ -14,23 +14,51 @@ ELEMENTWISE = {
 
 
 def factor_kind(editor: Editor, eqn: _jaxpr.Equation, f: int) -> tuple[str, str]:
+    """Kind and further words for a factor that is left out."""
     value = np.asarray(editor.values[f])
-    if value.size and np.all(value == value.flat[0]):
+    if value.size and np.all(value == value.flat[0]) and not _moves(editor, f):
         return "scale-constant", editor.about(eqn)
     if np.all((value == 0) | (value == 1)):
         return mask_kind(editor, eqn, f)
-    activation = editor.activation(eqn)
-    if activation is not None and value.shape == editor.program.shapes[activation.outputs[0]]:
+    with np.errstate(all="ignore"):
+        activation = _derivative_of(editor, eqn, 1 / value if eqn.name == "div" else value)
+    if activation is not None:
         return "missing-activation-derivative", f", the derivative that belongs to `{line_text(activation)}`"
     return "missing-factor", editor.about(eqn)
 
 
-def mask_kind(editor: Editor, eqn: _jaxpr.Equation, f: int | None = None) -> tuple[str, str]:
-    predicate = eqn.inputs[0] if f is None else f
-    activation = editor.activation(eqn)
+def _moves(editor: Editor, number: int) -> bool:
+    """Does a value depend on a float argument other than a 0/1 mask?"""
     floats = {i for i in editor.program.inputs if np.asarray(editor.values[i]).dtype.kind == "f"} - set(editor.seeds)
-    moves = [i for i in floats if not np.all((editor.values[i] == 0) | (editor.values[i] == 1))]
-    if activation is not None and editor.ancestors(predicate) & set(moves):
+    moving = {i for i in floats if not np.all((editor.values[i] == 0) | (editor.values[i] == 1))}
+    return bool(editor.ancestors(number) & moving)
+
+
+def _derivative_of(editor: Editor, eqn: _jaxpr.Equation, value: np.ndarray) -> _jaxpr.Equation | None:
+    """The elementwise function on the equation's line whose derivative is the value, up to a constant factor."""
+    for activation in editor.activations(eqn):
+        if value.shape != editor.program.shapes[activation.outputs[0]]:
+            continue
+        xs = [np.asarray(editor.values[i]) for i in activation.inputs]
+        for k, x in enumerate(xs):
+            if x.dtype.kind != "f" or np.ndim(x) != value.ndim:
+                continue
+            step = 1e-6 * (1 + np.abs(x))
+            at = editor.born[activation.outputs[0]]
+            with np.errstate(all="ignore"):
+                high = editor.compute(at, [y + step if j == k else y for j, y in enumerate(xs)])[0]
+                low = editor.compute(at, [y - step if j == k else y for j, y in enumerate(xs)])[0]
+                ratio = (high - low) / (2 * step) / value
+                ratio = ratio[np.isfinite(ratio)]
+            if ratio.size > 1 and np.ptp(ratio) < 1e-5 * np.max(np.abs(ratio)):
+                return activation
+    return None
+
+
+def mask_kind(editor: Editor, eqn: _jaxpr.Equation, f: int | None = None) -> tuple[str, str]:
+    """Kind and further words for a condition that is left out: of the data, or the kink of an activation."""
+    activation = next(iter(editor.activations(eqn)), None)
+    if activation is not None and _moves(editor, eqn.inputs[0] if f is None else f):
         return "missing-activation-derivative", f", the derivative that belongs to `{line_text(activation)}`"
     return "missing-mask", editor.about(eqn)
 
@@ -39,7 +67,7 @@ def skipped(editor: Editor, path: Sequence[_jaxpr.Equation]) -> tuple[str, str]:
     lines = list(dict.fromkeys(eqn.source.text for eqn in path if eqn.source is not None and eqn.source.text))
     where = " and ".join(f"`{text}`" for text in lines[-2:]) or "a part of the forward"
     if all(eqn.name in ELEMENTWISE or not any(i in editor.linear for i in eqn.inputs) for eqn in path):
-        if any(editor.activation(eqn) is not None for eqn in path):
+        if any(editor.activations(eqn) for eqn in path):
             return "missing-activation-derivative", f"leaves out the derivative that belongs to {where}"
         if any(eqn.name == "select_n" for eqn in path):
             return "missing-mask", f"leaves out the condition of {where}"
@@ -68,6 +96,10 @@ def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[st
         value = np.asarray(editor.values[h])
         if h not in (own, g) and np.allclose(ratio, value, rtol=1e-9, atol=0):
             return "missing-factor", f"leaves the factor {editor.name(h)} out of {editor.name(own)}{editor.about(eqn)}"
+    if maker is not None and maker.name == "select_n" and g in maker.inputs[1:]:
+        return mask_kind(editor, maker)[
+            0
+        ], f"leaves the condition {editor.name(maker.inputs[0])} out{editor.about(maker)}"
     if maker is not None and maker.name in ("add", "sub") and g in maker.inputs:
         return "missing-term", text
     if maker is not None and maker.name in ("mul", "div") and g in maker.inputs:

@@ -43,8 +43,14 @@ def reductions(editor: Editor, position: int, eqn: _jaxpr.Equation, back: bool, 
         )
 
 
-def sums_spread_again(editor: Editor, position: int, eqn: _jaxpr.Equation, edit: Any) -> Iterator[Edit]:
-    """A sum that is broadcast back, as in softmax and in normalisations: over another axis, or not summed."""
+def sums_spread_again(
+    editor: Editor, position: int, eqn: _jaxpr.Equation, edit: Any, collected: bool = False
+) -> Iterator[Edit]:
+    """A sum that is broadcast back, as in softmax and in normalisations: over another axis, or not summed.
+
+    Args:
+        collected: tell `edit` also which axes are exchanged, so that such edits can be grouped.
+    """
     chain, number = [], eqn.inputs[0]
     while number in editor.born and len(chain) < 7:
         maker = editor.equations[editor.born[number]]
@@ -59,9 +65,10 @@ def sums_spread_again(editor: Editor, position: int, eqn: _jaxpr.Equation, edit:
         return
     full = editor.program.shapes[maker.inputs[0]]
     target = editor.shape(position)
-    if full != target:
-        return
     true_axes = tuple(maker.params["axes"])
+    kept_axes = tuple(1 if a in true_axes else n for a, n in enumerate(full))
+    if target not in (full, kept_axes):  # either spread, or left to the broadcasting of what follows
+        return
     summed, spread = np.asarray(editor.values[maker.outputs[0]]), np.asarray(editor.values[eqn.outputs[0]])
     kept = np.broadcast_to(np.expand_dims(summed, true_axes), target)
     with np.errstate(all="ignore"):
@@ -69,13 +76,20 @@ def sums_spread_again(editor: Editor, position: int, eqn: _jaxpr.Equation, edit:
     if not np.allclose(ratio, ratio.flat[0] if ratio.size else 1.0, rtol=1e-9):
         return
     scale = float(ratio.flat[0])
+    spread_out = target == full
     x = maker.inputs[0]
+
+    def summed_over(value, axes, mean):
+        """In place of the true sum, or of the true mean."""
+        factor = np.prod([value.shape[a] for a in true_axes]) / np.prod([value.shape[a] for a in axes]) if mean else 1.0
+        total = scale * factor * value.sum(axis=axes, keepdims=True)
+        return total + 0 * value if spread_out else total
+
     for count in range(len(full) + 1):
         for axes in itertools.combinations(range(len(full)), count):
             if axes == true_axes:
                 continue
-            sizes = np.prod([full[a] for a in true_axes]), np.prod([full[a] for a in axes])
-            for factor in {1.0, float(sizes[0] / sizes[1])}:
+            for mean in (False, True):
                 if count == 0:
                     kind, text = "missing-term", f"does not sum over axis {axes_text(true_axes)}"
                     also = ("wrong-reduction-axis",)
@@ -86,10 +100,9 @@ def sums_spread_again(editor: Editor, position: int, eqn: _jaxpr.Equation, edit:
                     kind,
                     f"{text}{editor.about(eqn)}",
                     f"sum over axis {axes_text(true_axes)} with keepdims",
-                    lambda q, a=axes, f=factor: (
-                        lambda read, xs: [scale * f * read(x).sum(axis=a, keepdims=True) + np.zeros(np.shape(read(x)))]
-                    ),
+                    lambda q, a=axes, m=mean: lambda read, xs: [summed_over(read(x), a, m)],
                     also=also,
+                    **({"change": (true_axes, axes, mean)} if collected else {}),
                 )
 
 
