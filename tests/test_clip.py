@@ -1,5 +1,8 @@
 """Sums of clipped gradients against `vmap(grad)`, and the figures for memory and operations."""
 
+import functools
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,9 @@ import jaxbias as jb
 from jaxbias.contact import split_params
 from tests.models import build
 from tests.test_capture import cast, foreign, norms_of, reference
+
+clipped_grad = functools.partial(jb.clipped_grad, keep_batch_dim=False)
+"""For losses of one example, which is what most of these are."""
 
 
 def expected_sum(gradients, clip, counts=None):
@@ -47,7 +53,7 @@ def test_clipped_sum_of_several_libraries(name):
     def run(leaves, batch):
         params = split.rebuild(leaves)
         options = {"l2_clip_norm": clip, "return_grad_norms": True, "how": WAYS[name]}
-        return jb.clipped_grad(model.loss, **options)(params, batch), reference(model.loss, params, batch)
+        return clipped_grad(model.loss, **options)(params, batch), reference(model.loss, params, batch)
 
     clip = 0.8
     with foreign()[0], foreign()[1]:
@@ -81,7 +87,7 @@ def test_every_option_at_once(key, f):
     p, x = problem(key)
     with_aux = lambda p, x: (f(p, x), x[0])
     padding = jnp.array([False, True, False, False, False, False])
-    g = jb.clipped_grad(
+    g = clipped_grad(
         with_aux,
         has_aux=True,
         l2_clip_norm=0.7,
@@ -107,24 +113,67 @@ def test_an_example_that_is_not_finite_adds_nothing(key, f):
     good = jnp.array([True, True, False, True, False, True])
     bad = x.at[2, 1].set(jnp.nan).at[4, 0].set(jnp.inf)
     f_inf = lambda p, x: f(p, x) + 0 * jnp.sum(x) * jnp.sum(p["w"])  # 0 · ∞ is NaN
-    found = jax.jit(jb.clipped_grad(f_inf, l2_clip_norm=0.7))(p, bad)
+    found = jax.jit(clipped_grad(f_inf, l2_clip_norm=0.7))(p, bad)
     expected, _ = expected_sum(gradients_of(p, x), 0.7, counts=np.asarray(good))
     assert_close(found, expected)
-    everything_bad = jax.jit(jb.clipped_grad(f_inf, l2_clip_norm=0.7))(p, jnp.full_like(x, jnp.nan))
+    everything_bad = jax.jit(clipped_grad(f_inf, l2_clip_norm=0.7))(p, jnp.full_like(x, jnp.nan))
     assert not any(leaf.any() for leaf in jax.tree.leaves(everything_bad))
-    unsafe = jb.clipped_grad(f_inf, l2_clip_norm=0.7, nan_safe=False)(p, bad)
+    unsafe = clipped_grad(f_inf, l2_clip_norm=0.7, nan_safe=False)(p, bad)
     assert bool(jnp.isnan(unsafe["b"]).any())
+
+
+# Parameters of jax_privacy.clipped_grad and their defaults: jax-privacy 2.0.0, jax_privacy/clipping.py.
+EMPTY = inspect.Parameter.empty
+JAX_PRIVACY = {
+    "fun": EMPTY,
+    "argnums": 0,
+    "has_aux": False,
+    "l2_clip_norm": EMPTY,  # this one and all below by keyword only
+    "rescale_to_unit_norm": False,
+    "normalize_by": 1.0,
+    "batch_argnums": 1,
+    "keep_batch_dim": True,
+    "return_values": False,
+    "return_grad_norms": False,
+    "pre_clipping_transform": lambda x: x,
+    "microbatch_size": None,
+    "nan_safe": True,
+    "dtype": None,
+    "prng_argnum": None,
+    "spmd_axis_name": None,
+}
+
+
+def test_signature_is_that_of_jax_privacy():
+    ours = inspect.signature(jb.clipped_grad).parameters
+    assert list(ours) == [*JAX_PRIVACY, "how", "memory_limit"]
+    by_keyword = list(JAX_PRIVACY).index("l2_clip_norm")
+    assert [p.kind for p in ours.values()] == [
+        inspect.Parameter.POSITIONAL_OR_KEYWORD if i < by_keyword else inspect.Parameter.KEYWORD_ONLY
+        for i in range(len(ours))
+    ]
+    defaults = {name: ours[name].default for name in JAX_PRIVACY}
+    assert defaults.pop("pre_clipping_transform")(EMPTY) is EMPTY  # both leave the gradient as it is
+    assert defaults == {k: v for k, v in JAX_PRIVACY.items() if k != "pre_clipping_transform"}
+
+
+def test_by_default_the_loss_is_that_of_a_batch_of_one(key):
+    p, x = problem(key)
+    batch_loss = lambda p, x: jnp.mean(jnp.sum(jnp.tanh(x @ p["w"] + p["b"][None]) ** 2, axis=1))
+    assert_close(jb.clipped_grad(batch_loss, l2_clip_norm=0.7)(p, x), expected_sum(gradients_of(p, x), 0.7)[0])
+    with pytest.raises(ValueError, match=r"got float64\[1\]\. With keep_batch_dim=True .* pass keep_batch_dim=False"):
+        jb.clipped_grad(lambda p, x: jnp.sum(x @ p["w"], axis=1), l2_clip_norm=0.7)(p, x)
 
 
 def test_limits_of_the_clip_norm(key):
     p, x = problem(key)
     plain = [np.asarray(g).sum(axis=0) for g in gradients_of(p, x)]
-    assert_close(jb.clipped_grad(loss, l2_clip_norm=jnp.inf)(p, x), plain)
-    assert_close(jb.clipped_grad(loss, l2_clip_norm=0.0)(p, x), [0 * g for g in plain])
+    assert_close(clipped_grad(loss, l2_clip_norm=jnp.inf)(p, x), plain)
+    assert_close(clipped_grad(loss, l2_clip_norm=0.0)(p, x), [0 * g for g in plain])
     _, norms = expected_sum(gradients_of(p, x), 1.0)
     unit = [np.tensordot(1 / norms, np.asarray(g), axes=1) for g in gradients_of(p, x)]
-    assert_close(jb.clipped_grad(loss, l2_clip_norm=0.0, rescale_to_unit_norm=True)(p, x), unit)
-    zero = jb.clipped_grad(lambda p, x: 0.0 * loss(p, x), l2_clip_norm=1.0)(p, x)
+    assert_close(clipped_grad(loss, l2_clip_norm=0.0, rescale_to_unit_norm=True)(p, x), unit)
+    zero = clipped_grad(lambda p, x: 0.0 * loss(p, x), l2_clip_norm=1.0)(p, x)
     assert not any(leaf.any() for leaf in jax.tree.leaves(zero))
 
 
@@ -134,7 +183,7 @@ def test_a_prng_key_is_split_over_the_examples(key):
     def noisy(p, x, key):
         return loss(p, x * jax.random.bernoulli(key, 0.5, x.shape).astype(x.dtype))
 
-    found = jb.clipped_grad(noisy, l2_clip_norm=0.7, prng_argnum=2)(p, x, key)
+    found = clipped_grad(noisy, l2_clip_norm=0.7, prng_argnum=2)(p, x, key)
     keys = jax.random.split(key, len(x))
     gradients = jax.vmap(jax.grad(noisy), in_axes=(None, 0, 0))(p, x, keys)
     assert_close(found, expected_sum(jax.tree.leaves(gradients), 0.7)[0])
@@ -143,19 +192,19 @@ def test_a_prng_key_is_split_over_the_examples(key):
 def test_bad_input_is_refused_with_a_remedy(key):
     p, x = problem(key)
     with pytest.raises(ValueError, match="clipped_grad: how must be one of auto, book-keeping, two-pass, got 'ghost'"):
-        jb.clipped_grad(loss, l2_clip_norm=1.0, how="ghost")
+        clipped_grad(loss, l2_clip_norm=1.0, how="ghost")
     with pytest.raises(ValueError, match=r"l2_clip_norm must be 0 or larger, got -1\.0"):
-        jb.clipped_grad(loss, l2_clip_norm=-1.0)
+        clipped_grad(loss, l2_clip_norm=-1.0)
     with pytest.raises(ValueError, match=r"normalize_by must be larger than 0, got 0\.0"):
-        jb.clipped_grad(loss, l2_clip_norm=1.0, normalize_by=0.0)
+        clipped_grad(loss, l2_clip_norm=1.0, normalize_by=0.0)
     with pytest.raises(ValueError, match="pre_clipping_transform would need the gradient of each example"):
-        jb.clipped_grad(loss, l2_clip_norm=1.0, pre_clipping_transform=lambda g: g)
+        clipped_grad(loss, l2_clip_norm=1.0, pre_clipping_transform=lambda g: g)
     with pytest.raises(ValueError, match=r"arguments \[1\] are both in argnums and in batch_argnums"):
-        jb.clipped_grad(loss, argnums=1, l2_clip_norm=1.0)
+        clipped_grad(loss, argnums=1, l2_clip_norm=1.0)
     with pytest.raises(ValueError, match="microbatch_size=4 does not divide the batch of 6 examples"):
-        jb.clipped_grad(loss, l2_clip_norm=1.0, microbatch_size=4)(p, x)
+        clipped_grad(loss, l2_clip_norm=1.0, microbatch_size=4)(p, x)
     with pytest.raises(ValueError, match=r'the leaf w is used inside a scan, a remat or a cond .* Use how="two-pass"'):
-        jb.clipped_grad(remat_loss, l2_clip_norm=1.0, how="book-keeping")(p, x)
+        clipped_grad(remat_loss, l2_clip_norm=1.0, how="book-keeping")(p, x)
 
 
 # --- figures, of the compiled program: no timer -----------------------------------------------------------------------
@@ -199,7 +248,7 @@ def scanned_case(batch, remat):
 
 
 def clipped(f):
-    return jb.clipped_grad(f, l2_clip_norm=1.0)
+    return clipped_grad(f, l2_clip_norm=1.0)
 
 
 @pytest.mark.parametrize(("batch", "most"), [(32, 1.2), (256, 8.0)])

@@ -115,8 +115,13 @@ def prepare(
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"{function}: loss(params, example) must return one float number for one example, got "
-            f"{jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', value)}. The batch axis is taken off before the "
-            f"loss is called; with keep_batch_dim=True an axis of size 1 stays."
+            f"{jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', value)}. "
+            + (
+                "With keep_batch_dim=True the loss is called with a batch axis of size 1: return its mean or sum over "
+                "that axis, or pass keep_batch_dim=False."
+                if keep_batch_dim
+                else "The loss is called without the batch axis; with keep_batch_dim=True an axis of size 1 stays."
+            )
         )
     if analysis.kinds[()][analysis.block.outputs[0]] != DATA:
         raise ValueError(f"{function}: the loss does not depend on the batch, so every example has the same gradient.")

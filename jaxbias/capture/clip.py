@@ -56,6 +56,10 @@ class ClippedGrad:
         return 2 * self.l2_norm_bound if name == "REPLACE_ONE" else self.l2_norm_bound
 
 
+def _unchanged(gradient: Any) -> Any:
+    return gradient
+
+
 def clipped_grad(
     fun: Callable[..., Any],
     argnums: int | Sequence[int] = 0,
@@ -65,10 +69,10 @@ def clipped_grad(
     rescale_to_unit_norm: bool = False,
     normalize_by: float | int = 1.0,
     batch_argnums: int | Sequence[int] = 1,
-    keep_batch_dim: bool = False,
+    keep_batch_dim: bool = True,
     return_values: bool = False,
     return_grad_norms: bool = False,
-    pre_clipping_transform: Callable[[Any], Any] | None = None,
+    pre_clipping_transform: Callable[[Any], Any] = _unchanged,
     microbatch_size: int | None = None,
     nan_safe: bool = True,
     dtype: DTypeLike | None = None,
@@ -81,9 +85,11 @@ def clipped_grad(
 
         Σ_s c_s ∂L_s/∂θ,   c_s = min(1, C / ‖∂L_s/∂θ‖),   C = l2_clip_norm
 
-    The keywords are those of `jax_privacy.clipped_grad` and mean the same; noise is not added here (optax.contrib,
-    jax-privacy). One default differs: `fun` takes one example without a batch axis, as under `vmap(grad)`, so
-    `keep_batch_dim` is False. With `rescale_to_unit_norm` the sum is divided by C.
+    Names, order and defaults of the arguments are those of `jax_privacy.clipped_grad` and mean the same, with `how` and
+    `memory_limit` added; noise is not added here (optax.contrib, jax-privacy). So `fun` is called with a batch of one
+    example, as its loss over a batch would be. For a loss of one example without a batch axis, as under `vmap(grad)`
+    and as `per_example_norms` takes it, pass `keep_batch_dim=False`. With `rescale_to_unit_norm` the sum is divided by
+    C.
 
     Two ways, of equal result:
         book-keeping  one backward pass that keeps (a, δ) of each contact; then each weight gradient is one product of
@@ -93,12 +99,12 @@ def clipped_grad(
     "auto" takes book-keeping where no params are used inside a scan, a remat or a cond, and two-pass elsewhere.
 
     Args:
-        fun: per-example loss, `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux`.
+        fun: loss of a batch of one example, `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`.
         argnums: the argument, or arguments, that hold params.
         l2_clip_norm: C, a number or a traced scalar.
         normalize_by: the sum is divided by it.
         batch_argnums: arguments with a leading batch axis.
-        keep_batch_dim: call `fun` with a batch axis of size 1 instead of none.
+        keep_batch_dim: call `fun` with a batch axis of size 1; False: with no batch axis.
         return_values, return_grad_norms: return `(sum, Aux)` with the loss, the gradient norm, of each example.
         pre_clipping_transform: not available, as no per-example gradient exists that it could change.
         microbatch_size: examples at a time, one group after another; must divide the batch.
@@ -125,7 +131,7 @@ def clipped_grad(
         raise ValueError(f"clipped_grad: l2_clip_norm must be 0 or larger, got {l2_clip_norm}.")
     if isinstance(normalize_by, float | int) and normalize_by <= 0:
         raise ValueError(f"clipped_grad: normalize_by must be larger than 0, got {normalize_by}.")
-    if pre_clipping_transform is not None:
+    if pre_clipping_transform is not _unchanged:
         raise ValueError(
             "clipped_grad: pre_clipping_transform would need the gradient of each example, which is never formed here. "
             "Transform params inside the loss instead, or use jax_privacy.clipped_grad."

@@ -87,7 +87,7 @@ def per_example_norms(
         loss: per-example loss, `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux`.
         argnums: the argument, or arguments, that hold params.
         batch_argnums: arguments with a leading batch axis. Other arguments are handed to every example as they are.
-        keep_batch_dim: call the loss with a batch axis of size 1 instead of none.
+        keep_batch_dim: call the loss with a batch axis of size 1 instead of none (the default of `clipped_grad`).
         memory_limit: bytes that one intermediate of a norm may take, for the whole batch; larger ones go in blocks.
         verify: also compute the first examples by `vmap(grad)` and raise if they differ. Not under jit.
 
