@@ -3,7 +3,6 @@
 import ast
 import copy
 import inspect
-import itertools
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -165,6 +164,7 @@ class _Edit(ast.NodeTransformer):
 
     def __init__(self, change: Callable[[ast.AST], ast.AST | None], k: int):
         self.change, self.k, self.count, self.line = change, k, 0, ""
+        self.depth, self.in_index = 0, False
 
     def generic_visit(self, node):
         replacement = self.change(node)
@@ -172,8 +172,15 @@ class _Edit(ast.NodeTransformer):
             if self.count == self.k:
                 self.count += 1
                 self.line = ast.unparse(node)
+                self.in_index = self.depth > 0
                 return ast.copy_location(replacement, node)
             self.count += 1
+        if isinstance(node, ast.Subscript):
+            node.value = self.visit(node.value)
+            self.depth += 1
+            node.slice = self.visit(node.slice)
+            self.depth -= 1
+            return node
         return super().generic_visit(node)
 
 
@@ -321,9 +328,21 @@ CHANGES: list[tuple[str, Callable[[ast.AST], ast.AST | None]]] = [
 
 def source_mutants(rule: Rule, limit: int = 6) -> Iterator[Mutant]:
     """One change in one place of the rule's source: at most `limit` places for each kind of change."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(rule.rule)))
-    function = tree.body[0]
-    assert isinstance(function, ast.FunctionDef)
+    for body, build in rule.bodies or ((rule.rule, lambda new: new),):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(body)))
+        except (OSError, SyntaxError):
+            continue
+        function = tree.body[0]
+        if isinstance(function, ast.FunctionDef):
+            yield from _mutants_of(rule.name, body, function, build, limit)
+
+
+def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Iterator[Mutant]:
+    function.decorator_list, function.returns = [], None
+    for argument in function.args.args:
+        argument.annotation = None
+    free = inspect.getclosurevars(body).nonlocals
     names = sorted(
         {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         - {"t", "i", "n", "_", "rows", "width", "length"}
@@ -332,16 +351,15 @@ def source_mutants(rule: Rule, limit: int = 6) -> Iterator[Mutant]:
     for new in names:
         changes.append(("wrong-operand", lambda node, new=new: _operand(node, new)))
     for planted, change in changes:
-        for k in itertools.count():
-            if k >= limit:
-                break
+        for k in range(limit):
             edit = _Edit(change, k)
             wrong = copy.deepcopy(function)
             wrong.body = [edit.visit(statement) for statement in wrong.body]
-            mutated = ast.Module([wrong], [])
             if edit.count <= k:
                 break
-            ast.fix_missing_locations(mutated)
+            mutated = ast.fix_missing_locations(ast.Module([wrong], []))
             space: dict[str, Any] = {}
-            exec(compile(mutated, f"<{rule.name}: {planted}>", "exec"), dict(rule.rule.__globals__), space)
-            yield Mutant(planted, edit.line, space[function.name])
+            exec(compile(mutated, f"<{name}: {planted}>", "exec"), {**body.__globals__, **free}, space)
+            # arithmetic on indices moves values, whatever it does to the index
+            kind = "wrong-index" if edit.in_index and planted != "wrong-operand" else planted
+            yield Mutant(kind, edit.line, build(space[function.name]))

@@ -14,12 +14,19 @@ from jax.scipy.linalg import solve_triangular
 
 
 class Rule(NamedTuple):
-    """A right rule to plant mistakes in."""
+    """A right rule to plant mistakes in.
+
+    Attributes:
+        draw: `key -> args`.
+        bodies: functions whose source mistakes are planted in, each with `new function -> rule`; the rule itself where
+            there are none.
+    """
 
     name: str
     forward: Callable[..., Any]
     rule: Callable[..., Any]
     draw: Callable[[Any], tuple[Any, ...]]
+    bodies: tuple[tuple[Callable[..., Any], Callable[[Any], Callable[..., Any]]], ...] = ()
 
 
 RULES: dict[str, Rule] = {}
