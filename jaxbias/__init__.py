@@ -42,7 +42,6 @@ from .roles import lr_by_role as lr_by_role
 from .roles import mask as mask
 from .roles import no_decay as no_decay
 from .roles import roles as roles
-from .roles import roles_summary as roles_summary
 
 __version__ = "0.1.0"
 

@@ -1,12 +1,14 @@
-"""The table of a network: what each layer holds, with the biases in a column of their own (A0.9)."""
+"""The table of a network: what each layer holds, with the biases in a column of their own (A0.9); or of any model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import jax
 
 from jaxbias.leaves import is_bias, named_parameters
 from jaxbias.params import Layer, Tree, init_state, map_layers, run_forward
+from jaxbias.roles import RolesSummary, roles_summary
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,33 @@ class Summary:
         return "\n".join([line(header), rule, *map(line, cells), rule, *map(line, sums)])
 
 
-def summary(params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None) -> Summary:
-    """What each layer of a network holds.
+@overload
+def summary(fn: Callable, params: Tree, /, *args: Any) -> RolesSummary: ...
+@overload
+def summary(params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None) -> Summary: ...
+def summary(*args: Any, **options: Any) -> Summary | RolesSummary:
+    """Table of what a model holds, as `str` prints it; nothing is computed.
+
+    `summary(params, network=None, x=None, trainable=None)`: what each layer of a network of this library holds.
+    `summary(fn, params, *args)`: role, shape and size of every leaf of anyone's model `fn(params, *args)`, roles read
+    from their use as `jb.roles` does, and the share of the biases. A leaf that never meets data is listed as "other".
 
     Args:
         params: any tree of arrays or of `jax.ShapeDtypeStruct`.
         network: the layers that params belongs to; without it there is one row per tree of leaves and no type.
-        x: an example input or its `jax.ShapeDtypeStruct`; with it the table shows output shapes. Nothing is computed.
+        x: an example input or its `jax.ShapeDtypeStruct`; with it the table shows output shapes.
         trainable: labels from `jb.freeze`, or a tree of bools like params; by default everything is trained.
+        fn: a function that can be traced. An object that holds arrays itself, as an Equinox module, counts as params.
+        args: data for fn, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
         ValueError: trainable has another tree than params, or x came without a network.
     """
+    is_function = bool(args) and callable(args[0]) and jax.tree_util.all_leaves(args[:1])
+    return roles_summary(*args, **options) if is_function else _of_layers(*args, **options)
+
+
+def _of_layers(params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None) -> Summary:
     if x is not None and network is None:
         raise ValueError("summary: x came without a network; output shapes need summary(params, network, x).")
     named = named_parameters(params)

@@ -166,9 +166,9 @@ def test_bias_only_and_lr_by_role_step():
     assert updates["w"].tolist() == [[-1, -1], [-1, -1]] and updates["b"].tolist() == [-3, -3]
 
 
-def test_roles_summary_of_any_model():
+def test_summary_of_any_model():
     params = {"b": jnp.ones(2), "deep": {"w": jnp.ones((3, 2))}}
-    table = jb.roles_summary(lambda p, x: x @ p["deep"]["w"] + p["b"], params, jnp.ones(3))
+    table = jb.summary(lambda p, x: x @ p["deep"]["w"] + p["b"], params, jnp.ones(3))
     assert table.rows == (("b", "bias", (2,), 2), ("deep.w", "weight", (3, 2), 6))
     assert table.counts == {"bias": 2, "weight": 6} and table.bias_share == 0.25
     assert str(table).splitlines() == [
@@ -178,3 +178,11 @@ def test_roles_summary_of_any_model():
         "total                         8",
         "biases: 25.00% of all entries",
     ]
+
+
+def test_summary_of_a_module_that_is_callable_is_that_of_its_arrays():
+    model = build("Equinox conv")
+    split = split_params(model.params)
+    assert callable(model.params) and jb.summary(split.rebuild(split.leaves, None)).total.parameters == sum(
+        x.size for x in split.leaves
+    )
