@@ -69,7 +69,8 @@ def forward(
         raise ValueError(
             f"bilinear.forward: x1 and x2 must have the same leading axes, got shapes {x1.shape} and {x2.shape}."
         )
-    z = _contract("ni,ijo,nj->no", rows(x1), weight, rows(x2)).reshape(*x1.shape[:-1], weight.shape[-1])
+    through = _through_first(rows(x1), weight)
+    z = _contract("njo,nj->no", through, rows(x2)).reshape(*x1.shape[:-1], weight.shape[-1])
     if bias is not None:
         z = z + jnp.broadcast_to(bias, z.shape)
     return z, Residuals(x1, x2, weight, Static(bias is not None))
@@ -80,11 +81,18 @@ def backward(
 ) -> tuple[Params, tuple[Float[Array, "*batch fan_in1"], Float[Array, "*batch fan_in2"]]]:
     """(∂L/∂W, ∂L/∂b), (∂L/∂x1, ∂L/∂x2)."""
     x1, x2, weight, has_bias = residuals
-    grad_weight = _contract("ni,nj,no->ijo", rows(x1), rows(x2), rows(delta))
     grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
-    delta_x1 = _contract("ijo,nj,no->ni", weight, rows(x2), rows(delta)).reshape(x1.shape)
-    delta_x2 = _contract("ijo,ni,no->nj", weight, rows(x1), rows(delta)).reshape(x2.shape)
+    delta_through = rows(x2)[:, :, None] * rows(delta)[:, None, :]
+    grad_weight = _contract("ni,njo->ijo", rows(x1), delta_through)
+    delta_x1 = _contract("njo,ijo->ni", delta_through, weight).reshape(x1.shape)
+    through = _through_first(rows(x1), weight)  # not kept: fan_in2 times as large as z, and one product in one program
+    delta_x2 = _contract("njo,no->nj", through, rows(delta)).reshape(x2.shape)
     return Params(grad_weight, grad_bias), (delta_x1, delta_x2)
+
+
+def _through_first(x1: Float[Array, "n fan_in1"], weight: Array) -> Float[Array, "n fan_in2 fan_out"]:
+    """x1ᵀ W_o, the weight matrix that x2 meets in each sample; δ through it is x2 δᵀ."""
+    return _contract("ni,ijo->njo", x1, weight)
 
 
 def _contract(formula: str, *factors: Array) -> Array:

@@ -14,7 +14,7 @@ Backward, with the error signal δ = ∂L/∂z of the shape of z:
 
 Both sums over positions are convolutions themselves, and `grad_weight` and `grad_input` say which. They are written in
 the layout of the forward with explicit transposes: other layouts miss the fast convolution of XLA's CPU backend inside
-a loop such as `lax.scan` (jax issue 12868).
+a loop such as `lax.scan` (jax issue 12868). Few channels or tiny images take one matrix product instead (`_patches`).
 
 Padding is "VALID" (none), "SAME" (ceil(length / stride) positions, the odd zero at the end), "CAUSAL" (one spatial
 axis; z[i] sees no x after i), an int for every side, or one pair (low, high) per spatial axis; negative padding crops.
@@ -22,6 +22,7 @@ axis; z[i] sees no x after i), an int for every side, or one pair (low, high) pe
 Source: Dumoulin and Visin, A guide to convolution arithmetic for deep learning (2016); derivation sheet 5.1.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -35,6 +36,7 @@ from jaxbias import initializers
 from jaxbias._numerics import accumulation_dtype, check_float, sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
+from jaxbias.layers import _patches
 from jaxbias.layers._windows import Padding, check_window_fits, dilated, per_axis, resolve_padding
 from jaxbias.params import Layer, Params, Static
 
@@ -64,6 +66,29 @@ def correlate(
     geometry: Geometry,
 ) -> Float[Array, "n *positions channels_out"]:
     """Σ_c Σ_u w[u,c,o] x̃[n, S i + F u − P, c], accumulated in at least float32."""
+    positions = _positions(x.shape[1:-1], weight.shape[:-2], geometry)
+    if _as_product(x.shape, positions, weight.shape[:-2], geometry):
+        return _patches.forward(x, weight, geometry)
+    return _convolve(x, weight, geometry)
+
+
+def _positions(lengths: tuple[int, ...], kernel: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
+    s, pads, e, f, _ = geometry
+    return tuple(
+        (dilated(n, ee) + sum(pair) - dilated(k, ff)) // ss + 1
+        for n, k, ss, pair, ee, ff in zip(lengths, kernel, s, pads, e, f)
+    )
+
+
+def _as_product(x_shape, positions, kernel, geometry: Geometry) -> bool:
+    """Whether the three maps between x and its image are taken as one matrix product each."""
+    if geometry.groups > 1 or any(e > 1 for e in geometry.input_dilation):
+        return False
+    return _patches.pays(math.prod((x_shape[0], *positions)), math.prod((*kernel, x_shape[-1])))
+
+
+def _convolve(x: Array, weight: Array, geometry: Geometry) -> Array:
+    """The same by XLA's convolution."""
     if any(p < 0 for pair in geometry.pads for p in pair):
         x, geometry = _crop(x, geometry)
     axes = "DHW"[-(x.ndim - 2) :]
@@ -119,6 +144,9 @@ def grad_input(
     """
     stride, pads, input_dilation, kernel_dilation, groups = geometry
     kernel = weight.shape[:-2]
+    x_shape = (len(delta), *lengths, weight.shape[-2] * groups)
+    if _as_product(x_shape, delta.shape[1:-1], kernel, geometry):
+        return _patches.grad_input(delta, weight, lengths, geometry)
     back = []
     for n, i, k, s, f, e, (low, _) in zip(
         lengths, delta.shape[1:-1], kernel, stride, kernel_dilation, input_dilation, pads
@@ -126,7 +154,7 @@ def grad_input(
         first = f * (k - 1) - low
         back.append((first, (n - 1) * e + dilated(k, f) - dilated(i, s) - first))  # high: so that n positions come out
     flipped = jnp.flip(swap_channels(weight, groups), range(len(kernel)))
-    return correlate(delta, flipped, Geometry(input_dilation, tuple(back), stride, kernel_dilation, groups))
+    return _convolve(delta, flipped, Geometry(input_dilation, tuple(back), stride, kernel_dilation, groups))
 
 
 def grad_weight(
@@ -144,6 +172,8 @@ def grad_weight(
     """
     stride, pads, input_dilation, kernel_dilation, groups = geometry
     n, *lengths, channels_in = x.shape
+    if _as_product(x.shape, delta.shape[1:-1], kernel, geometry):
+        return _patches.grad_weight(x, delta, kernel, geometry)
     per_group = channels_in // groups
     images = jnp.moveaxis(x.reshape(n, *lengths, groups, per_group), -1, 0)  # (in/groups, n, *spatial, groups)
     images = jnp.moveaxis(images, 1, -1).reshape(per_group, *lengths, groups * n)
@@ -154,7 +184,7 @@ def grad_weight(
     ):
         across.append((low, (k - 1) * f + dilated(i, s) - dilated(m, e) - low))  # high: so that k positions come out
     turned = Geometry(kernel_dilation, tuple(across), input_dilation, stride, groups)
-    return jnp.moveaxis(correlate(images, kernels, turned), 0, -2)
+    return jnp.moveaxis(_convolve(images, kernels, turned), 0, -2)
 
 
 # --- the layer --------------------------------------------------------------------------------------------------------

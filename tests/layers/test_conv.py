@@ -6,12 +6,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jaxbias.layers import conv
+from jaxbias.layers import _patches, conv
 from jaxbias.params import Params
 from tests.layers.loops import convolution
 from tests.planted import assert_caught
 
 EXAMPLES = {example.label: example for example in conv.DERIVATIONS[0].examples}
+
+
+@pytest.fixture
+def by_convolution(monkeypatch):
+    """XLA's convolution at every shape; small ones, as here, are a matrix product else."""
+    monkeypatch.setattr(_patches, "pays", lambda rows, columns: False)
+
+
+@pytest.fixture(params=["product", "convolution"])
+def each_form(request):
+    if request.param == "convolution":
+        request.getfixturevalue("by_convolution")
 
 
 def problem(seed, x_shape, kernel, groups, channels_out):
@@ -55,7 +67,7 @@ def assert_equals_loops(params, x, draw, pads, keywords):
         ((1, 2, 3, 2, 2), (1, 2, 2), {"padding": "SAME", "stride": (1, 2, 1)}, [(0, 0), (0, 1), (0, 1)]),
     ],
 )
-def test_per_element_loops_of_the_equations(x_shape, kernel, keywords, pads):
+def test_per_element_loops_of_the_equations(each_form, x_shape, kernel, keywords, pads):
     params, x, draw = problem(1, x_shape, kernel, keywords.get("groups", 1), 4)
     assert_equals_loops(params, x, draw, pads, keywords)
 
@@ -80,7 +92,7 @@ def geometries(draw):
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(geometry=geometries())
-def test_any_geometry_equals_the_loops(geometry):
+def test_any_geometry_equals_the_loops(each_form, geometry):
     x_shape, kernel, keywords = geometry
     params, x, draw = problem(2, x_shape, kernel, keywords["groups"], 2 * keywords["groups"])
     assert_equals_loops(params, x, draw, keywords["padding"], keywords)
@@ -89,8 +101,8 @@ def test_any_geometry_equals_the_loops(geometry):
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(geometry=geometries())
-def test_many_geometries_equal_the_loops(geometry):
-    test_any_geometry_equals_the_loops.hypothesis.inner_test(geometry)
+def test_many_geometries_equal_the_loops(each_form, geometry):
+    test_any_geometry_equals_the_loops.hypothesis.inner_test(each_form, geometry)
 
 
 def test_by_hand():
@@ -124,7 +136,7 @@ def test_causal_outputs_see_no_later_input(key):
 
 
 @pytest.mark.parametrize("channels", [3, 6, 17])
-def test_cropping_in_float32_reads_nothing_outside(channels):
+def test_cropping_in_float32_reads_nothing_outside(by_convolution, channels):
     """XLA's CPU convolution reads past a row for negative low and positive high padding (openxla/xla 48713)."""
     rng = np.random.default_rng(3)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
@@ -151,8 +163,29 @@ def test_narrow_deltas_are_summed_in_float32():
     assert {leaf.dtype for leaf in (*grads, delta_x)} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "channels_out", "convolutions"),
+    [
+        ((64, 8, 8, 1), 16, 0),  # digits: the first layer, and the second below
+        ((64, 4, 4, 16), 32, 0),
+        ((32, 32, 32, 3), 16, 0),
+        ((32, 32, 32, 16), 32, 3),
+    ],
+)
+def test_the_form_is_chosen_by_shape(x_shape, channels_out, convolutions):
+    layer = conv.layer(channels_out, 3, padding="SAME")
+
+    def gradient(params, x):
+        z, residuals = layer.forward(params, x)
+        return layer.backward(residuals, z)
+
+    x = jax.ShapeDtypeStruct(x_shape, jnp.float32)
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
+    assert str(jax.make_jaxpr(gradient)(params, x)).count("conv_general_dilated[") == convolutions
+
+
 @pytest.mark.parametrize("groups", [1, 2])
-def test_backward_is_two_channels_last_convolutions(key, groups):
+def test_backward_is_two_channels_last_convolutions(by_convolution, key, groups):
     """Every convolution that reaches XLA, in a scan too, has the layout of the forward: only that one is fast there.
 
     Autodiff's ∂L/∂w swaps batch and features in the dimension numbers instead of transposing, and must be seen to.
@@ -268,7 +301,7 @@ def test_planted_faults_are_caught(key, change, leaves):
     assert_caught(example, key, backward, leaves)
 
 
-def test_forgetting_the_stride_in_the_weight_gradient_is_caught(key):
+def test_forgetting_the_stride_in_the_weight_gradient_is_caught(by_convolution, key):
     example = EXAMPLES["3-D, stride 2"]
 
     def backward(residuals, delta):
