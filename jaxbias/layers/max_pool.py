@@ -65,7 +65,7 @@ def forward(
     check_float(x, "max_pool.forward")
     z, winners = x, []
     for axis, (w, s, low, high) in _last_axis_first(x.shape, window, stride, padding):
-        z, winner = _pool(pad_axis(z, axis, low, high, -jnp.inf), axis, w, s, low)
+        z, winner = _apart(w > s, _pool(pad_axis(z, axis, low, high, -jnp.inf), axis, w, s, low))
         winners.append(winner)
     return z, Residuals(tuple(winners), Static(x.shape))
 
@@ -86,11 +86,17 @@ def backward(
             padded = _add_winners(winner, delta, axis, w, s, low + x_shape[axis] + high)
             delta = pad_axis(padded, axis, -low, -high)
             continue
+        delta = _apart(w > s, delta)
         windows = (axis, w, s, low + x_shape[axis] + high)
         seen = zip(covering_windows(winner, *windows), covering_windows(delta, *windows))
         shares = [jnp.where(won == place.astype(won.dtype), share, 0) for (place, won), (_, share) in seen]
         delta = join_blocks(sum(shares[1:], shares[0]), axis, low, x_shape[axis])
     return (), delta
+
+
+def _apart(overlapping: bool, arrays):
+    """The arrays, computed once: else each of the overlapping windows of the next axis computes its part again."""
+    return lax.optimization_barrier(arrays) if overlapping else arrays
 
 
 def _last_axis_first(x_shape, window, stride, padding):
