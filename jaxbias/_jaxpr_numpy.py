@@ -499,7 +499,7 @@ BOUND: dict[str, Bound] = {
     **{
         name: _same(name)
         for name in (
-            "neg", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile", "unstack",
+            "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile", "unstack",
             "split", "slice", "dynamic_slice", "gather", "reduce_sum", "cumsum", "stop_gradient", "copy", "copy_p",
             "real", "imag", "conj", "convert_element_type", "optimization_barrier", "reduce_precision",
             "reduce_window_sum", "loop_index",
@@ -521,6 +521,7 @@ BOUND: dict[str, Bound] = {
     "cumlogsumexp": lambda p, xs, es, out: VALUE["cummax"](p, es[0]),
     "reduce_window_max": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
     "reduce_window_min": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
+    "neg": lambda p, xs, es, out: es[0],
     "add": _add_errors,
     "add_any": _add_errors,
     "sub": _add_errors,
