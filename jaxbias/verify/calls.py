@@ -35,11 +35,12 @@ LARGEST_BATCHED = 1000
 @dataclass
 class Calls:
     """What the rule gave when really called, in the dtype of the arguments: gradients for the given cotangent, for
-    another one, and for the first one again."""
+    another one, and for the first one again; and the dtypes of the first ones, None where they follow the others."""
 
     first: Arrays
     other: Arrays
     again: Arrays
+    dtypes: list[str | None]
 
 
 def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Calls:
@@ -53,6 +54,8 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
     one = [narrow_np(s, d) for s, d in zip(probe.seeds, dtypes)]
     two = [narrow_np(s, d) for s, d in zip(random_seeds(problem, rng), dtypes)]
 
+    dtypes_out: list[str | None] = []
+
     def call(seeds):
         outs = call_rule(problem, primals, [jnp.asarray(s) for s in seeds])
         try:
@@ -60,19 +63,46 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
             odd = next((a for a in arrays if a is not None and a.dtype.kind not in "fiubc"), None)
             if odd is not None:
                 raise TypeError(f"dtype {odd.dtype}")
+            for (path, _, dtype), out in zip(problem.leaves, outs):
+                _require_kind(path, dtype, out)
+            free = [not hasattr(out, "dtype") or getattr(out, "weak_type", False) for out in outs]
+            dtypes_out[:] = [None if each else str(out.dtype) for each, out in zip(free, outs)]
             return arrays
         except (TypeError, ValueError) as error:
             raise RuleError(f"the rule returned what is no array: {error}", "return arrays") from error
 
     try:
         first, other = call(one), call(two)
-        return Calls(first, other, call(one))
+        return Calls(first, other, call(one), dtypes_out)
     except (jax.errors.UnexpectedTracerError, *_tracer_errors()) as error:
         raise RuleError(f"the rule kept a value of an earlier trace: {type(error).__name__}", "return it") from error
 
 
 def _tracer_errors():
     return (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+
+
+def _require_kind(path: str, dtype: Any, out: Any) -> None:
+    """Raise a RuleError for an integer or boolean gradient, or a complex one of a real argument."""
+    got = getattr(out, "dtype", None)
+    if got is None or got == jax.dtypes.float0 or getattr(out, "weak_type", False):
+        return
+    real = jnp.issubdtype(dtype, jnp.floating)
+    if not jnp.issubdtype(got, jnp.floating) if real else not jnp.issubdtype(got, jnp.inexact):
+        raise RuleError(
+            f"the gradient of {path} has dtype {got}, but {path} has dtype {dtype}.",
+            f"return it as {dtype}",
+            path,
+        )
+
+
+def other_dtypes(problem: Problem, calls: Calls) -> list[str]:
+    """Notes on gradients in another float dtype than their argument, which JAX lets a custom_vjp hand on."""
+    return [
+        f"{path}: the rule returns {got} for an argument in {jnp.dtype(dtype).name}; in a custom_vjp JAX hands that on"
+        for (path, _, dtype), got in zip(problem.leaves, calls.dtypes)
+        if got is not None and got != jnp.dtype(dtype).name
+    ]
 
 
 def _close(a: Any, b: Any, factor: float, eps: float) -> bool:

@@ -132,10 +132,10 @@ class Checker:
         self.runners: dict[Any, tuple[Runner, Runner]] = {}
         self.batched: Runner | None = None
         self.exact = True
-        self.reference, self.rule = self.traced_in(None)
         self.given_dtypes = [jnp.result_type(x) if is_float(x) else None for x in (*problem.primals, *problem.seeds)]
         floats = [d for d in self.given_dtypes if d is not None]
         self.dtype = max(floats, key=lambda d: jnp.finfo(d).eps)
+        self.reference, self.rule = self.traced_in(None)
 
     def trace_reference(self, probe: Probe) -> None:
         """Trace in float64, or in the given dtypes where the forward insists on them.
@@ -155,8 +155,35 @@ class Checker:
                     f"verify: autodiff cannot differentiate the forward, so there is nothing to compare with: "
                     f"{type(error).__name__}: {first}"
                 ) from error
-        if self.reference.program(probe.primals, probe.seeds) is None:
+        first = self.reference.program(probe.primals, probe.seeds)
+        if first is None:
             raise ValueError("verify: the forward looks at the values of its arguments, so autodiff cannot trace it.")
+        self._require_pure(first, probe)
+
+    def _require_pure(self, first: _jaxpr.Program, probe: Probe) -> None:
+        """Trace the reference once more.
+
+        Raises:
+            ValueError: the second trace computes something else.
+        """
+        again = Runner(self.reference.function, self.reference.dtypes).program(probe.primals, probe.seeds)
+        if again is None or first.fingerprint() == again.fingerprint():
+            return
+        inputs = [*probe.primals, *probe.seeds]
+        count = len(self.problem.leaves)
+        one, two = (_jaxpr.run(program, inputs)[count:] for program in (first, again))
+        differs = [k for k, (a, b) in enumerate(zip(one, two)) if not np.array_equal(a, b, equal_nan=True)]
+        if differs:
+            a, b = np.asarray(one[differs[0]]), np.asarray(two[differs[0]])
+            shown = f"output {differs[0]} has shape {a.shape}, then {b.shape}"
+            if a.shape == b.shape:
+                at = np.unravel_index(int(np.argmax(np.nan_to_num(np.abs(a - b), nan=np.inf))), a.shape)
+                index = "".join(f"[{int(i)}]" for i in at)
+                shown = f"output{index} is {a[at]:.6g}, then {b[at]:.6g}" if a.size else shown
+            raise ValueError(
+                f"verify: two calls of the forward with the same arguments differ: {shown}. It has side effects, or "
+                f"draws random numbers outside of its arguments; pass state and random keys as arguments."
+            )
 
     def use_given_dtypes(self) -> None:
         self.exact = False
@@ -167,8 +194,9 @@ class Checker:
         key = dtypes and tuple(map(str, dtypes))
         if key not in self.runners:
             problem = self.problem
-            rule = Runner(lambda primals, seeds: call_rule(problem, primals, seeds), dtypes)
-            self.runners[key] = Runner(problem.reference, dtypes), rule
+            native = dtypes == self.given_dtypes
+            rule = Runner(lambda primals, seeds: call_rule(problem, primals, seeds), dtypes, native)
+            self.runners[key] = Runner(problem.reference, dtypes, native), rule
         return self.runners[key]
 
     # --- the reference ---

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias.verify import shapes as shape_mistakes
-from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, real_calls
+from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
 from jaxbias.verify.naming import name_mistakes
@@ -38,7 +38,7 @@ def check(
 
     def broken(diagnosis: Diagnosis, bad: Sequence[str]) -> Report:
         report_leaves = {
-            path: Leaf(path, path not in bad, np.nan if path in bad else 0.0, (), np.nan, np.nan, shape, str(dtype))
+            path: Leaf(path, path not in bad, np.nan, (), np.nan, np.nan, shape, str(dtype), probe="")
             for path, shape, dtype in leaves
         }
         took = time.perf_counter() - start
@@ -55,6 +55,7 @@ def check(
     hidden = hidden_state(problem, calls)
     if hidden is not None:
         return broken(hidden, hidden.leaf.split(", "))
+    notes += other_dtypes(problem, calls)
     if not checker.exact:
         notes.append("the rule runs only in the dtype of the arguments, so it was compared in that dtype")
 
@@ -84,6 +85,10 @@ def check(
         differs = eager_differs(checker, cases[0], [*contradicted, *precision])
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
+    for i, (path, shape, _) in enumerate(leaves):
+        if int(np.prod(shape)) and not any(np.any(np.isfinite(case.expected[i])) for case in cases):
+            judged[i].undefined = True
+            notes.append(f"{path}: autodiff gives no finite number on any probe, so nothing was compared")
     if problem.values is not None:
         _compare_values(problem, cases[0], notes)
 
@@ -101,7 +106,9 @@ def check(
         diagnoses.append(nonlinear)
     reproduction = ""
     if diagnose:
-        rest = [i for i in sorted(bad) if i not in shape_found]
+        broken_numbers = _not_a_number(problem, cases, sorted(bad - set(shape_found)))
+        diagnoses += broken_numbers.values()
+        rest = [i for i in sorted(bad) if i not in shape_found and i not in broken_numbers]
         if rest and nonlinear is None:
             found, reproduction, more = name_mistakes(checker, cases, rest, rng)
             diagnoses += found
@@ -140,7 +147,7 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
                 judged[i].convention = judged[i].convention or case
                 continue
             shown = judged[i].wrong
-            if shown is None or (shown.kink and not case.kink):
+            if shown is None or (shown.kink and not case.kink) or _share(case, i) > 1e3 * _share(shown, i):
                 judged[i].wrong = case
         for i, mask in enumerate(case.undefined):
             if not np.any(mask) or case.probe.name != "as given":
@@ -161,6 +168,36 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
                     f"differences of the forward do not settle them"
                 )
     return judged
+
+
+def _share(case: Case, i: int) -> float:
+    """Largest error of a leaf, relative to its largest entry."""
+    finite = np.isfinite(case.expected[i]) & np.isfinite(case.actual[i])
+    error = np.where(finite, np.abs(case.actual[i] - case.expected[i]), 0.0)
+    return float(np.max(error, initial=0.0) / (np.max(np.abs(case.expected[i][finite]), initial=0.0) or 1.0))
+
+
+def _not_a_number(problem: Problem, cases: list[Case], bad: list[int]) -> dict[int, Diagnosis]:
+    """A diagnosis for each gradient that is NaN or infinite at an ordinary point where the true one is finite."""
+    found = {}
+    for i in bad:
+        for case in cases:
+            broken = ~np.isfinite(case.actual[i]) & case.wrong[i]
+            if case.kink or case.probe.kink or not np.any(broken):
+                continue
+            path = problem.leaves[i][0]
+            at = tuple(int(k) for k in np.argwhere(broken)[0])
+            where = f" at {path}{list(at)}" if at else ""
+            found[i] = Diagnosis(
+                path,
+                "unexplained",
+                f"The rule gives {case.actual[i][at]:.3g}{where}, where the true gradient is "
+                f"{case.expected[i][at]:.4g}; it is not finite in {int(broken.sum())} of {broken.size} elements.",
+                "look for 0/0, the logarithm or the root of zero or of a negative number, ∞ − ∞ and 0 · ∞",
+                f'on the probe "{case.probe.name}"',
+            )
+            break
+    return found
 
 
 def _verdict(bad, judged: list[Judged], notes: list[str]) -> Any:
@@ -191,7 +228,7 @@ def _compare_values(problem: Problem, case: Case, notes: list[str]) -> None:
 def _leaf(path, shape, dtype, i, cases, judged: Judged, bad: bool, precision, calls, shape_found) -> Leaf:
     base: dict[str, Any] = {"path": path, "shape": tuple(shape), "dtype": str(dtype)}
     if i in shape_found:
-        return Leaf(ok=False, max_error=np.nan, worst_index=(), expected=np.nan, actual=np.nan, **base)
+        return Leaf(ok=False, max_error=np.nan, worst_index=(), expected=np.nan, actual=np.nan, probe="", **base)
     if judged.wrong is None and i in precision:
         expected, actual = judged.expected, calls.first[i]
         wrong = judged.elements
@@ -199,7 +236,8 @@ def _leaf(path, shape, dtype, i, cases, judged: Judged, bad: bool, precision, ca
     case = judged.wrong or cases[0]
     worst = _worst(case.actual[i], case.expected[i], case.wrong[i] if bad else ~case.undefined[i])
     if not bad:
-        largest = [_worst(c.actual[i], c.expected[i], ~c.undefined[i] & ~c.wrong[i])["max_error"] for c in cases]
+        fine = [np.isfinite(c.expected[i]) & ~c.wrong[i] for c in cases]
+        largest = [_worst(c.actual[i], c.expected[i], mask)["max_error"] for c, mask in zip(cases, fine)]
         worst |= {"max_error": max(largest, default=0.0), "wrong_elements": 0}
     index = worst["worst_index"]
     tolerance = case.tolerance[i][index] if case.tolerance[i].size else 0.0

@@ -53,9 +53,16 @@ def _draws(args: Any, key: Array, owner: str) -> tuple[Any, Any]:
         return args, None
     try:
         drawn: Any = args(key)
-        return tuple(drawn), args
-    except TypeError as error:
-        raise TypeError(f"{owner}: args is a function and must take a key and return a tuple: {error}") from error
+    except Exception as error:
+        raise ValueError(
+            f"{owner}: args is a function, and args(key) raises {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    if not isinstance(drawn, tuple | list):
+        raise TypeError(
+            f"{owner}: args(key) must return a tuple with one entry per argument, got {type(drawn).__name__}. For a "
+            f"single argument return (x,)."
+        )
+    return tuple(drawn), args
 
 
 def _redrawer(draw, names, owner):
@@ -94,6 +101,20 @@ def _key(key: Array | None) -> Array:
     return jax.random.key(0) if key is None else key
 
 
+def _check_options(owner: str, functions: dict[str, Any], key: Any, rtol: Any, atol: Any) -> None:
+    """Raise for what is no function, no key or no tolerance."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{owner}: {name} must be a function, got {type(function).__name__}.")
+    if key is not None and not hasattr(key, "dtype"):
+        raise TypeError(f"{owner}: key must be a JAX key such as jax.random.key(0), got {type(key).__name__} {key!r}.")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and (isinstance(value, bool | str) or not np.isscalar(value) or not np.isreal(value)):
+            raise TypeError(f"{owner}: {name} must be a number, got {type(value).__name__} {value!r}.")
+        if not (value is None or np.real(value) >= 0):
+            raise ValueError(f"{owner}: {name} must not be negative, got {value}.")
+
+
 def vjp(
     forward: Callable[..., Tree],
     rule: Callable[[tuple[Any, ...], Any], tuple[Any, ...]],
@@ -125,6 +146,7 @@ def vjp(
         TypeError: args is no tuple, holds what is no array, or has no float; the forward returns no float.
         ValueError: the forward raises or cannot be traced; the cotangent does not fit.
     """
+    _check_options("verify.vjp", {"forward": forward, "rule": rule}, key, rtol, atol)
     values, draw = _draws(args, _key(key), "verify.vjp")
     check_arrays(values, "verify.vjp")
     names = argument_names(forward, len(values), names, "verify.vjp")
@@ -141,7 +163,8 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
     """The flat problem of a reverse-mode rule."""
     flat = _Args(args, names, owner)
     if not flat.floats:
-        raise TypeError(f"{owner}: none of the arguments {', '.join(names)} is a float, so there is no gradient.")
+        what = f"none of the arguments {', '.join(names)} is a float" if names else "there are no arguments"
+        raise TypeError(f"{owner}: {what}, so there is no gradient.")
     outs, out_tree = _outputs(forward, flat.args, owner)
     float_outs = [i for i, out in enumerate(outs) if jnp.issubdtype(out.dtype, jnp.inexact)]
     if cotangent is not None:
@@ -153,7 +176,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
     def reference(primals, seeds):
         def floats_only(*floats):
             out = jax.tree.leaves(forward(*flat.with_floats(primals, floats)))
-            return [out[i] for i in float_outs]
+            return [jnp.asarray(out[i]) for i in float_outs]
 
         values, pull_back = jax.vjp(floats_only, *(primals[i] for i in flat.floats))
         gradients = pull_back([jnp.asarray(s).astype(v.dtype) for s, v in zip(seeds, values)])
@@ -223,6 +246,7 @@ def gradient(
         ValueError: f returns no scalar.
         TypeError, ValueError: as `vjp`.
     """
+    _check_options("verify.gradient", {"f": f, "rule": rule}, key, rtol, atol)
     values, draw = _draws(args, _key(key), "verify.gradient")
     check_arrays(values, "verify.gradient")
     names = argument_names(f, len(values), names, "verify.gradient")
@@ -267,6 +291,7 @@ def jvp(
     Raises:
         TypeError, ValueError: as `vjp`.
     """
+    _check_options("verify.jvp", {"forward": forward, "rule": rule}, key, rtol, atol)
     values, draw = _draws(args, _key(key), "verify.jvp")
     check_arrays(values, "verify.jvp")
     names = argument_names(forward, len(values), names, "verify.jvp")
@@ -279,7 +304,7 @@ def jvp(
     def reference(primals, seeds):
         def floats_only(*floats):
             out = jax.tree.leaves(forward(*flat.with_floats(primals, floats)))
-            return [out[i] for i in float_outs]
+            return [jnp.asarray(out[i]) for i in float_outs]
 
         outputs, tangents = jax.jvp(floats_only, [jnp.asarray(primals[i]) for i in flat.floats], list(seeds))
         return [*tangents, *outputs]
@@ -330,6 +355,7 @@ def hessian_vector(
         ValueError: f returns no scalar.
         TypeError, ValueError: as `vjp`.
     """
+    _check_options("verify.hessian_vector", {"f": f, "rule": rule}, key, rtol, atol)
     values, draw = _draws(args, _key(key), "verify.hessian_vector")
     check_arrays(values, "verify.hessian_vector")
     names = argument_names(f, len(values), names, "verify.hessian_vector")
@@ -396,6 +422,7 @@ def custom_vjp(
         ValueError: f and reference return different trees or shapes.
         TypeError, ValueError: as `vjp`.
     """
+    _check_options("verify.custom_vjp", {"f": f, "reference": reference}, key, rtol, atol)
     values, draw = _draws(args, _key(key), "verify.custom_vjp")
     check_arrays(values, "verify.custom_vjp")
     names = argument_names(reference, len(values), names, "verify.custom_vjp")

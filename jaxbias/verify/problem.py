@@ -4,9 +4,11 @@ A seed is what the rule is linear in: a cotangent (reverse mode), a tangent (for
 """
 
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -141,21 +143,19 @@ def flatten_like(result: Any, like: Sequence[Any], names: Sequence[str], owner: 
     Raises:
         RuleError: another number of entries, or another tree in one of them.
     """
-    wanted = f"a tuple with one entry for each of {', '.join(names)}"
+    wanted = f"a tuple with one entry for each of {', '.join(names)} ({len(like)} entries): expected "
+    wanted += describe(tuple(like))
     if not isinstance(result, tuple | list) or (hasattr(result, "_fields") and len(like) == 1):
         if len(like) == 1:
             result = (result,)
         else:
             raise RuleError(
-                f"{owner} must return {wanted} ({len(like)} entries), but it returned {describe(result)}.",
+                f"{owner} must return {wanted}, got {describe(result)}.",
                 "return a tuple, in the order of the arguments",
             )
     if len(result) != len(like):
-        if len(like) == 1 and jax.tree.structure(tuple(result)) == jax.tree.structure(tuple(like[0:1])):
-            pass
         raise RuleError(
-            f"{owner} must return {wanted} ({len(like)} entries), but it returned {len(result)}: "
-            f"{describe(tuple(result))}.",
+            f"{owner} must return {wanted}, got {len(result)}: {describe(tuple(result))}.",
             "return one gradient per argument; None for an integer argument",
         )
     leaves: Arrays = []
@@ -227,21 +227,45 @@ def call_rule(problem: Problem, primals: Arrays, seeds: Arrays) -> Arrays:
         return problem.rule(primals, seeds)
     except (RuleError, *UNTRACEABLE):
         raise
+    except jax.errors.UnexpectedTracerError as error:
+        raise RuleError(
+            f"the rule uses a value that an earlier trace of the forward or of the rule left behind{_place(error)}.",
+            "return such a value as a residual, or compute it anew",
+        ) from error
     except Exception as error:
         first = str(error).strip().splitlines()
-        raise RuleError(
-            f"the rule raised {type(error).__name__}: {first[0] if first else ''}", "make the rule run"
-        ) from error
+        text = ": ".join([type(error).__name__, *first[:1]])
+        raise RuleError(f"the rule raised {text}{_place(error)}", "make the rule run") from error
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception comes from: the last line that is neither JAX's nor the checker's, as " (file:line: text)"."""
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not any(part in f.filename for part in ("/jax/", "/jax_src/", "/jaxbias/verify/", "/jaxbias/_jaxpr"))
+    ]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
 
 
 class Runner:
     """Evaluates a flat function on float64 arrays: traced once per signature, then equation by equation in NumPy.
 
     A rule that cannot be traced (it looks at values, or uses NumPy) is called as it is, in float64.
+
+    Args:
+        dtypes: of primals and seeds; float64 if None.
+        native: trace under the user's configuration, on which defaults such as the dtype of random numbers depend.
     """
 
-    def __init__(self, function: Callable[[Arrays, Arrays], Arrays], dtypes: Sequence[Any] | None = None):
+    def __init__(
+        self,
+        function: Callable[[Arrays, Arrays], Arrays],
+        dtypes: Sequence[Any] | None = None,
+        native: bool = False,
+    ):
         self.function, self.dtypes = function, dtypes
+        self.context = ExitStack if native else exact_context
         self.programs: dict[Any, _jaxpr.Program | None] = {}
         self.absent: dict[Any, list[bool]] = {}
 
@@ -260,7 +284,7 @@ class Runner:
 
             typed = self._typed(primals, seeds)
             try:
-                with exact_context():
+                with self.context():
                     self.programs[key] = _jaxpr.trace(flat, *typed)
             except UNTRACEABLE:
                 self.programs[key] = None
@@ -276,7 +300,7 @@ class Runner:
     def __call__(self, primals: Arrays, seeds: Arrays) -> Arrays:
         program = self.program(primals, seeds)
         if program is None:
-            with exact_context():
+            with self.context():
                 outs = self.function(*self._typed([_put(x) for x in primals], [_put(x) for x in seeds]))
             return [None if out is None or _is_float0(out) else widen(out) for out in outs]
         return self.placed(primals, seeds, _jaxpr.run(program, [*primals, *seeds]))

@@ -54,6 +54,7 @@ class Leaf:
         expected, actual: the two values there.
         shape, dtype: of the argument.
         wrong_elements: how many elements are out of tolerance on that probe.
+        tolerance: what the error may be at that element.
         wrong: mask of those elements, or None.
     """
 
@@ -69,6 +70,11 @@ class Leaf:
     probe: str = "as given"
     wrong_elements: int = 0
     wrong: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def compared(self) -> bool:
+        """Whether there were values to compare; not where the rule gave another structure or shape, or none at all."""
+        return bool(self.probe)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,11 +198,14 @@ def _number(x: float) -> str:
 def _rows(report: Report) -> list[tuple[str, ...]]:
     rows = []
     for leaf in report.leaves.values():
+        shape = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        if not leaf.compared:
+            rows.append(("" if leaf.ok else "WRONG", leaf.path or "(all)", shape, "", "", "not compared"))
+            continue
         at = "[" + ", ".join(str(i) for i in leaf.worst_index) + "]"
         size = int(np.prod(leaf.shape))
         worst = "" if leaf.ok else f"{at}: {_number(leaf.actual)}, not {_number(leaf.expected)}"
         count = "" if leaf.ok else f"{leaf.wrong_elements} of {size}"
-        shape = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
         rows.append(
             ("right" if leaf.ok else "WRONG", leaf.path or "(all)", shape, _number(leaf.max_error), count, worst)
         )
