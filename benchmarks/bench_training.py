@@ -17,7 +17,7 @@ from benchmarks.case import Setting
 from benchmarks.peers import WorkerFailed, in_process, missing, skipped
 from benchmarks.record import Record
 from benchmarks.timing import ratio_of_processes
-from benchmarks.workloads import WORKLOADS, Workload, write
+from benchmarks.workloads import WORKLOADS, Workload, steps_after_accuracy, write
 
 SUITE = "training"
 OURS = "jaxbias"
@@ -113,9 +113,10 @@ def compare(workload: Workload, path: Path, setting: Setting) -> list[Record]:
                 answers.setdefault(c.name, []).append(_ask(c, workload, path, setting))
             except WorkerFailed as error:
                 records[c.name] = Record(SUITE, workload.name, c.name, status="failed", note=str(error))
+    spared = steps_after_accuracy(workload, path)
     for name, each in answers.items():
         if name not in records:
-            records[name] = _record(workload, name, each, answers.get(OURS))
+            records[name] = _record(workload, name, each, answers.get(OURS), spared)
     return list(records.values())
 
 
@@ -134,7 +135,7 @@ def _ask(contender: Contender, workload: Workload, path: Path, setting: Setting)
     return in_process("benchmarks.training_worker", {"contender": contender.peer, **job}, python=python)
 
 
-def _record(workload: Workload, name: str, answers: list[dict], ours: list[dict] | None) -> Record:
+def _record(workload: Workload, name: str, answers: list[dict], ours: list[dict] | None, spared: int | None) -> Record:
     error, note = (0.0, "") if not ours else _disagreement(workload, answers[0], ours[0])
     groups = [answer["samples"] for answer in answers]
     record = Record(
@@ -156,6 +157,8 @@ def _record(workload: Workload, name: str, answers: list[dict], ours: list[dict]
             **({"torch": answers[0]["versions"]["torch"]} if "versions" in answers[0] else {}),
         },
     )
+    if record.median and spared is not None and answers[0]["losses"]:
+        record.extra["to_accuracy_s"] = record.extra["import_s"] + record.extra["total_s"] - spared * record.median
     if ours and not note:
         record.times_baseline = list(ratio_of_processes(groups, [answer["samples"] for answer in ours]))
     return record

@@ -176,13 +176,14 @@ def _training_table(records: list[Record]) -> str:
         "first step",
         "to the end",
         "imports",
+        "to accuracy",
         "score",
         "processes",
     )
     rows = []
     for r in sorted(records, key=lambda r: (r.case, r.median or 1e9)):
         case, name, step, ratio, interval, *_ = tables.row(r)
-        more = [tables.seconds(r.extra.get(k)) for k in ("first_step_s", "total_s", "import_s")]
+        more = [tables.seconds(r.extra.get(k)) for k in ("first_step_s", "total_s", "import_s", "to_accuracy_s")]
         score = r.extra.get("score")
         rows.append(
             (
