@@ -15,7 +15,7 @@ SUITES = {
     "training": "the articles' networks against PyTorch, Keras, Flax, Equinox, Haiku, JAX by hand, NumPy, scikit-learn",
     "fit_loop": "training in one compiled program against a step called from Python, and which of them fit chooses",
     "sweep": "many small networks at once",
-    "per_example": "per-example gradient norms, over one batch gradient",
+    "per_example": "per-example gradient norms and clipped sums, over one batch gradient; Opacus, BackPACK",
     "verify": "time to check and to diagnose a derivation, against check_grads and torch's gradcheck",
     "startup": "import, first gradient, first training step, without and with the compilation cache",
     "scaling": "time and memory as batch, width, depth and devices grow, with fitted exponents",

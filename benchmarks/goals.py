@@ -141,7 +141,14 @@ def _bias_over_products(records: Records) -> float | None:
 
 
 def _norms_over_gradient(records: Records) -> float | None:
-    return _quotient("per_example", "norms", "jaxbias", "one batch gradient")(records)
+    return _quotient("per_example", "norms, 784-1024-1024-10", "jaxbias", "one batch gradient")(records)
+
+
+def _cnn_norms(records: Records) -> float | None:
+    ours, *others = (
+        _median(records, "per_example", "norms, small CNN", name) for name in ("jaxbias", "vmap(grad)", "ghost forms")
+    )
+    return over(ours, others)
 
 
 def sweep_over(records: Records, case: str, torch: bool) -> Record | None:
@@ -201,6 +208,7 @@ GOALS = (
     Goal("256 digit nets, per network, PyTorch's loop at its best over ours", 13.0, "above", _sweep_against_torch),
     Goal("256 digit nets, per network, over the best hand-written JAX", 1.1, "below", _sweep_against_hand),
     Goal("per-example gradient norms (MLP), over one batch gradient", 0.65, "below", _norms_over_gradient),
+    Goal("per-example gradient norms (small CNN), over the best of the others", 1.1, "below", _cnn_norms),
     Goal("autodiff of the plain forward over hand, least over layers and losses", 0.98, "above", _least(None)),
     Goal("autodiff of the plain forward over hand, geometric mean", 1.3, "above", _geometric_mean(None)),
     Goal("autodiff of our own forward over hand, least over layers and losses", 0.98, "above", _least("autodiff")),

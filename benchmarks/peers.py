@@ -22,6 +22,8 @@ PEERS = {
     "keras": ("keras", "pip install keras"),
     "sklearn": ("sklearn", "pip install scikit-learn"),
     "torch": ("torch", TORCH),
+    "opacus": ("opacus", "pip install opacus"),
+    "backpack": ("backpack", "pip install backpack-for-pytorch"),
 }
 """Peer → (module to import, command that installs it)."""
 

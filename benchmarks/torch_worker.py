@@ -193,7 +193,51 @@ def op(job) -> dict:
     return {"samples": [each / repeats for each in samples], "versions": {"torch": torch.__version__}}
 
 
+def norms(job) -> dict:
+    """Norm of the gradient of each example of a dense network, by Opacus (ghost form) or BackPACK."""
+    arrays = {name: torch.from_numpy(array) for name, array in np.load(job["arrays"]).items()}
+    params = [arrays[f"params{i}"] for i in range(len(arrays) - 2)]
+    layers: list[torch.nn.Module] = []
+    for weight, bias in zip(params[::2], params[1::2]):
+        layer = torch.nn.Linear(*weight.shape)
+        layer.weight.data, layer.bias.data = weight.T.contiguous(), bias.clone()
+        layers += [layer, torch.nn.ReLU()]
+    model, loss_of = torch.nn.Sequential(*layers[:-1]), torch.nn.CrossEntropyLoss(reduction="sum")
+    x, y = arrays["x"], arrays["y"].long()
+    if job["peer"] == "opacus":
+        import opacus
+        from opacus.grad_sample import GradSampleModuleFastGradientClipping
+
+        version = opacus.__version__
+        options = {"batch_first": True, "loss_reduction": "sum", "max_grad_norm": 1.0, "use_ghost_clipping": True}
+        module = GradSampleModuleFastGradientClipping(model, **options)
+
+        def run():
+            module.zero_grad(set_to_none=True)
+            loss_of(module(x), y).backward()
+            return module.get_norm_sample()
+
+    else:
+        from importlib.metadata import version as version_of
+
+        from backpack import backpack, extend
+        from backpack.extensions import BatchL2Grad
+
+        version = version_of("backpack-for-pytorch")
+        module, loss_of = extend(model), extend(loss_of)
+
+        def run():
+            module.zero_grad(set_to_none=True)
+            with backpack(BatchL2Grad()):
+                loss_of(module(x), y).backward()
+            return sum(p.batch_l2 for p in module.parameters()).sqrt()
+
+    found = [float(each) for each in run()]
+    versions = {"torch": torch.__version__, job["peer"]: version}
+    return {"samples": timed(run, job), "norms": found, "versions": versions}
+
+
 if __name__ == "__main__":
     JOB = json.loads(sys.argv[1])
     torch.set_num_threads(JOB["threads"])
-    print(json.dumps({"train": train, "networks": networks, "op": op}[JOB["kind"]](JOB)))
+    print(json.dumps({"train": train, "networks": networks, "op": op, "norms": norms}[JOB["kind"]](JOB)))
