@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbias.verify.findings import Finding
 from jaxbias.verify.problem import is_float
 
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
 
 def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"], i: int) -> Any:
     """A finding where only some elements are wrong, in the same way on every probe; None otherwise."""
-    from jaxbias.verify.naming import Finding
-
     name = checker.problem.leaves[i][0]
     masks = [case.wrong[i] for case in cases]
 

@@ -8,16 +8,14 @@ If the true gradient is a sum of such terms too, the comparison of both sums say
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.verify.constants import name_constant
-
-if TYPE_CHECKING:
-    from jaxbias.verify.edits import Editor
-    from jaxbias.verify.naming import Evidence
+from jaxbias.verify.edits import Editor, views
+from jaxbias.verify.findings import Evidence, Finding, scaled
 
 MOST_TERMS = 900
 
@@ -38,7 +36,7 @@ class Term:
 class Terms:
     """Terms at one value of the backward pass, for one gradient."""
 
-    def __init__(self, evidence: "Evidence", editor: "Editor", leaf: int, node: int, deadline: float):
+    def __init__(self, evidence: Evidence, editor: Editor, leaf: int, node: int, deadline: float):
         self.evidence, self.editor, self.leaf, self.node = evidence, editor, leaf, node
         self.deadline = deadline
         # saturated values make terms cancel that are far larger than their sum, and a fit cannot tell them apart
@@ -81,17 +79,15 @@ class Terms:
 
     def _factors(self) -> None:
         """Named forward values that broadcast to the shape of the node, and their inverses."""
-        from jaxbias.verify.edits import views
-
         found = []
         for g in self.editor.fresh:
             if g in self.editor.linear:
                 continue
-            found_views = views(self.program.shapes[g], self.shape)
-            if not found_views or (g not in self.program.inputs and not self.editor.write(g)):
+            shown_as = views(self.program.shapes[g], self.shape)
+            if not shown_as or (g not in self.program.inputs and not self.editor.write(g)):
                 continue
             given = g in self.program.inputs or g in self.program.outputs
-            found.append((not given, len(self.editor.write(g)), g, found_views[-1]))
+            found.append((not given, len(self.editor.write(g)), g, shown_as[-1]))
         for *_, g, view in sorted(found)[:8]:
             text = self.editor.write(g) or "x"
             self.labels.setdefault(text, (g, view, False))
@@ -207,10 +203,8 @@ def _bracket(text: str) -> str:
     return f"({text})" if " " in text and not text.startswith("1/(") else text
 
 
-def explain(evidence: "Evidence", editor: "Editor", leaf: int, deadline: float) -> Any:
+def explain(evidence: Evidence, editor: Editor, leaf: int, deadline: float) -> Any:
     """A finding for one gradient, or None."""
-    from jaxbias.verify.naming import Finding, _scaled
-
     name = evidence.checker.problem.leaves[leaf][0]
     for node in _nodes(editor, leaf):
         terms = Terms(evidence, editor, leaf, node, deadline)
@@ -235,7 +229,7 @@ def explain(evidence: "Evidence", editor: "Editor", leaf: int, deadline: float) 
                 shapes = [evidence.shapes(case) for case in evidence.cases]
                 named = name_constant([c] * len(shapes), shapes)
                 if named is not None:
-                    return _scaled(frozenset([leaf]), named, term, source, 4.5, 1e-9, name)
+                    return scaled(frozenset([leaf]), named, term, source, 4.5, 1e-9, name)
             if truth:
                 term = f"`{terms.write(k, amount)}`"
                 return found("extra-term", f"the gradient of {name} has the term {term} too much", "leave it out")
@@ -266,7 +260,7 @@ def explain(evidence: "Evidence", editor: "Editor", leaf: int, deadline: float) 
     return None
 
 
-def _nodes(editor: "Editor", leaf: int) -> list[int]:
+def _nodes(editor: Editor, leaf: int) -> list[int]:
     """The gradient itself, then the last value of every other shape on the way to it."""
     out = editor.program.outputs[leaf]
     before = editor.ancestors(out)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbias.derivation import Derivation, Example, LossExample, problem
-from jaxbias.verify.self_test.rules import Rule
+from jaxbias.verify.self_test.registry import Rule
 
 
 def rules_of(derivations: Iterable[Derivation]) -> list[Rule]:

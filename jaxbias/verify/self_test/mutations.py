@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbias.verify.self_test.rules import Rule
+from jaxbias.verify.self_test.registry import Rule
 
 SHAPE = {"wrong-shape", "broadcast-not-summed"}
 FACTOR = {"missing-factor", "missing-activation-derivative", "missing-mask", "scale-constant", "wrong-operand"}
