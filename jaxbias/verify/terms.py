@@ -250,7 +250,8 @@ def explain(evidence: Evidence, editor: Editor, leaf: int, deadline: float) -> A
         old, new = terms.terms[a], terms.terms[b]
         text = f"the gradient of {name} has the term `{terms.write(b, y)}` where it must have `{terms.write(a, -x)}`"
         fix = f"use `{terms.write(a, -x)}`"
-        if (old.u, old.outer, old.inner) == (new.u, new.outer, new.inner):
+        same_factors = sorted([*old.outer, *old.inner]) == sorted([*new.outer, *new.inner])
+        if (old.u, old.outer, old.inner) == (new.u, new.outer, new.inner) or (same_factors and new.axes is None):
             return found("wrong-reduction-axis", text, fix, ("missing-term",) if new.axes is None else ())
         if (old.u, old.axes) == (new.u, new.axes):
             factors_old, factors_new = [*old.outer, *old.inner], [*new.outer, *new.inner]

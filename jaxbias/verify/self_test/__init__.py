@@ -100,7 +100,7 @@ def wrong_gradients(rule: Rule, mutant: Mutant, points: Any) -> set[int] | None:
 
 
 def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
-    """Kinds that describe the values of a mutant exactly, whatever was planted: one constant factor, zero, exchanged.
+    """Kinds that describe the values of a mutant exactly, whatever was planted: a factor, zero, signs, exchange.
 
     Whether a rule forgets one of two equal terms or halves their sum, its values do not say.
     """
@@ -120,6 +120,8 @@ def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
                 named = name_constant([c], [[("x", np.shape(x)) for x in args]])
                 found = {"detached"} if abs(c) < 1e-9 else {"scale-constant", named.kind if named else "scale-constant"}
                 found |= {"double-count"} if abs(c - 2) < 1e-9 else set()
+            if _near(np.abs(g), np.abs(r)):
+                found.add("sign")
             others = [right[j] for j in range(len(right)) if j != i]
             if any(o is not None and o.shape == g.shape and _near(g, o) for o in others):
                 found.add("swapped-outputs")

@@ -4,7 +4,7 @@ import ast
 import copy
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,28 +160,69 @@ def output_mutants(rule: Rule, args: tuple[Any, ...]) -> Iterator[Mutant]:
 
 
 class _Edit(ast.NodeTransformer):
-    """Applies a change at the k-th place where it is possible; counts the places."""
+    """Applies a change at the k-th place where it is possible; counts the places.
 
-    def __init__(self, change: Callable[[ast.AST], ast.AST | None], k: int):
+    Attributes:
+        place: "index", "axes" or "size" where the changed expression says which elements, over which axes, or how
+            many, and is no value itself.
+    """
+
+    def __init__(self, change: Callable[[ast.AST], ast.AST | None], k: int, axes: Collection[str] = ()):
         self.change, self.k, self.count, self.line = change, k, 0, ""
-        self.depth, self.in_index = 0, False
+        self.axes, self.inside, self.place = axes, [""], ""
 
     def generic_visit(self, node):
+        where = self.inside[-1]
+        if isinstance(node, ast.Name) and node.id in self.axes:
+            where = "axes"
         replacement = self.change(node)
         if replacement is not None:
             if self.count == self.k:
                 self.count += 1
-                self.line = ast.unparse(node)
-                self.in_index = self.depth > 0
+                self.line, self.place = ast.unparse(node), where
                 return ast.copy_location(replacement, node)
             self.count += 1
         if isinstance(node, ast.Subscript):
             node.value = self.visit(node.value)
-            self.depth += 1
-            node.slice = self.visit(node.slice)
-            self.depth -= 1
+            node.slice = self.visit_inside(where or "index", node.slice)
             return node
-        return super().generic_visit(node)
+        if (isinstance(node, ast.keyword) and node.arg in ("axis", "axes")) or (
+            isinstance(node, ast.Call) and _gives_axes(node)
+        ):
+            where = "axes"
+        elif isinstance(node, ast.Attribute) and node.attr in ("shape", "size"):
+            where = where or "size"
+        self.inside.append(where)
+        node = super().generic_visit(node)
+        self.inside.pop()
+        return node
+
+    def visit_inside(self, where: str, node: ast.expr) -> ast.expr:
+        self.inside.append(where)
+        node = self.visit(node)
+        self.inside.pop()
+        return node
+
+
+def _gives_axes(node: ast.AST) -> bool:
+    """A call such as range(...), tuple(...) or other_axes(...)."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = ast.unparse(node.func).rsplit(".", 1)[-1]
+    return name in ("range", "tuple") or "axes" in name
+
+
+def _axes_names(function: ast.FunctionDef) -> set[str]:
+    """Variables that hold axes."""
+    found = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            pairs = [(target, value)]
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = list(zip(target.elts, value.elts))
+            found |= {t.id for t, v in pairs if isinstance(t, ast.Name) and _gives_axes(v)}
+    return found
 
 
 def _binary(operators, make):
@@ -326,6 +367,10 @@ CHANGES: list[tuple[str, Callable[[ast.AST], ast.AST | None]]] = [
 ]
 
 
+ARITHMETIC = {"missing-term", "flipped-sign-of-term", "missing-factor", "double-count", "scale-constant"}
+"""Changes that, made to an index, move values."""
+
+
 def source_mutants(rule: Rule, limit: int = 6) -> Iterator[Mutant]:
     """One change in one place of the rule's source: at most `limit` places for each kind of change."""
     for body, build in rule.bodies or ((rule.rule, lambda new: new),):
@@ -347,12 +392,13 @@ def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Ite
         {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         - {"t", "i", "n", "_", "rows", "width", "length"}
     )
+    axes = _axes_names(function)
     changes = [*CHANGES]
     for new in names:
         changes.append(("wrong-operand", lambda node, new=new: _operand(node, new)))
     for planted, change in changes:
         for k in range(limit):
-            edit = _Edit(change, k)
+            edit = _Edit(change, k, axes)
             wrong = copy.deepcopy(function)
             wrong.body = [edit.visit(statement) for statement in wrong.body]
             if edit.count <= k:
@@ -360,6 +406,7 @@ def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Ite
             mutated = ast.fix_missing_locations(ast.Module([wrong], []))
             space: dict[str, Any] = {}
             exec(compile(mutated, f"<{name}: {planted}>", "exec"), {**body.__globals__, **free}, space)
-            # arithmetic on indices moves values, whatever it does to the index
-            kind = "wrong-index" if edit.in_index and planted != "wrong-operand" else planted
+            kind = planted
+            if edit.place and (planted in ARITHMETIC or edit.place != "index"):
+                kind = {"index": "wrong-index", "axes": "wrong-reduction-axis", "size": "scale-constant"}[edit.place]
             yield Mutant(kind, edit.line, build(space[function.name]))
