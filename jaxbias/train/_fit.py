@@ -12,19 +12,15 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype
-from jaxbias.grads import value_and_grad
 from jaxbias.leaves import with_frozen
-from jaxbias.params import Layer, Tree, inference, init_state, run_forward
+from jaxbias.params import Layer, Tree, init_state
 from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
+from jaxbias.train._step import Learned, Metric, Objective, row_order, take
 
 LOOPS = ("auto", "scan", "steps")
 _SECONDS_PER_CALL = 0.2
 """About how long one call of the compiled program may take: progress and Ctrl-C are served between two calls."""
-
-Metric = Callable[[Any, Any], Array]
-"""`(out, targets) -> scalar`, a mean over rows."""
 
 
 class Progress(NamedTuple):
@@ -64,16 +60,79 @@ class Fit(NamedTuple):
     compile_s: float
 
 
-class _Learned(NamedTuple):
-    params: Tree
-    opt_state: Tree
-    state: Tree
-
-
 class _Carry(NamedTuple):
-    learned: _Learned
+    learned: Learned
     train: dict[str, Array]  # (epochs, steps)
     validation: dict[str, Array]  # (epochs,)
+
+
+class _Program(NamedTuple):
+    """The steps of all epochs, compiled as one program or called one by one."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    order_key: Array
+    batch_size: int
+
+    def order(self, epoch: Any, rows: int) -> Array:
+        return row_order(self.order_key, epoch, rows, self.batch_size)
+
+    def step(self, learned: Learned, data: Any, rows: Array) -> tuple[Learned, dict[str, Array]]:
+        return self.objective.step(learned, take(data, rows), self.optimizer)
+
+    def before(self, learned: Learned, data: Any, validation: Any, epochs: int) -> _Carry:
+        """Nothing recorded yet."""
+        steps = len(data[0]) // self.batch_size
+        record = jax.eval_shape(self.step, learned, data, jnp.arange(self.batch_size))[1]
+        return _Carry(
+            learned,
+            {name: jnp.zeros((epochs, steps), each.dtype) for name, each in record.items()},
+            {name: jnp.zeros(epochs, each.dtype) for name, each in record.items() if validation is not None},
+        )
+
+    def after_epoch(self, carry: _Carry, validation: Any, epoch: Any) -> _Carry:
+        if validation is None:
+            return carry
+        found = self.objective.evaluate(carry.learned, validation, self.batch_size)
+        return carry._replace(validation=_set(carry.validation, epoch, found))
+
+    def compiled(self, loop: str, carry: _Carry, data: Any, validation: Any) -> Callable[..., _Carry]:
+        """`(carry, data, validation, start, stop) -> carry` for the epochs from start to before stop."""
+        return (self._one_program if loop == "scan" else self._step_by_step)(carry, data, validation)
+
+    def _one_program(self, carry, data, validation):
+        def run(carry, data, validation, start, stop):
+            def one_epoch(epoch, carry):
+                learned, records = jax.lax.scan(
+                    lambda learned, rows: self.step(learned, data, rows), carry.learned, self.order(epoch, len(data[0]))
+                )
+                carry = _Carry(learned, _set(carry.train, epoch, records), carry.validation)
+                return self.after_epoch(carry, validation, epoch)
+
+            return jax.lax.fori_loop(start, stop, one_epoch, carry)
+
+        return jax.jit(run, donate_argnums=0).lower(carry, data, validation, 0, 0).compile()
+
+    def _step_by_step(self, carry, data, validation):
+        del validation
+        order = jax.jit(lambda epoch: self.order(epoch, len(data[0])))
+        after_epoch = jax.jit(self.after_epoch, donate_argnums=0)
+
+        def step(carry, data, order, epoch, i):
+            learned, record = self.step(carry.learned, data, order[i])
+            return carry._replace(learned=learned, train=_set(carry.train, (epoch, i), record))
+
+        compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, order(0), 0, 0).compile()
+
+        def run(carry, data, validation, start, stop):
+            for epoch in range(start, stop):
+                rows = order(epoch)
+                for i in range(len(rows)):
+                    carry = compiled_step(carry, data, rows, epoch, i)
+                carry = after_epoch(carry, validation, epoch)
+            return carry
+
+        return run
 
 
 def accuracy(out: Array, targets: Array) -> Array:
@@ -189,73 +248,19 @@ def fit(
     if not hasattr(optimizer, "update"):
         raise TypeError(f"fit: optimizer must be an optax gradient transformation, got {optimizer!r}.")
     checked = None if validation is None else check_data(validation, "validation")
-    metrics = dict(metrics or {})
-    steps = len(x) // batch_size
     loop = choose_loop(network, how) if loop == "auto" else loop
     optimizer = _masked(optimizer, params, trainable)
 
     order_key, state_key = jax.random.split(key)
-    gradient = value_and_grad(network, loss, how, has_aux=True)
+    objective = Objective.of(network, loss, metrics, how)
     first = x[:batch_size], targets[:batch_size]
     if state is None:
         state = init_state(network, state_key, first[0])
-    jax.eval_shape(gradient, params, *first, state)  # the layers' and the loss' own errors, before anything runs
+    jax.eval_shape(objective.gradient, params, *first, state)  # the layers' and the loss' own errors, before any work
     params, state = _copied(params), _copied(state)
-    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
-        learned = _Learned(params, optimizer.init(params), state)
-
-    def update(grads, opt_state, params):
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state
-
-    def measured(value, out, targets):
-        found = {"loss": value, **{name: metric(out, targets) for name, metric in metrics.items()}}
-        return {name: each.astype(accumulation_dtype(each.dtype)) for name, each in found.items()}
-
-    def one_step(learned, data, rows):
-        batch = jax.tree.map(lambda array: array[rows], data)
-        (value, (out, state)), grads = gradient(learned.params, *batch, learned.state)
-        params, opt_state = update(grads, learned.opt_state, learned.params)
-        return _Learned(params, opt_state, state), measured(value, out, batch[1])
-
-    def order_of(epoch):
-        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(x))
-        return order[: steps * batch_size].reshape(steps, batch_size)
-
-    def evaluate(learned, data):
-        network_then = inference(network)
-
-        def on_batch(batch):
-            out, _ = run_forward(network_then, learned.params, batch[0], learned.state)
-            return measured(loss.forward(out, batch[1])[0], out, batch[1])
-
-        return _mean_over_batches(on_batch, data, batch_size)
-
-    def run(carry, data, validation, start, stop):
-        def one_epoch(epoch, carry):
-            learned, records = jax.lax.scan(
-                lambda learned, rows: one_step(learned, data, rows), carry.learned, order_of(epoch)
-            )
-            return recorded(_Carry(learned, _set(carry.train, epoch, records), carry.validation), validation, epoch)
-
-        return jax.lax.fori_loop(start, stop, one_epoch, carry)
-
-    def recorded(carry, validation, epoch):
-        if validation is None:
-            return carry
-        return carry._replace(validation=_set(carry.validation, epoch, evaluate(carry.learned, validation)))
-
-    def step(carry, data, order, epoch, i):
-        learned, record = one_step(carry.learned, data, order[i])
-        return carry._replace(learned=learned, train=_set(carry.train, (epoch, i), record))
-
-    record = jax.eval_shape(one_step, learned, (x, targets), jnp.arange(batch_size))[1]
-    carry = _Carry(
-        learned,
-        {name: jnp.zeros((epochs, steps), each.dtype) for name, each in record.items()},
-        {name: jnp.zeros(epochs, each.dtype) for name, each in record.items() if checked is not None},
-    )
+    learned = Learned.at_start(optimizer, params, state)
+    program = _Program(objective, optimizer, order_key, batch_size)
+    carry = program.before(learned, (x, targets), checked, epochs)
 
     store, done, save_every = None, 0, epochs
     if checkpoint is not None:
@@ -264,12 +269,12 @@ def fit(
         identity = {
             "JAX version": jax.__version__,
             "params (tree, shapes, dtypes)": str(jax.tree.structure(params)) + str(_shapes(params)),
-            "network or loss": program_digest(gradient, params, *first, state),
-            "optimizer": program_digest(update, params, learned.opt_state, params),
+            "network or loss": program_digest(objective.gradient, params, *first, state),
+            "optimizer": _optimizer_digest(optimizer, learned),
             "initial params or state": array_digest(*jax.tree.leaves((params, state))),
             "data": array_digest(x, targets),
             "validation data": array_digest(*(checked or ())),
-            "metrics": ", ".join(metrics),
+            "metrics": ", ".join(objective.metrics),
             "batch_size": str(batch_size),
             "key": array_digest(key),
             "loop": loop,
@@ -280,20 +285,7 @@ def fit(
 
     began = time.perf_counter()
     data_then = x, targets
-    if loop == "scan":
-        compiled = jax.jit(run, donate_argnums=0).lower(carry, data_then, checked, 0, 0).compile()
-    else:
-        draw, record_epoch = jax.jit(order_of), jax.jit(recorded, donate_argnums=0)
-        compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data_then, order_of(0), 0, 0).compile()
-
-        def compiled(carry, data, validation, start, stop):
-            for epoch in range(start, stop):
-                order = draw(epoch)
-                for i in range(steps):
-                    carry = compiled_step(carry, data, order, epoch, i)
-                carry = record_epoch(carry, validation, epoch)
-            return carry
-
+    compiled = program.compiled(loop, carry, data_then, checked)
     compile_s = time.perf_counter() - began
 
     at_once = 1
@@ -319,35 +311,21 @@ def fit(
             RuntimeWarning,
             stacklevel=2,
         )
-    return Fit(*_returned(carry.learned), history, diverged, resumed, compile_s)
-
-
-def _returned(learned: _Learned) -> tuple[Tree, Tree, Tree]:
-    return learned.params, learned.state, learned.opt_state
+    params, opt_state, state = carry.learned
+    return Fit(params, state, opt_state, history, diverged, resumed, compile_s)
 
 
 def _set(buffers: dict[str, Array], index: Any, values: dict[str, Array]) -> dict[str, Array]:
     return {name: buffer.at[index].set(values[name]) for name, buffer in buffers.items()}
 
 
+def _optimizer_digest(optimizer: optax.GradientTransformation, learned: Learned) -> str:
+    with jax.numpy_dtype_promotion("standard"):
+        return program_digest(optimizer.update, learned.params, learned.opt_state, learned.params)
+
+
 def _shapes(tree: Tree) -> list[str]:
     return [f"{leaf.dtype}{leaf.shape}" for leaf in jax.tree.leaves(tree)]
-
-
-def _mean_over_batches(on_batch: Callable[[Any], dict[str, Array]], data: Any, batch_size: int) -> dict[str, Array]:
-    """Mean over all rows of what is a mean over the rows of a batch; the last batch may be smaller."""
-    rows = len(data[0])
-    whole = rows // batch_size
-    total = None
-    if whole:
-        batches = jax.tree.map(lambda a: a[: whole * batch_size].reshape(whole, batch_size, *a.shape[1:]), data)
-        total = jax.tree.map(lambda each: each.sum() * (batch_size / rows), jax.lax.map(on_batch, batches))
-    if rows % batch_size:
-        last = on_batch(jax.tree.map(lambda a: a[whole * batch_size :], data))
-        last = jax.tree.map(lambda each: each * (rows % batch_size / rows), last)
-        total = last if total is None else jax.tree.map(jnp.add, total, last)
-    assert total is not None  # check_data refuses data without rows
-    return total
 
 
 def _history(carry: _Carry) -> dict[str, np.ndarray]:

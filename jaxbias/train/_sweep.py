@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,10 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype
-from jaxbias.grads import value_and_grad
-from jaxbias.params import Layer, Tree, inference, init_state, run_forward
+from jaxbias.params import Layer, Tree, init_state
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
-from jaxbias.train._fit import Metric, _mean_over_batches
+from jaxbias.train._step import Learned, Metric, Objective, row_order, take
 from jaxbias.train._sweep_store import Store
 from jaxbias.train._sweep_table import Sweep
 
@@ -101,8 +100,10 @@ def sweep(
     check_count(epochs, "epochs")
     checked = None if validation is None else check_data(validation, "validation")
     axes, inits, hyper = _check_axes(network, keys, inits, use_bias, hyper, optimizer)
-    metrics = dict(metrics or {})
-    member = _member(network, loss, optimizer, list(inits.values()), list(hyper), epochs, batch_size, metrics, how)
+    keys = _typed(keys)
+    wrap = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(keys))
+    objective = Objective.of(network, loss, metrics, how)
+    member = _member(objective, optimizer, list(inits.values()), list(hyper), epochs, batch_size, wrap)
 
     float_dtype = jnp.result_type(float)
     grids = jnp.meshgrid(
@@ -113,7 +114,7 @@ def sweep(
         indexing="ij",
     )
     init_index, on, *values, seed = (grid.reshape(-1) for grid in grids)
-    members = init_index, on, tuple(values), jax.random.key_data(_typed(keys))[seed]
+    members = init_index, on, tuple(values), jax.random.key_data(keys)[seed]
     count = len(seed)
 
     example = jax.tree.map(lambda array: array[0], members)
@@ -206,15 +207,13 @@ def sweep(
     return Sweep(axes, results, ~np.logical_and.reduce(finite), params, resumed, compile_s, train_s)
 
 
-def _member(network, loss, optimizer, inits, hyper_names, epochs, batch_size, metrics, how):
+def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
     """The function that trains one member: `(member, data, validation) -> (params, results)`."""
-    gradient = value_and_grad(network, loss, how, has_aux=True)
 
     def train(member, data, validation):
         init_index, on, values, key_data = member
-        init_key, fit_key = jax.random.split(jax.random.wrap_key_data(key_data))
+        init_key, fit_key = jax.random.split(wrap(key_data))
         order_key, state_key = jax.random.split(fit_key)
-        rows, steps = len(data[0]), len(data[0]) // batch_size
         first = data[0][:batch_size]
 
         def without_bias(tree):
@@ -223,41 +222,24 @@ def _member(network, loss, optimizer, inits, hyper_names, epochs, batch_size, me
                 lambda path, leaf: jnp.where(on, leaf, jnp.zeros_like(leaf)) if _is_bias(path) else leaf, tree
             )
 
-        params = without_bias(jax.lax.switch(init_index, [lambda key, f=f: f(key, first) for f in inits], init_key))
-        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
+        with jax.numpy_dtype_promotion("standard"):  # as in optax's own arithmetic
             chosen = optimizer(**dict(zip(hyper_names, values))) if hyper_names else optimizer
-            carry = params, chosen.init(params), init_state(network, state_key, first)
+        params = without_bias(jax.lax.switch(init_index, [lambda key, f=f: f(key, first) for f in inits], init_key))
+        learned = Learned.at_start(chosen, params, init_state(objective.network, state_key, first))
 
-        def measured(value, out, wanted):
-            found = {"loss": value, **{name: metric(out, wanted) for name, metric in metrics.items()}}
-            return {name: each.astype(accumulation_dtype(each.dtype)) for name, each in found.items()}
+        def one_epoch(learned, epoch):
+            learned, records = jax.lax.scan(
+                lambda learned, rows: objective.step(learned, take(data, rows), chosen, only=without_bias),
+                learned,
+                row_order(order_key, epoch, len(data[0]), batch_size),
+            )
+            return learned, {name: each.mean() for name, each in records.items()}
 
-        def step(carry, chosen_rows):
-            params, opt_state, state = carry
-            batch = jax.tree.map(lambda array: array[chosen_rows], data)
-            (value, (out, state)), grads = gradient(params, *batch, state)
-            with jax.numpy_dtype_promotion("standard"):
-                updates, opt_state = chosen.update(without_bias(grads), opt_state, params)
-                stepped = optax.apply_updates(params, without_bias(updates))
-            params = jax.tree.map(lambda new, old: new.astype(old.dtype), stepped, params)
-            return (params, opt_state, state), measured(value, out, batch[1])
-
-        def one_epoch(carry, epoch):
-            order = jax.random.permutation(jax.random.fold_in(order_key, epoch), rows)
-            carry, records = jax.lax.scan(step, carry, order[: steps * batch_size].reshape(steps, batch_size))
-            return carry, {name: each.mean() for name, each in records.items()}
-
-        (params, _, state), results = jax.lax.scan(one_epoch, carry, jnp.arange(epochs))
+        learned, results = jax.lax.scan(one_epoch, learned, jnp.arange(epochs))
         if validation is not None:
-            network_then = inference(network)
-
-            def on_batch(batch):
-                out, _ = run_forward(network_then, params, batch[0], state)
-                return measured(loss.forward(out, batch[1])[0], out, batch[1])
-
-            found = _mean_over_batches(on_batch, validation, min(1024, len(validation[0])))
+            found = objective.evaluate(learned, validation, min(1024, len(validation[0])))
             results |= {f"validation_{name}": each for name, each in found.items()}
-        return params, results
+        return learned.params, results
 
     return train
 

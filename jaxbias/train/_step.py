@@ -1,0 +1,99 @@
+"""What `fit` and `sweep` share: the order of the rows, one step, what is measured, and an evaluation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxbias._numerics import accumulation_dtype
+from jaxbias.grads import value_and_grad
+from jaxbias.params import Layer, Tree, inference, run_forward
+
+Metric = Callable[[Any, Any], Array]
+"""`(out, targets) -> scalar`, a mean over rows."""
+
+
+class Learned(NamedTuple):
+    """All that changes from step to step."""
+
+    params: Tree
+    opt_state: Tree
+    state: Tree
+
+    @classmethod
+    def at_start(cls, optimizer: optax.GradientTransformation, params: Tree, state: Tree) -> "Learned":
+        """Before the first step."""
+        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
+            return cls(params, optimizer.init(params), state)
+
+
+class Objective(NamedTuple):
+    """What is minimised and what is measured: everything of a step but the rows and the optimizer.
+
+    Attributes:
+        gradient: `(params, x, targets, state) -> ((loss, (out, state)), grads)`.
+    """
+
+    network: Layer
+    loss: Any
+    metrics: Mapping[str, Metric]
+    gradient: Callable[..., Any]
+
+    @classmethod
+    def of(cls, network: Layer, loss: Any, metrics: Mapping[str, Metric] | None, how: str) -> "Objective":
+        return cls(network, loss, dict(metrics or {}), value_and_grad(network, loss, how, has_aux=True))
+
+    def measured(self, value: Array, out: Any, targets: Any) -> dict[str, Array]:
+        """The loss and the metrics, in at least float32."""
+        found = {"loss": value, **{name: metric(out, targets) for name, metric in self.metrics.items()}}
+        return {name: each.astype(accumulation_dtype(each.dtype)) for name, each in found.items()}
+
+    def step(
+        self, learned: Learned, batch: Any, optimizer: optax.GradientTransformation, only: Callable = lambda tree: tree
+    ) -> tuple[Learned, dict[str, Array]]:
+        """One step of the optimizer.
+
+        Args:
+            only: what of the gradient, and of the update, is used.
+        """
+        (value, (out, state)), grads = self.gradient(learned.params, *batch, learned.state)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(only(grads), learned.opt_state, learned.params)
+            params = optax.apply_updates(learned.params, only(updates))
+        return Learned(params, opt_state, state), self.measured(value, out, batch[1])
+
+    def evaluate(self, learned: Learned, data: Any, batch_size: int) -> dict[str, Array]:
+        """Loss and metrics of the network when not training: the mean over all rows of what is a mean over a batch."""
+        network = inference(self.network)
+
+        def on_batch(batch):
+            out, _ = run_forward(network, learned.params, batch[0], learned.state)
+            return self.measured(self.loss.forward(out, batch[1])[0], out, batch[1])
+
+        rows = len(data[0])
+        whole, left = divmod(rows, batch_size)
+        total = None
+        if whole:
+            batches = jax.tree.map(lambda a: a[: whole * batch_size].reshape(whole, batch_size, *a.shape[1:]), data)
+            total = jax.tree.map(lambda each: each.sum() * (batch_size / rows), jax.lax.map(on_batch, batches))
+        if left:  # the last batch is smaller
+            last = on_batch(jax.tree.map(lambda a: a[whole * batch_size :], data))
+            last = jax.tree.map(lambda each: each * (left / rows), last)
+            total = last if total is None else jax.tree.map(jnp.add, total, last)
+        assert total is not None  # check_data refuses data without rows
+        return total
+
+
+def row_order(key: Array, epoch: Any, rows: int, batch_size: int) -> Array:
+    """(steps, batch_size) row numbers of one epoch: a new order for each, cut into whole batches."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), rows)
+    steps = rows // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def take(data: Any, rows: Any) -> Any:
+    """These rows of every array."""
+    return jax.tree.map(lambda array: array[rows], data)
