@@ -8,6 +8,7 @@ order, and return the mean loss of every epoch and the final loss on the test ro
 for each network however many there are, so it trains the first few.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -32,7 +33,10 @@ TEST_BOUND = 0.03
 
 
 class Size(NamedTuple):
-    """How much of it: networks in all, networks of the loop in PyTorch, epochs, processes, samples in each of them."""
+    """How much of it: networks in all, networks of the loop in PyTorch, epochs, processes, samples in each of them.
+
+    With no rounds the sample is the first call, which warms up otherwise.
+    """
 
     networks: int
     torch_networks: int
@@ -41,7 +45,7 @@ class Size(NamedTuple):
     rounds: int
 
 
-SIZES = {"tiny": Size(2, 1, 2, 1, 1), "quick": Size(32, 2, 20, 1, 2), "full": Size(256, 6, 20, 3, 2)}
+SIZES = {"tiny": Size(2, 1, 2, 1, 0), "quick": Size(32, 2, 20, 1, 2), "full": Size(256, 6, 20, 3, 2)}
 
 
 class Contender(NamedTuple):
@@ -57,7 +61,7 @@ class Contender(NamedTuple):
         return "torch" if "threads" in self.options else "jax"
 
 
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+TWO_DEVICES = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"}
 CONTENDERS = (
     Contender(OURS, {"way": OURS}),
     Contender("jaxbias on 2 host devices", {"way": OURS, "env": TWO_DEVICES}),
@@ -116,7 +120,7 @@ def _ask(contender: Contender, workload: Workload, path: Path, size: Size, setti
     if contender.peer == "torch":
         job |= {"kind": "networks", "networks": size.torch_networks}
         return in_process("benchmarks.torch_worker", job, python=setting.pythons.get("torch"))
-    job |= {"networks": size.networks, "rounds": 1 if contender.slow else size.rounds}
+    job |= {"networks": size.networks, "rounds": min(1, size.rounds) if contender.slow else size.rounds}
     return in_process("benchmarks.bench_networks", job, env=job.pop("env", None))
 
 
@@ -276,13 +280,12 @@ def _program(way: str, train: Callable, keys: Any) -> tuple[Callable[[], Any], f
 def _by_hand(job: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     call, compile_s = _program(job["way"], _training(job, arrays), seeds(job["networks"]))
     samples = []
-    losses, test_loss = call()  # warms up
-    for _ in range(job["rounds"]):
+    for _ in range(1 + job["rounds"]):
         began = time.perf_counter()
         losses, test_loss = call()
         samples.append((time.perf_counter() - began) / job["networks"])
     return {
-        "samples": samples,
+        "samples": samples[1:] or samples,
         "compile_s": compile_s,
         "first_loss": losses[:, 0].tolist(),
         "test_loss": test_loss.tolist(),
@@ -303,11 +306,11 @@ def _sweep(job: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]
             validation=(arrays["x_test"], arrays["y_test"]),
         )  # fmt: skip
 
-    compile_s = call().compile_s  # warms up; the others find its program nowhere and compile again, apart from the time
-    done = [call() for _ in range(job["rounds"])]
+    done = [call() for _ in range(1 + job["rounds"])]  # each compiles its program anew, apart from its train_s
+    samples = [each.train_s / job["networks"] for each in done]
     return {
-        "samples": [each.train_s / job["networks"] for each in done],
-        "compile_s": compile_s,
+        "samples": samples[1:] or samples,
+        "compile_s": done[0].compile_s,
         "first_loss": done[0].results["loss"][0, 0, :, 0].tolist(),
         "test_loss": done[0].results["validation_loss"][0, 0].tolist(),
     }

@@ -2,8 +2,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import jax
@@ -150,6 +152,56 @@ def test_a_killed_sweep_resumes_and_ends_alike(task, tmp_path):
         small(task, chunk=2, directory=tmp_path, optimizer=optax.sgd(0.2))
     with pytest.raises(ValueError, match="different: members"):
         small(task, chunk=2, directory=tmp_path, keys=task[1][::-1])
+
+
+VICTIM = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from jaxbias.layers import dense, tanh
+import jaxbias as jb
+directory, out = sys.argv[1:]
+x = jnp.linspace(-1, 1, 96).reshape(32, 3)
+found = jb.train.sweep(
+    jb.chain(dense.layer(32), tanh, dense.layer(1)), jb.losses.mean_squared_error, (x, x[:, :1] ** 2 + 1), optax.adam,
+    keys=jax.random.split(jax.random.key(1), 10), hyper={"learning_rate": (0.01, 0.1)}, epochs=400, batch_size=4,
+    keep_params=True, chunk=2, together=1, directory=None if directory == "-" else directory,
+    progress=lambda progress: print(progress.done, flush=True),
+)
+np.savez(out, *jax.tree.leaves(found.params), **found.results, diverged=found.diverged)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_ends_bit_identical(tmp_path):
+    """Killed again and again, each time a random while after its first new chunk, until it finishes."""
+    script = tmp_path / "victim.py"
+    script.write_text(VICTIM)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+
+    def start(directory, out):
+        command = [sys.executable, str(script), str(directory), str(out)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    whole = start("-", tmp_path / "whole.npz")
+    assert whole.communicate(timeout=300)[0].split()[-1] == "40" and whole.returncode == 0
+    resumed, kills = [], 0
+    for wait in np.random.default_rng().uniform(0.0, 0.3, size=8):
+        process = start(tmp_path / "run", tmp_path / "resumed.npz")
+        resumed.append(int(process.stdout.readline()))
+        first_new = process.stdout.readline()
+        time.sleep(wait if first_new else 0)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    last = start(tmp_path / "run", tmp_path / "resumed.npz")
+    seen = [int(line) for line in last.communicate(timeout=300)[0].split()]
+    assert last.returncode == 0 and seen[-1] == 40
+    assert kills >= 2, "no kill came in time"
+    assert resumed[1] > 0, "the chunk that was said to be done was not on disk"
+    assert [*resumed, seen[0]] == sorted([*resumed, seen[0]]), "a rerun went back behind a finished chunk"
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "resumed.npz") as resumed:
+        assert whole.files == resumed.files
+        assert all(np.array_equal(whole[name], resumed[name]) for name in whole.files)
 
 
 @pytest.mark.parametrize(
