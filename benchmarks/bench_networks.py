@@ -279,7 +279,7 @@ def _program(way: str, train: Callable, keys: Any) -> tuple[Callable[[], Any], f
 
 def _by_hand(job: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     call, compile_s = _program(job["way"], _training(job, arrays), seeds(job["networks"]))
-    samples = []
+    samples, losses, test_loss = [], np.empty(0), np.empty(0)
     for _ in range(1 + job["rounds"]):
         began = time.perf_counter()
         losses, test_loss = call()

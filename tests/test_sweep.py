@@ -72,13 +72,14 @@ def test_every_member_is_the_run_of_fit_and_bias_off_is_the_network_without_the_
                 assert np.abs(params[i].bias - one.params[i].bias).max() < 1e-12 and (params[i].bias != 0).all()
 
 
-def test_members_with_a_state(task):
-    data, keys = task
+def test_members_with_a_state_and_keys_of_another_generator(task):
+    data, _ = task
+    keys = jax.random.split(jax.random.key(3, impl="rbg"), 2)  # its draws depend on what is drawn side by side
     network = jb.chain(dense.layer(4), batch_norm.layer(), relu, dropout.layer(rate=0.3), dense.layer(1))
     optimizer = optax.sgd(0.05)
     found = sweep(
-        network, mean_squared_error, data, optimizer, keys=keys[:2], use_bias=(True,), epochs=5, batch_size=4,
-        validation=data,
+        network, mean_squared_error, data, optimizer, keys=keys, use_bias=(True,), epochs=5, batch_size=4,
+        validation=data, together=1,
     )  # fmt: skip
     one = by_fit(network, data, keys[1], optimizer, validation=data)
     assert np.abs(found.results["loss"][0, 0, 1] - one.history["loss"]).max() < 1e-12

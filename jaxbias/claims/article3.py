@@ -13,7 +13,7 @@ from jaxbias.claims._claim import CONDITIONAL, HOLDS, claim
 from jaxbias.claims._conditions import above, at_most, below, exactly, near
 from jaxbias.claims._tools import affine, descend, difference, generator, once, predict, randomized, relative_difference
 from jaxbias.layers import dense, sigmoid, tanh
-from jaxbias.losses import mean_squared_error
+from jaxbias.losses import binary_cross_entropy, cross_entropy, mean_squared_error
 from jaxbias.params import run_forward
 
 NETWORK = jb.chain(dense.layer(4), tanh, dense.layer(3), sigmoid, dense.layer(2))
@@ -266,6 +266,7 @@ def recurrence(key):
         "binary cross-entropy, sigmoid output: δ − (p − t)/N": at_most(1e-15),
         "cross-entropy, softmax output: δ − (p − t)/N": at_most(1e-15),
         "cross-entropy, softmax, elementwise formula − truth": above(0.01),
+        "library's δ of all three − autodiff": at_most(1e-15),
     },
     article="Written for an elementwise activation only.",
     equation="(9), 4.2",
@@ -288,12 +289,22 @@ def last_layer(key):
         )
 
     squared, binary, categorical = autodiff(z)
+    a, kept = sigmoid.forward((), jnp.asarray(z))
+    _, squared_kept = mean_squared_error.forward(a, jnp.asarray(t))
+    _, binary_kept = binary_cross_entropy.forward(jnp.asarray(z), jnp.asarray(t))
+    _, classes_kept = cross_entropy.forward(jnp.asarray(z), jnp.asarray(classes))
+    library = (
+        sigmoid.backward(kept, mean_squared_error.backward(squared_kept))[1],
+        binary_cross_entropy.backward(binary_kept),
+        cross_entropy.backward(classes_kept),
+    )
     p = 1 / (1 + np.exp(-z))
     soft = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     return {
         "squared error, sigmoid output": difference(squared, 2 / 15 * (p - t) * p * (1 - p)),
         "binary cross-entropy, sigmoid output: δ − (p − t)/N": difference(binary, (p - t) / 5),
         "cross-entropy, softmax output: δ − (p − t)/N": difference(categorical, (soft - classes) / 5),
+        "library's δ of all three − autodiff": difference(library, (squared, binary, categorical)),
         "cross-entropy, softmax, elementwise formula − truth": difference(
             categorical, -classes / soft / 5 * soft * (1 - soft)
         ),

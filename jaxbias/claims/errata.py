@@ -263,9 +263,11 @@ def zero_start(key):
     weight = generator(key).standard_normal((100_000, 3)) @ [1.0, 2, 3]
     bias = generator(jax.random.fold_in(key, 1)).standard_normal(100_000)
     fit = regression.with_bias(x, y)
+    zero = affine(jnp.zeros((3, 1)), jnp.zeros(1))
+    initial, _ = mean_squared_error.forward(predict(regression.NEURON, zero, [[1.0, 2, 3]]), jnp.ones((1, 1)))
     return {
         "(w, b) from zero − closed form": np.abs([line.weight[0, 0] - fit.weight, line.bias[0] - fit.bias]),
-        "initial loss from zero on the pair x = (1, 2, 3), t = 1": (0 * 6 - 1.0) ** 2,
+        "initial loss from zero on the pair x = (1, 2, 3), t = 1": initial,
         "mean initial loss of Xavier, He, Normal on it": [
             np.mean((np.sqrt(0.5) * weight - 1) ** 2),
             np.mean((np.sqrt(2 / 3) * weight - 1) ** 2),

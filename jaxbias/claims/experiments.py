@@ -18,7 +18,7 @@ from jaxbias.train import Sweep, sweep
 SEEDS = 100
 
 
-def _computed_once(f):
+def computed_once(f):
     """`functools.cache` for functions that several threads ask at once."""
     cached, lock = functools.cache(f), threading.Lock()
 
@@ -52,7 +52,7 @@ def with_and_without(key: Any, offset: float | int, optimizer: Any = None, epoch
     return sweep(tanh_net(), mean_squared_error, sine(offset), optimizer, keys=keys(key), epochs=epochs, batch_size=32)
 
 
-@_computed_once
+@computed_once
 def offset_curves() -> dict[str, dict[bool, np.ndarray]]:
     """Title → use_bias → training loss (seeds, epochs): target with and without an offset."""
     found = {}
@@ -69,7 +69,7 @@ def two_classes(rng: np.random.Generator, n: int = 60) -> tuple[np.ndarray, np.n
     return x.astype(np.float32), np.repeat([0, 1], n)
 
 
-@_computed_once
+@computed_once
 def boundaries() -> tuple[Any, Any, Any, Any]:
     """Data, labels, a grid, and the probability of class 1 over it: logistic and ReLU, without and with biases."""
     x, labels = two_classes(np.random.default_rng(3))
@@ -103,59 +103,6 @@ def nearest(grid: Any, values: Any, x: Any) -> Any:
     axis = grid[0][0]
     column, row = (np.abs(axis[:, None] - x[:, i]).argmin(axis=0) for i in (0, 1))
     return values[row, column]
-
-
-DEPTHS = (2, 10, 30)
-STARTS = ("zeros", "normal", "xavier", "he")
-
-
-@_computed_once
-def trained_at_depth(seed: int = 0) -> dict[int, np.ndarray]:
-    """Depth → final loss over Var y, (inits, use_bias, seeds): ReLU nets of width 16, 100 full-batch steps of Adam.
-
-    The hidden layers are stacked and scanned over, which compiles in the same time at every depth.
-    """
-    x = np.linspace(-1, 1, 16, dtype=np.float32)[:, None]
-    y = np.abs(x) + 0.5
-    width = 16
-    scale = np.array([0, 1, width**-0.5, (2 / width) ** 0.5], np.float32)
-    optimizer = optax.adam(3e-3)
-
-    def program(depth):
-        def one(key, s, use_bias):
-            first, inner, last = jax.random.split(key, 3)
-            params = {
-                "in": jax.random.normal(first, (1, width), jnp.float32) * jnp.where(s == 0, 0, jnp.sqrt(2.0)),
-                "weight": jax.random.normal(inner, (depth - 1, width, width), jnp.float32) * s,
-                "out": jax.random.normal(last, (width, 1), jnp.float32) * s,
-                "bias": jnp.zeros((depth, width), jnp.float32),
-                "out_bias": jnp.zeros(1, jnp.float32),
-            }
-            params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-
-            def loss(p):
-                a = jax.nn.relu(x @ p["in"] + use_bias * p["bias"][0])
-                a, _ = jax.lax.scan(
-                    lambda a, wb: (jax.nn.relu(a @ wb[0] + use_bias * wb[1]), None), a, (p["weight"], p["bias"][1:])
-                )
-                return jnp.mean((a @ p["out"] + use_bias * p["out_bias"] - y) ** 2)
-
-            def step(carry, _):
-                p, state = carry
-                value, grads = jax.value_and_grad(loss)(p)
-                updates, state = optimizer.update(grads, state, p)
-                return (optax.apply_updates(p, updates), state), value
-
-            _, losses = jax.lax.scan(step, (params, optimizer.init(params)), length=100)
-            return losses[-1] / jnp.var(y)
-
-        over_seeds = jax.vmap(one, (0, None, None))
-        over_bias = jax.vmap(over_seeds, (None, None, 0))
-        return jax.jit(jax.vmap(over_bias, (None, 0, None)))
-
-    seeds = keys(jax.random.key(seed))
-    on = np.array([1, 0], np.float32)
-    return {depth: np.asarray(program(depth)(seeds, scale, on)) for depth in DEPTHS}
 
 
 PENALTIES = {"none": (0, 0, 0), "L2": (0.02, 0, 0), "L1": (0, 0.02, 0), "dropout": (0, 0, 0.4)}
@@ -247,8 +194,11 @@ def bias_starts(key: Any, share: float) -> tuple[np.ndarray, np.ndarray, np.ndar
     """First training loss, training loss after 20 steps, and final test loss, (bias starts, seeds).
 
     2-16-1 ReLU nets with He weights on two overlapping classes, `share` of the rows in class 1; 200 steps of Adam.
-    The start is that of the hidden biases; "log prior" is zero there and log(p/(1 − p)) at the output.
+    The start is that of the hidden biases; "log prior" is zero there and log(p/(1 − p)) at the output. Every seed has
+    data of its own; `sweep`, whose members share their data, does not do that.
     """
+    network = jb.chain(dense.layer(16, weight_init="he_normal"), relu, dense.layer(1, weight_init="he_normal"))
+    gradient = jb.value_and_grad(network, binary_cross_entropy)
     optimizer = optax.adam(0.01)
     n, held_out = 200, 400
 
@@ -256,7 +206,6 @@ def bias_starts(key: Any, share: float) -> tuple[np.ndarray, np.ndarray, np.ndar
         data_key, init_key, bias_key = jax.random.split(key, 3)
         labels = (jnp.arange(n + held_out) % 100 < 100 * share).astype(jnp.float32)[:, None]
         x = jax.random.normal(data_key, (n + held_out, 2), jnp.float32) + 1.5 * labels
-        network = jb.chain(dense.layer(16, weight_init="he_normal"), relu, dense.layer(1, weight_init="he_normal"))
         params: Any = network.init(init_key, x[:1])
         normal = jax.random.normal(bias_key, (16,), jnp.float32)
         zero = jnp.zeros(16, jnp.float32)
@@ -264,19 +213,16 @@ def bias_starts(key: Any, share: float) -> tuple[np.ndarray, np.ndarray, np.ndar
         prior = jnp.where(kind == 4, jnp.log(share / (1 - share)), 0.0).astype(jnp.float32)
         params = (params[0]._replace(bias=hidden), (), params[2]._replace(bias=prior[None]))
 
-        def cost(p, rows):
-            logits = jax.nn.relu(x[rows] @ p[0].weight + p[0].bias) @ p[2].weight + p[2].bias
-            return jnp.mean(jnp.logaddexp(0, logits) - labels[rows] * logits)
-
         def step(carry, _):
             p, state = carry
-            value, grads = jax.value_and_grad(cost)(p, slice(0, n))
+            value, grads = gradient(p, x[:n], labels[:n])
             updates, state = optimizer.update(grads, state, p)
             return (optax.apply_updates(p, updates), state), value
 
         carry: Any = (params, optimizer.init(params))
         (params, _), losses = scan(step, carry, length=200)
-        return losses[0], losses[20], cost(params, slice(n, None))
+        test, _ = binary_cross_entropy.forward(network.forward(params, x[n:])[0], labels[n:])
+        return losses[0], losses[20], test
 
     run = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))
     first, early, test = run(keys(key), jnp.arange(len(BIAS_STARTS)))

@@ -135,7 +135,7 @@ def depth():
             axes.set_xticks([1, 5, 10, 15, 20, 25, 30])
         panels[0].set(title="Forward: rms of $z^l$", ylabel="rms")
         panels[1].set(title=r"Backward: rms of $\delta^l$, put in at layer 30")
-        panels[0].legend(loc="upper left")
+        panels[1].legend(loc="upper right")
         panels[0].text(
             15.5, 1e-31, "line: median, band: range of 40 networks", fontsize=9, color="#555555", ha="center"
         )
@@ -159,7 +159,7 @@ def learning_curves():
                 axes.semilogy(epochs, middle, line, color=colour, label="with biases" if use_bias else "without biases")
             axes.set(title=title, xlabel="epoch")
         panels[0].set_ylabel("training loss")
-        panels[0].legend(loc="upper right")
+        panels[0].legend(loc="lower left")
         panels[1].text(0.98, 0.9, "median and 90 % band of 100 seeds", transform=panels[1].transAxes, fontsize=9,
                        color="#555555", ha="right")  # fmt: skip
         return figure

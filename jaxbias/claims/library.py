@@ -21,7 +21,8 @@ from jaxbias.layers import conv, dense, relu
     "The summary of the 2-2-1 network: shapes (None, 2) and (None, 1), 6 + 3 = 9 parameters, 36 bytes in float32.",
     HOLDS,
     {
-        "type and output shape in the text": true(),
+        "type, output shape and parameters in the text": true(),
+        "totals in the text": true(),
         "parameters by layer": exactly([6, 0, 3]),
         "total, trainable, frozen, bytes": exactly([9, 9, 0, 36]),
         "the same without biases": exactly([6, 6, 0, 24]),
@@ -36,13 +37,19 @@ def summary(key):
     bare = jb.summary(jax.eval_shape(without.init, key, x), without, x)
     frozen = jb.summary(params, NETWORK, x, trainable=jb.freeze(params, "biases"))
     lines = [line.split() for line in str(found).splitlines()]
-    shown = [any(line[1:4] == ["dense", "(None,", f"{n})"] for line in lines) for n in (2, 1)]
+    shown = [any(line[1:5] == ["dense", "(None,", f"{n})", size] for line in lines) for n, size in ((2, "6"), (1, "3"))]
+    text = {line[0]: (line[1], line[-1]) for line in lines if len(line) == 5}
 
     def totals(s):
         return [s.total.parameters, s.trainable.parameters, s.frozen.parameters, s.total.bytes]
 
     return {
-        "type and output shape in the text": shown,
+        "type, output shape and parameters in the text": shown,
+        "totals in the text": [
+            text["total"] == ("9", "36"),
+            text["trainable"] == ("9", "36"),
+            text["frozen"] == ("0", "0"),
+        ],
         "parameters by layer": [row.weights + row.biases for row in found.rows],
         "total, trainable, frozen, bytes": totals(found),
         "the same without biases": totals(bare),
