@@ -167,7 +167,15 @@ def _describe(analysis: Analysis, site: Site) -> Contact:
 
 
 def analyse(fn: Callable, params: Any, args: tuple[Any, ...]) -> Analysis:
-    """Trace `fn(params, *args)` and find every contact."""
+    """Trace `fn(params, *args)` and find every contact.
+
+    Raises:
+        TypeError: fn is no function.
+    """
+    if not callable(fn):
+        raise TypeError(
+            f"fn must be a function of (params, *args), got a {type(fn).__name__}. Hand the function first."
+        )
     leaves, paths, rebuild = split_params(params)
     data, _, rebuild_args = split_params(args)
     block, out_shape = _jaxpr.trace_block(lambda ps, xs: fn(rebuild(ps), *rebuild_args(xs)), leaves, data)

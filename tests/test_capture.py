@@ -209,6 +209,21 @@ def test_leaves_that_are_changed_before_their_use(key):
     assert set(methods.values()) == {"formed"}
 
 
+def test_leaves_behind_a_shard_map_are_formed(key):
+    params, x = normal(key, w=(3, 4), b=(4,), s=(4,), after=(3, 2)), jax.random.normal(key, (5, 3))
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    columns, whole = jax.sharding.PartitionSpec("i"), jax.sharding.PartitionSpec()
+
+    def inside(w, b, s, x):
+        return lax.psum(jnp.sum((jnp.tanh(x @ w.T + b) * s) ** 2), "i")
+
+    sharded = jax.shard_map(inside, mesh=mesh, in_specs=(columns, columns, columns, whole), out_specs=whole)
+    loss = lambda p, x: sharded(p["w"].T, p["b"], p["s"], x) + jnp.sum(x @ p["after"]) ** 2
+    roles = jb.roles(loss, params, x[0])
+    assert roles == {"w": "weight", "b": "bias", "s": "scale", "after": "weight"}
+    assert check(loss, params, x) == {"w": "formed", "b": "formed", "s": "formed", "after": "gram"}
+
+
 def test_an_unused_leaf_has_no_gradient(key):
     params = normal(key, w=(3, 2), unused=(4,), compared=(2,))
     found, gradients = both(lambda p, x: jnp.sum((x @ p["w"]) * (x[:2] > p["compared"])), params, jnp.ones((3, 3)))
@@ -283,6 +298,19 @@ def test_bad_input_is_refused_with_a_remedy():
         norms(lambda w: w.sum(), w)
     with pytest.raises(ValueError, match=r"Reverse-mode differentiation does not work for lax.while_loop"):
         norms(lambda w, x: lax.while_loop(lambda h: h.sum() < 9, lambda h: h @ w, x).sum(), 2 * jnp.eye(3), x)
+
+
+def test_wrong_functions_and_empty_params(as_users_run_it):
+    w, x = jnp.ones((3, 2)), jnp.ones((4, 3))
+    loss = lambda w, x: jnp.sum(x @ w)
+    with pytest.raises(TypeError, match=r"per_example_norms: with has_aux=True loss must return a pair .* got a "):
+        norms(loss, w, x, has_aux=True)
+    with pytest.raises(TypeError, match=r"per_example_norms: loss must be a function .* got a dict"):
+        norms({"w": w}, loss, x)
+    with pytest.raises(ValueError, match="per_example_norms: argument 0, which should be params, holds no arrays"):
+        norms(lambda p, x: x.sum(), {}, x)
+    with pytest.raises(ValueError, match="the loss does not depend on the batch, so every example has the same"):
+        norms(lambda w, x: w.sum(), w, x)
 
 
 def test_batch_norm_in_training_mode_is_refused():

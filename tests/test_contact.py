@@ -94,3 +94,8 @@ def test_a_block_evaluates_to_what_the_function_gives(key):
 def test_leaf_that_never_meets_data_is_named():
     with pytest.raises(ValueError, match=r"contacts: the params leaf 1.b never meets data"):
         jb.contacts(lambda p, x: x @ p[0]["w"], [{"w": jnp.ones((2, 2))}, {"b": jnp.ones(2)}], jnp.ones(2))
+
+
+def test_params_in_place_of_the_function(as_users_run_it):
+    with pytest.raises(TypeError, match=r"fn must be a function of \(params, \*args\), got a dict"):
+        jb.roles({"w": jnp.ones((2, 2))}, lambda p, x: x @ p["w"], jnp.ones(2))  # type: ignore[arg-type]

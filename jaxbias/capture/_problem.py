@@ -60,9 +60,11 @@ def prepare(
     """Check the arguments and trace the loss of one example.
 
     Raises:
-        TypeError: a params leaf is not of a float dtype.
+        TypeError: a params leaf is not of a float dtype, loss is no function, or returns no pair with `has_aux`.
         ValueError: the batch axes disagree, the loss is no scalar, or it mixes the examples.
     """
+    if not callable(loss):
+        raise TypeError(f"{function}: loss must be a function (params, example) -> scalar, got {_kind(loss)}.")
     batched = as_tuple(batch_argnums)
     if len(args) <= max(*batched, *as_tuple(argnums)):
         raise ValueError(
@@ -71,6 +73,8 @@ def prepare(
     params = args[argnums] if isinstance(argnums, int) else tuple(args[i] for i in argnums)
     others = [i for i in range(len(args)) if i not in as_tuple(argnums)]
     leaves, paths, rebuild = split_params(params)
+    if not leaves:
+        raise ValueError(f"{function}: argument {argnums}, which should be params, holds no arrays.")
     for path, leaf in zip(paths, leaves):
         if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
             raise TypeError(
@@ -102,6 +106,8 @@ def prepare(
         for i, (rebuild_one, count) in zip(others, rebuilds):
             arguments[i], data = rebuild_one(data[:count]), data[count:]
         out = loss(*arguments)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(f"{function}: with has_aux=True loss must return a pair (scalar, aux), got {_kind(out)}.")
         return out if has_aux else (out, ())
 
     shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if axis == 0 else x for x, axis in zip(data, in_axes)]
@@ -128,6 +134,10 @@ def prepare(
     if any(_batch_statistics(block) for block in analysis.blocks.values()):
         raise ValueError(f"{function}: the loss takes statistics over a batch axis: {BATCH_NORM}")
     return Problem(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, spmd_axis_name)
+
+
+def _kind(x: Any) -> str:
+    return f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
 
 
 def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:
