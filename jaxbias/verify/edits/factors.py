@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.verify.edits.editor import Edit, Editor, views
-from jaxbias.verify.edits.kinds import factor_kind, mask_kind
+from jaxbias.verify.edits.kinds import equals, factor_kind, mask_kind
 
 DERIVED: tuple[tuple[str, Any], ...] = (
     ("({})²", np.square),
@@ -64,6 +64,7 @@ def factors(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[in
             ),
             eqn.source,
             position,
+            also=equals(kind, what),
             term=editor.name(f),
         )
         if eqn.name == "mul":

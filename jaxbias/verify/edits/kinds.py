@@ -13,6 +13,9 @@ ELEMENTWISE = {
 }  # fmt: skip
 
 
+ALGEBRAIC = {"sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow"}
+
+
 def factor_kind(editor: Editor, eqn: _jaxpr.Equation, f: int) -> tuple[str, str]:
     """Kind and further words for a factor that is left out."""
     value = np.asarray(editor.values[f])
@@ -23,8 +26,17 @@ def factor_kind(editor: Editor, eqn: _jaxpr.Equation, f: int) -> tuple[str, str]
     with np.errstate(all="ignore"):
         activation = _derivative_of(editor, eqn, 1 / value if eqn.name == "div" else value)
     if activation is not None:
-        return "missing-activation-derivative", f", the derivative that belongs to `{line_text(activation)}`"
+        # 1/√v is a common factor by itself, not only the derivative of √v
+        kind = "missing-factor" if activation.name in ALGEBRAIC else "missing-activation-derivative"
+        return kind, f", the derivative that belongs to `{line_text(activation)}`"
     return "missing-factor", editor.about(eqn)
+
+
+def equals(kind: str, words: str) -> tuple[str, ...]:
+    """Other kinds that describe the same factor."""
+    if kind == "missing-activation-derivative":
+        return ("missing-factor",)
+    return ("missing-activation-derivative",) if words.startswith(", the derivative") else ()
 
 
 def _moves(editor: Editor, number: int) -> bool:

@@ -105,6 +105,8 @@ def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
     Whether a rule forgets one of two equal terms or halves their sum, its values do not say.
     """
     kinds: set[str] | None = None
+    if not _all_floats(mutant, *points[0]):
+        return {"wrong-structure"}
     for args, ct in points:
         right, got = _values(rule.rule, args, ct), _values(mutant.rule, args, ct)
         if right is None or got is None or len(got) != len(right):
@@ -131,8 +133,19 @@ def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
     return kinds or set()
 
 
+def _all_floats(mutant: Mutant, args: tuple[Any, ...], ct: Any) -> bool:
+    """Are all gradients floats? An operand of integers may have made them integers."""
+    with jax.enable_x64(True):
+        try:
+            outs = jax.eval_shape(lambda args, ct: mutant.rule(args, ct), args, ct)
+        except Exception:
+            return True
+    return all(out is None or jnp.issubdtype(out.dtype, jnp.floating) for out in outs)
+
+
 def _near(a: Any, b: Any) -> bool:
-    return bool(np.all(np.abs(a - b) <= 1e-9 * (1e-3 + np.max(np.abs(b), initial=0.0))))
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(np.abs(a - b) <= 1e-9 * (1e-3 + np.max(np.abs(b), initial=0.0))))
 
 
 def mutants(rule: Rule, limit: int = 6) -> Iterable[Mutant]:
