@@ -10,6 +10,7 @@ from . import article2 as article2
 from . import article3 as article3
 from . import article4 as article4
 from . import errata as errata
+from . import errata_training as errata_training
 from . import facts as facts
 from . import facts_random as facts_random
 from . import layers as layers

@@ -67,12 +67,12 @@ def model_diagram(key):
     equation="(2)",
 )
 def four_purposes(key):
-    from jaxbias.claims import errata
+    from jaxbias.claims import errata, errata_training
 
     x, y = regression.article_data()
     grid = jnp.linspace(-4, 4, 1025)
     lifted = relu.forward((), grid + 2)[0]
-    power, symmetry = errata.through_the_origin(key), errata.symmetry(key)
+    power, symmetry = errata.through_the_origin(key), errata_training.symmetry(key)
     return {
         "MSE without − with the intercept": regression.without_bias(x, y).mse - regression.with_bias(x, y).mse,
         "kink of relu(x + 2) at": grid[lifted == 0][-1],
