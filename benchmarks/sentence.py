@@ -32,12 +32,13 @@ def on_sweeps(results: Path = RESULTS) -> str:
                 ours = 1 / hand.times_baseline[0]
                 runs = [r for r in file["environments"][key].get("runs", ()) if "sweep" in r["suites"]]
                 busy = any(r["load_1min"] > file["machine"]["cores"] / 2 for r in runs[-1:])
+                remark = ", taken while the machine was busy" if busy else ""
                 return textwrap.fill(
                     f"Trained by `train.sweep`, each of {count} digit networks (64-128-10, {torch.sizes['epochs']} "
                     f"epochs, {file['machine']['cores']} cores) takes 1/{value:.1f} of its time in a PyTorch loop at "
                     f"its best (95 % interval 1/{low:.1f} to 1/{high:.1f}) and {ours:.2f} of that in the "
                     f"best of the sweeps written by hand in JAX "
-                    f"([results](benchmarks/results/{path.name}), {key}{', taken while the machine was busy' * busy}).",
+                    f"([results](benchmarks/results/{path.name}), {key}{remark}).",
                     119,
                     break_long_words=False,
                     break_on_hyphens=False,
