@@ -33,6 +33,10 @@ class Redundant(NamedTuple):
         """Whether every entry is redundant."""
         return self.rank == 0
 
+    def __repr__(self) -> str:
+        number, entries = self.directions.shape
+        return f"Redundant({' + '.join(self.paths)}: {number} of {entries} directions change no output)"
+
 
 def redundant_biases(
     fn: Callable, params: Any, *args: Any, seed: int = 0, tolerance: float | None = None

@@ -190,6 +190,8 @@ def test_redundant_biases_of_flax_attention():
         (part("out"),): (2, 1),
         (part("value"), part("out")): (7, 2),
     }
+    together = redundant[-1]
+    assert str(together) == f"Redundant({' + '.join(together.paths)}: 2 of 9 directions change no output)"
     layer = fixed["MultiHeadDotProductAttention_0"]
     assert change < 1e-13 and np.allclose(layer["value"]["bias"], 0, atol=1e-12)
     assert np.allclose(layer["key"]["bias"], 0, atol=1e-12) and abs(float(layer["out"]["bias"].sum())) < 1e-12
