@@ -62,9 +62,8 @@ def start(depth: int, deviation: Callable[[int, int], float]) -> Callable[[Any, 
     """
 
     def init(key, x):
-        first, inner, last = jnp.split(
-            jax.random.normal(key, (2 * WIDTH + (depth - 1) * WIDTH**2,), x.dtype), [WIDTH, -WIDTH]
-        )
+        draws = jax.random.normal(key, (2 * WIDTH + (depth - 1) * WIDTH**2,), x.dtype)
+        first, inner, last = draws[:WIDTH], draws[WIDTH:-WIDTH], draws[-WIDTH:]
         bias = jnp.zeros((depth, WIDTH), x.dtype)
         return (
             (Params(deviation(1, WIDTH) * first[None], bias[0]), ()),
