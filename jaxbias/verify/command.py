@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxbias.verify.problem import place
 from jaxbias.verify.report import Report
 
 
@@ -20,25 +21,36 @@ def load(target: str) -> Any:
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name:
         raise ValueError(f'verify: expected module:function or file.py:function, got "{target}".')
-    if where.endswith(".py"):
-        if not Path(where).is_file():
-            raise ValueError(f"verify: there is no file {where}.")
-        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(spec.name, module)
-        spec.loader.exec_module(module)
-    else:
-        sys.path.insert(0, "")
-        try:
-            module = importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"verify: there is no module {where}: {error}.") from error
-        finally:
-            sys.path.remove("")
+    if where.endswith(".py") and not Path(where).is_file():
+        raise ValueError(f"verify: there is no file {where}.")
+    beside = str(Path(where).parent.resolve()) if where.endswith(".py") else ""  # as `python file.py` would
+    sys.path.insert(0, beside)
+    try:
+        module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"verify: there is no module {error.name}, which {target} needs.") from error
+    except Exception as error:
+        raise ValueError(f"verify: {where} cannot be imported: {said(error)}.") from error
+    finally:
+        sys.path.remove(beside)
     if not hasattr(module, name):
         raise ValueError(f"verify: {where} has no {name}.")
     return getattr(module, name)
+
+
+def _from_file(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line, with the place in the user's file that it comes from."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return ": ".join(filter(None, [type(error).__name__, first])) + place(error)
 
 
 def reports(found: Any, target: str) -> list[Report]:
@@ -46,9 +58,16 @@ def reports(found: Any, target: str) -> list[Report]:
 
     Raises:
         TypeError: it is neither a report, nor several, nor a function that returns them.
+        ValueError: the function raises.
+        AssertionError: of the function, for example from `assert_vjp`.
     """
     if callable(found) and not isinstance(found, Report):
-        found = found()
+        try:
+            found = found()
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise ValueError(f"verify: {target} raises {said(error)}") from error
     if isinstance(found, Report):
         return [found]
     if isinstance(found, Iterable):
@@ -56,14 +75,19 @@ def reports(found: Any, target: str) -> list[Report]:
         if several and all(isinstance(report, Report) for report in several):
             return several
     raise TypeError(
-        f"verify: {target} must return a Report, for example of jaxbias.verify.vjp(forward, rule, args), got "
-        f"{type(found).__name__}."
+        f"verify: {target} must be or return a Report, for example jaxbias.verify.vjp(forward, rule, args), or several "
+        f"in a list; got {type(found).__name__}."
     )
 
 
 def run(target: str, *, as_json: bool = False) -> int:
-    """Print the reports of `target`; 0 if every rule may be used, 1 if one is wrong."""
-    checked = reports(load(target), target)
+    """Print the reports of `target`; 0 if every rule may be used, 1 if one is wrong or an assertion of it fails."""
+    try:
+        checked = reports(load(target), target)
+    except AssertionError as error:
+        text = str(error).strip()
+        print(json.dumps([{"ok": False, "assertion": text}], indent=1) if as_json else text or said(error))
+        return 1
     if as_json:
         print(json.dumps([report.to_dict() for report in checked], indent=1))
     else:

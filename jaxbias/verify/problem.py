@@ -229,16 +229,16 @@ def call_rule(problem: Problem, primals: Arrays, seeds: Arrays) -> Arrays:
         raise
     except jax.errors.UnexpectedTracerError as error:
         raise RuleError(
-            f"the rule uses a value that an earlier trace of the forward or of the rule left behind{_place(error)}.",
+            f"the rule uses a value that an earlier trace of the forward or of the rule left behind{place(error)}.",
             "return such a value as a residual, or compute it anew",
         ) from error
     except Exception as error:
         first = str(error).strip().splitlines()
         text = ": ".join([type(error).__name__, *first[:1]])
-        raise RuleError(f"the rule raised {text}{_place(error)}", "make the rule run") from error
+        raise RuleError(f"the rule raised {text}{place(error)}", "make the rule run") from error
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """Where an exception comes from: the last line that is neither JAX's nor the checker's, as " (file:line: text)"."""
     frames = [
         f
