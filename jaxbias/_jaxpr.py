@@ -4,6 +4,7 @@ Sections: a traced function as a flat list of equations, evaluated one by one (u
 a traced function as nested blocks that can be walked and evaluated again under JAX (used by `contact`, `capture`).
 """
 
+import functools
 import hashlib
 import linecache
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ class Equation:
         group: equations of one loop body share it, whichever iteration they belong to.
         iteration: of the innermost unrolled loop; 0 outside of loops.
         bodies: programs of a control-flow primitive that stays one equation.
+        run: carries the primitive out under JAX; made when first needed.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Equation:
     iteration: int = 0
     primitive: Any = None
     bodies: tuple["Program", ...] = ()
+    run: Callable[..., Any] | None = None
 
 
 @dataclass(eq=False)
@@ -242,12 +245,15 @@ def _by_jax(equation: Equation, shapes: Any, dtypes: Any, inputs: Sequence[Any])
     """One equation as JAX carries it out, in float64 where the traced function has floats."""
     bits = equation.name == "bitcast_convert_type"
     exact = [_cast(x, dtype, widen=not bits) for x, dtype in zip(inputs, dtypes)]
+    if equation.run is None:
+        bind = functools.partial(equation.primitive.bind, **equation.params)
+        equation.run = jax.jit(bind) if equation.name == "pallas_call" else bind  # a kernel is compiled at every bind
     try:
         with jax.enable_x64(True):
-            outs = equation.primitive.bind(*exact, **equation.params)
+            outs = equation.run(*exact)
     except (TypeError, jax.errors.JaxRuntimeError):  # the equation insists on the dtype it was traced with
         with jax.enable_x64(True):
-            outs = equation.primitive.bind(*(_cast(x, d) for x, d in zip(inputs, dtypes)), **equation.params)
+            outs = equation.run(*(_cast(x, d) for x, d in zip(inputs, dtypes)))
     return [_as_array(out) for out in (outs if equation.primitive.multiple_results else [outs])]
 
 

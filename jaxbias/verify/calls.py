@@ -35,12 +35,14 @@ LARGEST_BATCHED = 1000
 @dataclass
 class Calls:
     """What the rule gave when really called, in the dtype of the arguments: gradients for the given cotangent, for
-    another one, and for the first one again; and the dtypes of the first ones, None where they follow the others."""
+    another one, and for the first one again; the dtypes of the first ones, None where they follow the others; and what
+    is worth noting about the calls."""
 
     first: Arrays
     other: Arrays
     again: Arrays
     dtypes: list[str | None]
+    notes: list[str]
 
 
 def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Calls:
@@ -55,9 +57,28 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
     two = [narrow_np(s, d) for s, d in zip(random_seeds(problem, rng), dtypes)]
 
     dtypes_out: list[str | None] = []
+    notes: list[str] = []
+
+    def rule(seeds):
+        return [
+            None if getattr(out, "dtype", None) == jax.dtypes.float0 else out
+            for out in call_rule(problem, primals, seeds)
+        ]
 
     def call(seeds):
-        outs = call_rule(problem, primals, [jnp.asarray(s) for s in seeds])
+        arrays = [jnp.asarray(s) for s in seeds]
+        try:
+            outs = rule(arrays)
+        except jax.errors.JaxRuntimeError as error:  # some backends cannot run one operation that they can compile
+            try:
+                outs = jax.jit(rule)(arrays)
+            except jax.errors.JaxRuntimeError:
+                raise RuleError(
+                    f"this machine cannot run the rule: {_first_line(error)}", "run it on another"
+                ) from error
+            notes[:] = [
+                f"called under jax.jit, because this machine cannot run the rule as it is: {_first_line(error)}"
+            ]
         try:
             arrays = [None if out is None else np.asarray(widen(out)) for out in outs]
             odd = next((a for a in arrays if a is not None and a.dtype.kind not in "fiubc"), None)
@@ -66,16 +87,20 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
             for (path, _, dtype), out in zip(problem.leaves, outs):
                 _require_kind(path, dtype, out)
             free = [not hasattr(out, "dtype") or getattr(out, "weak_type", False) for out in outs]
-            dtypes_out[:] = [None if each else str(out.dtype) for each, out in zip(free, outs)]
+            dtypes_out[:] = [None if each else str(getattr(out, "dtype", "")) for each, out in zip(free, outs)]
             return arrays
         except (TypeError, ValueError) as error:
             raise RuleError(f"the rule returned what is no array: {error}", "return arrays") from error
 
     try:
         first, other = call(one), call(two)
-        return Calls(first, other, call(one), dtypes_out)
+        return Calls(first, other, call(one), dtypes_out, notes)
     except (jax.errors.UnexpectedTracerError, *_tracer_errors()) as error:
         raise RuleError(f"the rule kept a value of an earlier trace: {type(error).__name__}", "return it") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _tracer_errors():
@@ -260,8 +285,7 @@ def batched_differs(checker: "Checker", case: "Case", notes: list[str]) -> Diagn
             checker.batched = Runner(of_batch)
         outs = checker.batched(case.probe.primals, pairs)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        notes.append(f"the rule cannot be batched by jax.vmap: {type(error).__name__}: {first}")
+        notes.append(f"the rule cannot be batched by jax.vmap: {type(error).__name__}: {_first_line(error)}")
         return None
     differs = [
         i

@@ -26,11 +26,16 @@ def check(
     rtol: float | int | None = None,
     atol: float | int | None = None,
     diagnose: bool = True,
+    checker: Checker | None = None,
 ) -> Report:
-    """Check a flat problem; see `entrances` for the doors."""
+    """Check a flat problem; see `entrances` for the doors.
+
+    Args:
+        checker: of the same problem, to use what it has traced.
+    """
     start = time.perf_counter()
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32).ravel())
-    checker = Checker(problem, rtol, atol)
+    checker = checker or Checker(problem, rtol, atol)
     probes = make_probes(problem, rng, key)
     checker.trace_reference(probes[0])
     leaves = problem.leaves
@@ -55,7 +60,7 @@ def check(
     hidden = hidden_state(problem, calls)
     if hidden is not None:
         return broken(hidden, hidden.leaf.split(", "))
-    notes += other_dtypes(problem, calls)
+    notes += [*calls.notes, *other_dtypes(problem, calls)]
     if not checker.exact:
         notes.append("the rule runs only in the dtype of the arguments, so it was compared in that dtype")
 

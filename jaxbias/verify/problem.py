@@ -225,7 +225,7 @@ def call_rule(problem: Problem, primals: Arrays, seeds: Arrays) -> Arrays:
     """The rule, its exceptions turned into a `RuleError`."""
     try:
         return problem.rule(primals, seeds)
-    except (RuleError, *UNTRACEABLE):
+    except (RuleError, jax.errors.JaxRuntimeError, *UNTRACEABLE):
         raise
     except jax.errors.UnexpectedTracerError as error:
         raise RuleError(

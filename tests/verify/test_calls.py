@@ -131,3 +131,13 @@ def test_a_second_rule_sees_what_the_forward_closes_over_now(args):
     assert not verify.vjp(scaled, stale_rule, args, diagnose=False).ok
     held["scale"] = 3.0 * jnp.ones(2, jnp.float32)
     assert verify.vjp(scaled, scaled_rule, args).ok
+
+
+def test_what_a_machine_runs_only_compiled_is_run_compiled(args):
+    def picky(args, ct):
+        if not isinstance(ct, jax.core.Tracer):
+            raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such kernel")
+        return rule(args, ct)
+
+    report = verify.vjp(forward, picky, args)
+    assert report.verdict == "right" and any("no such kernel" in note for note in report.notes)

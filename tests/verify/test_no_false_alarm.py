@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxbias import check as checks
 from jaxbias import verify
+from jaxbias.derivation import problem
+from jaxbias.verify import decide
+from jaxbias.verify.checker import Checker
+from jaxbias.verify.entrances import vjp_problem
 
 RIGHT = {}
 """name -> (forward, rule, draw): rules that are right, and `draw(rng)` gives their arguments in float64."""
@@ -226,18 +231,62 @@ def series_near_zero(args, ct):
     return (ct * (0.5 - x * x / 8 + x**4 / 144),)
 
 
-def cast(x, dtype):
-    if x is None or np.asarray(x).dtype.kind != "f":
-        return x if x is None else jnp.asarray(x)
-    return jnp.asarray(np.asarray(x), dtype)
+DTYPES = jnp.float64, jnp.float32, jnp.bfloat16
+
+
+def alarm(name, dtype, seed):
+    """The report of a right rule that is called wrong, or None."""
+    forward, rule, draw = RIGHT[name]
+    held = lambda x: jnp.asarray(x, dtype) if np.asarray(x).dtype.kind == "f" else jnp.asarray(x)
+    args = jax.tree.map(held, draw(np.random.default_rng(seed)))
+    with jax.numpy_dtype_promotion("standard"):
+        report = verify.vjp(forward, rule, args, key=jax.random.key(seed), diagnose=False)
+    return None if report.ok else f"{name}, {jnp.dtype(dtype).name}, seed {seed}\n{report}"
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_rules(name):
-    forward, rule, draw = RIGHT[name]
-    for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
-        for seed in range(2):
-            args = jax.tree.map(lambda x: cast(x, dtype), draw(np.random.default_rng(seed)))  # noqa: B023
-            with jax.numpy_dtype_promotion("standard"):
-                report = verify.vjp(forward, rule, args, key=jax.random.key(seed), diagnose=False)
-            assert report.ok, f"{dtype.__name__}, seed {seed}\n{report}"
+    assert alarm(name, DTYPES[list(RIGHT).index(name) % 3], 0) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_right_rules_in_every_dtype(dtype):
+    assert [found for name in RIGHT if (found := alarm(name, dtype, 1))] == []
+
+
+# --- the library's own derivations ------------------------------------------------------------------------------------
+
+EXAMPLES = [
+    (f"{derivation.name}, {example.label}", example)
+    for derivation in (*checks.layer_derivations().values(), *checks.loss_derivations().values())
+    for example in derivation.examples
+]
+
+
+def library_alarms(example, dtype, seeds):
+    """Reports of one of the library's derivations that call it wrong, one input per seed; it is traced once."""
+    first = problem(example, jax.random.key(seeds[0]), dtype)
+    forward = lambda params, x: first.forward(params, x)[0]
+    rule = lambda args, ct: tuple(first.backward(first.forward(*args)[1], ct))
+    flat = vjp_problem(forward, rule, (first.params, first.x), None, ["params", "x"], None, "verify.vjp")
+    checker, found = Checker(flat), []
+    for seed in seeds:
+        drawn = problem(example, jax.random.key(seed), dtype)
+        flat.primals = [x if isinstance(x, jax.Array) else np.asarray(x) for x in jax.tree.leaves(drawn[2:4])]
+        report = decide.check(flat, key=jax.random.key(seed), diagnose=False, checker=checker)
+        if not report.ok:
+            found.append(f"{jnp.dtype(dtype).name}, seed {seed}\n{report}")
+    return found
+
+
+@pytest.mark.parametrize("k", range(0, len(EXAMPLES), 11), ids=lambda k: EXAMPLES[k][0])
+def test_the_library(k):
+    assert library_alarms(EXAMPLES[k][1], DTYPES[k % 3], [k]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_whole_library(dtype):
+    alarms = {name: library_alarms(example, dtype, range(2)) for name, example in EXAMPLES}
+    assert {name: found for name, found in alarms.items() if found} == {}
