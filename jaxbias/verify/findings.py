@@ -79,5 +79,7 @@ def scaled(leaves, constant, term, source, tier, accuracy, leaf="", also=()) -> 
         return Finding(leaves, "double-count", text, fix, tier, accuracy, source, ("scale-constant",))
     else:
         text, fix = f"{what} is {constant.text} times the true one", f"divide by {constant.text}"
+    if constant.text.startswith("-") and constant.kind != "sign":
+        tier += 0.05  # a sign and a factor: two mistakes
     extra = ("double-count",) if constant.text == "2" else ()
     return Finding(leaves, constant.kind, text, fix, tier, accuracy, source, (*also, *extra))

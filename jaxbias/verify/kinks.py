@@ -36,7 +36,9 @@ def _near(case: "Case", count: int, rng: np.random.Generator) -> list[list[np.nd
     found = []
     for _ in range(count):
         signs = [
-            rng.choice([-1.0, 1.0], np.shape(x)) * rng.uniform(0.5, 1.0, np.shape(x)) if is_float(x) else None
+            np.asarray(rng.choice([-1.0, 1.0], np.shape(x)) * rng.uniform(0.5, 1.0, np.shape(x)))
+            if is_float(x)
+            else None
             for x in case.probe.primals
         ]
         found.append(_at(case, signs))

@@ -98,11 +98,11 @@ INVERSE = {
 
 PREFERENCE = (
     "detached",
-    "sign",
     "batch-mean-vs-sum",
     "scale-constant",
     "double-count",
     "missing-term",
+    "sign",  # after missing-term: of two equal terms, one with the wrong sign leaves none
     "overwritten-not-accumulated",
     "index-collision",
     "missing-activation-derivative",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbias import verify
+from jaxbias import check, verify
 from jaxbias.verify import self_test
 
 
@@ -93,6 +93,15 @@ def test_kind_is_of_the_vocabulary():
     with pytest.raises(ValueError, match="kind 'typo'"):
         verify.Diagnosis("x", "typo", "")
     assert all(kinds <= verify.KINDS.keys() for kinds in self_test.ACCEPTED.values())
+
+
+def test_the_self_test_covers_layers_and_losses():
+    derivations = [check.layer_derivations()["silu"], check.loss_derivations()["hinge"]]
+    silu, hinge = self_test.rules_of(derivations)
+    assert [body.__name__ for body, _ in silu.bodies] == ["backward", "_silu_derivative"]
+    outcomes = self_test.run([silu, hinge], pick=lambda k: k % 17 == 0)
+    assert outcomes
+    check_figures(outcomes)
 
 
 def check_figures(outcomes):

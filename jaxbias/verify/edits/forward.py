@@ -16,7 +16,8 @@ def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterat
         return
 
     def edit(kind, text, fix, make, tier=2, **more):
-        return Edit(kind, tier, text, fix, editor.everywhere(position, make), eqn.source, position, **more)
+        # a mistake in the backward itself is the simpler explanation
+        return Edit(kind, tier, text, fix, editor.everywhere(position, make), eqn.source, position, weight=0.15, **more)
 
     out = editor.name(eqn.outputs[0])
     if name in ("add", "sub"):

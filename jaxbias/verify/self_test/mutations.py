@@ -287,8 +287,11 @@ def _without_transpose(node):
 MODULES = ("jnp", "jax", "lax", "args", "range", "solve_triangular")
 
 
-def _operand(node, new):
+def _operand(node, new, values):
+    """Another variable, once it has a value."""
     if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load) or node.id in (new, *MODULES):
+        return None
+    if node.id not in values or node.lineno <= values[new]:
         return None
     return ast.Name(new, ast.Load())
 
@@ -388,14 +391,17 @@ def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Ite
     for argument in function.args.args:
         argument.annotation = None
     free = inspect.getclosurevars(body).nonlocals
+    values = {argument.arg: 0 for argument in function.args.args}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            values[node.id] = min(node.lineno, values.get(node.id, node.lineno))
     names = sorted(
-        {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        - {"t", "i", "n", "_", "rows", "width", "length"}
+        values.keys() - {a.arg for a in function.args.args} - {"t", "i", "n", "_", "rows", "width", "length"}
     )
     axes = _axes_names(function)
     changes = [*CHANGES]
     for new in names:
-        changes.append(("wrong-operand", lambda node, new=new: _operand(node, new)))
+        changes.append(("wrong-operand", lambda node, new=new: _operand(node, new, values)))
     for planted, change in changes:
         for k in range(limit):
             edit = _Edit(change, k, axes)
