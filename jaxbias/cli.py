@@ -302,7 +302,9 @@ def summary(
 def verify(
     target: Annotated[str, typer.Argument(help="module:function or file.py:function, which returns a Report.")] = "",
     self_test: Annotated[bool, typer.Option("--self-test", help="Plant mistakes in right rules instead.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Self-test: only every n-th planted mistake; 1 for all.")] = 20,
+    every: Annotated[
+        int, typer.Option(min=1, help="Self-test: only every n-th planted mistake; 1 for all, half an hour.")
+    ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Check a gradient derivation and say what is wrong with it: 0 if it may be used, 1 if not."""

@@ -31,7 +31,7 @@ def _key(editor: Editor, number: int) -> Any:
     if slot is not None and len(editor.slots[slot]) > 1:
         return slot
     value = np.asarray(editor.values[number])
-    return value.size, value.astype(float).tobytes()
+    return value.size, hash(value.tobytes())
 
 
 def _together(editor: Editor, kind: str, text: str, fix: str, rewrites: dict[int, Any], **more: Any) -> Edit:
