@@ -2,7 +2,8 @@
 
 All check the same function in float64: a dense layer, or a small network with mean squared error. The first call
 carries the compiling, which is most of a check. "with one mistake" is the time to convict a wrong backward, with and
-without the diagnosis that says what is wrong.
+without the diagnosis that says what is wrong. "another rule" is a second derivation for the same forward, whose true
+gradients the checker still has; so has every repeat, and the first call is what a single check costs.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ SUITE = "verify"
 NETWORKS = {
     "tiny": {"dense 3×2, batch 2": (lambda: dense.layer(2), (2, 3))},
     "quick": {
+        "dense 256×512, batch 64": (lambda: dense.layer(512), (64, 256)),
         "dense 128×128, batch 8": (lambda: dense.layer(128), (8, 128)),
         "network 16-32-10, batch 4": (lambda: chain(dense.layer(32), relu, dense.layer(10)), (4, 16)),
     },
@@ -57,6 +59,7 @@ def _calls(layer: Any, shape: tuple[int, ...]) -> tuple[dict[str, Callable[[], A
 
     calls = {
         "jaxbias": lambda: verify.vjp(forward, rule, (params, x)),
+        "jaxbias, another rule": lambda: verify.vjp(forward, lambda args, ct: rule(args, ct), (params, x)),
         "jaxbias, leaf_errors": lambda: verify.leaf_errors(
             layer.forward, layer.backward, params, x, forward(params, x)
         ),

@@ -12,6 +12,7 @@ holds it once for each place of the kernel, so this form pays only where P is na
 """
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def grad_input(delta: Array, weight: Array, lengths: tuple[int, ...], geometry) 
     """∂L/∂x of spatial shape `lengths`: entry (r, (u, c)) of δ Wᵀ added at S i + F u − P, dropped in the padding."""
     *kernel, channels_in, channels_out = weight.shape
     columns = _product("...o,ko->...k", delta, weight.reshape(-1, channels_out))
-    columns = columns.reshape(*delta.shape[:-1], -1, channels_in)
+    columns = columns.reshape(*delta.shape[:-1], math.prod(kernel), channels_in)  # -1 fails without rows
     total = jnp.zeros((), columns.dtype)
     for place, u in enumerate(itertools.product(*map(range, kernel))):
         spread = []

@@ -244,7 +244,7 @@ def alarm(name, dtype, seed):
     return None if report.ok else f"{name}, {jnp.dtype(dtype).name}, seed {seed}\n{report}"
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", list(RIGHT)[::2])
 def test_right_rules(name):
     assert alarm(name, DTYPES[list(RIGHT).index(name) % 3], 0) is None
 
@@ -280,13 +280,17 @@ def library_alarms(example, dtype, seeds):
     return found
 
 
-@pytest.mark.parametrize("k", range(0, len(EXAMPLES), 11), ids=lambda k: EXAMPLES[k][0])
+@pytest.mark.parametrize("k", range(0, len(EXAMPLES), 29), ids=lambda k: EXAMPLES[k][0])
 def test_the_library(k):
     assert library_alarms(EXAMPLES[k][1], DTYPES[k % 3], [k]) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_whole_library(dtype):
-    alarms = {name: library_alarms(example, dtype, range(2)) for name, example in EXAMPLES}
+@pytest.mark.parametrize("part", range(3))
+def test_the_whole_library(part):
+    alarms = {
+        name: library_alarms(example, DTYPES[k // 3 % 3], range(2))
+        for k, (name, example) in enumerate(EXAMPLES)
+        if k % 3 == part
+    }
     assert {name: found for name, found in alarms.items() if found} == {}
