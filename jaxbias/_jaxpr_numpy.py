@@ -338,7 +338,7 @@ VALUE: dict[str, Value] = {
             "erfc": special.erfc, "erf_inv": special.erfinv, "lgamma": special.gammaln, "digamma": special.digamma,
             "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite, "not": np.invert, "real": np.real,
             "imag": np.imag, "conj": np.conj, "stop_gradient": lambda x: x, "copy": lambda x: x, "copy_p": lambda x: x,
-            "one_minus_square": lambda x: (1 - x) * (1 + x), "optimization_barrier": lambda x: x,
+            "one_minus_square": lambda x: (1 - x) * (1 + x),
             "exp_neg_sq": lambda x: np.exp(-x * x),
             "reduce_precision": lambda x: x, "population_count": np.bitwise_count,
         }.items()
@@ -378,6 +378,7 @@ VALUE: dict[str, Value] = {
     "scatter-mul": _scatter(np.multiply),
     "scatter-max": _scatter(np.maximum),
     "scatter-min": _scatter(np.minimum),
+    "optimization_barrier": lambda p, *xs: list(xs),
     "select_n": _select_n,
     "clamp": lambda p, low, x, high: np.minimum(np.maximum(x, low), high),
     "integer_pow": _integer_pow,
@@ -501,7 +502,7 @@ BOUND: dict[str, Bound] = {
         for name in (
             "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile", "unstack",
             "split", "slice", "dynamic_slice", "gather", "reduce_sum", "cumsum", "stop_gradient", "copy", "copy_p",
-            "real", "imag", "conj", "convert_element_type", "optimization_barrier", "reduce_precision",
+            "real", "imag", "conj", "convert_element_type", "reduce_precision",
             "reduce_window_sum", "loop_index",
         )
     },
@@ -522,6 +523,7 @@ BOUND: dict[str, Bound] = {
     "reduce_window_max": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
     "reduce_window_min": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
     "neg": lambda p, xs, es, out: es[0],
+    "optimization_barrier": lambda p, xs, es, out: list(es),
     "add": _add_errors,
     "add_any": _add_errors,
     "sub": _add_errors,

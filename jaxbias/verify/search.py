@@ -187,7 +187,11 @@ class _Trial:
         text = f"the rule {edit.text}"
         kind, also, fix = edit.kind, edit.also, edit.fix
         if self.editor.repairing and not edit.repair:
-            kind, text, fix = INVERSE.get(edit.kind, edit.kind), f"the rule becomes right when changed so that it {edit.text}", ""
+            kind, text, fix = (
+                INVERSE.get(edit.kind, edit.kind),
+                f"the rule becomes right when changed so that it {edit.text}",
+                "",
+            )
             also = ("double-count", "extra-term") if kind == "wrong-operand" and kind != edit.kind else ()
         return Finding(
             frozenset(leaves),

@@ -143,3 +143,11 @@ def test_what_a_machine_runs_only_compiled_is_run_compiled(args):
 
     report = verify.vjp(forward, picky, args)
     assert report.verdict == "right" and any("no such kernel" in note for note in report.notes)
+
+
+def test_a_barrier_around_several_values(args):
+    def fenced(args, ct):
+        args, ct = jax.lax.optimization_barrier((args, ct))
+        return rule(args, ct)
+
+    assert verify.vjp(forward, fenced, args, diagnose=False).verdict == "right"
