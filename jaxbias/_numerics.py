@@ -13,6 +13,11 @@ def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     return max(jnp.dtype(dtype), jnp.dtype(jnp.float32), key=lambda each: each.itemsize)
 
 
+def widen(x: Array) -> Array:
+    """x in at least float32."""
+    return x.astype(accumulation_dtype(x.dtype))
+
+
 def sum_over(x: Array, axes: int | tuple[int, ...]) -> Array:
     """Sum over `axes`, accumulated in at least float32 and returned in the dtype of x."""
     return jnp.sum(x, axis=axes, dtype=accumulation_dtype(x.dtype)).astype(x.dtype)

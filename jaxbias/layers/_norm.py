@@ -6,13 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype, check_float
+from jaxbias._numerics import check_float
 from jaxbias.params import Params
-
-
-def wide(x: Array) -> Array:
-    """x in at least float32."""
-    return x.astype(accumulation_dtype(x.dtype))
 
 
 def mean_over(x: Array, axes: tuple[int, ...]) -> Array:

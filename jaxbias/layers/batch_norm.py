@@ -36,10 +36,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import accumulation_dtype
+from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias.derivation import Derivation, Example, generator
 from jaxbias.initializers import Initializer
-from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, moments, scale_and_shift, wide
+from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, moments, scale_and_shift
 from jaxbias.params import Layer, Params, State, Static, inference
 
 
@@ -96,7 +96,7 @@ def forward(
             eps.
     """
     _check(params, x, state, eps, "batch_norm.forward")
-    mean, variance = moments(wide(x), _batch_axes(x))
+    mean, variance = moments(widen(x), _batch_axes(x))
     return _normalise(params, x, mean.reshape(-1), variance.reshape(-1), eps)
 
 
@@ -105,7 +105,7 @@ def backward(
 ) -> tuple[Params, Float[Array, "*batch features"]]:
     """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = γ r (δ − (∂L/∂β + x̂ ∂L/∂γ)/m)."""
     x, _, _, rstd, weight, _ = residuals
-    x_hat, delta = _x_hat(residuals), wide(delta)
+    x_hat, delta = _x_hat(residuals), widen(delta)
     grad_weight, grad_bias = _sums(x_hat, delta)
     m = max(_entries(x), 1)
     through_statistics = (broadcast_like(grad_bias, x_hat) + x_hat * broadcast_like(grad_weight, x_hat)) / m
@@ -141,7 +141,7 @@ def inference_backward(
     residuals: Residuals, delta: Float[Array, "*batch features"]
 ) -> tuple[Params, Float[Array, "*batch features"]]:
     """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = γ r δ."""
-    x_hat, delta = _x_hat(residuals), wide(delta)
+    x_hat, delta = _x_hat(residuals), widen(delta)
     delta_x = delta * broadcast_like(residuals.weight.astype(residuals.rstd.dtype) * residuals.rstd, delta)
     return _grads(residuals, *_sums(x_hat, delta)), delta_x.astype(residuals.x.dtype)
 
@@ -162,7 +162,7 @@ def _normalise(params: Params, x: Array, mean: Array, variance: Array, eps: floa
 
 
 def _x_hat(residuals: Residuals) -> Array:
-    x = wide(residuals.x)
+    x = widen(residuals.x)
     return (x - broadcast_like(residuals.mean, x)) * broadcast_like(residuals.rstd, x)
 
 

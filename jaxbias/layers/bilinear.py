@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import accumulation_dtype, check_features, check_float, rows, sum_over
+from jaxbias._numerics import accumulation_dtype, check_features, check_float, matmul, rows, sum_over, widen
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.params import Layer, Params, Static
@@ -69,8 +69,8 @@ def forward(
         raise ValueError(
             f"bilinear.forward: x1 and x2 must have the same leading axes, got shapes {x1.shape} and {x2.shape}."
         )
-    through = _through_first(rows(x1), weight)
-    z = _contract("njo,nj->no", through, rows(x2)).reshape(*x1.shape[:-1], weight.shape[-1])
+    through = _through_first(x1, weight)
+    z = jnp.einsum("njo,nj->no", through, widen(rows(x2))).astype(x1.dtype).reshape(*x1.shape[:-1], weight.shape[2])
     if bias is not None:
         z = z + jnp.broadcast_to(bias, z.shape)
     return z, Residuals(x1, x2, weight, Static(bias is not None))
@@ -82,23 +82,23 @@ def backward(
     """(∂L/∂W, ∂L/∂b), (∂L/∂x1, ∂L/∂x2)."""
     x1, x2, weight, has_bias = residuals
     grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
-    delta_through = rows(x2)[:, :, None] * rows(delta)[:, None, :]
-    grad_weight = _contract("ni,njo->ijo", rows(x1), delta_through)
-    delta_x1 = _contract("njo,ijo->ni", delta_through, weight).reshape(x1.shape)
-    through = _through_first(rows(x1), weight)  # not kept: fan_in2 times as large as z, and one product in one program
-    delta_x2 = _contract("njo,no->nj", through, rows(delta)).reshape(x2.shape)
+    through = _through_first(x1, weight)  # not kept: fan_in2 times as large as z, and one product in one program
+    delta_x2 = jnp.einsum("njo,no->nj", through, widen(rows(delta))).astype(x2.dtype).reshape(x2.shape)
+    delta_through = _side_by_side(rows(x2)[:, :, None] * rows(delta)[:, None, :])
+    grad_weight = matmul(rows(x1).T, delta_through).reshape(weight.shape)
+    delta_x1 = matmul(delta_through, _side_by_side(weight).T).reshape(x1.shape)
     return Params(grad_weight, grad_bias), (delta_x1, delta_x2)
 
 
-def _through_first(x1: Float[Array, "n fan_in1"], weight: Array) -> Float[Array, "n fan_in2 fan_out"]:
-    """x1ᵀ W_o, the weight matrix that x2 meets in each sample; δ through it is x2 δᵀ."""
-    return _contract("ni,ijo->njo", x1, weight)
+def _through_first(x1: Float[Array, "*batch fan_in1"], weight: Array) -> Float[Array, "n fan_in2 fan_out"]:
+    """x1ᵀ W, the weight matrix that x2 meets in each row, in at least float32; δ through it is x2 δᵀ."""
+    product = jnp.matmul(rows(x1), _side_by_side(weight), preferred_element_type=accumulation_dtype(weight.dtype))
+    return product.reshape(len(product), *weight.shape[1:])
 
 
-def _contract(formula: str, *factors: Array) -> Array:
-    """Einstein sum, accumulated in at least float32 and returned in the dtype of the factors."""
-    dtype = factors[0].dtype
-    return jnp.einsum(formula, *factors, preferred_element_type=accumulation_dtype(dtype)).astype(dtype)
+def _side_by_side(arrays: Float[Array, "n fan_in2 fan_out"]) -> Float[Array, "n fan_in2*fan_out"]:
+    n, fan_in2, fan_out = arrays.shape
+    return arrays.reshape(n, fan_in2 * fan_out)
 
 
 def _pair(x, function: str):

@@ -28,10 +28,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import check_float
+from jaxbias._numerics import check_float, widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
-from jaxbias.layers._norm import check_eps, check_input, moments, scale_and_shift, wide
+from jaxbias.layers._norm import check_eps, check_input, moments, scale_and_shift
 from jaxbias.params import Layer, Params, Static
 
 
@@ -76,7 +76,7 @@ def forward(
     """
     check_input(params, x, eps, "group_norm.forward")
     _check_groups(x.shape, groups, "group_norm.forward")
-    grouped = _grouped(wide(x), groups or x.shape[-1])
+    grouped = _grouped(widen(x), groups or x.shape[-1])
     mean, variance = moments(grouped, (1, 3))
     rstd = jax.lax.rsqrt(variance + eps)
     out = scale_and_shift(((grouped - mean) * rstd).reshape(x.shape), params)
@@ -89,8 +89,8 @@ def backward(
     """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − mean δ̂ − x̂ mean(δ̂ x̂))."""
     x, mean, rstd, weight, has_bias = residuals
     groups = rstd.shape[2]
-    x_hat = (_grouped(wide(x), groups) - mean) * rstd
-    delta = _grouped(wide(delta), groups)
+    x_hat = (_grouped(widen(x), groups) - mean) * rstd
+    delta = _grouped(widen(delta), groups)
     by_sample = delta.sum(axis=1, keepdims=True), (delta * x_hat).sum(axis=1, keepdims=True)  # (n, 1, G, C/G)
     grad_bias, grad_weight = (total.sum(axis=0).reshape(weight.shape).astype(weight.dtype) for total in by_sample)
     scale = weight.astype(delta.dtype).reshape(1, 1, groups, -1)

@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers._norm import (
@@ -34,7 +35,6 @@ from jaxbias.layers._norm import (
     mean_over,
     moments,
     scale_and_shift,
-    wide,
 )
 from jaxbias.params import Layer, Params, Static
 
@@ -76,9 +76,9 @@ def forward(
         ValueError: the last axes of x are not those of the weight, a bias of another shape, or a negative eps.
     """
     check_input(params, x, eps, "layer_norm.forward")
-    mean, variance = moments(wide(x), _unit_axes(params.weight))
+    mean, variance = moments(widen(x), _unit_axes(params.weight))
     rstd = jax.lax.rsqrt(variance + eps)
-    out = scale_and_shift((wide(x) - mean) * rstd, params)
+    out = scale_and_shift((widen(x) - mean) * rstd, params)
     return out.astype(x.dtype), Residuals(x, mean, rstd, params.weight, Static(params.bias is not None))
 
 
@@ -86,8 +86,8 @@ def backward(residuals: Residuals, delta: Float[Array, "*shape"]) -> tuple[Param
     """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − mean δ̂ − x̂ mean(δ̂ x̂))."""
     x, mean, rstd, weight, has_bias = residuals
     units, samples = _unit_axes(weight), tuple(range(x.ndim - weight.ndim))
-    x_hat = (wide(x) - mean) * rstd
-    delta = wide(delta)
+    x_hat = (widen(x) - mean) * rstd
+    delta = widen(delta)
     grad_weight = (delta * x_hat).sum(axis=samples).astype(weight.dtype)
     grad_bias = delta.sum(axis=samples).astype(weight.dtype) if has_bias.value else None
     scaled = delta * broadcast_like(weight, delta)

@@ -23,9 +23,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
-from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, mean_over, scale_and_shift, wide
+from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, mean_over, scale_and_shift
 from jaxbias.params import Layer, Params, Static
 
 
@@ -65,8 +66,8 @@ def forward(
         ValueError: x has another number of features than the weight, a bias of another shape, or a negative eps.
     """
     check_input(params, x, eps, "rms_norm.forward")
-    rstd = jax.lax.rsqrt(mean_over(jnp.square(wide(x)), (-1,)) + eps)
-    out = scale_and_shift(wide(x) * rstd, params)
+    rstd = jax.lax.rsqrt(mean_over(jnp.square(widen(x)), (-1,)) + eps)
+    out = scale_and_shift(widen(x) * rstd, params)
     return out.astype(x.dtype), Residuals(x, rstd, params.weight, Static(params.bias is not None))
 
 
@@ -76,7 +77,7 @@ def backward(
     """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − x̂ mean(δ̂ x̂))."""
     x, rstd, weight, has_bias = residuals
     samples = tuple(range(x.ndim - 1))
-    x, delta = wide(x), wide(delta)
+    x, delta = widen(x), widen(delta)
     x_hat = x * rstd
     grad_weight = (delta * x_hat).sum(axis=samples).astype(weight.dtype)
     grad_bias = delta.sum(axis=samples).astype(weight.dtype) if has_bias.value else None

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxbias._numerics import accumulation_dtype, check_float
+from jaxbias._numerics import check_float
 
 REDUCTIONS = ("mean", "sum")
 
@@ -102,11 +102,6 @@ def is_label(labels: Integer[Array, "*batch"], classes: int) -> Bool[Array, "*ba
     """The one-hot rows of the labels as a comparison, which a compiler never needs to hold as an array."""
     shape = (*labels.shape, classes)
     return jax.lax.broadcasted_iota(labels.dtype, shape, labels.ndim) == labels[..., None]
-
-
-def widen(x: Array) -> Array:
-    """x in at least float32, the dtype in which a loss is computed."""
-    return x.astype(accumulation_dtype(x.dtype))
 
 
 def row_factor(per_row: Float[Array, "..."], reduction: str) -> float:

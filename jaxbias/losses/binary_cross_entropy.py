@@ -19,8 +19,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, uniform
-from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor, widen
+from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor
 from jaxbias.params import Static
 
 

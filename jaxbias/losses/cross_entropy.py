@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxbias._numerics import check_float
+from jaxbias._numerics import check_float, widen
 from jaxbias.derivation import Derivation, LossExample, generator, uniform
-from jaxbias.losses._loss import Loss, check_out, check_reduction, is_label, is_valid, read_labels, row_factor, widen
+from jaxbias.losses._loss import Loss, check_out, check_reduction, is_label, is_valid, read_labels, row_factor
 from jaxbias.params import Static
 
 

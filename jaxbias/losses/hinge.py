@@ -22,6 +22,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, Shaped
 
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, generator
 from jaxbias.losses._loss import (
     Loss,
@@ -33,7 +34,6 @@ from jaxbias.losses._loss import (
     read_labels,
     reduce_rows,
     row_factor,
-    widen,
 )
 from jaxbias.params import Static
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, normal
-from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor, widen
+from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor
 from jaxbias.params import Static
 
 
