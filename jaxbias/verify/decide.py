@@ -16,6 +16,7 @@ from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes
 from jaxbias.verify.problem import Problem, RuleError, exact_context, widen
+from jaxbias.verify.remarks import cancelled_logarithm
 from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report
 
 
@@ -128,6 +129,10 @@ def check(
         diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(bad)]
     bad |= set(precision)
     verdict = _verdict(bad, judged, notes)
+    if verdict == "right":
+        rule = checker.rule.program(probes[0].primals, probes[0].seeds)
+        remark = rule and cancelled_logarithm(cases[0].program, rule)
+        notes += [remark] if remark else []
     report_leaves = {}
     for i, (path, shape, dtype) in enumerate(leaves):
         report_leaves[path] = _leaf(path, shape, dtype, i, cases, judged[i], i in bad, precision, calls, shape_found)

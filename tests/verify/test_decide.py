@@ -240,3 +240,20 @@ def test_assert_vjp_shows_the_report(dense_args):
     verify.assert_vjp(dense, dense_rule, dense_args)
     with pytest.raises(AssertionError, match="wrong sign"):
         verify.assert_vjp(dense, lambda args, ct: tuple(-g for g in dense_rule(args, ct)), dense_args)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_softmax_and_cross_entropy_in_one_is_explained(key, fused):
+    targets = jax.nn.one_hot(jnp.array([0, 2, 1, 1]), 3, dtype=jnp.float64)
+
+    def loss(z):
+        return -jnp.sum(targets * jnp.log(jax.nn.softmax(z, axis=-1))) if fused else jnp.sum(jnp.exp(z))
+
+    def gradient(z):
+        return (jax.nn.softmax(z, axis=-1) - targets if fused else jnp.exp(z),)
+
+    report = verify.gradient(loss, gradient, (jax.random.normal(key, (4, 3), jnp.float64),))
+    assert report.verdict == "right"
+    assert (
+        any("the 1/p of the logarithm" in note and "jnp.log(jax.nn.softmax" in note for note in report.notes) == fused
+    )
