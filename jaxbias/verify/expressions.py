@@ -1,5 +1,6 @@
 """Intermediate values of a traced function written as short formulas, such as `1 - tanh(x @ W + b)²`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,22 @@ SIGNS = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "gt": "
 NAMES = {"reduce_sum": "Σ", "reduce_max": "max", "reduce_min": "min", "logistic": "sigmoid", "max": "max", "min": "min"}
 
 
-class Expressions:
-    """Formulas of the values of one program, in the names of its inputs."""
+SHORT = 24
+"""Longest formula of a forward value that is written out inside another one."""
 
-    def __init__(self, program: _jaxpr.Program, input_names: list[str]):
+
+class Expressions:
+    """Formulas of the values of one program, in the names of its inputs.
+
+    Args:
+        values: numbers of the forward's values; inside other formulas a long one is written "out".
+    """
+
+    def __init__(self, program: _jaxpr.Program, input_names: list[str], values: Sequence[int] = ()):
         self.program = program
         self.names = dict(zip(program.inputs, input_names))
+        several = len(values) > 1
+        self.outs = {n: f"out[{k}]" if several else "out" for k, n in enumerate(values) if n not in self.names}
         self.maker = {number: equation for equation in program.equations for number in equation.outputs}
         self.cache: dict[int, str] = {}
 
@@ -38,7 +49,9 @@ class Expressions:
             value = self.program.constants[number]
             return f"{np.asarray(value):.4g}" if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub" else "c"
         if number not in self.cache:
-            self.cache[number] = "…" if depth > 24 else self._equation(self.maker[number], depth + 1)
+            text = "…" if depth > 24 else self._equation(self.maker[number], depth + 1)
+            long = len(text) > SHORT or "…" in text
+            self.cache[number] = self.outs[number] if long and number in self.outs else text
         return self.cache[number]
 
     def _equation(self, equation: _jaxpr.Equation, depth: int) -> str:
@@ -48,6 +61,8 @@ class Expressions:
             return "…"
         if name in SILENT:
             return parts[0] if parts else "0"
+        if name == "max" and "-inf" in parts:  # the first value of a running maximum
+            return parts[1 - parts.index("-inf")]
         if name in SIGNS:
             a, b = (f"({part})" if _loose(part) and name in ("mul", "div", "sub") else part for part in parts)
             if name == "sub" and _loose(parts[0]):

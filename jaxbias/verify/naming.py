@@ -1,6 +1,7 @@
 """Names the mistake: the simplest hypothesis that reproduces the rule to rounding on every probe, or "unexplained"."""
 
 import dataclasses
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 SECONDS = 8.0
 """Processor time to search for one report; a search cut short is noted."""
 
+
+OUT = re.compile(r"`[^`]*\bout\b(?!\.)[^`]*`")
+"""A formula with the forward's value in it."""
 
 MOST_EQUATIONS = 400
 """Of a program whose loops are not shortened for the search."""
@@ -103,6 +107,8 @@ def _merged(findings: dict[int, Finding], names: list[str]) -> dict[int, Finding
 
 def _diagnosis(found: Finding, paths: str, condition: str, smooth) -> Diagnosis:
     text = found.text[0].upper() + found.text[1:] if found.text else ""
+    if OUT.search(text):
+        text += ", where out is the value of the forward"
     evidence = ""
     if found.kind not in ("unexplained", "edge-point") and np.isfinite(found.accuracy):
         evidence = f"reproduces the rule on {len(smooth)} probes, every element, to {found.accuracy:.0e}"

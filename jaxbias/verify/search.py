@@ -23,7 +23,7 @@ def search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
     """The simplest edit for each leaf; one edit that explains several leaves is preferred to one for each."""
     first = evidence[0].cases[0]
     problem = evidence[0].checker.problem
-    names = [*problem.primal_names, *("ct" if len(problem.seeds) == 1 else name for name in problem.seed_names)]
+    names = [*problem.primal_names, *problem.seed_names]
     editor = Editor(first.program, evidence[0].cases, len(problem.seeds), off, names)
     trials = [_Trial(evidence, editor, off)]
     if (mirrored := _mirrored(evidence)) is not None:
@@ -57,6 +57,12 @@ def search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
     for i in sorted(open_leaves):
         if (finding := explain(evidence[0], editor, i, deadline)) is not None:
             best[i] = finding
+    for i in sorted(best):
+        # the place of the term is known; the other engine may write it shorter than the edited equations do
+        if len(best[i].leaves) == 1 and best[i].text.startswith("the rule leaves out"):
+            written = explain(evidence[0], editor, i, deadline)
+            if written is not None and written.kind == "missing-term" and len(written.text) < len(best[i].text):
+                best[i].text = written.text
     return best
 
 

@@ -70,7 +70,7 @@ class Editor:
         self.equations = program.equations
         self.seeds = program.inputs[len(program.inputs) - seeds :]
         self.linear = _jaxpr.depends_on(program, self.seeds)
-        self.write = Expressions(program, names)
+        self.write = Expressions(program, names, () if repairing else program.outputs[len(cases[0].expected) :])
         wanted = _jaxpr.needed_for(program, [program.outputs[i] for i in leaves])
         self.needed = [any(o in wanted for o in eqn.outputs) for eqn in self.equations]
         self.uses: dict[int, int] = defaultdict(int)
