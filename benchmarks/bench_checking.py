@@ -7,37 +7,57 @@ gradients the checker still has; so has every repeat, and the first call is what
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 
 from benchmarks.case import Setting
+from benchmarks.peers import WorkerFailed, in_process, missing, skipped
 from benchmarks.record import Record
 from benchmarks.timing import measure, ratio
-from jaxbias import as_function, chain, verify
+from jaxbias import Layer, as_function, chain, verify
 from jaxbias.derivation import random_like
 from jaxbias.layers import dense, relu
 
 SUITE = "verify"
+
+
+class Network(NamedTuple):
+    """A dense network with ReLU between its layers.
+
+    Attributes:
+        widths: of the input and of every layer.
+        batch: rows.
+        every_entry: whether PyTorch's slow gradcheck, with its differences of every entry, is to be had in seconds.
+    """
+
+    widths: tuple[int, ...]
+    batch: int
+    every_entry: bool = False
+
+    def layer(self) -> Layer:
+        first, *others = (dense.layer(width) for width in self.widths[1:])
+        return chain(first, *(each for layer in others for each in (relu, layer))) if others else first
+
+
 NETWORKS = {
-    "tiny": {"dense 3×2, batch 2": (lambda: dense.layer(2), (2, 3))},
+    "tiny": {"dense 3×2, batch 2": Network((3, 2), 2)},
     "quick": {
-        "dense 256×512, batch 64": (lambda: dense.layer(512), (64, 256)),
-        "dense 128×128, batch 8": (lambda: dense.layer(128), (8, 128)),
-        "network 16-32-10, batch 4": (lambda: chain(dense.layer(32), relu, dense.layer(10)), (4, 16)),
+        "dense 256×512, batch 64": Network((256, 512), 64),
+        "dense 128×128, batch 8": Network((128, 128), 8, every_entry=True),
+        "network 16-32-10, batch 4": Network((16, 32, 10), 4, every_entry=True),
     },
 }
-NETWORKS["full"] = NETWORKS["quick"] | {
-    "network 64-128-10, batch 64": (lambda: chain(dense.layer(128), relu, dense.layer(10)), (64, 64))
-}
+NETWORKS["full"] = NETWORKS["quick"] | {"network 64-128-10, batch 64": Network((64, 128, 10), 64)}
 
 
 def run(setting: Setting) -> Iterator[list[Record]]:
-    for name, (make, shape) in NETWORKS[setting.scale].items():
+    for name, network in NETWORKS[setting.scale].items():
         with jax.enable_x64(True):
-            yield _compare(name, *_calls(make(), shape), setting)
+            records = _compare(name, *_calls(network.layer(), (network.batch, network.widths[0])), setting)
+        yield [*records, *_gradcheck(name, network, records[0], setting)]
 
 
 def _calls(layer: Any, shape: tuple[int, ...]) -> tuple[dict[str, Callable[[], Any]], Callable[[], list[str]]]:
@@ -92,3 +112,31 @@ def _compare(case: str, calls, mistakes, setting: Setting) -> list[Record]:
         )
         for name, t in times.items()
     ]  # fmt: skip
+
+
+def _gradcheck(case: str, network: Network, base: Record, setting: Setting) -> Iterator[Record]:
+    """PyTorch's checker, in a process of its own."""
+    if setting.scale == "tiny":
+        return
+    for fast in (True, False) if network.every_entry else (True,):
+        name = "torch gradcheck, fast" if fast else "torch gradcheck"
+        if why := missing("torch", setting):
+            yield skipped(SUITE, case, name, why)
+            continue
+        job = {
+            "kind": "check",
+            "widths": network.widths,
+            "batch": network.batch,
+            "fast": fast,
+            "threads": 2,
+            "rounds": 3,
+        }
+        try:
+            found = in_process("benchmarks.torch_worker", job, python=setting.pythons.get("torch"))["samples"]
+        except WorkerFailed as error:
+            yield Record(SUITE, case, name, dtype="float64", status="failed", note=str(error))
+            continue
+        yield Record(
+            SUITE, case, name, dtype="float64", samples=found, baseline="jaxbias", extra={"first_call_s": found[0]},
+            times_baseline=list(ratio(found, base.samples, paired=False)) if base.samples else [],
+        )  # fmt: skip

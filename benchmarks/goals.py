@@ -175,6 +175,16 @@ def _sweep_against_hand(records: Records) -> float | None:
     return 1 / best.times_baseline[0] if best and best.times_baseline else None
 
 
+def _first_call(contender: str):
+    """Seconds of the first call, tracing and compiling included, of a check of the large dense layer."""
+
+    def value(records: Records) -> float | None:
+        record = find(records, "verify", "dense 256×512, batch 64", contender)
+        return record.extra.get("first_call_s") if record else None
+
+    return value
+
+
 HAND_WRITTEN = ("jax scan", "jax loop")
 GOALS = (
     Goal("digits dense, step, over the best hand-written JAX", 1.05, "below", _training("digits_dense", HAND_WRITTEN)),
@@ -214,6 +224,15 @@ GOALS = (
     Goal("autodiff of our own forward over hand, least over layers and losses", 0.98, "above", _least("autodiff")),
     Goal("autodiff of our own forward over hand, geometric mean", 1.3, "above", _geometric_mean("autodiff")),
     Goal("dense bias + relu + db over three products, ≥ 256 wide, worst size", 1.05, "below", _bias_over_products),
+    Goal("check of a right rule, dense 256×512, first call, seconds", 3.0, "below", _first_call("jaxbias")),
+    Goal(
+        "check of a second rule for the same forward, seconds", 0.3, "below",
+        lambda records: _median(records, "verify", "dense 256×512, batch 64", "jaxbias, another rule"),
+    ),
+    Goal(
+        "diagnosis of a wrong rule, dense 256×512, first call, seconds", 10.0, "below",
+        _first_call("jaxbias, with one mistake, diagnosed"),
+    ),
     Goal(
         "first training step beyond import jax, cold cache, seconds", 1.0, "below",
         lambda records: _median(records, "startup", "first training step", "jaxbias, cold"),

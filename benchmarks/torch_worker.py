@@ -2,13 +2,15 @@
 
 It imports neither JAX nor this library, so any interpreter that has PyTorch can run it. A job is {"kind": "train",
 "workload", "arrays", "threads", "fused", "compile", "rounds"}, {"kind": "networks", "workload", "arrays", "threads",
-"fused", "networks"} or {"kind": "op", "name", "shape", "threads", "rounds"}.
+"fused", "networks"}, {"kind": "op", "name", "shape", "threads", "rounds"} or {"kind": "check", "widths", "batch",
+"fast", "threads", "rounds"}.
 """
 
 # The peers' own annotations are narrower than what they accept.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # pyright: reportCallIssue=false, reportFunctionMemberAccess=false
 
+import itertools
 import json
 import sys
 import time
@@ -237,7 +239,26 @@ def norms(job) -> dict:
     return {"samples": timed(run, job), "norms": found, "versions": versions}
 
 
+def check(job) -> dict:
+    """`torch.autograd.gradcheck` of a dense network with ReLU, in float64."""
+    nn, widths = torch.nn, job["widths"]
+    layers: list[torch.nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out, dtype=torch.float64), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    inputs = torch.randn(job["batch"], widths[0], dtype=torch.float64, requires_grad=True), *model.parameters()
+
+    def run():
+        call = lambda x, *params: torch.func.functional_call(model, dict(zip(names, params)), (x,))
+        assert torch.autograd.gradcheck(call, inputs, fast_mode=job["fast"])
+
+    names = [name for name, _ in model.named_parameters()]
+    return {"samples": timed(run, job), "versions": {"torch": torch.__version__}}
+
+
 if __name__ == "__main__":
     JOB = json.loads(sys.argv[1])
     torch.set_num_threads(JOB["threads"])
-    print(json.dumps({"train": train, "networks": networks, "op": op, "norms": norms}[JOB["kind"]](JOB)))
+    print(
+        json.dumps({"train": train, "networks": networks, "op": op, "norms": norms, "check": check}[JOB["kind"]](JOB))
+    )
