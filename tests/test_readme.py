@@ -84,6 +84,7 @@ def table(derivations, errors):
     return rows
 
 
+@pytest.mark.slow
 def test_table_shows_every_derivation_and_the_error_it_is_checked_to():
     """Names, formulas and sources are those of the code; the errors stand in the README and are measured here."""
     derivations = check.layer_derivations() | check.loss_derivations()

@@ -12,7 +12,13 @@ from benchmarks.record import STATUSES, load
 from benchmarks.tables import HEAD, row
 
 
-@pytest.mark.parametrize("suite", command.SUITES)
+LONG = ("sweep", "per_example")
+"""Suites that compile for long even at tiny sizes."""
+
+
+@pytest.mark.parametrize(
+    "suite", [pytest.param(suite, marks=pytest.mark.slow) if suite in LONG else suite for suite in command.SUITES]
+)
 def test_suite(as_users_run_it, tmp_path, capsys, suite):
     path = tmp_path / "results.json"
     code = command.main([suite, "--tiny", "--json", str(path), "--peers", "numpy"])
