@@ -129,5 +129,5 @@ def best_network(depth: int, slope: float, bias: float) -> float:
     params[1][0].weight[:] = np.eye(WIDTH)
     params[2].weight[:2, 0] = slope
     last = affine(params[2].weight, np.full(1, bias))
-    out = predict(network(depth), (*params[:2], last), TRAINING[0].astype(np.float64))
+    out = predict(network(depth), jax.tree.map(jnp.asarray, (*params[:2], last)), jnp.asarray(TRAINING[0], jnp.float64))
     return float(np.mean((np.asarray(out) - TRAINING[1]) ** 2) / VARIANCE)

@@ -11,7 +11,6 @@ from benchmarks.case import Setting
 from benchmarks.record import STATUSES, load
 from benchmarks.tables import HEAD, row
 
-
 LONG = ("sweep", "per_example")
 """Suites that compile for long even at tiny sizes."""
 
