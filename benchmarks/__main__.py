@@ -22,6 +22,9 @@ SUITES = {
     "backends": "an attached GPU or TPU; and the real TPU compiler without a TPU",
 }
 
+DEFAULT = ("bias", "derivations", "training", "sweep", "per_example")
+"""Suites that run where none is named."""
+
 MODULES = {"sweep": "bench_networks", "per_example": "bench_norms", "verify": "bench_checking"}
 """Suites whose module has another name than theirs."""
 
@@ -31,7 +34,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     names = "\n".join(f"  {name:12} {what}" for name, what in SUITES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Without a name: the quick set, in under 5 minutes on 2 cores.",
+        description=f"Without a name: the quick set ({', '.join(DEFAULT)}), in under 5 minutes on 2 cores.",
         epilog=f"suites:\n{names}\n  report       renders the stored results to a page",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -103,7 +106,8 @@ def _run(asked: argparse.Namespace) -> int:
     compiling_only = asked.names == ["backends"] and machine["platform"] == "cpu"
     limits = {} if compiling_only else roofline.limits(setting.scale)
     setting = dataclasses.replace(setting, limits=limits)
-    store.began(record.run_of(asked.names or SUITES, setting.scale, limits))
+    names = asked.names or DEFAULT
+    store.began(record.run_of(names, setting.scale, limits))
     shown = (f"{limits[k] / 1e9:.0f} {'GFLOP/s' if k.startswith('matmul') else 'GB/s'} {k}" for k in limits)
     print("limits of this device, measured now: " + (", ".join(shown) or "none"))
     print(f"load average at the start: {os.getloadavg()[0]:.1f}")
@@ -115,7 +119,7 @@ def _run(asked: argparse.Namespace) -> int:
 
     done = list(canaries)
     try:
-        for name in asked.names or SUITES:
+        for name in names:
             for records in _suite(name, setting):
                 store.add(records)
                 done += records
