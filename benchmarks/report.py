@@ -128,9 +128,9 @@ def _described(machine: dict[str, Any], environment: dict[str, Any]) -> str:
     head = f"{machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}. {versions}."
     busy = [r for r in environment.get("runs", ()) if r["load_1min"] > machine["cores"] / 2]
     warning = (
-        "<p><strong>The machine was busy with other work during these runs (see “load before”): read the intervals, "
+        "<p><strong>Some of these runs began at a load of more than half the cores (see “load before”): read the "
+        "intervals, not the medians, and measure again before you quote a figure.</strong></p>"
     )
-    warning += "not the medians, and measure again before you quote a figure.</strong></p>"
     return f"<p class='note'>{_escape(head)}</p>" + warning * bool(busy) + tables.as_html(
         ("run", "scale", "suites", "load before", "limits measured in it"),
         [

@@ -31,8 +31,8 @@ def on_sweeps(results: Path = RESULTS) -> str:
                 value, low, high = torch.times_baseline
                 ours = 1 / hand.times_baseline[0]
                 runs = [r for r in file["environments"][key].get("runs", ()) if "sweep" in r["suites"]]
-                busy = any(r["load_1min"] > file["machine"]["cores"] / 2 for r in runs[-1:])
-                remark = ", taken while the machine was busy" if busy else ""
+                begun_at = max((r["load_1min"] for r in runs[-1:]), default=0.0)
+                remark = f", begun at a load of {begun_at:.1f}" if begun_at > file["machine"]["cores"] / 2 else ""
                 return textwrap.fill(
                     f"Trained by `train.sweep`, each of {count} digit networks (64-128-10, {torch.sizes['epochs']} "
                     f"epochs, {file['machine']['cores']} cores) takes 1/{value:.1f} of its time in a PyTorch loop at "
