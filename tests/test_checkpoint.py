@@ -158,7 +158,7 @@ np.savez(out, *jax.tree.leaves((fitted.params, fitted.opt_state)), loss=fitted.h
 """
 
 
-@pytest.mark.parametrize("attempts", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attempts", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_ends_bit_identical(tmp_path, attempts):
     """The process is killed again and again, each time a random while after its first new epoch, until it finishes."""
     script = tmp_path / "victim.py"

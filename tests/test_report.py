@@ -147,12 +147,3 @@ def test_cache_directory_can_be_named(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXBIAS_CACHE_DIR", str(tmp_path / "b"))
     assert _compilation_cache.default_directory() == tmp_path / "b"
     assert _compilation_cache.enable(None).sentence() == "compilation cache: off"
-
-
-@pytest.mark.slow
-def test_the_whole_job(tmp_path):
-    """As a user runs it: every derivation within tolerance, both nets at the wanted accuracy."""
-    found = report.collect()
-    assert [each.derivation.name for each in found.checks if not each.ok] == []
-    assert {run.name: run.accuracy for run in found.runs if not run.ok} == {}
-    assert set(report.NETWORKS) == {run.name for run in found.runs}

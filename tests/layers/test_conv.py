@@ -99,7 +99,7 @@ def test_any_geometry_equals_the_loops(each_form, geometry):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(geometry=geometries())
 def test_many_geometries_equal_the_loops(each_form, geometry):
     test_any_geometry_equals_the_loops.hypothesis.inner_test(each_form, geometry)

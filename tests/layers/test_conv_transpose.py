@@ -71,7 +71,7 @@ def test_any_geometry_equals_the_loops(geometry):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(geometry=geometries())
 def test_many_geometries_equal_the_loops(geometry):
     assert_equals_loops(*geometry)

@@ -290,12 +290,12 @@ def test_the_library(k):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(3))
 def test_the_whole_library(part):
-    """Every example in one dtype; with JAXBIAS_SEEDS=50 in every dtype with 50 seeds, which takes half an hour."""
+    """Every other example in one dtype; with JAXBIAS_SEEDS=50 all in every dtype with 50 seeds, for half an hour."""
     seeds = os.environ.get("JAXBIAS_SEEDS")
     alarms = {
         (name, dtype.__name__): library_alarms(example, dtype, range(int(seeds or 1)))
         for k, (name, example) in enumerate(EXAMPLES)
         for dtype in (DTYPES if seeds else DTYPES[k // 3 % 3 :][:1])
-        if k % 3 == part
+        if k % 3 == part and (seeds or k % 2)
     }
     assert {name: found for name, found in alarms.items() if found} == {}
