@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype
+from jaxbias._numerics import widen
 from jaxbias.params import Layer, Params, Tree, run_forward
 
 
@@ -64,7 +64,7 @@ def _set(layer: Layer, params: Tree, x: Any, state: Tree, unit_variance: bool) -
 
 def _normalized(weight: Array, bias: Array, z: Array, unit_variance: bool) -> Params:
     """W / s and (b − μ) / s, for a layer whose units are the last axis of weight, bias and z."""
-    z = z.astype(accumulation_dtype(z.dtype)).reshape(-1, z.shape[-1])
+    z = widen(z).reshape(-1, z.shape[-1])
     mean, deviation = z.mean(axis=0), z.std(axis=0)
     varies = deviation > 16 * float(jnp.finfo(weight.dtype).eps) * jnp.abs(mean)
     scale = 1 / jnp.where(varies, deviation, 1) if unit_variance else jnp.ones_like(deviation)

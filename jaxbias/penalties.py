@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype
+from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias.params import Tree
 
 
@@ -68,7 +68,7 @@ def _penalty(
 
     def value(params):
         pairs = zip(jax.tree.leaves(counts(params)), jax.tree.leaves(params))
-        costs = [jnp.sum(cost(leaf.astype(accumulation_dtype(leaf.dtype)))) for on, leaf in pairs if on]
+        costs = [jnp.sum(cost(widen(leaf))) for on, leaf in pairs if on]
         widest = accumulation_dtype(max((c.dtype for c in costs), key=lambda d: d.itemsize, default=jnp.float32))
         return strength * sum((c.astype(widest) for c in costs), start=jnp.zeros((), widest))
 

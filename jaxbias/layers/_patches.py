@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype
+from jaxbias._numerics import accumulation_dtype, matmul, rows
 
 NARROW = 56
 """Columns of P (kernel size × channels) up to which the matrix product is faster at every size, on CPU."""
@@ -40,20 +40,19 @@ def pays(rows: int, columns: int) -> bool:
 def forward(x: Array, weight: Array, geometry) -> Array:
     """z = P W, of shape (n, *positions, channels_out)."""
     patches = _patches(x, weight.shape[:-2], geometry)
-    return _product("...k,ko->...o", patches, weight.reshape(-1, weight.shape[-1])).astype(x.dtype)
+    return matmul(patches, rows(weight))
 
 
 def grad_weight(x: Array, delta: Array, kernel: tuple[int, ...], geometry) -> Array:
     """∂L/∂W = Pᵀ δ, of shape (*kernel, channels_in, channels_out)."""
     patches = _patches(x, kernel, geometry)
-    grad = _product("rk,ro->ko", patches.reshape(-1, patches.shape[-1]), delta.reshape(-1, delta.shape[-1]))
-    return grad.astype(x.dtype).reshape(*kernel, x.shape[-1], delta.shape[-1])
+    return matmul(rows(patches).T, rows(delta)).reshape(*kernel, x.shape[-1], delta.shape[-1])
 
 
 def grad_input(delta: Array, weight: Array, lengths: tuple[int, ...], geometry) -> Array:
     """∂L/∂x of spatial shape `lengths`: entry (r, (u, c)) of δ Wᵀ added at S i + F u − P, dropped in the padding."""
-    *kernel, channels_in, channels_out = weight.shape
-    columns = _product("...o,ko->...k", delta, weight.reshape(-1, channels_out))
+    *kernel, channels_in, _ = weight.shape
+    columns = jnp.matmul(delta, rows(weight).T, preferred_element_type=accumulation_dtype(delta.dtype))
     columns = columns.reshape(*delta.shape[:-1], math.prod(kernel), channels_in)  # -1 fails without rows
     total = jnp.zeros((), columns.dtype)
     for place, u in enumerate(itertools.product(*map(range, kernel))):
@@ -79,7 +78,3 @@ def _patches(x: Array, kernel: tuple[int, ...], geometry) -> Array:
         limit = [m - f * (k - 1 - v) for m, f, k, v in zip(padded.shape[1:-1], geometry.kernel_dilation, kernel, u)]
         slices.append(lax.slice(padded, (0, *start, 0), (n, *limit, channels), (1, *geometry.stride, 1)))
     return jnp.concatenate(slices, axis=-1)
-
-
-def _product(formula: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(formula, a, b, preferred_element_type=accumulation_dtype(a.dtype))

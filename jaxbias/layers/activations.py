@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype, check_float
+from jaxbias._numerics import accumulation_dtype, check_float, widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.params import Layer
 
@@ -212,7 +212,7 @@ def _check_axis(axis: int) -> Callable[[Any, str], None]:
 
 def _shifted(z: Array, axis: int) -> Array:
     """z less its maximum, in at least float32. A shift changes neither function, so no derivative runs through it."""
-    z = z.astype(accumulation_dtype(z.dtype))
+    z = widen(z)
     return z - jax.lax.stop_gradient(z.max(axis=axis, keepdims=True, initial=-jnp.inf))
 
 

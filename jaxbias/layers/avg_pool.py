@@ -19,7 +19,7 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbias._numerics import accumulation_dtype, check_float
+from jaxbias._numerics import check_float, widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.layers._windows import Padding, covering_windows, join_blocks, pad_axis, pooling_windows, window_slices
 from jaxbias.params import Layer, Static
@@ -50,7 +50,7 @@ def forward(
     """
     del params
     check_float(x, "avg_pool.forward")
-    z = x.astype(accumulation_dtype(x.dtype))
+    z = widen(x)
     for axis, (w, s, low, high) in enumerate(pooling_windows(x.shape, window, stride, padding, "avg_pool"), start=1):
         total = sum(window_slices(pad_axis(z, axis, low, high), axis, w, s))
         z = total / _entries(x.shape, axis, w, s, low, high, count_include_pad).astype(z.dtype)
@@ -68,7 +68,7 @@ def backward(
 ) -> tuple[tuple[()], Float[Array, "n *spatial channels"]]:
     """No grads; ∂L/∂x collects δ/m of every window it lies in; the keywords are those of forward."""
     x_shape = residuals.value
-    delta_x = delta.astype(accumulation_dtype(delta.dtype))
+    delta_x = widen(delta)
     for axis, (w, s, low, high) in enumerate(pooling_windows(x_shape, window, stride, padding, "avg_pool"), start=1):
         share = delta_x / _entries(x_shape, axis, w, s, low, high, count_include_pad).astype(delta_x.dtype)
         seen = covering_windows(share, axis, w, s, low + x_shape[axis] + high)

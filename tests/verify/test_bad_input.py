@@ -6,22 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbias import verify
-
-
-def forward(x, weight):
-    return jnp.tanh(x @ weight)
-
-
-def rule(args, ct):
-    x, weight = args
-    delta = ct * (1 - jnp.tanh(x @ weight) ** 2)
-    return delta @ weight.T, x.T @ delta
-
-
-@pytest.fixture
-def args(key):
-    first, second = jax.random.split(key)
-    return jax.random.normal(first, (4, 3), jnp.float32), jax.random.normal(second, (3, 2), jnp.float32)
+from tests.verify.tanh_layer import forward, rule
 
 
 def looping(x, weight):
