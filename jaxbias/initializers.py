@@ -1,4 +1,4 @@
-"""Weight and bias initializers: names over `jax.nn.initializers`, and those for biases that need more than a shape.
+"""Weight and bias initializers: names over the draws of JAX, and those for biases that need more than a shape.
 
 Every layer takes `weight_init` and `bias_init`: a function `(key, shape, dtype) -> array`, or one of `NAMES`.
 A weight (*axes, fan_out) has fan_in = the product of all axes but the last: C_in/groups · kh · kw for a convolution.
@@ -26,6 +26,7 @@ Source: X. Glorot and Y. Bengio (2010); K. He et al. (2015); Y. LeCun et al., Ef
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -43,6 +44,32 @@ Initializer = str | Callable[..., Array]
 _FOR_A_BIAS = "zeros, constant(v), normal(std), positive(v), log_prior(p), or fan_in_uniform as bias_init of a layer"
 
 
+@partial(jax.jit, static_argnames=("draw", "shape", "dtype"))
+def _drawn(draw: Callable[..., Array], key: Array, shape: tuple[int, ...], dtype: DTypeLike, *args: Any) -> Array:
+    """Independent entries, drawn as one column: `draw(key, (n, 1), dtype, *args)`.
+
+    The numbers are those of a draw in any shape, and XLA compiles the column in 0.2 to 0.3 s on CPU, where a last axis
+    that is no multiple of a vector register, the ten classes of the last layer, takes 0.6 to 1.8 s.
+    """
+    return draw(key, (math.prod(shape), 1), dtype, *args).reshape(shape)
+
+
+def _normal(key, shape, dtype, std):
+    return std * jax.random.normal(key, shape, dtype)
+
+
+def _truncated_normal(key, shape, dtype, std):
+    """Cut at two standard deviations of a normal distribution, whose own is widened so that std is that of the rest."""
+    return std / 0.87962566103423978 * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+
+
+def _centred_uniform(key, shape, dtype, std):
+    return math.sqrt(3) * std * jax.random.uniform(key, shape, dtype, -1, 1)
+
+
+_BY_STD = {"uniform": _centred_uniform, "normal": _normal, "truncated_normal": _truncated_normal}
+
+
 # --- constants and plain distributions --------------------------------------------------------------------------------
 
 zeros = jax.nn.initializers.zeros
@@ -58,7 +85,7 @@ def normal(std: float = 0.01, mean: float = 0.0) -> Callable[..., Array]:
     """N(mean, std²), not truncated."""
 
     def init(key, shape, dtype=jnp.float32):
-        return mean + std * jax.random.normal(key, shape, dtype)
+        return mean + _drawn(_normal, key, tuple(shape), dtype, std)
 
     return init
 
@@ -69,7 +96,7 @@ def uniform(low: float = -0.05, high: float = 0.05) -> Callable[..., Array]:
         raise ValueError(f"initializers.uniform: low must be below high, got low={low}, high={high}.")
 
     def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, low, high)
+        return _drawn(jax.random.uniform, key, tuple(shape), dtype, low, high)
 
     return init
 
@@ -77,18 +104,30 @@ def uniform(low: float = -0.05, high: float = 0.05) -> Callable[..., Array]:
 # --- by fan -----------------------------------------------------------------------------------------------------------
 
 
-def _for_weights(name: str, init: Callable[..., Array]) -> Callable[..., Array]:
-    """`init`, with an error that says what to use instead where there is no fan-in."""
+def _needs_fan(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        raise ValueError(
+            f"initializers.{name}: shape {tuple(shape)} has no fan-in and fan-out, so {name} has no scale for it. "
+            f"For a bias use {_FOR_A_BIAS}."
+        )
 
-    def checked(key, shape, dtype=jnp.float32):
-        if len(shape) < 2:
-            raise ValueError(
-                f"initializers.{name}: shape {tuple(shape)} has no fan-in and fan-out, so {name} has no scale for it. "
-                f"For a bias use {_FOR_A_BIAS}."
-            )
-        return init(key, shape, dtype)
 
-    return checked
+def _by_fan(name: str, gain: float, fan: str, distribution: str) -> Callable[..., Array]:
+    """Variance gain²/fan, for shapes (*axes, fan_out)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        _needs_fan(name, shape)
+        fan_in, fan_out = math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
+        units = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[fan]
+        return _drawn(_BY_STD[distribution], key, tuple(shape), dtype, gain / math.sqrt(max(units, 1)))
+
+    return init
+
+
+def orthogonal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Orthonormal rows or columns, whichever are fewer; all axes but the last count as rows."""
+    _needs_fan("orthogonal", shape)
+    return jax.nn.initializers.orthogonal()(key, shape, dtype)
 
 
 GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
@@ -120,21 +159,20 @@ def scaled(gain: float = 1.0, fan: str = "fan_in", distribution: str = "uniform"
     """
     if fan not in ("fan_in", "fan_out", "fan_avg"):
         raise ValueError(f'initializers.scaled: fan must be "fan_in", "fan_out" or "fan_avg", got {fan!r}.')
-    if distribution not in ("uniform", "normal", "truncated_normal"):
+    if distribution not in _BY_STD:
         raise ValueError(
             f'initializers.scaled: distribution must be "uniform", "normal" or "truncated_normal", '
             f"got {distribution!r}."
         )
-    return _for_weights("scaled", jax.nn.initializers.variance_scaling(gain**2, fan, distribution))
+    return _by_fan("scaled", gain, fan, distribution)
 
 
-xavier_uniform = glorot_uniform = _for_weights("xavier_uniform", jax.nn.initializers.glorot_uniform())
-xavier_normal = glorot_normal = _for_weights("xavier_normal", jax.nn.initializers.glorot_normal())
-he_uniform = kaiming_uniform = _for_weights("he_uniform", jax.nn.initializers.he_uniform())
-he_normal = kaiming_normal = _for_weights("he_normal", jax.nn.initializers.he_normal())
-lecun_uniform = _for_weights("lecun_uniform", jax.nn.initializers.lecun_uniform())
-lecun_normal = _for_weights("lecun_normal", jax.nn.initializers.lecun_normal())
-orthogonal = _for_weights("orthogonal", jax.nn.initializers.orthogonal())
+xavier_uniform = glorot_uniform = _by_fan("xavier_uniform", 1.0, "fan_avg", "uniform")
+xavier_normal = glorot_normal = _by_fan("xavier_normal", 1.0, "fan_avg", "truncated_normal")
+he_uniform = kaiming_uniform = _by_fan("he_uniform", math.sqrt(2), "fan_in", "uniform")
+he_normal = kaiming_normal = _by_fan("he_normal", math.sqrt(2), "fan_in", "truncated_normal")
+lecun_uniform = _by_fan("lecun_uniform", 1.0, "fan_in", "uniform")
+lecun_normal = _by_fan("lecun_normal", 1.0, "fan_in", "truncated_normal")
 
 
 # --- for biases -------------------------------------------------------------------------------------------------------
@@ -156,7 +194,7 @@ class FanInUniform:
                 f"is that of its weight. Give it as bias_init to a layer, or use FanInUniform(fan_in=...)."
             )
         bound = 1 / math.sqrt(max(1, self.fan_in or math.prod(shape[:-1])))
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return _drawn(jax.random.uniform, key, tuple(shape), dtype, -bound, bound)
 
 
 fan_in_uniform = FanInUniform()
@@ -274,7 +312,7 @@ def affine(
     Raises:
         ValueError: an unknown name, or an initializer that makes no sense for the shape.
     """
-    weight_key, bias_key = jax.random.split(key)
+    weight_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     weight_init, bias_init = by_name(weight_init), by_name(bias_init)
     of_layer = FanInUniform(fan_in if fan_in is not None else math.prod(weight_shape[:-1]))
     weight = (of_layer if weight_init == fan_in_uniform else weight_init)(weight_key, weight_shape, dtype)

@@ -124,8 +124,9 @@ def map_layers(f: Callable[[Layer, tuple[str, ...]], Layer], network: Layer, pat
 # --- combinators ------------------------------------------------------------------------------------------------------
 
 
-def _keys(key: Array, layers: Sequence[Layer]) -> Array:
-    return jax.random.split(key, max(len(layers), 1))
+def _keys(key: Array, layers: Sequence[Layer]) -> list[Array]:
+    """One key per layer; `fold_in` is one compiled program for any number of layers, a `split` one for each number."""
+    return [jax.random.fold_in(key, i) for i in range(len(layers))]
 
 
 def _states(layers: Sequence[Layer], state: Tree) -> Sequence[Tree]:

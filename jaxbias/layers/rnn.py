@@ -64,7 +64,7 @@ def init(
 ) -> RnnParams:
     """W (fan_in, units) by default LeCun normal, U (units, units) orthogonal, b (units,) zero."""
     shape = (units, units)  # drawn in at least float32: the QR decomposition of `orthogonal` needs it
-    input_key, hidden_key = jax.random.split(key)
+    input_key, hidden_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     hidden = initializers.by_name(hidden_init)(hidden_key, shape, accumulation_dtype(dtype))
     return RnnParams(
         input=initializers.affine(

@@ -16,7 +16,7 @@ from jaxbias.leaves import with_frozen
 from jaxbias.params import Layer, Tree, init_state
 from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
-from jaxbias.train._step import Learned, Metric, Objective, row_order, take
+from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
 
 LOOPS = ("auto", "scan", "steps")
 _SECONDS_PER_CALL = 0.2
@@ -71,11 +71,11 @@ class _Program(NamedTuple):
 
     objective: Objective
     optimizer: optax.GradientTransformation
-    order_key: Array
+    key: Array
     batch_size: int
 
     def order(self, epoch: Any, rows: int) -> Array:
-        return row_order(self.order_key, epoch, rows, self.batch_size)
+        return row_order(self.key, epoch, rows, self.batch_size)
 
     def step(self, learned: Learned, data: Any, rows: Array) -> tuple[Learned, dict[str, Array]]:
         return self.objective.step(learned, take(data, rows), self.optimizer)
@@ -83,11 +83,12 @@ class _Program(NamedTuple):
     def before(self, learned: Learned, data: Any, validation: Any, epochs: int) -> _Carry:
         """Nothing recorded yet."""
         steps = len(data[0]) // self.batch_size
-        record = jax.eval_shape(self.step, learned, data, jnp.arange(self.batch_size))[1]
+        rows = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
+        record = jax.eval_shape(self.step, learned, data, rows)[1]
         return _Carry(
             learned,
-            {name: jnp.zeros((epochs, steps), each.dtype) for name, each in record.items()},
-            {name: jnp.zeros(epochs, each.dtype) for name, each in record.items() if validation is not None},
+            {name: _zeros((epochs, steps), each.dtype) for name, each in record.items()},
+            {name: _zeros((epochs,), each.dtype) for name, each in record.items() if validation is not None},
         )
 
     def after_epoch(self, carry: _Carry, validation: Any, epoch: Any) -> _Carry:
@@ -158,7 +159,7 @@ def _layer_names(network: Layer) -> list[str]:
 
 def _copied(tree: Tree) -> Tree:
     """The program gives its inputs' memory away; the caller's arrays must stay."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+    return jax.device_put(tree, may_alias=False)
 
 
 def _masked(optimizer: optax.GradientTransformation, params: Tree, trainable: Tree) -> optax.GradientTransformation:
@@ -251,15 +252,14 @@ def fit(
     loop = choose_loop(network, how) if loop == "auto" else loop
     optimizer = _masked(optimizer, params, trainable)
 
-    order_key, state_key = jax.random.split(key)
     objective = Objective.of(network, loss, metrics, how)
     first = x[:batch_size], targets[:batch_size]
     if state is None:
-        state = init_state(network, state_key, first[0])
+        state = init_state(network, state_key(key), first[0])
     jax.eval_shape(objective.gradient, params, *first, state)  # the layers' and the loss' own errors, before any work
     params, state = _copied(params), _copied(state)
     learned = Learned.at_start(optimizer, params, state)
-    program = _Program(objective, optimizer, order_key, batch_size)
+    program = _Program(objective, optimizer, key, batch_size)
     carry = program.before(learned, (x, targets), checked, epochs)
 
     store, done, save_every = None, 0, epochs
@@ -313,6 +313,11 @@ def fit(
         )
     params, opt_state, state = carry.learned
     return Fit(params, state, opt_state, history, diverged, resumed, compile_s)
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Without a program to compile, which `jnp.zeros` is for every new shape."""
+    return jax.device_put(np.zeros(shape, dtype))
 
 
 def _set(buffers: dict[str, Array], index: Any, values: dict[str, Array]) -> dict[str, Array]:

@@ -87,6 +87,11 @@ class Objective(NamedTuple):
         return total
 
 
+def state_key(key: Array) -> Array:
+    """Key of a run's initial state; `row_order` folds the epochs into the same key, and no epoch has this number."""
+    return jax.random.fold_in(key, 2**32 - 1)
+
+
 def row_order(key: Array, epoch: Any, rows: int, batch_size: int) -> Array:
     """(steps, batch_size) row numbers of one epoch: a new order for each, cut into whole batches."""
     order = jax.random.permutation(jax.random.fold_in(key, epoch), rows)

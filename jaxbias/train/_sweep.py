@@ -19,7 +19,7 @@ from jaxtyping import Array
 from jaxbias.params import Layer, Tree, init_state
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
-from jaxbias.train._step import Learned, Metric, Objective, row_order, take
+from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
 from jaxbias.train._sweep_store import Store
 from jaxbias.train._sweep_table import Sweep
 
@@ -213,7 +213,6 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
     def train(member, data, validation):
         init_index, on, values, key_data = member
         init_key, fit_key = jax.random.split(wrap(key_data))
-        order_key, state_key = jax.random.split(fit_key)
         first = data[0][:batch_size]
 
         def without_bias(tree):
@@ -225,13 +224,13 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
         with jax.numpy_dtype_promotion("standard"):  # as in optax's own arithmetic
             chosen = optimizer(**dict(zip(hyper_names, values))) if hyper_names else optimizer
         params = without_bias(jax.lax.switch(init_index, [lambda key, f=f: f(key, first) for f in inits], init_key))
-        learned = Learned.at_start(chosen, params, init_state(objective.network, state_key, first))
+        learned = Learned.at_start(chosen, params, init_state(objective.network, state_key(fit_key), first))
 
         def one_epoch(learned, epoch):
             learned, records = jax.lax.scan(
                 lambda learned, rows: objective.step(learned, take(data, rows), chosen, only=without_bias),
                 learned,
-                row_order(order_key, epoch, len(data[0]), batch_size),
+                row_order(fit_key, epoch, len(data[0]), batch_size),
             )
             return learned, {name: each.mean() for name, each in records.items()}
 
