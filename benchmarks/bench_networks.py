@@ -223,11 +223,12 @@ def _training(job: dict[str, Any], arrays: dict[str, np.ndarray]) -> Callable[[A
     import jax
     import jax.numpy as jnp
 
-    from benchmarks.training_worker import _jax_step, _loss_of, _plain_forward
+    from benchmarks.contenders.plain import plain_forward
+    from benchmarks.contenders.trainer import jax_step, loss_from
 
     workload = job["workload"]
-    forward, loss_of = _plain_forward("digits_dense"), _loss_of(workload)
-    optimizer, step = _jax_step(forward, workload)
+    forward, loss_of = plain_forward("digits_dense"), loss_from(workload)
+    optimizer, step = jax_step(forward, workload)
     x, y, x_test, y_test = (jnp.asarray(arrays[name]) for name in ("x", "y", "x_test", "y_test"))
 
     def train(key):

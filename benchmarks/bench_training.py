@@ -27,7 +27,7 @@ SCORE_BOUND = 0.03
 
 
 class Contender(NamedTuple):
-    """How to start one: the function in training_worker.py and its options, or PyTorch with its options."""
+    """How to start one: the function of `benchmarks.contenders` and its options, or PyTorch with its options."""
 
     name: str
     peer: str
