@@ -132,6 +132,8 @@ def _run(asked: argparse.Namespace) -> int:
         print(f"\ninterrupted: the finished cases are in {path}.", file=sys.stderr)
         return 130
     print("\n" + tables.text(("figure to reach", "goal", "here", ""), goals.table(done)))
+    for what, limit in goals.gaps(done):
+        print(f"not met: {what}{': ' * bool(limit)}{limit}")
     _print_counts(done, time.perf_counter() - began, path)
     return 1 if any(r.status == "wrong" for r in done) else 0
 

@@ -17,12 +17,14 @@ class Goal(NamedTuple):
         limit: the figure.
         better: "below" or "above" the limit is met.
         value: from records; None where they are missing.
+        gap: what limits the figure where it is not met, as found by profiling; may be worked out from the records.
     """
 
     what: str
     limit: float
     better: str
     value: Callable[[Records], float | None]
+    gap: str | Callable[[Records], str] = ""
 
     def verdict(self, records: Records) -> tuple[float | None, str]:
         """(figure, "met" | "not met" | "not measured")."""
@@ -92,14 +94,21 @@ def derivation_ratios(records: Records, contender: str | None = None) -> dict[st
         contender: whose gradient; None takes that of the plain forward: the usual operation of JAX or optax where
             ours is written in another way, else our own forward.
     """
-    ratios = {}
-    for r in records:
-        if r.suite == "derivations" and r.times_baseline and r.status == "ok" and not _is_network(r.case):
-            wanted = PLAIN.get(r.case, "autodiff") if contender is None else contender
-            if r.contender == wanted:
-                # one program twice: what differs is the clock
-                ratios[r.case] = 1.0 if "same_program_as" in r.extra else r.times_baseline[0]
-    return ratios
+    return {
+        # one program twice: what differs is the clock
+        r.case: 1.0 if "same_program_as" in r.extra else r.times_baseline[0]
+        for r in _ratio_records(records, contender)
+        if r.times_baseline
+    }
+
+
+def _ratio_records(records: Records, contender: str | None) -> list[Record]:
+    return [
+        r
+        for r in records
+        if r.suite == "derivations" and r.times_baseline and r.status == "ok" and not _is_network(r.case)
+        and r.contender == (PLAIN.get(r.case, "autodiff") if contender is None else contender)
+    ]  # fmt: skip
 
 
 PLAIN = {
@@ -120,6 +129,29 @@ def _is_network(case: str) -> bool:
 
 def _least(contender: str | None):
     return lambda records: min(derivation_ratios(records, contender).values(), default=None)
+
+
+SLOWER_BECAUSE = {
+    "rms_norm": "autodiff's program passes over the array as often; as two matrix-vector products it is faster on the "
+    "newest JAX and slower on the oldest",
+    "softplus": "one exp more, instead of keeping the array e^−|z| between forward and backward",
+}
+"""Layer or loss → why its derivation loses to autodiff, as seen in the two compiled programs."""
+
+
+def _surely_slower(contender: str | None):
+    """Those whose whole interval lies below the goal; a least ratio also falls with the number of noisy ratios."""
+
+    def gap(records: Records) -> str:
+        slower = []
+        for r in _ratio_records(records, contender):
+            if r.times_baseline and r.times_baseline[2] < 0.98 and "same_program_as" not in r.extra:
+                ratio, low, high = r.times_baseline
+                why = f" ({SLOWER_BECAUSE[r.case]})" if r.case in SLOWER_BECAUSE else ""
+                slower.append(f"{r.case} {ratio:.2f} [{low:.2f}, {high:.2f}]{why}")
+        return f"interval wholly below the goal: {'; '.join(slower) or 'none'}. Of all others it reaches 0.98."
+
+    return gap
 
 
 def _geometric_mean(contender: str | None):
@@ -185,6 +217,18 @@ def _first_call(contender: str):
     return value
 
 
+def _start_up(cache: str):
+    def gap(records: Records) -> str:
+        hand = _median(records, "startup", "first training step", f"jax by hand, {cache}")
+        compared = f"; one step written by hand in JAX took {hand:.2f} s in the same run" if hand else ""
+        return (
+            "nearly all of it is XLA compiling: the draws of the weights, and the epoch's program with its random "
+            f"order of the rows{compared}"
+        )
+
+    return gap
+
+
 HAND_WRITTEN = ("jax scan", "jax loop")
 GOALS = (
     Goal("digits dense, step, over the best hand-written JAX", 1.05, "below", _training("digits_dense", HAND_WRITTEN)),
@@ -209,6 +253,8 @@ GOALS = (
     Goal(
         "gradient of a small CNN, over torch", 0.7, "below",
         _quotient("derivations", "gradient of a small CNN", "hand", "torch"),
+        "most of the step is the second convolution, 16 to 32 channels at 8×8, which is XLA's on CPU, forward and both "
+        "gradients",
     ),
     Goal(
         "convolution inside lax.scan, C_in ≥ 16: autodiff over hand", 30.0, "above",
@@ -219,11 +265,24 @@ GOALS = (
     Goal("256 digit nets, per network, over the best hand-written JAX", 1.1, "below", _sweep_against_hand),
     Goal("per-example gradient norms (MLP), over one batch gradient", 0.65, "below", _norms_over_gradient),
     Goal("per-example gradient norms (small CNN), over the best of the others", 1.1, "below", _cnn_norms),
-    Goal("autodiff of the plain forward over hand, least over layers and losses", 0.98, "above", _least(None)),
+    Goal(
+        "autodiff of the plain forward over hand, least over layers and losses", 0.98, "above", _least(None),
+        _surely_slower(None),
+    ),
     Goal("autodiff of the plain forward over hand, geometric mean", 1.3, "above", _geometric_mean(None)),
-    Goal("autodiff of our own forward over hand, least over layers and losses", 0.98, "above", _least("autodiff")),
-    Goal("autodiff of our own forward over hand, geometric mean", 1.3, "above", _geometric_mean("autodiff")),
-    Goal("dense bias + relu + db over three products, ≥ 256 wide, worst size", 1.05, "below", _bias_over_products),
+    Goal(
+        "autodiff of our own forward over hand, least over layers and losses", 0.98, "above", _least("autodiff"),
+        _surely_slower("autodiff"),
+    ),
+    Goal(
+        "autodiff of our own forward over hand, geometric mean", 1.3, "above", _geometric_mean("autodiff"),
+        "our forwards are written so that XLA derives nearly the same program for most layers; the gain is in the "
+        "forward, and shows in the mean against the plain forwards",
+    ),
+    Goal(
+        "dense bias + relu + db over three products, ≥ 256 wide, worst size", 1.05, "below", _bias_over_products,
+        "at 64×256 a call lasts some hundred µs: one pass for bias and relu and one for db are a visible part of it",
+    ),
     Goal("check of a right rule, dense 256×512, first call, seconds", 3.0, "below", _first_call("jaxbias")),
     Goal(
         "check of a second rule for the same forward, seconds", 0.3, "below",
@@ -236,10 +295,12 @@ GOALS = (
     Goal(
         "first training step beyond import jax, cold cache, seconds", 1.0, "below",
         lambda records: _median(records, "startup", "first training step", "jaxbias, cold"),
+        _start_up("cold"),
     ),
     Goal(
         "first training step beyond import jax, warm cache, seconds", 0.35, "below",
         lambda records: _median(records, "startup", "first training step", "jaxbias, warm cache"),
+        _start_up("warm cache"),
     ),
     Goal(
         "H200, bfloat16, dense 8192 wide with bias and GELU, share of the matrix-product peak", 0.8, "above",
@@ -256,6 +317,12 @@ def _accelerator_share(records: Records) -> float | None:
         and r.sizes.get("width") == 8192 and r.roofline
     ]  # fmt: skip
     return max(found, default=None)
+
+
+def gaps(records: Records) -> list[tuple[str, str]]:
+    """(what, what limits it) of every goal that is not met."""
+    missed = [goal for goal in GOALS if goal.verdict(records)[1] == "not met"]
+    return [(goal.what, goal.gap(records) if callable(goal.gap) else goal.gap) for goal in missed]
 
 
 def table(records: Records) -> list[tuple[str, str, str, str]]:

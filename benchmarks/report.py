@@ -118,6 +118,8 @@ def _file(file: dict[str, Any]) -> Iterator[str]:
         if any(verdict != "not measured" for *_, verdict in reached):
             yield "<h3>Figures to reach</h3>"
             yield tables.as_html(("figure", "goal", "here", ""), reached)
+            limits = "".join(f"<dt>{_escape(what)}</dt><dd>{_escape(why)}</dd>" for what, why in goals.gaps(records))
+            yield f"<h4>What limits those not met</h4><dl>{limits}</dl>" * bool(limits)
         for suite, title in TITLES.items():
             if own := [r for r in records if r.suite == suite]:
                 yield from _suite(suite, title, own)

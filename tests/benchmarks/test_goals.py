@@ -75,3 +75,11 @@ def test_the_readme_says_of_sweeps_what_the_results_say(tmp_path):
 
     shown = sentence.SENTENCE.search(sentence.README.read_text(encoding="utf-8"))
     assert shown and shown.group() == f"{sentence.MARKER}\n{sentence.on_sweeps()}\n".replace("\n\n", "\n")
+
+
+def test_a_goal_missed_says_what_limits_it():
+    records = [derivation("tanh", "autodiff", 0.5), derivation("dense", "autodiff", 0.7, same_program_as="hand")]
+    found = dict(goals.gaps(records))
+    least = found["autodiff of our own forward over hand, least over layers and losses"]
+    assert "tanh 0.50 [0.50, 0.50]" in least and "dense" not in least
+    assert "digits dense, step, over the best hand-written JAX" not in found  # not measured
