@@ -7,6 +7,7 @@ a traced function as nested blocks that can be walked and evaluated again under 
 import functools
 import hashlib
 import linecache
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -262,7 +263,7 @@ def _cast(x: Any, dtype: Any, widen: bool = False) -> Any:
         return x
     if jnp.issubdtype(dtype, jnp.floating):
         return x.astype(np.float64 if widen else dtype)
-    return x.astype(dtype) if not jnp.issubdtype(dtype, jnp.complexfloating) or not widen else x
+    return x.astype(np.complex128 if widen and jnp.issubdtype(dtype, jnp.complexfloating) else dtype)
 
 
 def _control_flow(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
@@ -489,9 +490,26 @@ def digest_of(arrays: Sequence[Any]) -> bytes:
 
 
 def coarsest_constant(program: Program) -> float:
-    """Relative precision of the narrowest NumPy array that is closed over: it may have been rounded to that."""
+    """Relative precision of the narrowest NumPy value that is closed over: it may have been rounded to that.
+
+    A scalar has become float64 before it comes here; one that float32 holds exactly, with many digits, was a float32.
+    """
     dtypes = {program.dtypes[number] for number in program.constants}
+    scalars = [float(v) for v in program.constants.values() if v.ndim == 0 and v.dtype == np.float64]
+    if any(np.float32(v) == v and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars if math.isfinite(v)):
+        dtypes.add(np.dtype(np.float32))
     return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
+
+
+def reads_outside(program: Program, values: Sequence[Any]) -> bool:
+    """Does an index lie outside of the array that it reads from? JAX then takes the nearest element, or a fill value."""
+    for equation in program.equations:
+        if equation.name == "gather":
+            x, indices = equation.inputs
+            strict = {**equation.params, "mode": "FILL_OR_DROP"}
+            if not np.all(np_rules.gather_positions(strict, program.shapes[x], values[indices])[1]):
+                return True
+    return False
 
 
 def depends_on(program: Program, numbers: Sequence[int]) -> set[int]:

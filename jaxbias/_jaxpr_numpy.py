@@ -206,7 +206,8 @@ def _dot_general(p, a, b):
     k = math.prod(a.shape[i] for i in contract_a)
     left = a.transpose((*batch_a, *free_a, *contract_a)).reshape(*batch, math.prod(a.shape[i] for i in free_a), k)
     right = b.transpose((*batch_b, *contract_b, *free_b)).reshape(*batch, k, math.prod(b.shape[i] for i in free_b))
-    return (left @ right).reshape(*batch, *(a.shape[i] for i in free_a), *(b.shape[i] for i in free_b))
+    # a tuple: a NumPy scalar, which is what two vectors may have become, has no reshape() without arguments
+    return (left @ right).reshape((*batch, *(a.shape[i] for i in free_a), *(b.shape[i] for i in free_b)))
 
 
 def _cumulative(ufunc):
@@ -304,6 +305,8 @@ def _solve_parts(p, a, b):
 
 def _triangular_solve(p, a, b):
     a, b = _solve_parts(p, a, b)
+    if np.any(np.diagonal(a, axis1=-2, axis2=-1) == 0):
+        return np.full(b.shape, np.nan)  # not solvable; NumPy would raise
     if p["left_side"]:
         return np.linalg.solve(a, b)
     return np.swapaxes(np.linalg.solve(np.swapaxes(a, -1, -2), np.swapaxes(b, -1, -2)), -1, -2)
@@ -442,10 +445,6 @@ def _add_errors(p, xs, es, out):
     return es[0] + es[1]
 
 
-def _largest(p, xs, es, out):
-    return np.maximum(es[0], es[1])
-
-
 def _div_bound(p, xs, es, out):
     return (es[0] + np.abs(out) * es[1]) / np.abs(xs[1])
 
@@ -465,16 +464,28 @@ def _order_bound(p, xs, es, out):
 
 
 def _top_k_bound(p, xs, es, out):
-    axis = p.get("axis", xs[0].ndim - 1)
-    return [np.broadcast_to(np.max(es[0], axis=axis, keepdims=True), out[0].shape), np.zeros(out[1].shape)]
+    return [_monotone("top_k", lambda outs: outs[0])(p, xs, es, out), np.zeros(out[1].shape)]
+
+
+def _monotone(name, first=lambda out: out):
+    """For an operation that grows with its operands, as a maximum: how far it moves when all of them move.
+
+    The error of an element that is far from being the maximum, such as a score that a mask sets to -1e30, does not
+    reach the result. All errors are magnified for the comparison, so that adding them to the values does not round.
+    """
+    run, magnified = VALUE[name], 2.0**20
+
+    def bound(p, xs, es, out):
+        up = first(run(p, *(x + magnified * e for x, e in zip(xs, es))))
+        down = first(run(p, *(x - magnified * e for x, e in zip(xs, es))))
+        moved = np.maximum(up - first(out), first(out) - down)
+        return np.where(np.isnan(moved), 0.0, moved) / magnified
+
+    return bound
 
 
 def _scatter_add_bound(p, xs, es, out):
     return VALUE["scatter-add"](p, es[0], xs[1], es[2])
-
-
-def _pick_bound(name):
-    return lambda p, xs, es, out: VALUE[name](p, es[0])
 
 
 def _cumprod_bound(p, xs, es, out):
@@ -489,6 +500,8 @@ def _prod_bound(p, xs, es, out):
 
 def _solve_bound(p, xs, es, out):
     a, b = _solve_parts(p, xs[0], xs[1])
+    if not np.all(np.isfinite(out)):
+        return np.full(out.shape, np.inf)
     inverse = np.abs(np.linalg.inv(a))
     e, _ = _solve_parts({**p, "unit_diagonal": False}, es[0], b)
     if p["left_side"]:
@@ -516,22 +529,20 @@ BOUND: dict[str, Bound] = {
         ),
         _exact,
     ),
-    **{name: _pick_bound(name) for name in ("reduce_max", "reduce_min", "cummax", "cummin")},
-    "reduce_min": lambda p, xs, es, out: VALUE["reduce_max"](p, es[0]),
-    "cummin": lambda p, xs, es, out: VALUE["cummax"](p, es[0]),
-    "cumlogsumexp": lambda p, xs, es, out: VALUE["cummax"](p, es[0]),
-    "reduce_window_max": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
-    "reduce_window_min": lambda p, xs, es, out: VALUE["reduce_window_max"](p, es[0]),
+    **{
+        name: _monotone(name)
+        for name in (
+            "max", "min", "clamp", "reduce_max", "reduce_min", "cummax", "cummin", "cumlogsumexp",
+            "reduce_window_max", "reduce_window_min",
+        )
+    },
     "neg": lambda p, xs, es, out: es[0],
     "optimization_barrier": lambda p, xs, es, out: list(es),
     "add": _add_errors,
     "add_any": _add_errors,
     "sub": _add_errors,
     "complex": _add_errors,
-    "max": _largest,
-    "min": _largest,
     "rem": lambda p, xs, es, out: es[0] + np.abs(np.trunc(xs[0] / xs[1])) * es[1],
-    "clamp": lambda p, xs, es, out: np.broadcast_to(np.maximum(np.maximum(es[0], es[2]), es[1]), np.shape(out)),
     "mul": _bilinear(VALUE["mul"]),
     "dot_general": _bilinear(_dot_general),
     "div": _div_bound,

@@ -154,3 +154,20 @@ def test_an_infinity_is_exact():
     program = _jaxpr.trace(lambda x: [jax.nn.softmax(jnp.where(x > 0, x, -jnp.inf))], X)
     bounds = _jaxpr.errors(program, _jaxpr.evaluate(program, [X]), 2.0**-53)
     assert np.all(bounds[program.outputs[0]] < 1e-14)
+
+
+def test_a_masked_score_does_not_make_a_maximum_uncertain():
+    masked = lambda x: jnp.where(x > 0, x, -1e30)
+    x = np.abs(X) * np.where(np.arange(5) < 2, 1, -1)
+    function = lambda x: [jax.nn.softmax(masked(x)), jnp.clip(masked(x), -1, 1), lax.top_k(masked(x), 1)[0]]
+    program = _jaxpr.trace(function, x)
+    bounds = _jaxpr.errors(program, _jaxpr.evaluate(program, [x]), 2.0**-53)
+    assert all(np.all(bounds[number] < 1e-14) for number in program.outputs)
+
+
+def test_two_vectors_give_a_scalar_and_a_singular_system_no_number():
+    program = _jaxpr.trace(lambda x, a: [x @ a @ x, jnp.linalg.inv(a)], X[0, :4], SQUARE)
+    scalar, inverse = _jaxpr.run(program, [X[0, :4], SQUARE])
+    np.testing.assert_allclose(scalar, X[0, :4] @ SQUARE @ X[0, :4], rtol=1e-12)
+    np.testing.assert_allclose(inverse, np.linalg.inv(SQUARE), rtol=1e-9)
+    assert not np.any(np.isfinite(_jaxpr.run(program, [X[0, :4], np.zeros((4, 4))])[1]))

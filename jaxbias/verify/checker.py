@@ -273,7 +273,10 @@ class Checker:
         return outs
 
     def case(self, probe: Probe) -> Case | None:
-        """Reference and rule on one probe; None where the forward is not finite there."""
+        """Reference and rule on one probe; None outside of the forward's domain.
+
+        There the forward is not finite, or float positions of a drawn probe lead out of the array that they point into.
+        """
         actual = self.run_rule(probe)
         program, truth = self.expect(probe)
         if not truth.finite and probe.name != "as given":
@@ -291,6 +294,9 @@ class Checker:
             inputs = [*probe.primals, *probe.seeds]
             case.tolerance = self.truth(program, inputs, coarse, ROUNDED).tolerance
             case.compare()
+        drawn = probe.name != "as given"
+        if drawn and any(np.any(mask) for mask in case.wrong) and _jaxpr.reads_outside(program, case.values):
+            return None
         return case
 
     def coarseness(self, probe: Probe, program: _jaxpr.Program) -> float:

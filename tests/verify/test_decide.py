@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxbias import verify
@@ -189,6 +190,39 @@ def test_cancellation_long_sums_and_small_terms(key):
     loss = lambda w: (w**3).sum() + 0.5e-6 * (w**2).sum()
     assert verify.gradient(loss, lambda w: 3 * w**2 + 1e-6 * w, (w,)).verdict == "right"
     assert verify.gradient(loss, lambda w: 3 * w**2, (w,)).verdict == "wrong"
+
+
+def test_a_large_number_in_place_of_minus_infinity_hides_nothing(key):
+    def forward(scores, v):
+        return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((4, 4), bool)), scores, -1e30)) @ v
+
+    def rule(args, ct, second=1.0):
+        scores, v = args
+        p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((4, 4), bool)), scores, -1e30))
+        d = ct @ v.T
+        return p * (d - second * (p * d).sum(axis=1, keepdims=True)), p.T @ ct
+
+    args = jax.random.normal(key, (4, 4)), jax.random.normal(key, (4, 3))
+    assert verify.vjp(forward, rule, args).verdict == "right"
+    assert verify.vjp(forward, lambda args, ct: rule(args, ct, 0.0), args, diagnose=False).verdict == "wrong"
+
+
+def test_values_rounded_by_the_user_and_positions_outside_are_no_mistakes():
+    half = np.float32(0.3)  # in the rule only: 1e-8 off
+    x = jnp.arange(1.0, 5.0, dtype=jnp.float32)
+    assert verify.vjp(lambda x: 0.3 * x * x, lambda args, ct: (2 * half * ct * args[0],), (x,)).ok
+
+    def interpolate(table, at):
+        u, i = at - jnp.floor(at), jnp.floor(at).astype(int)
+        return table[i] * (1 - u) + table[i + 1] * u
+
+    def rule(args, ct):
+        table, at = args
+        u, i = at - jnp.floor(at), jnp.floor(at).astype(int)
+        zeros = jnp.zeros_like(table)
+        return zeros.at[i].add(ct * (1 - u)).at[i + 1].add(ct * u), ct * (table[i + 1] - table[i])
+
+    assert verify.vjp(interpolate, rule, (x, jnp.array([2.9, 0.4, 1.2], jnp.float32))).ok
 
 
 def test_precision_is_judged_in_the_dtype_of_the_arguments(dense_args):
