@@ -139,7 +139,8 @@ def _close(a: Any, b: Any, factor: float, eps: float) -> bool:
     if not np.array_equal(np.isfinite(a), np.isfinite(b)):
         return False
     scale = np.max(np.abs(np.where(finite, a, 0)), initial=0.0) + np.max(np.abs(np.where(finite, b, 0)), initial=0.0)
-    return bool(np.all(np.abs(np.where(finite, a - b, 0)) <= factor * eps * scale))
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(np.abs(np.where(finite, a - b, 0)) <= factor * eps * scale))
 
 
 def hidden_state(problem: Problem, calls: Calls) -> Diagnosis | None:

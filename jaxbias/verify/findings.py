@@ -15,7 +15,17 @@ ROUNDING = 1e-9
 
 @dataclass
 class Finding:
-    """A hypothesis that reproduces the rule on every probe for some leaves."""
+    """A hypothesis that reproduces the rule on every probe for some leaves.
+
+    Attributes:
+        leaves: it explains these.
+        tier: how far-fetched it is; the lowest wins.
+        accuracy: largest difference from the rule, relative to the leaf's largest entry.
+        also: other kinds that describe the same values.
+        harmed: leaves that the rule has right and the hypothesis would change.
+        position: of the edited equation in the backward.
+        lacks_term: it says that a whole term is left out, as the terms engine may say in a shorter formula.
+    """
 
     leaves: frozenset[int]
     kind: str
@@ -27,6 +37,7 @@ class Finding:
     also: tuple[str, ...] = ()
     harmed: frozenset[int] = frozenset()
     position: int = 0
+    lacks_term: bool = False
 
 
 @dataclass

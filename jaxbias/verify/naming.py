@@ -13,7 +13,7 @@ from jaxbias.verify.findings import Evidence, Finding
 from jaxbias.verify.patterns import describe_pattern
 from jaxbias.verify.report import Diagnosis
 from jaxbias.verify.search import portable, search
-from jaxbias.verify.whole_leaf import whole_leaves
+from jaxbias.verify.whole_leaf import COPIED, whole_leaves
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
@@ -52,19 +52,25 @@ def name_mistakes(
         if small and not portable(small[0].program, same[0].program) and _count(same[0]) <= MOST_EQUATIONS:
             # a loop of fewer steps: what explains two steps need not explain more
             evidence = [Evidence(checker, same[:5], rest), Evidence(checker, small[:2], rest)]
+        copied: dict[int, Finding] = {}
         for found in whole_leaves(evidence, rest):
-            for i in found.leaves - findings.keys():
-                findings[i] = found
+            known = copied if found.tier >= COPIED else findings
+            for i in found.leaves - known.keys():
+                known[i] = found
         for i in rest:
             found = None if i in findings else describe_pattern(checker, evidence[0].cases, smooth, i)
-            if found is not None and found.kind == "only-some-elements" and "is zero in" in found.text:
-                findings[i] = dataclasses.replace(found, tier=0)
+            if found is not None and found.tier == 0:
+                findings[i] = found
         unsolved = [i for i in rest if i not in findings]
         # One mistake upstream may have a simple name at one leaf and not at the others: search for all together.
         joint = rest if unsolved else []
         if joint or any(f.tier > 0 for f in findings.values()):
             for i, found in search(evidence, rest, findings, deadline, notes).items():
                 findings[i] = found
+        for i, found in copied.items():
+            known = findings.setdefault(i, found)
+            if known is not found and known.leaves == found.leaves:
+                known.also += (found.kind,)
         for i in rest:
             if i not in findings:
                 findings[i] = describe_pattern(checker, evidence[0].cases, smooth, i) or _unexplained(
@@ -131,6 +137,8 @@ def _unexplained(checker, smooth, i) -> Finding:
         ratio = (case.actual[i] / case.expected[i])[case.wrong[i]]
         ratio = ratio[np.isfinite(ratio)]
     spread = f"; wrong/right runs from {ratio.min():.3g} to {ratio.max():.3g}" if ratio.size else ""
+    if not np.any(case.actual[i][case.wrong[i]]):
+        spread = ", where it is zero"
     where = "every element" if share == 1 else f"{share:.0%} of the elements"
     return Finding(
         frozenset([i]),

@@ -16,8 +16,8 @@ def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"
     name = checker.problem.leaves[i][0]
     masks = [case.wrong[i] for case in cases]
 
-    def finding(kind, text, fix, also=()):
-        return Finding(frozenset([i]), kind, text, fix, 5, np.inf, also=also)
+    def finding(kind, text, fix, also=(), tier=5):
+        return Finding(frozenset([i]), kind, text, fix, tier, np.inf, also=also)
 
     collision = _repeated(checker, [*cases, *given], i)
     if collision:
@@ -30,9 +30,17 @@ def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"
         )
     if all(mask.all() for mask in masks):
         return None
-    zero = all(not np.any(case.actual[i][mask]) for case, mask in zip(cases, masks))
+    ever = np.any(masks, axis=0)  # where the true gradient happens to be zero as well, it is not wrong on every probe
+    if not ever.all() and not any(np.any(case.actual[i][ever]) for case in cases):
+        where = _where(ever) or f"{int(ever.sum())} of its elements"
+        return finding(
+            "only-some-elements",
+            f"the gradient of {name} is zero in {where}, and right elsewhere",
+            "fill in the missing elements",
+            tier=0,
+        )
     same = all(np.array_equal(mask, masks[0]) for mask in masks)
-    if same and not zero and masks[0].ndim:
+    if same and masks[0].ndim:
         where = _where(masks[0])
         if where and np.mean(masks[0]) <= 0.5:
             ok = all(np.any(~mask) for mask in masks)
@@ -43,13 +51,6 @@ def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"
                     f"check {where}",
                 )
         return None
-    if same and zero:
-        where = _where(masks[0]) or f"{int(masks[0].sum())} of its elements"
-        return finding(
-            "only-some-elements",
-            f"the gradient of {name} is zero in {where}, and right elsewhere",
-            "fill in the missing elements",
-        )
     for k, primal in enumerate(checker.problem.primal_names):
         for word, test in (
             ("where {} is negative", lambda x: x < 0),
@@ -64,10 +65,6 @@ def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"
                     "apply the condition of the forward",
                     ("edge-point",) if "zero" in word and is_float(checker.problem.primals[k]) else (),
                 )
-    if zero:
-        return finding(
-            "only-some-elements", f"the gradient of {name} is zero in elements where it must not be", "fill them in"
-        )
     return None
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LOWER = jnp.float32, jnp.bfloat16
 """Dtypes that the rule is tried in besides the one of its arguments, where they are narrower."""
 
+NARROW = jnp.float32, jnp.float16, jnp.bfloat16
+"""Dtypes that a gradient may have been cast to on the way."""
+
 
 @dataclass
 class Judged:
@@ -102,6 +105,30 @@ def _loss(truth: "Truth", i: int, actual: Any) -> Loss:
     )
 
 
+def _passed_through(truth: "Truth", i: int, actual: Any, dtype: Any) -> tuple[Any, np.ndarray]:
+    """A narrower dtype that a gradient went through, and which elements lost digits there; None and none otherwise.
+
+    The bound on rounding can exceed what such a cast loses. But then the gradient holds nothing except numbers of the
+    narrow dtype, each the true one rounded to it, which autodiff's gradient does not.
+    """
+    assert truth.rounded is not None
+    expected, autodiff, eps = truth.expected[i], np.asarray(truth.rounded[i]), float(jnp.finfo(dtype).eps)
+    with np.errstate(all="ignore"):
+        error, rounding = np.abs(actual - expected), np.abs(autodiff - expected)
+    if np.iscomplexobj(actual) or not np.all(np.isfinite(error + rounding)):
+        return None, np.zeros(np.shape(expected), bool)
+    lost = error > 64 * eps * np.abs(expected) + 4 * rounding
+    for narrow in NARROW:
+        coarse = float(jnp.finfo(narrow).eps)
+        if coarse <= eps or not np.any(lost):
+            continue
+        whole = [np.array_equal(x, widen(narrow_np(x, narrow))) for x in (actual, autodiff)]
+        explained = (coarse / 2 + 64 * eps) * np.abs(expected) + 4 * np.max(rounding, initial=0.0)
+        if whole == [True, False] and np.all(error <= explained):
+            return narrow, lost
+    return None, np.zeros(np.shape(expected), bool)
+
+
 def judge_precision(
     checker: "Checker", calls: "Calls", case: "Case", judged: list[Judged], notes: list[str]
 ) -> tuple[dict[int, Diagnosis], list[int]]:
@@ -133,23 +160,29 @@ def judge_precision(
                     f"{path}: in {checker.dtype} autodiff is off by {loss.autodiff:.2g}, the rule by {loss.own:.2g} "
                     f"(largest entry {loss.scale:.2g}); judged against float64"
                 )
-        if judged[i].convention is case or not np.any(loss.off):
+        narrow, elements = None, loss.off
+        if checker.rtol is None and checker.atol is None:
+            narrow, lost = _passed_through(truth, i, actual, checker.dtype)
+            elements = elements | lost
+        if judged[i].convention is case or not np.any(elements):
             continue
         with np.errstate(all="ignore"):
-            worst = np.max(np.abs(actual - truth.expected[i])[loss.off])
+            worst = np.max(np.abs(actual - truth.expected[i])[elements])
         finite = np.all(np.isfinite(actual))
         lowest = f"off by {worst / (loss.scale or 1):.1g} of its largest entry" if finite else "not finite"
+        why = f"rounding to {dtype} explains {loss.allowed / (loss.scale or 1):.1g}"
+        if narrow is not None:
+            why = f"it holds only numbers of {jnp.dtype(narrow).name}, which it went through on the way"
         found[i] = Diagnosis(
             path,
             "dtype-precision",
-            f"The formula is right in float64, but in {dtype} the gradient is {lowest}; rounding to {dtype} explains "
-            f"{loss.allowed / (loss.scale or 1):.1g}.",
+            f"The formula is right in float64, but in {dtype} the gradient is {lowest}; {why}.",
             "accumulate and store in the dtype of the argument (at least float32), and avoid differences of large "
             "numbers and exponentials that overflow",
-            f"{int(loss.off.sum())} of {loss.off.size} elements",
+            f"{int(elements.sum())} of {elements.size} elements",
             "right in float64",
         )
-        judged[i].elements, judged[i].expected = loss.off, truth.expected[i]
+        judged[i].elements, judged[i].expected = elements, truth.expected[i]
     return found, contradicted
 
 

@@ -84,14 +84,20 @@ def redraw(x: Any, rng: np.random.Generator, scale: float = 1.0) -> Any:
     return scale * spread * rng.standard_normal(x.shape)
 
 
+def _ordered(x: Any) -> bool:
+    """Real values that rise or fall, as knots and times do."""
+    return not np.iscomplexobj(x) and bool(
+        x.ndim == 1 and x.size > 2 and (np.all(np.diff(x) > 0) or np.all(np.diff(x) < 0))
+    )
+
+
 def _generic(x: Any) -> bool:
     """A float array of both signs, whose values nothing restricts."""
     if _is_key(x) or not is_float(x) or np.iscomplexobj(x) or x.size < 2 or not np.all(np.isfinite(x)):
         return False
-    ordered = x.ndim == 1 and x.size > 2 and (np.all(np.diff(x) > 0) or np.all(np.diff(x) < 0))
     square = x.ndim >= 2 and x.shape[-1] == x.shape[-2]
     symmetric = square and np.array_equal(x, np.swapaxes(x, -1, -2))
-    return bool(np.any(x > 0) and np.any(x < 0) and np.mean(x == 0) < 0.2 and not ordered and not symmetric)
+    return bool(np.any(x > 0) and np.any(x < 0) and np.mean(x == 0) < 0.2 and not _ordered(x) and not symmetric)
 
 
 def _redraw_integers(x: Any, rng: np.random.Generator) -> Any:
@@ -105,7 +111,17 @@ def _redraw_integers(x: Any, rng: np.random.Generator) -> Any:
 
 
 def _with_zeros(x: Any, rng: np.random.Generator) -> Any:
-    return np.where(rng.uniform(size=x.shape) < 0.3, 0.0, x)
+    """New values, some of them zero, and a whole row as padding leaves it; ordered values shifted until one is zero."""
+    if _generic(x):
+        new = redraw(x, rng)
+        out = np.where(rng.uniform(size=x.shape) < 0.3, 0.0, new)
+        out.flat[rng.integers(x.size)] = 0.0
+        if x.ndim >= 2:
+            out[rng.integers(x.shape[0])] = 0.0
+        return out
+    if not _is_key(x) and is_float(x) and _ordered(x) and np.any(x > 0) and np.any(x < 0):
+        return x - x[rng.integers(x.size)]
+    return x
 
 
 def _with_ties(x: Any, rng: np.random.Generator) -> Any:
@@ -144,7 +160,7 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
         probes.pop() if probes[-1].name == "random and repeated integers" else None
     add("large values", [8 * redraw(x, rng) if _generic(x) else x for x in given])
     add("small values", [0.01 * x if _generic(x) else x for x in given])
-    add("exact zeros", [_with_zeros(redraw(x, rng), rng) if _generic(x) else x for x in given], kink=True)
+    add("exact zeros", [_with_zeros(x, rng) for x in given], kink=True)
     add("ties", [_with_ties(redraw(x, rng), rng) if _generic(x) else x for x in given], kink=True)
     if problem.draw is not None:
         for i, subkey in enumerate(jax.random.split(key, 2)):

@@ -59,7 +59,7 @@ def search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
             best[i] = finding
     for i in sorted(best):
         # the place of the term is known; the other engine may write it shorter than the edited equations do
-        if len(best[i].leaves) == 1 and best[i].text.startswith("the rule leaves out"):
+        if len(best[i].leaves) == 1 and best[i].lacks_term:
             written = explain(evidence[0], editor, i, deadline)
             if written is not None and written.kind == "missing-term" and len(written.text) < len(best[i].text):
                 best[i].text = written.text
@@ -278,7 +278,7 @@ class _Trial:
                 text = f"the rule has {term} too much"
                 return Finding(kind="extra-term", text=text, fix="leave it out", **base, **own)
             text = f"the rule leaves out {term}"
-            return Finding(kind="missing-term", text=text, fix=edit.fix, **base, **own)
+            return Finding(kind="missing-term", text=text, fix=edit.fix, lacks_term=True, **base, **own)
         if repairing:
             if not all(row):
                 return None

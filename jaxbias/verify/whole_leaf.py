@@ -2,22 +2,22 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxbias.verify.constants import name_constant
 from jaxbias.verify.findings import Evidence, Finding, scaled, sharp
 
-if TYPE_CHECKING:
-    pass
+COPIED = 5
+"""Tier of another leaf's gradient in place of this one's: behind every edit of the backward."""
 
 
 def whole_leaves(evidence: list[Evidence], off: Sequence[int]) -> list[Finding]:
-    return [found for i in off for found in _whole_leaf(evidence, i)]
+    return [found for i in off for found in _whole_leaf(evidence, i, off)]
 
 
-def _whole_leaf(evidence: list[Evidence], i: int) -> list[Finding]:
+def _whole_leaf(evidence: list[Evidence], i: int, off: Sequence[int]) -> list[Finding]:
     """Findings for one leaf that is a simple function of the true gradients."""
     found: list[Finding] = []
     names = [path for path, _, _ in evidence[0].checker.problem.leaves]
@@ -38,10 +38,12 @@ def _whole_leaf(evidence: list[Evidence], i: int) -> list[Finding]:
         return [scaled(frozenset([i]), c, "", None, 0, accuracy, name, also)]
     for j in range(len(names)):
         if j != i:
+            # where the other one is right, nothing was exchanged: a factor or a term forgotten is the likelier mistake
+            tier, fix = (0, "exchange them") if j in off else (COPIED, f"return the gradient of {name}")
             text = f"the rule returns the gradient of {names[j]} as that of {name}"
-            consider("swapped-outputs", text, "exchange them", 0, lambda case, j=j: case.expected[j])
+            consider("swapped-outputs", text, fix, tier, lambda case, j=j: case.expected[j])
             text = f"the rule returns the transpose of the gradient of {names[j]} as that of {name}"
-            consider("swapped-outputs", text, "exchange them", 0.2, lambda case, j=j: case.expected[j].T)
+            consider("swapped-outputs", text, fix, tier + 0.2, lambda case, j=j: case.expected[j].T)
     for axes in itertools.permutations(range(len(shape))):
         if axes != tuple(range(len(shape))):
             turned = lambda case, a=axes: case.expected[i].transpose(a)

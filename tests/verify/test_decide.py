@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbias import verify
+from jaxbias.verify import self_test
 
 
 def dense(x, weight, bias):
@@ -231,6 +232,24 @@ def test_precision_is_judged_in_the_dtype_of_the_arguments(dense_args):
 
     report = verify.vjp(dense, rounded, dense_args)
     assert {d.kind for d in report.diagnoses} == {"dtype-precision"}
+
+
+def test_a_gradient_that_went_through_bfloat16(key):
+    """Values of 1 ± 0.01 cancel in a standard deviation, so that the bound on rounding exceeds what the cast loses."""
+    x = (jax.random.normal(key, (7, 3)) * 1e-2 + 1).astype(jnp.float32)
+    forward, right = self_test.RULES["std"].forward, self_test.RULES["std"].rule
+    narrowed = lambda args, ct: tuple(g.astype(jnp.bfloat16).astype(g.dtype) for g in right(args, ct))
+    (found,) = verify.vjp(forward, narrowed, (x,)).diagnoses
+    assert found.kind == "dtype-precision" and "only numbers of bfloat16" in found.explanation
+    assert verify.vjp(forward, right, (x,)).ok
+    assert verify.vjp(forward, narrowed, (x,), rtol=1e-2).ok
+
+
+def test_a_singular_matrix_in_the_rule_is_no_crash(key):
+    solve = lambda a, b: jax.scipy.linalg.solve_triangular(a, b, lower=True)
+    a, b = jnp.tril(jax.random.normal(key, (3, 3))) + 3 * jnp.eye(3), jax.random.normal(key, (3, 2))
+    strict = lambda args, ct: (jnp.tril(args[0], -1), solve(jnp.tril(args[0], -1), ct))
+    assert not verify.vjp(solve, strict, (a, b)).ok
 
 
 def test_the_global_configuration_is_left_alone(dense_args):

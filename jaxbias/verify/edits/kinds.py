@@ -79,7 +79,7 @@ def skipped(editor: Editor, path: Sequence[_jaxpr.Equation]) -> tuple[str, str]:
     lines = list(dict.fromkeys(eqn.source.text for eqn in path if eqn.source is not None and eqn.source.text))
     where = " and ".join(f"`{text}`" for text in lines[-2:]) or "a part of the forward"
     if all(eqn.name in ELEMENTWISE or not any(i in editor.linear for i in eqn.inputs) for eqn in path):
-        if any(editor.activations(eqn) for eqn in path):
+        if any(activation.name not in ALGEBRAIC for eqn in path for activation in editor.activations(eqn)):
             return "missing-activation-derivative", f"leaves out the derivative that belongs to {where}"
         if any(eqn.name == "select_n" for eqn in path):
             return "missing-mask", f"leaves out the condition of {where}"

@@ -100,17 +100,21 @@ def wrong_gradients(rule: Rule, mutant: Mutant, points: Any) -> set[int] | None:
 
 
 def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
-    """Kinds that describe the values of a mutant exactly, whatever was planted: a factor, zero, signs, exchange.
+    """Kinds that describe the values of a mutant exactly, whatever was planted: factor, sign, exchange, zeros only.
 
     Whether a rule forgets one of two equal terms or halves their sum, its values do not say.
     """
     kinds: set[str] | None = None
     if not _all_floats(mutant, *points[0]):
         return {"wrong-structure"}
+    if wrong_gradients(rule, mutant, points[:-1]) == set():
+        return {"edge-point"}  # wrong only where arguments are exactly zero
     for args, ct in points:
         right, got = _values(rule.rule, args, ct), _values(mutant.rule, args, ct)
-        if right is None or got is None or len(got) != len(right):
+        if right is None or got is None:
             return set()
+        if len(got) != len(right):
+            return {"wrong-structure"}
         here: set[str] | None = None
         for i, (r, g) in enumerate(zip(right, got)):
             if r is None or g is None or g.shape != r.shape or not np.any(r) or _near(g, r):

@@ -165,11 +165,18 @@ class _Edit(ast.NodeTransformer):
     Attributes:
         place: "index", "axes" or "size" where the changed expression says which elements, over which axes, or how
             many, and is no value itself.
+        axes, counting: names of variables that hold axes, and of functions that give a number of elements.
     """
 
-    def __init__(self, change: Callable[[ast.AST], ast.AST | None], k: int, axes: Collection[str] = ()):
+    def __init__(
+        self,
+        change: Callable[[ast.AST], ast.AST | None],
+        k: int,
+        axes: Collection[str] = (),
+        counting: Collection[str] = (),
+    ):
         self.change, self.k, self.count, self.line = change, k, 0, ""
-        self.axes, self.inside, self.place = axes, [""], ""
+        self.axes, self.counting, self.inside, self.place = axes, counting, [""], ""
 
     def generic_visit(self, node):
         where = self.inside[-1]
@@ -190,7 +197,9 @@ class _Edit(ast.NodeTransformer):
             isinstance(node, ast.Call) and _gives_axes(node)
         ):
             where = "axes"
-        elif isinstance(node, ast.Attribute) and node.attr in ("shape", "size"):
+        elif (isinstance(node, ast.Attribute) and node.attr in ("shape", "size")) or (
+            isinstance(node, ast.Call) and ast.unparse(node.func) in self.counting
+        ):
             where = where or "size"
         self.inside.append(where)
         node = super().generic_visit(node)
@@ -399,12 +408,13 @@ def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Ite
         values.keys() - {a.arg for a in function.args.args} - {"t", "i", "n", "_", "rows", "width", "length"}
     )
     axes = _axes_names(function)
+    counting = [name for name, f in body.__globals__.items() if getattr(f, "__annotations__", {}).get("return") is int]
     changes = [*CHANGES]
     for new in names:
         changes.append(("wrong-operand", lambda node, new=new: _operand(node, new, values)))
     for planted, change in changes:
         for k in range(limit):
-            edit = _Edit(change, k, axes)
+            edit = _Edit(change, k, axes, counting)
             wrong = copy.deepcopy(function)
             wrong.body = [edit.visit(statement) for statement in wrong.body]
             if edit.count <= k:
