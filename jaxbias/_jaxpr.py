@@ -6,6 +6,7 @@ a traced function as nested blocks that can be walked and evaluated again under 
 
 import functools
 import hashlib
+import itertools
 import linecache
 import math
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ CALLS = {"jaxpr", "call_jaxpr", "fun_jaxpr"}
 
 OWN_FILES = tuple(f"/jaxbias/{name}.py" for name in ("verify/entrances", "verify/problem", "verify/steps", "_jaxpr"))
 """Frames of the checker between the user's lines and JAX."""
+
+NUMBERED = "jaxbias_equation_"
+"""Prefix of the name scopes that `numbered` puts equations in."""
 
 MAX_UNROLLED = 2000
 """Equations that unrolling one loop may add; a longer loop stays one equation."""
@@ -58,6 +62,7 @@ class Equation:
         iteration: of the innermost unrolled loop; 0 outside of loops.
         bodies: programs of a control-flow primitive that stays one equation.
         run: carries the primitive out under JAX; made when first needed.
+        origin: number of the equation of a `numbered` function that this one is, or is part of the derivative of.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Equation:
     primitive: Any = None
     bodies: tuple["Program", ...] = ()
     run: Callable[..., Any] | None = None
+    origin: int | None = None
 
 
 @dataclass(eq=False)
@@ -152,8 +158,13 @@ class _Flattener:
         for eqn in jaxpr.eqns:
             ins = tuple(read(atom) for atom in eqn.invars)
             where = _source(eqn) or source
+            before = len(self.program.equations)
             outs = self.equation(eqn, ins, where, iteration)
             numbers.update(zip(eqn.outvars, outs))
+            _, scope, rest = str(eqn.source_info.name_stack).partition(NUMBERED)
+            if scope:
+                for part in self.program.equations[before:]:
+                    part.origin = int("".join(itertools.takewhile(str.isdigit, rest)))
         return [read(atom) for atom in jaxpr.outvars]
 
     def equation(self, eqn: Any, ins: tuple[int, ...], where: Source | None, iteration: int) -> Sequence[int]:
@@ -441,12 +452,22 @@ def evaluate_with_offsets(closed: Any, args: Sequence[Any], offsets: dict[str, A
     def read(atom):
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
-    for eqn in jaxpr.eqns:
-        with source_info_util.user_context(eqn.source_info.traceback):
+    for number, eqn in enumerate(jaxpr.eqns):
+        with source_info_util.user_context(eqn.source_info.traceback), jax.named_scope(f"{NUMBERED}{number}"):
             outs = eqn.primitive.bind(*(read(a) for a in eqn.invars), **_bind_params(eqn))
         for var, out in zip(eqn.outvars, outs if eqn.primitive.multiple_results else [outs]):
             values[var] = out + marked[var] if var in marked else out
     return [read(var) for var in jaxpr.outvars]
+
+
+def numbered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, each of its equations in a name scope with its number, which its derivatives inherit."""
+
+    def run(*args):
+        closed, out = jax.make_jaxpr(function, return_shape=True)(*args)
+        return jax.tree.unflatten(jax.tree.structure(out), evaluate_with_offsets(closed, jax.tree.leaves(args), {}, ()))
+
+    return run
 
 
 def _bind_params(eqn: Any) -> dict[str, Any]:
@@ -496,13 +517,13 @@ def coarsest_constant(program: Program) -> float:
     """
     dtypes = {program.dtypes[number] for number in program.constants}
     scalars = [float(v) for v in program.constants.values() if v.ndim == 0 and v.dtype == np.float64]
-    if any(np.float32(v) == v and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars if math.isfinite(v)):
+    if any(float(np.float32(v)) == v and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars if math.isfinite(v)):
         dtypes.add(np.dtype(np.float32))
     return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
 
 
 def reads_outside(program: Program, values: Sequence[Any]) -> bool:
-    """Does an index lie outside of the array that it reads from? JAX then takes the nearest element, or a fill value."""
+    """Does an index lie outside of the array that it reads from? JAX then takes another, or a fill value."""
     for equation in program.equations:
         if equation.name == "gather":
             x, indices = equation.inputs

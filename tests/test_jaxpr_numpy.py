@@ -171,3 +171,9 @@ def test_two_vectors_give_a_scalar_and_a_singular_system_no_number():
     np.testing.assert_allclose(scalar, X[0, :4] @ SQUARE @ X[0, :4], rtol=1e-12)
     np.testing.assert_allclose(inverse, np.linalg.inv(SQUARE), rtol=1e-9)
     assert not np.any(np.isfinite(_jaxpr.run(program, [X[0, :4], np.zeros((4, 4))])[1]))
+
+
+def test_a_scalar_that_was_float32_is_known_by_its_digits():
+    coarse = lambda c: _jaxpr.coarsest_constant(_jaxpr.trace(lambda x: [x * c], X))
+    assert coarse(np.float32(0.1)) > 1e-8
+    assert all(coarse(c) < 1e-15 for c in (0.1, 0.5, 1e-5, -1e9, 1 / 3, float("inf")))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxbias import _jaxpr
 from jaxbias.verify.decide import check
 from jaxbias.verify.problem import (
     Problem,
@@ -173,7 +174,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
     else:
         seeds = [np.ones(outs[i].shape, outs[i].dtype) for i in float_outs]
 
-    def reference(primals, seeds):
+    def reference(primals, seeds, forward=forward):
         def floats_only(*floats):
             out = jax.tree.leaves(forward(*flat.with_floats(primals, floats)))
             return [jnp.asarray(out[i]) for i in float_outs]
@@ -208,6 +209,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
         given_seeds=cotangent is not None,
         leaf_primal=flat.floats,
         seed_shapes=lambda primals: [shapes(primals)[i] for i in float_outs],
+        numbered=lambda primals, seeds: reference(primals, seeds, _jaxpr.numbered(forward)),
         what=what,
     )
 

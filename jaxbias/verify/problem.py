@@ -43,6 +43,7 @@ class Problem:
         draw: `key -> primals`, or None.
         leaf_primal: position of the primal that each leaf is the gradient of, or None.
         seed_shapes: shapes of the seeds that go with primals of other sizes.
+        numbered: the reference with `_jaxpr.numbered` equations of the forward, or None.
         values: forward values of the function whose rule is checked, where it has its own.
     """
 
@@ -60,6 +61,7 @@ class Problem:
     given_seeds: bool = False
     leaf_primal: list[int] | None = None
     seed_shapes: Callable[[Arrays], list[tuple[int, ...]]] | None = None
+    numbered: Callable[[Arrays, Arrays], Arrays] | None = None
     values: Callable[[Arrays], Arrays] | None = None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias.verify import loops
 from jaxbias.verify.constants import name_constant
 from jaxbias.verify.edits import Edit, Editor, edits
 from jaxbias.verify.findings import Evidence, Finding, scaled, sharp
@@ -25,23 +26,21 @@ def search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
     problem = evidence[0].checker.problem
     names = [*problem.primal_names, *problem.seed_names]
     editor = Editor(first.program, evidence[0].cases, len(problem.seeds), off, names)
-    trials = [_Trial(evidence, editor, off)]
+    # A slip in the body of a Python loop is made in every pass: such edits come first, being fewer.
+    pairs = [(_in_loops(evidence, loops.of_reference(evidence[0].checker, first), off), _Trial(evidence, editor, off))]
     if (mirrored := _mirrored(evidence)) is not None:
-        repairs = Editor(
-            mirrored[0].cases[0].program, mirrored[0].cases, len(problem.seeds), off, names, repairing=True
-        )
-        trials.append(_Trial(mirrored, repairs, off))
+        case = mirrored[0].cases[0]
+        repairs = Editor(case.program, mirrored[0].cases, len(problem.seeds), off, names, repairing=True)
+        pairs.append((_in_loops(mirrored, loops.of_rule(case), off, True), _Trial(mirrored, repairs, off)))
     best: dict[int, Finding] = dict(known)
     open_leaves = {i for i in off if i not in known}
     for tier in (1, 2, 3, 4):
         found: list[Finding] = []
-        for trial in trials:
-            for edit in edits(trial.editor, tier):
-                if time.process_time() > deadline:
-                    notes.append("the search for the mistake was cut short")
-                    break
-                if edit.rewrites and (finding := trial.run(edit)) is not None:
-                    found.append(finding)
+        for together, single in pairs:
+            of_loops = together.findings(tier, deadline, notes) if together is not None else []
+            found += of_loops
+            if not of_loops or not open_leaves <= {i for finding in of_loops for i in finding.leaves}:
+                found += single.findings(tier, deadline, notes)
         for finding in _ranked(found):
             gain = {i for i in finding.leaves if i not in best}
             joint = len(finding.leaves) > 1 and not finding.harmed and finding.leaves > gain
@@ -64,6 +63,16 @@ def search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
             if written is not None and written.kind == "missing-term" and len(written.text) < len(best[i].text):
                 best[i].text = written.text
     return best
+
+
+def _in_loops(evidence: list[Evidence], copies: loops.Places, off, repairing: bool = False) -> "_Trial | None":
+    """Trials of edits of all passes of a Python loop at once; None where nothing repeats."""
+    if not copies:
+        return None
+    case, problem = evidence[0].cases[0], evidence[0].checker.problem
+    names = [*problem.primal_names, *problem.seed_names]
+    editor = Editor(case.program, evidence[0].cases, len(problem.seeds), off, names, repairing, copies)
+    return _Trial(evidence, editor, off)
 
 
 def _mirrored(evidence: list[Evidence]) -> list[Evidence] | None:
@@ -151,6 +160,17 @@ class _Trial:
         program = editor.program
         self.portable = [e for e in evidence[1:] if e.cases and portable(e.cases[0].program, program)]
 
+    def findings(self, tier: int, deadline: float, notes: list[str]) -> list[Finding]:
+        """What the edits of one tier explain."""
+        found = []
+        for edit in edits(self.editor, tier):
+            if time.process_time() > deadline:
+                notes.append("the search for the mistake was cut short")
+                break
+            if edit.rewrites and (finding := self.run(edit)) is not None:
+                found.append(finding)
+        return found
+
     def outputs(self, case, edit, leaves, needed=None) -> dict[int, Any]:
         """Values of some leaves under an edit; only those that change."""
         self.editor.active = case.program
@@ -222,8 +242,11 @@ class _Trial:
             if not np.isfinite(size) or size == 0:
                 return (0.0, None) if not np.any(case.wrong[i]) else (np.inf, None)
             b = float(np.sum(direction * difference)) / size
-            c = 0.0 if abs(1 - b) < 1e-7 else 1 - b
-            return evidence.error(case, i, case.expected[i] + (1 - c) * direction), c if sharp(case, i) else None
+            blur = np.max(case.tolerance[i]) / np.max(np.abs(direction))  # of the factor, where much cancels
+            c = 0.0 if abs(1 - b) < min(max(1e-7, blur), 1e-4) else 1 - b
+            return evidence.error(case, i, case.expected[i] + (1 - c) * direction), c if c == 0 or sharp(
+                case, i
+            ) else None
 
     def fitted(self, edit, leaves, factors, accuracy) -> Finding | None:
         """The contribution counts with a constant: name it, and ask whether it is the same in every leaf and probe."""

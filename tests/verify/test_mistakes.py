@@ -120,6 +120,88 @@ def average_slip(change):
     return rule
 
 
+def rnn(x, u, w):
+    h, hs = jnp.zeros((x.shape[1], w.shape[0]), x.dtype), []
+    for row in x:
+        h = jnp.tanh(row @ u + h @ w)
+        hs.append(h)
+    return jnp.stack(hs)
+
+
+def rnn_slip(change):
+    """`change(delta, h, w)` gives the gradient of the pre-activation, and from it that of the state before."""
+
+    def rule(args, ct):
+        x, u, w = args
+        hs = [jnp.zeros((x.shape[1], w.shape[0]), x.dtype), *rnn(x, u, w)]
+        carried, grad_u, grad_w, grad_x = jnp.zeros_like(hs[0]), jnp.zeros_like(u), jnp.zeros_like(w), []
+        for t in reversed(range(x.shape[0])):
+            delta, carried = change(ct[t] + carried, hs[t + 1], w)
+            grad_u, grad_w = grad_u + x[t].T @ delta, grad_w + hs[t].T @ delta
+            grad_x.append(delta @ u.T)
+        return jnp.stack(grad_x[::-1]), grad_u, grad_w
+
+    return rule
+
+
+def tanh_step(d, h, w):
+    d = d * (1 - h * h)
+    return d, d @ w.T
+
+
+def stacked_blocks(x, w):
+    for block in w:
+        x = x + jnp.sin(x @ block)
+    return x
+
+
+def stacked_blocks_no_skip(args, ct):
+    x, w = args
+    xs, grads = [x], []
+    for block in w:
+        xs.append(xs[-1] + jnp.sin(xs[-1] @ block))
+    for before, block in zip(xs[-2::-1], w[::-1]):
+        delta = ct * jnp.cos(before @ block)
+        grads.append(before.T @ delta)
+        ct = delta @ block.T
+    return ct, jnp.stack(grads[::-1])
+
+
+def shrink(a, b, level):
+    x = jnp.zeros_like(a[0])
+    for _ in range(3):
+        r = x - 0.2 * (a @ x - b) @ a
+        x = jnp.sign(r) * jnp.maximum(jnp.abs(r) - level, 0)
+    return x
+
+
+def shrink_no_mask(args, ct):
+    a, b, level = args
+    xs, rs = [jnp.zeros_like(a[0])], []
+    for _ in range(3):
+        rs.append(xs[-1] - 0.2 * (a @ xs[-1] - b) @ a)
+        xs.append(jnp.sign(rs[-1]) * jnp.maximum(jnp.abs(rs[-1]) - level, 0))
+    grad_a, grad_b, grad_level = jnp.zeros_like(a), jnp.zeros_like(b), jnp.zeros_like(level)
+    for x, r in zip(xs[-2::-1], rs[::-1]):
+        grad_level = grad_level - (ct * jnp.sign(r)).sum()
+        back = a @ ct
+        grad_a = grad_a - 0.2 * (jnp.outer(a @ x - b, ct) + jnp.outer(back, x))
+        grad_b, ct = grad_b + 0.2 * back, ct - 0.2 * back @ a
+    return grad_a, grad_b, grad_level
+
+
+def masked_attention(q, k, v):
+    scores = jnp.where(jnp.tril(jnp.ones((4, 4), bool)), q @ k.T, -1e30)
+    return jax.nn.softmax(scores, axis=-1) @ v
+
+
+def masked_attention_no_sum(args, ct):
+    q, k, v = args
+    p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((4, 4), bool)), q @ k.T, -1e30), axis=-1)
+    d = p * (ct @ v.T)
+    return d @ k, d.T @ q, p.T @ ct
+
+
 def unit(x):
     return x / jnp.sqrt((x * x).sum(axis=1, keepdims=True))
 
@@ -139,6 +221,7 @@ def hinge(x, w):
 NORM, GATE = normal((5, 6), (6,)), normal((5, 3), (3, 3), (3, 3))
 MASKED = (*normal((2, 4, 3), (2, 4, 3), (2, 4, 3)), jnp.tril(jnp.ones((4, 4), bool)))
 SERIES = (normal((5, 3))[0], jnp.array(0.7))
+RNN = normal((3, 2, 3), (3, 4), (4, 4))
 BAG = (normal((7, 3))[0], jnp.array([[0, 3, 3], [5, 1, 0], [2, 2, 2]]))
 
 MISTAKES = {
@@ -175,6 +258,24 @@ MISTAKES = {
     ),
     "recurrence, a for 1 - a": (
         average, average_slip(lambda g, a, h, x: (a * g, a * g, (g * (h - x)).sum())), SERIES, "wrong-operand"
+    ),
+    "loop, no slope in any step": (
+        rnn, rnn_slip(lambda d, h, w: (d, d @ w.T)), RNN, "missing-activation-derivative"
+    ),
+    "loop, nothing through time": (
+        rnn, rnn_slip(lambda d, h, w: (tanh_step(d, h, w)[0], jnp.zeros_like(d))), RNN, "missing-term"
+    ),
+    "loop, weight not transposed": (
+        rnn, rnn_slip(lambda d, h, w: (tanh_step(d, h, w)[0], tanh_step(d, h, w)[0] @ w)), RNN, "transpose"
+    ),
+    "loop of blocks, no skip path": (
+        stacked_blocks, stacked_blocks_no_skip, normal((4, 3), (3, 3, 3)), "missing-term"
+    ),
+    "loop, no mask in any step": (
+        shrink, shrink_no_mask, (*normal((5, 4), (5,)), jnp.array(0.05)), "missing-activation-derivative"
+    ),
+    "attention masked by -1e30": (
+        masked_attention, masked_attention_no_sum, normal((4, 3), (4, 3), (4, 2)), "missing-term"
     ),
     "normalised vector, no projection": (
         unit, lambda args, ct: (ct / jnp.sqrt((args[0] ** 2).sum(axis=1, keepdims=True)),), normal((4, 3)),

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.verify.expressions import Expressions
+from jaxbias.verify.loops import Places
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -54,6 +55,7 @@ class Editor:
         seeds: how many of the inputs, the last ones, are seeds.
         leaves: positions of the outputs that the rule has wrong.
         repairing: the program is the rule's, and edits that make it right are sought.
+        copies: equations that Python repeated in a loop (see `loops`), to be edited together.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Editor:
         leaves: Sequence[int],
         names: list[str],
         repairing: bool = False,
+        copies: Places | None = None,
     ):
         self.program, self.values = program, cases[0].values
         self.active = program  # the program a rewrite runs in: the same equations, perhaps traced for other sizes
@@ -82,13 +85,20 @@ class Editor:
         self.born = {o: p for p, eqn in enumerate(self.equations) for o in eqn.outputs}
         self.slots: dict[Any, dict[int, int]] = defaultdict(dict)
         self.slot_of: dict[int, Any] = {}
+        places = copies or {}
+        self.consumers: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self.iteration: list[int] = []
         for position, eqn in enumerate(self.equations):
+            group, iteration = places.get(position, (eqn.group, eqn.iteration))
+            self.iteration.append(iteration)
+            for k, number in enumerate(eqn.inputs):
+                self.consumers[number].append((position, k))
             for k, number in enumerate(eqn.outputs):
                 extra = eqn.inputs[0] if eqn.name == "loop_index" else 0
-                slot = (eqn.name, eqn.group, k, extra)
-                if eqn.name == "loop_stack" or eqn.iteration in self.slots[slot]:
+                slot = (eqn.name, group, k, extra)
+                if eqn.name == "loop_stack" or iteration in self.slots[slot]:
                     slot = (*slot, position)  # nested loops: each equation on its own
-                self.slots[slot][eqn.iteration] = number
+                self.slots[slot][iteration] = number
                 self.slot_of[number] = slot
         self.repairing = repairing
         self.pins = {} if repairing else self._vanishing(cases)
@@ -161,11 +171,34 @@ class Editor:
         return list(seen.values())
 
     def partner(self, number: int, position: int, shift: int = 0) -> int | None:
-        """The value that stands for `number` in the loop iteration of an equation."""
+        """The value that stands to an equation as `number` does to the equation that leads its slot.
+
+        That may be a value of the same pass of the loop, of the one before or of the next.
+        """
         slot = self.slot_of.get(number)
         if slot is None or len(self.slots[slot]) == 1:
             return number if shift == 0 else None
-        return self.slots[slot].get(self.equations[position].iteration + shift)
+        home, lead = self.iteration[self.born[number]], self.iteration[self.lead(position)]
+        if home != lead and not (self.in_loop(position) and abs(home - lead) == 1):
+            return None
+        iteration = self.iteration[position] + home - lead + shift
+        found = self.slots[slot].get(iteration)
+        return self._in_its_place(number, iteration - home) if found is None and shift == 0 else found
+
+    def _in_its_place(self, number: int, passes: int) -> int | None:
+        """What the consumers of a value take so many passes later, where it is not made: before the first or last pass.
+
+        There a gradient comes from one side only, or from outside of the loop.
+        """
+        for position, k in self.consumers[number]:
+            outputs = self.equations[position].outputs
+            copies = self.slots[self.slot_of[outputs[0]]] if outputs else {}
+            if len(copies) > 1 and (copy := copies.get(self.iteration[position] + passes)) is not None:
+                return self.equations[self.born[copy]].inputs[k]
+        return None
+
+    def in_loop(self, position: int) -> bool:
+        return len(self.slots[self.slot_of[self.equations[position].outputs[0]]]) > 1
 
     def everywhere(self, position: int, make: Callable[[int], _jaxpr.Rewrite | None]) -> dict[int, _jaxpr.Rewrite]:
         """A rewrite for the equation in every iteration of its loop."""
@@ -179,13 +212,16 @@ class Editor:
                 rewrites[self.born[number]] = rewrite
         return rewrites
 
+    def lead(self, position: int) -> int:
+        """The equation that stands for its slot; the others are edited together with it.
+
+        The second pass of a loop, because what the first takes from before the loop is no value of a pass.
+        """
+        positions = sorted(self.born[n] for n in self.slots[self.slot_of[self.equations[position].outputs[0]]].values())
+        return positions[min(1, len(positions) - 1)]
+
     def leader(self, position: int) -> bool:
-        """Is this the first equation of its slot? The others are edited together with it."""
-        eqn = self.equations[position]
-        return (
-            bool(eqn.outputs)
-            and min(self.born[n] for n in self.slots[self.slot_of[eqn.outputs[0]]].values()) == position
-        )
+        return bool(self.equations[position].outputs) and self.lead(position) == position
 
     def name(self, number: int) -> str:
         """A formula for a value, or the line that it comes from."""
@@ -250,9 +286,11 @@ class Editor:
         slot = self.slot_of.get(own)
         if slot is None or len(self.slots[slot]) == 1:
             return None
-        iteration = self.equations[self.born[own]].iteration + shift
+        iteration = self.iteration[self.born[own]] + shift
         other = self.slots[slot].get(iteration)
-        if other is None or self.born[other] >= position:
+        if other is not None and self.born[other] >= position:
+            return None
+        if other is None:
             zero = np.zeros(self.program.shapes[own])
             return lambda read, inputs: self.compute(position, [zero if j == k else x for j, x in enumerate(inputs)])
         return lambda read, inputs: self.compute(position, [read(other) if j == k else x for j, x in enumerate(inputs)])

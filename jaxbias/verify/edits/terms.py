@@ -54,6 +54,8 @@ def terms(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[int]
     loop = editor.slots[editor.slot_of[eqn.outputs[0]]]
     if len(loop) > 1 and eqn.name in ("add_any", "add"):
         for k in linear:
+            if editor.slot_of.get(eqn.inputs[1 - k]) != editor.slot_of[eqn.outputs[0]]:
+                continue  # not the sum of the earlier passes
             yield Edit(
                 "overwritten-not-accumulated",
                 1,
