@@ -19,6 +19,15 @@ def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"
     def finding(kind, text, fix, also=(), tier=5):
         return Finding(frozenset([i]), kind, text, fix, tier, np.inf, also=also)
 
+    ever = np.any(masks, axis=0)  # where the true gradient happens to be zero as well, it is not wrong on every probe
+    if ever.any() and not ever.all() and not any(np.any(case.actual[i][ever]) for case in cases):
+        where = _where(ever) or f"{int(ever.sum())} of its elements"
+        return finding(
+            "only-some-elements",
+            f"the gradient of {name} is zero in {where}, and right elsewhere",
+            "fill in the missing elements",
+            tier=0,
+        )
     collision = _repeated(checker, [*cases, *given], i)
     if collision:
         return finding(
@@ -30,15 +39,6 @@ def describe_pattern(checker: "Checker", cases: list["Case"], given: list["Case"
         )
     if all(mask.all() for mask in masks):
         return None
-    ever = np.any(masks, axis=0)  # where the true gradient happens to be zero as well, it is not wrong on every probe
-    if not ever.all() and not any(np.any(case.actual[i][ever]) for case in cases):
-        where = _where(ever) or f"{int(ever.sum())} of its elements"
-        return finding(
-            "only-some-elements",
-            f"the gradient of {name} is zero in {where}, and right elsewhere",
-            "fill in the missing elements",
-            tier=0,
-        )
     same = all(np.array_equal(mask, masks[0]) for mask in masks)
     if same and masks[0].ndim:
         where = _where(masks[0])

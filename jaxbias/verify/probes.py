@@ -91,7 +91,7 @@ def _ordered(x: Any) -> bool:
     )
 
 
-def _generic(x: Any) -> bool:
+def generic(x: Any) -> bool:
     """A float array of both signs, whose values nothing restricts."""
     if _is_key(x) or not is_float(x) or np.iscomplexobj(x) or x.size < 2 or not np.all(np.isfinite(x)):
         return False
@@ -112,7 +112,7 @@ def _redraw_integers(x: Any, rng: np.random.Generator) -> Any:
 
 def _with_zeros(x: Any, rng: np.random.Generator) -> Any:
     """New values, some of them zero, and a whole row as padding leaves it; ordered values shifted until one is zero."""
-    if _generic(x):
+    if generic(x):
         new = redraw(x, rng)
         out = np.where(rng.uniform(size=x.shape) < 0.3, 0.0, new)
         out.flat[rng.integers(x.size)] = 0.0
@@ -158,10 +158,10 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
     add("random and repeated integers", [redraw(_redraw_integers(x, rng), rng) for x in given])
     if not any(not is_float(x) and np.size(x) > 1 for x in given if not _is_key(x)):
         probes.pop() if probes[-1].name == "random and repeated integers" else None
-    add("large values", [8 * redraw(x, rng) if _generic(x) else x for x in given])
-    add("small values", [0.01 * x if _generic(x) else x for x in given])
+    add("large values", [8 * redraw(x, rng) if generic(x) else x for x in given])
+    add("small values", [0.01 * x if generic(x) else x for x in given])
     add("exact zeros", [_with_zeros(x, rng) for x in given], kink=True)
-    add("ties", [_with_ties(redraw(x, rng), rng) if _generic(x) else x for x in given], kink=True)
+    add("ties", [_with_ties(redraw(x, rng), rng) if generic(x) else x for x in given], kink=True)
     if problem.draw is not None:
         for i, subkey in enumerate(jax.random.split(key, 2)):
             try:
