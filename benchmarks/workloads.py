@@ -134,6 +134,5 @@ def epoch_order(epoch: Any, rows: int, batch: int) -> Any:
     """(steps, batch) rows of one epoch, as `jb.train.fit` with `fit_key()` draws them."""
     import jax
 
-    order_key, _ = jax.random.split(fit_key())
-    order = jax.random.permutation(jax.random.fold_in(order_key, epoch), rows)
+    order = jax.random.permutation(jax.random.fold_in(fit_key(), epoch), rows)
     return order[: rows // batch * batch].reshape(-1, batch)
