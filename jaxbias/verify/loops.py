@@ -3,6 +3,7 @@
 A slip in the body of such a loop is made in every pass, so its equations are edited together, as those of a scan are.
 """
 
+import dataclasses
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +19,36 @@ Places = dict[int, tuple[Any, int]]
 """Position of an equation → the group of its copies, and the pass of the loop that it belongs to."""
 
 
-def of_reference(checker: "Checker", case: "Case") -> Places:
+def numbered(checker: "Checker", cases: list["Case"]) -> list["Case"]:
+    """The same cases with a reference that knows which equation of the forward each of its own comes from.
+
+    Its equations may stand in another order than those of the reference. Empty where nothing repeats, and for a
+    forward that its own equations do not carry out again.
+    """
+    if checker.problem.numbered is None or len(cases[0].program.equations) > MOST_EQUATIONS:
+        return []
+    runner, found = Runner(checker.problem.numbered, checker.reference.dtypes), []
+    for case in cases:
+        try:
+            program = runner.program(case.probe.primals, case.probe.seeds)
+        except Exception:
+            return []
+        if program is None or not (found or of_reference(program)):
+            return []
+        values = _jaxpr.evaluate(program, [*case.probe.primals, *case.probe.seeds])
+        found.append(dataclasses.replace(case, program=program, held=values))
+    return found
+
+
+def of_reference(program: _jaxpr.Program) -> Places:
     """Copies in autodiff's program: forward equations that repeat, and what of the backward comes from them."""
-    if checker.problem.numbered is None or len(case.program.equations) > MOST_EQUATIONS:
-        return {}
-    try:
-        primals, seeds = case.probe.primals, case.probe.seeds
-        program = Runner(checker.problem.numbered, checker.reference.dtypes).program(primals, seeds)
-    except Exception:  # a function that its own equations do not carry out again
-        return {}
-    names = [eqn.name for eqn in case.program.equations]
-    if program is None or [eqn.name for eqn in program.equations] != names:
-        return {}
-    return _copies(case.program, [eqn.origin for eqn in program.equations])
+    return _copies(program, [eqn.origin for eqn in program.equations])
 
 
-def of_rule(case: "Case") -> Places:
+def of_rule(program: _jaxpr.Program) -> Places:
     """Copies in the program of a rule."""
-    count = len(case.program.equations)
-    return _copies(case.program, list(range(count))) if count <= MOST_EQUATIONS else {}
+    count = len(program.equations)
+    return _copies(program, list(range(count))) if count <= MOST_EQUATIONS else {}
 
 
 def _copies(program: _jaxpr.Program, origins: list[int | None]) -> Places:

@@ -27,11 +27,11 @@ def search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
     names = [*problem.primal_names, *problem.seed_names]
     editor = Editor(first.program, evidence[0].cases, len(problem.seeds), off, names)
     # A slip in the body of a Python loop is made in every pass: such edits come first, being fewer.
-    pairs = [(_in_loops(evidence, loops.of_reference(evidence[0].checker, first), off), _Trial(evidence, editor, off))]
+    pairs = [(_in_reference_loops(evidence, off), _Trial(evidence, editor, off))]
     if (mirrored := _mirrored(evidence)) is not None:
         case = mirrored[0].cases[0]
         repairs = Editor(case.program, mirrored[0].cases, len(problem.seeds), off, names, repairing=True)
-        pairs.append((_in_loops(mirrored, loops.of_rule(case), off, True), _Trial(mirrored, repairs, off)))
+        pairs.append((_in_loops(mirrored, loops.of_rule(case.program), off, True), _Trial(mirrored, repairs, off)))
     best: dict[int, Finding] = dict(known)
     open_leaves = {i for i in off if i not in known}
     for tier in (1, 2, 3, 4):
@@ -63,6 +63,15 @@ def search(evidence, off, known, deadline, notes) -> dict[int, Finding]:
             if written is not None and written.kind == "missing-term" and len(written.text) < len(best[i].text):
                 best[i].text = written.text
     return best
+
+
+def _in_reference_loops(evidence: list[Evidence], off) -> "_Trial | None":
+    numbered = []
+    for e in evidence:
+        if not (cases := loops.numbered(e.checker, e.cases)):
+            return None
+        numbered.append(Evidence(e.checker, cases, e.off))
+    return _in_loops(numbered, loops.of_reference(numbered[0].cases[0].program), off)
 
 
 def _in_loops(evidence: list[Evidence], copies: loops.Places, off, repairing: bool = False) -> "_Trial | None":
@@ -244,9 +253,8 @@ class _Trial:
             b = float(np.sum(direction * difference)) / size
             blur = np.max(case.tolerance[i]) / np.max(np.abs(direction))  # of the factor, where much cancels
             c = 0.0 if abs(1 - b) < min(max(1e-7, blur), 1e-4) else 1 - b
-            return evidence.error(case, i, case.expected[i] + (1 - c) * direction), c if c == 0 or sharp(
-                case, i
-            ) else None
+            known = c == 0 or (sharp(case, i) and blur < 1e-4)
+            return evidence.error(case, i, case.expected[i] + (1 - c) * direction), c if known else None
 
     def fitted(self, edit, leaves, factors, accuracy) -> Finding | None:
         """The contribution counts with a constant: name it, and ask whether it is the same in every leaf and probe."""

@@ -300,8 +300,10 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MISTAKES)
+QUICK = "loop, nothing through time", "loop of blocks, no skip path"  # autodiff's program differs between JAX versions
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in MISTAKES])
 def test_it_gets_its_name(name):
     forward, rule, args, kind = MISTAKES[name]
     report = verify.vjp(forward, rule, tuple(args))

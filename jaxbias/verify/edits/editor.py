@@ -224,15 +224,28 @@ class Editor:
         return bool(self.equations[position].outputs) and self.lead(position) == position
 
     def name(self, number: int) -> str:
-        """A formula for a value, or the line that it comes from."""
+        """A formula for a value, or the operation and the line that it comes from."""
         text = self.write(number)
         if text:
             return f"`{text}`"
-        source = self.equations[self.born[number]].source if number in self.born else None
-        return f"a value of the line `{source.text}`" if source and source.text else "an intermediate value"
+        if number not in self.born:
+            return "an intermediate value"
+        eqn = self.equations[self.born[number]]
+        return f"the result of `{eqn.name}`{self.about(eqn, ' in the line ')}"
 
-    def about(self, eqn: _jaxpr.Equation) -> str:
-        return f" of `{eqn.source.text}`" if eqn.source is not None and eqn.source.text else ""
+    def exchange(self, wrong: int, right: int, eqn: _jaxpr.Equation) -> str:
+        """Words for an equation that takes one value in place of another."""
+        wrong_name, right_name, where = self.name(wrong), self.name(right), self.about(eqn)
+        if where and wrong_name.endswith(line := self.about(eqn, " in the line ")):
+            wrong_name = wrong_name.removesuffix(line)
+        if where and right_name.endswith(line):
+            right_name = right_name.removesuffix(line)
+        if wrong_name == right_name:
+            wrong_name = f"another {wrong_name.removeprefix('the ')}"
+        return f"uses {wrong_name} in place of {right_name}{where}"
+
+    def about(self, eqn: _jaxpr.Equation, joined: str = " of ") -> str:
+        return f"{joined}`{eqn.source.text}`" if eqn.source is not None and eqn.source.text else ""
 
     def activations(self, eqn: _jaxpr.Equation) -> list[_jaxpr.Equation]:
         """Elementwise functions of the forward on the line that an equation comes from."""

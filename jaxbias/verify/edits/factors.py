@@ -147,7 +147,7 @@ def derived(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[in
         return
     out = editor.shape(position)
     for g in editor.fresh:
-        if g in editor.linear or editor.born.get(g, -1) >= position:
+        if g in editor.linear or editor.born.get(g, -1) >= position or not np.any(editor.values[g]):
             continue
         shape = editor.program.shapes[g]
         seen = views(shape, out)

@@ -94,7 +94,7 @@ def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[st
         own, g = g, own  # the rule's operand is the wrong one
     mine, other = np.asarray(editor.values[own]), np.asarray(editor.values[g])
     maker = editor.equations[editor.born[own]] if own in editor.born else None
-    text = f"uses {editor.name(g)} in place of {editor.name(own)}{editor.about(eqn)}"
+    text = editor.exchange(g, own, eqn)
     if own in editor.linear:
         if own in _jaxpr.depends_on(editor.program, [g]):
             kind, words = skipped(editor, editor.between(g, own))
@@ -109,13 +109,12 @@ def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[st
         if h not in (own, g) and np.allclose(ratio, value, rtol=1e-9, atol=0):
             return "missing-factor", f"leaves the factor {editor.name(h)} out of {editor.name(own)}{editor.about(eqn)}"
     if maker is not None and maker.name == "select_n" and g in maker.inputs[1:]:
-        return mask_kind(editor, maker)[
-            0
-        ], f"leaves the condition {editor.name(maker.inputs[0])} out{editor.about(maker)}"
-    if maker is not None and maker.name in ("add", "sub") and g in maker.inputs:
-        return "missing-term", text
-    if maker is not None and maker.name in ("mul", "div") and g in maker.inputs:
-        return "missing-factor", text
+        kind, _ = mask_kind(editor, maker)
+        return kind, f"leaves the condition {editor.name(maker.inputs[0])} out{editor.about(maker)}"
+    what = {"add": "term", "sub": "term", "mul": "factor", "div": "factor"}.get(maker.name if maker else "")
+    if maker is not None and what is not None and g in maker.inputs:
+        rest = maker.inputs[1] if maker.inputs[0] == g else maker.inputs[0]
+        return f"missing-{what}", f"leaves the {what} {editor.name(rest)} out of {editor.name(own)}{editor.about(eqn)}"
     if mine.size > 1 and np.ptp(difference) < 1e-12 * (1 + np.abs(difference).max()):
         return "missing-term", text
     return "wrong-operand", text
