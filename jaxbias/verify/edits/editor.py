@@ -235,14 +235,11 @@ class Editor:
 
     def exchange(self, wrong: int, right: int, eqn: _jaxpr.Equation) -> str:
         """Words for an equation that takes one value in place of another."""
-        wrong_name, right_name, where = self.name(wrong), self.name(right), self.about(eqn)
-        if where and wrong_name.endswith(line := self.about(eqn, " in the line ")):
-            wrong_name = wrong_name.removesuffix(line)
-        if where and right_name.endswith(line):
-            right_name = right_name.removesuffix(line)
+        line = self.about(eqn, " in the line ")  # said once, at the end
+        wrong_name, right_name = (self.name(number).removesuffix(line) for number in (wrong, right))
         if wrong_name == right_name:
             wrong_name = f"another {wrong_name.removeprefix('the ')}"
-        return f"uses {wrong_name} in place of {right_name}{where}"
+        return f"uses {wrong_name} in place of {right_name}{self.about(eqn)}"
 
     def about(self, eqn: _jaxpr.Equation, joined: str = " of ") -> str:
         return f"{joined}`{eqn.source.text}`" if eqn.source is not None and eqn.source.text else ""
