@@ -186,7 +186,7 @@ def start(key: Any, x: Any) -> tuple[Any, Any]:
 
     init_key, fit_key = jax.random.split(key)
     first, _, last = network().init(init_key, x)
-    return [(first.weight, first.bias), (last.weight, last.bias)], jax.random.split(fit_key)[0]
+    return [(first.weight, first.bias), (last.weight, last.bias)], fit_key
 
 
 def order_of(key: Any, epoch: Any, rows: int, batch: int) -> Any:
