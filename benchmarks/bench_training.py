@@ -55,7 +55,8 @@ TORCH = [
 CONTENDERS = (
     Contender(OURS, OURS),
     Contender("jaxbias, step from Python", OURS, {"loop": "steps"}, quick=False),
-    Contender("jax scan", "jax_scan", quick=True),
+    Contender("jax scan", "jax_scan", only=DENSE),
+    Contender("jax scan", "jax_scan", only=CONV, quick=False),
     Contender("jax scan, slices and reshape-max", "jax_scan", SLICES, CONV),
     Contender("jax loop", "jax_loop"),
     Contender("jax loop, slices and reshape-max", "jax_loop", SLICES, CONV, quick=False),
