@@ -66,7 +66,7 @@ CONTENDERS = (
     Contender(OURS, {"way": OURS}),
     Contender("jaxbias on 2 host devices", {"way": OURS, "env": TWO_DEVICES}),
     Contender("lax.map on 2 host devices", {"way": "lax.map on devices", "env": TWO_DEVICES}),
-    Contender("one program on 2 threads", {"way": "threads"}),
+    Contender("one program on 2 threads", {"way": "threads"}, quick=False),
     Contender("one program in a loop", {"way": "loop"}, quick=False, slow=True),
     Contender("lax.map", {"way": "lax.map"}, quick=False, slow=True),
     Contender("vmap", {"way": "vmap"}, slow=True),
@@ -74,7 +74,7 @@ CONTENDERS = (
         Contender(
             f"torch loop, {threads} thread{'s' * (threads > 1)}{', fused' * fused}",
             {"threads": threads, "fused": fused},
-            quick=fused,
+            quick=fused and threads == 1,
         )
         for threads in (1, 2)
         for fused in (True, False)

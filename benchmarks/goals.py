@@ -221,10 +221,11 @@ def _start_up(cache: str):
     def gap(records: Records) -> str:
         hand = _median(records, "startup", "first training step", f"jax by hand, {cache}")
         compared = f"; one step written by hand in JAX took {hand:.2f} s in the same run" if hand else ""
-        return (
-            "nearly all of it is XLA compiling: the draws of the weights, and the epoch's program with its random "
-            f"order of the rows{compared}"
-        )
+        work = {
+            "cold": "XLA compiling the draws of the weights and the epoch's program with its random order of the rows",
+            "warm cache": "imports, and JAX tracing and lowering the programs whose compiled form it then reads",
+        }
+        return f"nearly all of it is {work[cache]}{compared}"
 
     return gap
 
