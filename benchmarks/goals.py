@@ -134,7 +134,8 @@ def _least(contender: str | None):
 SLOWER_BECAUSE = {
     "rms_norm": "autodiff's program passes over the array as often; as two matrix-vector products it is faster on the "
     "newest JAX and slower on the oldest",
-    "softplus": "one exp more, instead of keeping the array e^−|z| between forward and backward",
+    "softplus": "1 − e^−a by expm1, accurate where a is small, costs more than autodiff's exp of what it keeps",
+    "log_softmax": "a second exp, e^a of the output, instead of an array kept between forward and backward",
 }
 """Layer or loss → why its derivation loses to autodiff, as seen in the two compiled programs."""
 
