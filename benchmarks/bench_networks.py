@@ -22,7 +22,7 @@ from benchmarks.case import Setting
 from benchmarks.peers import WorkerFailed, in_process, missing, skipped
 from benchmarks.record import Record
 from benchmarks.timing import ratio_of_processes
-from benchmarks.workloads import WORKLOADS, Workload, data
+from benchmarks.workloads import WORKLOADS, Workload, data, epoch_order
 
 SUITE = "sweep"
 OURS = "jaxbias"
@@ -189,14 +189,6 @@ def start(key: Any, x: Any) -> tuple[Any, Any]:
     return [(first.weight, first.bias), (last.weight, last.bias)], fit_key
 
 
-def order_of(key: Any, epoch: Any, rows: int, batch: int) -> Any:
-    """(steps, batch) rows of one epoch."""
-    import jax
-
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), rows)
-    return order[: rows // batch * batch].reshape(-1, batch)
-
-
 def write(workload: Workload, networks: int, path: Path) -> None:
     """Data, and for the first networks their initial params and row orders, for PyTorch to read."""
     arrays = data(workload)
@@ -205,7 +197,7 @@ def write(workload: Workload, networks: int, path: Path) -> None:
         params, order_key = start(key, arrays["x"][:batch])
         for j, (weight, bias) in enumerate(params):
             arrays[f"network{i}_weight{j}"], arrays[f"network{i}_bias{j}"] = np.asarray(weight), np.asarray(bias)
-        orders = [np.asarray(order_of(order_key, epoch, rows, batch)) for epoch in range(workload.epochs)]
+        orders = [np.asarray(epoch_order(order_key, epoch, rows, batch)) for epoch in range(workload.epochs)]
         arrays[f"network{i}_order"] = np.concatenate(orders)
     np.savez(path, allow_pickle=False, **arrays)
 
@@ -235,7 +227,7 @@ def _training(job: dict[str, Any], arrays: dict[str, np.ndarray]) -> Callable[[A
         params, order_key = start(key, x[: workload["batch"]])
 
         def one_epoch(carry, epoch):
-            order = order_of(order_key, epoch, len(x), workload["batch"])
+            order = epoch_order(order_key, epoch, len(x), workload["batch"])
             carry, losses = jax.lax.scan(lambda carry, rows: step(carry, (x[rows], y[rows])), carry, order)
             return carry, losses.mean()
 

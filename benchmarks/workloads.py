@@ -100,7 +100,8 @@ def write(workload: Workload, path: Path) -> None:
         arrays[f"weight{i}"] = np.asarray(layer.weight)
         # no bias starts at zero, so that a contender that drops one is found out
         arrays[f"bias{i}"] = np.full(layer.bias.shape, 0.01, np.float32)
-    arrays["order"] = np.concatenate([epoch_order(e, len(arrays["x"]), workload.batch) for e in range(workload.epochs)])
+    orders = [epoch_order(fit_key(), e, len(arrays["x"]), workload.batch) for e in range(workload.epochs)]
+    arrays["order"] = np.concatenate(orders)
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -130,9 +131,9 @@ def steps_after_accuracy(workload: Workload, path: Path) -> int | None:
     return (workload.epochs - 1 - int(reached[0])) * steps if reached.size else None
 
 
-def epoch_order(epoch: Any, rows: int, batch: int) -> Any:
-    """(steps, batch) rows of one epoch, as `jb.train.fit` with `fit_key()` draws them."""
+def epoch_order(key: Any, epoch: Any, rows: int, batch: int) -> Any:
+    """(steps, batch) rows of one epoch, as `jb.train.fit` with this key draws them."""
     import jax
 
-    order = jax.random.permutation(jax.random.fold_in(fit_key(), epoch), rows)
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), rows)
     return order[: rows // batch * batch].reshape(-1, batch)

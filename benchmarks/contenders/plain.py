@@ -101,7 +101,7 @@ def jax_scan(job):
     import jax
     import jax.numpy as jnp
 
-    from benchmarks.workloads import epoch_order
+    from benchmarks.workloads import epoch_order, fit_key
 
     workload = job["workload"]
     forward = plain_forward(workload["name"], job.get("pool", "reduce_window"), job.get("convolution", "lax"))
@@ -115,7 +115,7 @@ def jax_scan(job):
         state: dict[str, Any] = {"carry": (params, optimizer.init(params))}
 
         def one_epoch(carry, epoch):
-            order = epoch_order(epoch, len(x), workload["batch"])
+            order = epoch_order(fit_key(), epoch, len(x), workload["batch"])
             return jax.lax.scan(lambda carry, rows: step(carry, (x[rows], y[rows])), carry, order)
 
         compiled = jax.jit(lambda carry, numbers: jax.lax.scan(one_epoch, carry, numbers))
