@@ -44,6 +44,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="results file (default: that of this kind of machine)"
     )
+    parser.add_argument("--case", metavar="TEXT", default="", help="only cases with TEXT in their names")
     parser.add_argument("--peers", metavar="A,B", help="only these peers, of those installed; 'none' for none")
     parser.add_argument(
         "--python", action="append", default=[], metavar="PEER=PATH",
@@ -87,7 +88,7 @@ def _setting(asked: argparse.Namespace):
             print(f"unknown peer {unknown[0]!r}: choose among {', '.join(PEERS)}.", file=sys.stderr)
             raise SystemExit(2)
     scale = "tiny" if asked.tiny else "full" if asked.full else "quick"
-    return Setting(scale, peers, pythons=dict(each.split("=", 1) for each in asked.python))
+    return Setting(scale, peers, pythons=dict(each.split("=", 1) for each in asked.python), case=asked.case)
 
 
 def _run(asked: argparse.Namespace) -> int:
@@ -131,6 +132,9 @@ def _run(asked: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted: the finished cases are in {path}.", file=sys.stderr)
         return 130
+    if len(done) == len(canaries):
+        print(f"no case of {', '.join(names)} has {asked.case!r} in its name.", file=sys.stderr)
+        return 2
     print("\n" + tables.text(("figure to reach", "goal", "here", ""), goals.table(done)))
     for what, limit in goals.gaps(done):
         print(f"not met: {what}{': ' * bool(limit)}{limit}")

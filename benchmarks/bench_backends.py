@@ -122,6 +122,8 @@ def _compiled_for_tpu(setting: Setting) -> Iterator[list[Record]]:
     python = setting.pythons.get("libtpu")
     for topology in TOPOLOGIES[setting.scale]:
         case = f"compiled for TPU {topology}"
+        if not setting.asks_for(case):
+            continue
         if importlib.util.find_spec("libtpu") is None and not python:
             note = "libtpu is not installed: pip install libtpu"
             yield [Record(SUITE, case, "all", status="skipped", note=note, measured="compiled, not run")]

@@ -49,6 +49,8 @@ def run(setting: Setting) -> Iterator[list[Record]]:
         data = x, generator.integers(0, 10, rows).astype(np.int32)
         params = network.init(jax.random.key(0), x[:1])
         for how in ("delta", "autodiff") if setting.scale == "full" else ("delta",):
+            if not setting.asks_for(f"{name}, {how}"):
+                continue
             yield _compare(f"{name}, {how}", network, params, data, how, epochs, repeats)
 
 

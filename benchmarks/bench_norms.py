@@ -242,6 +242,8 @@ def _with_peers(records: list[Record], case: Case, setting: Setting) -> list[Rec
 
 def run(setting: Setting) -> Iterator[list[Record]]:
     for case in cases(setting):
+        if not setting.asks_for(case.name):
+            continue
         records = run_case(case, setting)
         is_mlp = case.name.startswith("norms") and "widths" in case.sizes
         yield _with_peers(records, case, setting) if is_mlp and setting.scale != "tiny" else records

@@ -1,9 +1,12 @@
 """How time and memory grow with batch, width, depth, parameters and devices: fitted exponents, and where they bend.
 
 For each sweep of one size n the time t = c n^p of a loss and its gradient is fitted by least squares of log t on log n;
-the interval is a bootstrap over the samples of each point. The ideal exponent is that of the operations counted.
+the interval is a bootstrap over the rounds, in which the sizes take turns. The ideal exponent is that of the operations
+counted.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -55,60 +58,87 @@ def _he(key, shape, dtype):
 
 
 def run(setting: Setting) -> Iterator[list[Record]]:
-    for sweep in SWEEPS:
+    for sweep in filter(setting.asks_for, SWEEPS):
         yield _sweep(sweep, setting)
-    if DEVICES[setting.scale]:
+    if DEVICES[setting.scale] and setting.asks_for("devices"):
         yield _devices(setting)
 
 
 def _sweep(sweep: str, setting: Setting) -> list[Record]:
-    records, points, samples = [], [], []
+    """All sizes that compile and run once, timed in turns, and what is fitted to them."""
+    records, programs = {}, {}
     for n in SWEEPS[sweep][setting.scale]:
         sizes = sizes_of(sweep, n, setting.scale)
-        record = Record(SUITE, sweep, str(n), sizes=sizes)
-        records.append(record)
+        records[n] = record = Record(SUITE, sweep, str(n), sizes=sizes)
         try:
             gradient, args = problem(**sizes)
             program = compile_apart(gradient, *args)
-            times = measure({"": program.call}, rounds=setting.rounds, seconds=setting.seconds)[""]
+            jax.block_until_ready(program.call())
         except Exception as error:
             record.status = "out of memory" if out_of_memory(error) else "failed"
             record.note = str(error).splitlines()[0][:200]
             continue
-        record.samples, record.first_s, record.compile_s = times.samples, times.first_s, program.compile_s
-        record.temp_bytes, record.flops, record.flops_from = program.temp_bytes, flops(**sizes), "counted"
+        programs[str(n)] = program
+        record.compile_s, record.temp_bytes = program.compile_s, program.temp_bytes
+        record.flops, record.flops_from = flops(**sizes), "counted"
         record.bytes = (program.argument_bytes or 0) + (program.output_bytes or 0)
+        record.extra = {"params": sum(leaf.size for leaf in jax.tree.leaves(args[0]))}
+    calls = {n: program.call for n, program in programs.items()}
+    times = measure(calls, rounds=setting.rounds, seconds=len(calls) * setting.seconds)
+    timed = [record for record in records.values() if record.contender in times]
+    for record in timed:
+        record.samples, record.first_s = times[record.contender].samples, times[record.contender].first_s
         assert record.median is not None
         record.roofline = roofline.share(dict(setting.limits), record.dtype, record.median, record.flops, record.bytes)
-        record.extra = {"params": sum(leaf.size for leaf in jax.tree.leaves(args[0]))}
-        points.append(n)
-        samples.append(times.samples)
-    if len(points) >= 2:
-        upper = len(points) // 2 if len(points) >= 4 else 0  # the upper half: beyond the fixed costs
-        records.append(_fitted(sweep, points, samples, "all sizes"))
-        if upper:
-            records.append(_fitted(sweep, points[upper:], samples[upper:], "upper half"))
-    return records
+    fits = [_fitted(sweep, timed, "all sizes")] if len(timed) >= 2 else []
+    if len(timed) >= 4:
+        fits.append(_fitted(sweep, timed[len(timed) // 2 :], "upper half"))  # beyond the fixed costs
+    if fits:
+        fits[0].extra["bends"] = bends(timed, IDEAL[sweep], dict(setting.limits))
+    return [*records.values(), *fits]
 
 
-def _fitted(sweep: str, points: Sequence[int], samples: Sequence[Sequence[float]], which: str) -> Record:
-    exponent, low, high = exponent_of(points, samples)
-    figures = {"exponent": exponent, "low": low, "high": high, "ideal": IDEAL[sweep], "points": list(points)}
+def _fitted(sweep: str, timed: Sequence[Record], which: str) -> Record:
+    points = [int(record.contender) for record in timed]
+    exponent, low, high = exponent_of(points, [record.samples for record in timed])
+    figures = {"exponent": exponent, "low": low, "high": high, "ideal": IDEAL[sweep], "points": points}
     return Record(SUITE, sweep, f"exponent, {which}", extra=figures)
 
 
 def exponent_of(points: Sequence[int], samples: Sequence[Sequence[float]], draws: int = 2000) -> tuple[float, ...]:
-    """(p, low, high) of t = c n^p, with a 95 % bootstrap interval over the samples of each point."""
-    random = np.random.default_rng(0)
-    x = np.log(points)
-
-    def slope(y: np.ndarray) -> float:
-        return float(np.polyfit(x, y, 1)[0])
-
-    best = slope(np.log([np.median(s) for s in samples]))
-    drawn = [slope(np.log([np.median(random.choice(s, len(s))) for s in samples])) for _ in range(draws)]
+    """(p, low, high) of t = c n^p, with a 95 % bootstrap interval over the rounds, each with one sample of a point."""
+    x, table = np.log(points), np.asarray(samples)
+    rounds = np.random.default_rng(0).integers(table.shape[1], size=(draws, table.shape[1]))
+    drawn = np.polyfit(x, np.log(np.median(table[:, rounds], axis=-1)), 1)[0]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return best, float(low), float(high)
+    return float(np.polyfit(x, np.log(np.median(table, axis=1)), 1)[0]), float(low), float(high)
+
+
+def bends(timed: Sequence[Record], ideal: float, limits: dict[str, float]) -> list[str]:
+    """Where the exponent between neighbouring sizes is more than 30 % off the ideal one, and what changes there.
+
+    The bound of the roofline is the larger of operations over peak and bytes over bandwidth, so a time leaves the
+    ideal power where memory is the bound, or where its share of the roofline changes.
+    """
+    if not all(record.roofline for record in timed):
+        return []
+    found = []
+    for small, large in itertools.pairwise(timed):
+        growth = math.log(int(large.contender) / int(small.contender))
+        exponent = math.log((large.median or 1) / (small.median or 1)) / growth
+        if abs(exponent - ideal) <= 0.3 * ideal:
+            continue
+        shares = f"the share of the roofline goes from {100 * small.roofline:.0f} to {100 * large.roofline:.0f} %"
+        by_memory = (small.bytes or 0) / limits["memory_triad"] > (small.flops or 0) / limits["matmul_float32"]
+        if exponent < ideal and by_memory:
+            why = "reading the params and writing their gradients takes longer than the products"
+        elif exponent < ideal:
+            why = f"{shares}: fixed costs of a call and of starting the threads weigh less"
+        else:
+            held = [((r.bytes or 0) + (r.temp_bytes or 0)) / 2**20 for r in (small, large)]
+            why = f"{shares}: the arrays of a call grow from {held[0]:.1f} to {held[1]:.1f} MiB, out of the caches"
+        found.append(f"{small.contender} → {large.contender}: exponent {exponent:.2f}; {why}")
+    return found
 
 
 def _devices(setting: Setting) -> list[Record]:

@@ -88,7 +88,7 @@ def chosen(workload: Workload, setting: Setting) -> list[Contender]:
 def run(setting: Setting) -> Iterator[list[Record]]:
     names = {"tiny": ["xor"], "quick": DIGITS, "full": (*DIGITS, "xor", "lin")}[setting.scale]
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
+        for name in filter(setting.asks_for, names):
             workload = WORKLOADS[name]
             if setting.scale == "tiny":
                 workload = workload._replace(epochs=12)

@@ -23,12 +23,14 @@ class Setting:
         peers: names of the peers to include; None for all that are installed.
         limits: measured limits of the device, for the roofline.
         pythons: peer → the interpreter that has it, where this one has not.
+        case: only cases with this text in their names.
     """
 
     scale: str = "quick"
     peers: tuple[str, ...] | None = None
     limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
     pythons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    case: str = ""
 
     @property
     def seconds(self) -> float:
@@ -41,6 +43,9 @@ class Setting:
 
     def wants(self, peer: str) -> bool:
         return self.peers is None or peer in self.peers
+
+    def asks_for(self, case: str) -> bool:
+        return self.case in case
 
 
 Contender = Callable[..., Any]
@@ -85,7 +90,8 @@ def out_of_memory(error: BaseException) -> bool:
 def run_cases(cases: Iterable[Case], setting: Setting) -> Iterator[list[Record]]:
     """The records of one case after another; one that fails leaves a record that says so, and the next goes on."""
     for case in cases:
-        yield run_case(case, setting)
+        if setting.asks_for(case.name):
+            yield run_case(case, setting)
 
 
 def run_case(case: Case, setting: Setting) -> list[Record]:

@@ -191,7 +191,15 @@ class Store:
         self.save()
 
     def add(self, records: Iterable[Record]) -> None:
-        """Keep the records of one finished case."""
+        """Keep the records of one finished case, and no longer that it, or its suite, failed as a whole before."""
+        records = list(records)
+        for suite, case in {(record.suite, record.case) for record in records}:
+            whole = {(suite, case, "all"), (suite, "all", "all")}
+            self.records = {
+                key: kept
+                for key, kept in self.records.items()
+                if kept.environment != self.environment_key or (kept.suite, kept.case, kept.contender) not in whole
+            }
         for record in records:
             record.environment = self.environment_key
             self.records[record.key] = record

@@ -164,6 +164,8 @@ def _suite(suite: str, title: str, records: list[Record]) -> Iterator[str]:
         yield f"<details{' open' * (len(rest) < 12)}><summary>{len(rest)} results</summary>{table}</details>"
     if exponents:
         yield _exponent_table(exponents)
+    if split := [r for r in records if "efficiency" in r.extra]:
+        yield _devices_table(split)
     if compiled:
         yield _compiled_table(compiled)
 
@@ -209,7 +211,20 @@ def _exponent_table(records: list[Record]) -> str:
          f"{r.extra['points'][0]} … {r.extra['points'][-1]}")
         for r in records
     ]  # fmt: skip
-    return tables.as_html(("size", "fit", "exponent", "[95 % interval]", "of the operations", "range"), rows)
+    fitted = tables.as_html(("size", "fit", "exponent", "[95 % interval]", "of the operations", "range"), rows)
+    bends = [f"<li>{_escape(f'{r.case} {bend}')}</li>" for r in records for bend in r.extra.get("bends", ())]
+    if not bends:
+        return fitted
+    return f"{fitted}<p>Where a curve leaves that exponent by more than 30 %:</p><ul>{''.join(bends)}</ul>"
+
+
+def _devices_table(records: list[Record]) -> str:
+    """How much of the ideal speed-up is reached by splitting the batch over devices."""
+    rows = [(r.contender, f"{100 * r.extra['efficiency']:.0f} %", r.extra["all_reduces"]) for r in records]
+    on_cpu = "On a CPU they are host devices of one process and share the cores that a single one already uses."
+    return f"<p>The batch split over devices. {on_cpu}</p>" + tables.as_html(
+        ("devices", "of the ideal speed-up", "all-reduces"), rows
+    )
 
 
 def _compiled_table(records: list[Record]) -> str:
@@ -369,7 +384,7 @@ def _scaling(records: list[Record]) -> Iterator[str]:
     ]
     figure, all_axes = plt.subplots(1, len(sweeps), figsize=(3.1 * len(sweeps), 3), squeeze=False)
     for axes, case in zip(all_axes[0], sweeps):
-        own = [r for r in records if r.case == case and r.samples]
+        own = sorted((r for r in records if r.case == case and r.samples), key=lambda r: int(r.contender))
         x, y = [int(r.contender) for r in own], [1e3 * (r.median or 0.0) for r in own]
         axes.loglog(x, y, "o-", color=OURS, label="measured")
         if all(r.roofline for r in own):

@@ -7,6 +7,9 @@ from benchmarks.record import Record
 
 HEAD = ("case", "contender", "time", "over baseline", "[95 % interval]", "compile", "scratch", "kept", "of roofline")
 
+IN_CACHE = 1.5
+"""Shares of the roofline above this one say only that the data stay in a cache, which is faster than memory."""
+
 
 def seconds(value: float | None) -> str:
     """A time with three digits and a unit."""
@@ -41,6 +44,8 @@ def row(record: Record) -> tuple[str, ...]:
         if "same_program_as" in record.extra:
             interval += " same program"
     share = "–" if record.roofline is None else f"{100 * record.roofline:.0f} %"
+    if record.roofline is not None and record.roofline > IN_CACHE:
+        share = "in cache"
     return (
         case, name, seconds(record.median), ratio, interval, seconds(record.compile_s), size(record.temp_bytes),
         size(record.residual_bytes), share,
@@ -49,16 +54,23 @@ def row(record: Record) -> tuple[str, ...]:
 
 def text(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns of equal width; the last row of a status runs on."""
-    rows = [tuple(map(str, each)) for each in rows]
+    head, rows = _without_empty_columns(head, [tuple(map(str, each)) for each in rows])
     # a note in place of a ratio may run on to the end of the line
     notes = lambda r, i: i == 3 and r[2].isupper()
-    widths = [max(len(r[i]) for r in [tuple(head), *rows] if not notes(r, i)) for i in range(len(head))]
+    widths = [max(len(r[i]) for r in [head, *rows] if not notes(r, i)) for i in range(len(head))]
     line = lambda r: "  ".join(cell.ljust(w) for cell, w in zip(r, widths)).rstrip()
     return "\n".join([line(head), line(["─" * w for w in widths]), *map(line, rows)])
 
 
+def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that say nothing for any row; the first three always stay."""
+    kept = [i for i in range(len(head)) if i < 3 or any(row[i] not in ("", "–") for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
 def as_html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """An HTML table."""
+    head, rows = _without_empty_columns(head, [tuple(map(str, each)) for each in rows])
     cells = lambda r, tag: "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in r)
     body = "\n".join(f"<tr class='{_mark(r)}'>{cells(r, 'td')}</tr>" for r in rows)
     return f"<div class='wide'><table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"

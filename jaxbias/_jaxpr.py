@@ -8,7 +8,6 @@ import functools
 import hashlib
 import itertools
 import linecache
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -94,18 +93,46 @@ class Program:
     equations: list[Equation] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[Any] = field(default_factory=list)
-    _fingerprint: tuple[bytes | None] | None = None
 
+    @functools.cached_property
     def fingerprint(self) -> bytes | None:
-        """Equal for programs that compute the same, as far as that can be told; see `fingerprint`."""
-        if self._fingerprint is None:
-            self._fingerprint = (fingerprint(self),)
-        return self._fingerprint[0]
+        """Equal for programs that compute the same, equation by equation, constants included.
+
+        None where it cannot be told: a parameter is a function, or a jaxpr that keeps its constants to itself.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.inputs, self.outputs, self.shapes, list(map(str, self.dtypes)))).encode())
+        for number, value in self.constants.items():
+            digest.update(repr(number).encode() + digest_of([value]))
+        for equation in self.equations:
+            params: dict[str, Any] = equation.params
+            bodies = [body.fingerprint for body in equation.bodies]
+            if bodies:
+                params = {name: each for name, each in params.items() if isinstance(each, int)}
+                params["counts"] = scan_counts(equation.params) if equation.name == "scan" else ()
+            text = f"{equation.name} {equation.inputs} {equation.outputs} {params} {bodies}"
+            if None in bodies or any(mark in text for mark in (" at 0x", "...", "lambda ;")):
+                return None
+            digest.update(text.encode())
+        return digest.digest()
 
     def number(self, aval: Any) -> int:
         self.shapes.append(tuple(aval.shape))
         self.dtypes.append(aval.dtype)
         return len(self.shapes) - 1
+
+
+def digest_of(arrays: Sequence[Any]) -> bytes:
+    """A digest of the values, shapes and dtypes of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for x in arrays:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            digest.update(str(x.dtype).encode())
+            x = jax.random.key_data(x)
+        x = np.asarray(x)
+        digest.update(f"{x.dtype} {x.shape}".encode())
+        digest.update(x.tobytes())
+    return digest.digest()
 
 
 def trace(fun: Callable[..., Any], *args: Any) -> Program:
@@ -380,66 +407,6 @@ def rerun(
     return changed
 
 
-def errors(program: Program, values: Sequence[Any], eps: float, narrow: bool = False) -> list[Any]:
-    """First-order bound on the rounding error of every value when each equation rounds to relative precision eps.
-
-    The inputs count as rounded too. `narrow`: an equation traced in a narrower dtype rounds to that one's precision.
-
-    Running error analysis: an equation's own rounding is eps times the sum of the magnitudes of the terms that it adds
-    up, with a factor √terms for a long sum (the statistical growth; the worst case is the number of terms); errors of
-    its inputs travel by its derivative.
-    """
-    bounds: list[Any] = [None] * len(program.shapes)
-    for number, value in program.constants.items():
-        bounds[number] = np.zeros(np.shape(value))
-    for number in program.inputs:
-        exact = isinstance(values[number], jax.Array) or not np.issubdtype(values[number].dtype, np.inexact)
-        bounds[number] = np.zeros(np.shape(values[number])) if exact else eps * np.abs(values[number])
-    with np.errstate(all="ignore"):
-        for equation in program.equations:
-            xs = [values[i] for i in equation.inputs]
-            outs = [values[i] for i in equation.outputs]
-            es = [bounds[i] for i in equation.inputs]
-            if any(isinstance(x, jax.Array) for x in (*xs, *outs)):
-                moved = [np.zeros(np.shape(out)) for out in outs]
-            else:
-                moved = _moved(program, equation, xs, es, outs)
-            for number, out, error in zip(equation.outputs, outs, moved):
-                if not isinstance(out, jax.Array) and np.issubdtype(out.dtype, np.inexact):
-                    if equation.name not in np_rules.EXACT:
-                        size, count = np_rules.terms(equation.name, equation.params, xs, out)
-                        own = max(eps, float(jnp.finfo(program.dtypes[number]).eps)) if narrow else eps
-                        error = error + own * np.sqrt(count) * size
-                    bounds[number] = np.where(np.isinf(out), 0.0, error)  # an infinity, as of a mask, is exact
-                else:
-                    bounds[number] = np.zeros(np.shape(out))
-    return bounds
-
-
-def _moved(program: Program, equation: Equation, xs: Sequence[Any], es: Sequence[Any], outs: Sequence[Any]) -> list:
-    bound = np_rules.BOUND.get(equation.name)
-    if not any(np.any(e) for e in es):
-        return [np.zeros(np.shape(out)) for out in outs]
-    if bound is not None and not any(np.iscomplexobj(x) for x in xs):
-        moved = bound(equation.params, list(xs), list(es), outs if len(outs) > 1 else outs[0])
-        return list(moved) if isinstance(moved, list) else [moved]
-    # No rule: the largest of a few random perturbations, doubled, over the whole output.
-    rng = np.random.default_rng(0)
-    worst = [0.0] * len(outs)
-    floats = [np.issubdtype(x.dtype, np.inexact) for x in xs]
-    for _ in range(3):
-        size = [1e-7 * (1 + np.abs(x)) if f else 0 for x, f in zip(xs, floats)]
-        scale = max((np.max(e / s, initial=0.0) for e, s, f in zip(es, size, floats) if f), default=0.0)
-        moved_xs = [
-            x + s * rng.uniform(-1, 1, np.shape(x)) * (e > 0) if f else x for x, s, e, f in zip(xs, size, es, floats)
-        ]
-        moved = apply(program, equation, moved_xs)
-        for k, (a, b) in enumerate(zip(moved, outs)):
-            if np.issubdtype(np.asarray(b).dtype, np.inexact):
-                worst[k] = max(worst[k], float(np.max(np.abs(a - b), initial=0.0)) * scale * 2)
-    return [np.full(np.shape(out), w) for out, w in zip(outs, worst)]
-
-
 def evaluate_with_offsets(closed: Any, args: Sequence[Any], offsets: dict[str, Any], names: Sequence[str]) -> list[Any]:
     """Outputs of a traced function under JAX, an offset added to each named output where its value is made.
 
@@ -473,82 +440,6 @@ def numbered(function: Callable[..., Any]) -> Callable[..., Any]:
 def _bind_params(eqn: Any) -> dict[str, Any]:
     found = eqn.primitive.get_bind_params(eqn.params)
     return found[1] if isinstance(found, tuple) else found
-
-
-def fingerprint(program: Program) -> bytes | None:
-    """Equal for programs that compute the same, equation by equation, constants included; None where it cannot be told.
-
-    It cannot where a parameter is a function, or a jaxpr that keeps its constants to itself.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((program.inputs, program.outputs, program.shapes, list(map(str, program.dtypes)))).encode())
-    for number, value in program.constants.items():
-        digest.update(repr(number).encode() + digest_of([value]))
-    for equation in program.equations:
-        params: dict[str, Any] = equation.params
-        bodies = [body.fingerprint() for body in equation.bodies]
-        if bodies:
-            params = {name: each for name, each in params.items() if isinstance(each, int)}
-            params["counts"] = scan_counts(equation.params) if equation.name == "scan" else ()
-        text = f"{equation.name} {equation.inputs} {equation.outputs} {params} {bodies}"
-        if None in bodies or any(mark in text for mark in (" at 0x", "...", "lambda ;")):
-            return None
-        digest.update(text.encode())
-    return digest.digest()
-
-
-def digest_of(arrays: Sequence[Any]) -> bytes:
-    """A digest of the values, shapes and dtypes of arrays."""
-    digest = hashlib.blake2b(digest_size=16)
-    for x in arrays:
-        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended):
-            digest.update(str(x.dtype).encode())
-            x = jax.random.key_data(x)
-        x = np.asarray(x)
-        digest.update(f"{x.dtype} {x.shape}".encode())
-        digest.update(x.tobytes())
-    return digest.digest()
-
-
-def coarsest_constant(program: Program) -> float:
-    """Relative precision of the narrowest NumPy value that is closed over: it may have been rounded to that.
-
-    A scalar has become float64 before it comes here; one that float32 holds exactly, with many digits, was a float32.
-    """
-    dtypes = {program.dtypes[number] for number in program.constants}
-    scalars = [float(v) for v in program.constants.values() if v.ndim == 0 and v.dtype == np.float64]
-    if any(float(np.float32(v)) == v and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars if math.isfinite(v)):
-        dtypes.add(np.dtype(np.float32))
-    return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
-
-
-def reads_outside(program: Program, values: Sequence[Any]) -> bool:
-    """Does an index lie outside of the array that it reads from? JAX then takes another, or a fill value."""
-    for equation in program.equations:
-        if equation.name == "gather":
-            x, indices = equation.inputs
-            strict = {**equation.params, "mode": "FILL_OR_DROP"}
-            if not np.all(np_rules.gather_positions(strict, program.shapes[x], values[indices])[1]):
-                return True
-    return False
-
-
-def depends_on(program: Program, numbers: Sequence[int]) -> set[int]:
-    """Numbers of the values that are computed from any of the given ones, these included."""
-    reached = set(numbers)
-    for equation in program.equations:
-        if any(i in reached for i in equation.inputs):
-            reached.update(equation.outputs)
-    return reached
-
-
-def needed_for(program: Program, numbers: Sequence[int]) -> set[int]:
-    """Numbers of the values that the given ones are computed from, these included."""
-    needed = set(numbers)
-    for equation in reversed(program.equations):
-        if any(i in needed for i in equation.outputs):
-            needed.update(equation.inputs)
-    return needed
 
 
 # --- walking call-like primitives, layout-only operations, contact equations ------------------------------------------

@@ -4,10 +4,7 @@ A float operation keeps the precision of its operands (float64 stays float64 eve
 an evaluation in float64 gives what the traced formula means, apart from 1e-16. Compiling nothing, one equation costs
 microseconds, so thousands of variations of a backward pass can be tried in a second.
 
-`VALUE[name](params, *inputs)` gives the output, `BOUND[name](params, inputs, bounds, out)` the first-order bound on
-the error of the output that errors of the inputs cause (running error analysis; N. Higham, Accuracy and Stability of
-Numerical Algorithms (2002), section 3.3). `SUMS` names the primitives that add many terms: their own rounding is a
-multiple of the sum of the magnitudes of these terms. A primitive without an entry is left to JAX.
+`VALUE[name](params, *inputs)` gives the output. A primitive without an entry is left to JAX.
 """
 
 import importlib
@@ -198,7 +195,7 @@ scatter_accumulate = _scatter(np.add)
 # --- sums, products, orders -------------------------------------------------------------------------------------------
 
 
-def _dot_general(p, a, b):
+def dot_general(p, a, b):
     (contract_a, contract_b), (batch_a, batch_b) = p["dimension_numbers"]
     free_a = [i for i in range(a.ndim) if i not in (*contract_a, *batch_a)]
     free_b = [i for i in range(b.ndim) if i not in (*contract_b, *batch_b)]
@@ -265,7 +262,7 @@ def _reduce_window(name, start):
     return run
 
 
-def _select_n(p, which, *cases):
+def select_n(p, which, *cases):
     if len(cases) == 2:
         return np.where(which.astype(bool), cases[1], cases[0])
     return np.choose(np.broadcast_to(which, cases[0].shape), cases)
@@ -292,7 +289,7 @@ def _convert(p, x, *_):
     return x.astype(new)
 
 
-def _solve_parts(p, a, b):
+def solve_parts(p, a, b):
     a = np.tril(a) if p["lower"] else np.triu(a)
     if p["unit_diagonal"]:
         diagonal = np.arange(a.shape[-1])
@@ -304,7 +301,7 @@ def _solve_parts(p, a, b):
 
 
 def _triangular_solve(p, a, b):
-    a, b = _solve_parts(p, a, b)
+    a, b = solve_parts(p, a, b)
     if np.any(np.diagonal(a, axis1=-2, axis2=-1) == 0):
         return np.full(b.shape, np.nan)  # not solvable; NumPy would raise
     if p["left_side"]:
@@ -382,12 +379,12 @@ VALUE: dict[str, Value] = {
     "scatter-max": _scatter(np.maximum),
     "scatter-min": _scatter(np.minimum),
     "optimization_barrier": lambda p, *xs: list(xs),
-    "select_n": _select_n,
+    "select_n": select_n,
     "clamp": lambda p, low, x, high: np.minimum(np.maximum(x, low), high),
     "integer_pow": _integer_pow,
     "div": _div,
     "convert_element_type": _convert,
-    "dot_general": _dot_general,
+    "dot_general": dot_general,
     "reduce_sum": _reduce("sum"),
     "reduce_prod": _reduce("prod"),
     "reduce_max": _reduce("max"),
@@ -412,194 +409,5 @@ VALUE: dict[str, Value] = {
     "loop_stack": lambda p, *xs: np.stack(xs) if xs else np.zeros((0, *p["shape"])),
 }  # fmt: skip
 
-
-# --- how errors travel ------------------------------------------------------------------------------------------------
-
-Bound = Callable[..., Any]
-
-
-def _slope(f):
-    """|f'(x)| e, for an elementwise function; `f(x, out)` is its derivative."""
-    return lambda p, xs, es, out: np.abs(f(xs[0], out)) * es[0]
-
-
-def _same(name, operands=1):
-    """The operation only moves or adds its operands: their errors move and add alike."""
-    run = VALUE[name]
-
-    def bound(p, xs, es, out):
-        return run(p, *es[:operands], *xs[operands:])
-
-    return bound
-
-
-def _exact(p, xs, es, out):
-    return np.zeros(np.shape(out))
-
-
-def _bilinear(run):
-    return lambda p, xs, es, out: run(p, np.abs(xs[0]), es[1]) + run(p, es[0], np.abs(xs[1]))
-
-
-def _add_errors(p, xs, es, out):
-    return es[0] + es[1]
-
-
-def _div_bound(p, xs, es, out):
-    return (es[0] + np.abs(out) * es[1]) / np.abs(xs[1])
-
-
-def _pow_bound(p, xs, es, out):
-    x, y = xs
-    log = np.log(np.where(x > 0, x, 1))
-    return np.abs(y * np.power(np.abs(x), y - 1)) * es[0] + np.abs(out * log) * es[1]
-
-
-def _select_bound(p, xs, es, out):
-    return _select_n(p, xs[0], *es[1:])
-
-
-def _order_bound(p, xs, es, out):
-    return [np.broadcast_to(np.max(e, axis=p["dimension"], keepdims=True), e.shape) for e in es]
-
-
-def _top_k_bound(p, xs, es, out):
-    return [_monotone("top_k", lambda outs: outs[0])(p, xs, es, out), np.zeros(out[1].shape)]
-
-
-def _monotone(name, first=lambda out: out):
-    """For an operation that grows with its operands, as a maximum: how far it moves when all of them move.
-
-    The error of an element that is far from being the maximum, such as a score that a mask sets to -1e30, does not
-    reach the result. All errors are magnified for the comparison, so that adding them to the values does not round.
-    """
-    run, magnified = VALUE[name], 2.0**20
-
-    def bound(p, xs, es, out):
-        up = first(run(p, *(x + magnified * e for x, e in zip(xs, es))))
-        down = first(run(p, *(x - magnified * e for x, e in zip(xs, es))))
-        moved = np.maximum(up - first(out), first(out) - down)
-        return np.where(np.isnan(moved), 0.0, moved) / magnified
-
-    return bound
-
-
-def _scatter_add_bound(p, xs, es, out):
-    return VALUE["scatter-add"](p, es[0], xs[1], es[2])
-
-
-def _cumprod_bound(p, xs, es, out):
-    relative = np.where(xs[0] != 0, es[0] / np.abs(np.where(xs[0] != 0, xs[0], 1)), 1)
-    return np.abs(out) * VALUE["cumsum"](p, relative)
-
-
-def _prod_bound(p, xs, es, out):
-    relative = np.where(xs[0] != 0, es[0] / np.abs(np.where(xs[0] != 0, xs[0], 1)), 1)
-    return np.abs(out) * relative.sum(axis=tuple(p["axes"]))
-
-
-def _solve_bound(p, xs, es, out):
-    a, b = _solve_parts(p, xs[0], xs[1])
-    if not np.all(np.isfinite(out)):
-        return np.full(out.shape, np.inf)
-    inverse = np.abs(np.linalg.inv(a))
-    e, _ = _solve_parts({**p, "unit_diagonal": False}, es[0], b)
-    if p["left_side"]:
-        return inverse @ (es[1] + e @ np.abs(out))
-    return (es[1] + np.abs(out) @ e) @ inverse
-
-
-BOUND: dict[str, Bound] = {
-    **{
-        name: _same(name)
-        for name in (
-            "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile", "unstack",
-            "split", "slice", "dynamic_slice", "gather", "reduce_sum", "cumsum", "stop_gradient", "copy", "copy_p",
-            "real", "imag", "conj", "convert_element_type", "reduce_precision",
-            "reduce_window_sum", "loop_index",
-        )
-    },
-    **{name: _same(name, 2) for name in ("pad", "dynamic_update_slice")},
-    **{name: lambda p, xs, es, out, run=VALUE[name]: run(p, *es) for name in ("concatenate", "stack", "loop_stack")},
-    **dict.fromkeys(
-        (
-            "sign", "floor", "ceil", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to",
-            "eq_to", "and", "or", "xor", "shift_left", "shift_right_logical", "shift_right_arithmetic", "iota",
-            "argmax", "argmin", "reduce_and", "reduce_or", "population_count",
-        ),
-        _exact,
-    ),
-    **{
-        name: _monotone(name)
-        for name in (
-            "max", "min", "clamp", "reduce_max", "reduce_min", "cummax", "cummin", "cumlogsumexp",
-            "reduce_window_max", "reduce_window_min",
-        )
-    },
-    "neg": lambda p, xs, es, out: es[0],
-    "optimization_barrier": lambda p, xs, es, out: list(es),
-    "add": _add_errors,
-    "add_any": _add_errors,
-    "sub": _add_errors,
-    "complex": _add_errors,
-    "rem": lambda p, xs, es, out: es[0] + np.abs(np.trunc(xs[0] / xs[1])) * es[1],
-    "mul": _bilinear(VALUE["mul"]),
-    "dot_general": _bilinear(_dot_general),
-    "div": _div_bound,
-    "pow": _pow_bound,
-    "atan2": lambda p, xs, es, out: (np.abs(xs[1]) * es[0] + np.abs(xs[0]) * es[1]) / (xs[0] ** 2 + xs[1] ** 2),
-    "select_n": _select_bound,
-    "sort": _order_bound,
-    "top_k": _top_k_bound,
-    "scatter-add": _scatter_add_bound,
-    "scatter": lambda p, xs, es, out: scatter_overwrite(p, es[0], xs[1], es[2]),
-    "reduce_prod": _prod_bound,
-    "cumprod": _cumprod_bound,
-    "triangular_solve": _solve_bound,
-    "integer_pow": lambda p, xs, es, out: np.abs(p["y"] * xs[0] ** (p["y"] - 1.0)) * es[0],
-    **{
-        name: _slope(f)
-        for name, f in {
-            "abs": lambda x, y: np.ones(np.shape(x)), "exp": lambda x, y: y, "exp2": lambda x, y: y * math.log(2),
-            "log": lambda x, y: 1 / x, "log1p": lambda x, y: 1 / (1 + x), "expm1": lambda x, y: y + 1,
-            "sqrt": lambda x, y: 0.5 / y, "rsqrt": lambda x, y: 0.5 * y / x, "cbrt": lambda x, y: y / (3 * x),
-            "square": lambda x, y: 2 * x, "sin": lambda x, y: np.cos(x), "cos": lambda x, y: np.sin(x),
-            "tan": lambda x, y: 1 + y * y, "asin": lambda x, y: 1 / np.sqrt(1 - x * x),
-            "acos": lambda x, y: 1 / np.sqrt(1 - x * x), "atan": lambda x, y: 1 / (1 + x * x),
-            "sinh": lambda x, y: np.cosh(x), "cosh": lambda x, y: np.sinh(x), "tanh": lambda x, y: 1 - y * y,
-            "asinh": lambda x, y: 1 / np.sqrt(1 + x * x), "acosh": lambda x, y: 1 / np.sqrt(x * x - 1),
-            "atanh": lambda x, y: 1 / (1 - x * x), "logistic": lambda x, y: y * (1 - y),
-            "erf": lambda x, y: 2 / math.sqrt(math.pi) * np.exp(-x * x),
-            "erfc": lambda x, y: 2 / math.sqrt(math.pi) * np.exp(-x * x),
-            "erf_inv": lambda x, y: math.sqrt(math.pi) / 2 * np.exp(y * y), "lgamma": lambda x, y: special.digamma(x),
-            "digamma": lambda x, y: special.polygamma(1, x), "one_minus_square": lambda x, y: 2 * x,
-            "exp_neg_sq": lambda x, y: 2 * x * y,
-        }.items()
-    },
-}  # fmt: skip
-
 FUNCTIONS = {"exp_neg_sq"}
 """Names of functions of JAX's own that stand for one equation, though they are calls."""
-
-EXACT = {
-    "neg", "abs", "sign", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "tile",
-    "unstack", "split", "slice", "dynamic_slice", "gather", "stop_gradient", "copy", "copy_p", "real", "imag", "conj",
-    "pad", "dynamic_update_slice", "concatenate", "stack", "loop_index", "loop_stack", "max", "min", "reduce_max",
-    "reduce_min", "select_n", "sort", "top_k", "scatter", "clamp", "cummax", "cummin", "reduce_window_max",
-    "reduce_window_min", "floor", "ceil", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "iota", "and", "or",
-}  # fmt: skip
-"""Primitives that round nothing themselves."""
-
-
-def terms(name: str, params: dict[str, Any], xs: list[Any], out: Any) -> tuple[Any, int]:
-    """Sum of the magnitudes of the terms that one primitive adds up, and how many they are."""
-    if name == "dot_general":
-        (contract, _), _ = params["dimension_numbers"]
-        return _dot_general(params, np.abs(xs[0]), np.abs(xs[1])), math.prod(xs[0].shape[i] for i in contract)
-    if name in ("reduce_sum", "cumsum", "reduce_window_sum"):
-        return VALUE[name](params, np.abs(xs[0])), max(1, xs[0].size // max(1, np.size(out) if name != "cumsum" else 1))
-    if name == "scatter-add":
-        return VALUE[name](params, np.abs(xs[0]), xs[1], np.abs(xs[2])), max(1, xs[2].size // max(1, xs[0].size))
-    if name == "triangular_solve":
-        return np.abs(out) * 4, xs[0].shape[-1]
-    return np.abs(out), 1

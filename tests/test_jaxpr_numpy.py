@@ -8,6 +8,8 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr_errors import error_bounds
+from jaxbias._jaxpr_queries import coarsest_constant
 
 RNG = np.random.default_rng(3)
 X, Y, SQUARE = (RNG.standard_normal(shape) for shape in ((4, 5), (4, 5), (4, 4)))
@@ -143,7 +145,7 @@ def test_bounds_hold_for_float32(name):
     program = _jaxpr.trace(function, *narrow)
     values = _jaxpr.evaluate(program, narrow)
     rounded = _jaxpr.evaluate(program, narrow, rounded=True)
-    bounds = _jaxpr.errors(program, values, float(np.finfo(np.float32).eps))
+    bounds = error_bounds(program, values, float(np.finfo(np.float32).eps))
     for number in program.outputs:
         if np.issubdtype(np.asarray(values[number]).dtype, np.floating):
             off = np.abs(rounded[number] - values[number])
@@ -152,7 +154,7 @@ def test_bounds_hold_for_float32(name):
 
 def test_an_infinity_is_exact():
     program = _jaxpr.trace(lambda x: [jax.nn.softmax(jnp.where(x > 0, x, -jnp.inf))], X)
-    bounds = _jaxpr.errors(program, _jaxpr.evaluate(program, [X]), 2.0**-53)
+    bounds = error_bounds(program, _jaxpr.evaluate(program, [X]), 2.0**-53)
     assert np.all(bounds[program.outputs[0]] < 1e-14)
 
 
@@ -161,7 +163,7 @@ def test_a_masked_score_does_not_make_a_maximum_uncertain():
     x = np.abs(X) * np.where(np.arange(5) < 2, 1, -1)
     function = lambda x: [jax.nn.softmax(masked(x)), jnp.clip(masked(x), -1, 1), lax.top_k(masked(x), 1)[0]]
     program = _jaxpr.trace(function, x)
-    bounds = _jaxpr.errors(program, _jaxpr.evaluate(program, [x]), 2.0**-53)
+    bounds = error_bounds(program, _jaxpr.evaluate(program, [x]), 2.0**-53)
     assert all(np.all(bounds[number] < 1e-14) for number in program.outputs)
 
 
@@ -174,6 +176,6 @@ def test_two_vectors_give_a_scalar_and_a_singular_system_no_number():
 
 
 def test_a_scalar_that_was_float32_is_known_by_its_digits():
-    coarse = lambda c: _jaxpr.coarsest_constant(_jaxpr.trace(lambda x: [x * c], X))
+    coarse = lambda c: coarsest_constant(_jaxpr.trace(lambda x: [x * c], X))
     assert coarse(np.float32(0.1)) > 1e-8
     assert all(coarse(c) < 1e-15 for c in (0.1, 0.5, 1e-5, -1e9, 1 / 3, float("inf")))

@@ -5,7 +5,7 @@ to on the way; the rule is traced and evaluated the same way, so what is compare
 the rule runs as it is, in the dtype of the arguments (`calls`), where rounding, overflow and hidden state count.
 
 Tolerance: a first-order bound on the rounding error of the reference, propagated through its forward and backward
-equation by equation (`_jaxpr.errors`). It follows the magnitude of the terms that are added up, so a gradient that
+equation by equation (`_jaxpr_errors`). It follows the magnitude of the terms that are added up, so a gradient that
 cancels to zero is judged by the terms that cancel, and a small regulariser by its own size.
 """
 
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr_errors import error_bounds
+from jaxbias._jaxpr_queries import coarsest_constant, reads_outside
 from jaxbias.verify.probes import Probe
 from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule, is_float
 
@@ -105,7 +107,7 @@ class Case:
     def values(self) -> list[Any]:
         """Every value of the reference, by number; evaluated when first asked for."""
         if self.held is None:
-            self.held = _jaxpr.evaluate(self.program, [*self.probe.primals, *self.probe.seeds])
+            self.held = _jaxpr.evaluate(self.program, self.probe.inputs)
         return self.held
 
     def compare(self) -> "Case":
@@ -167,9 +169,9 @@ class Checker:
             ValueError: the second trace computes something else.
         """
         again = Runner(self.reference.function, self.reference.dtypes).program(probe.primals, probe.seeds)
-        if again is None or first.fingerprint() == again.fingerprint():
+        if again is None or first.fingerprint == again.fingerprint:
             return
-        inputs = [*probe.primals, *probe.seeds]
+        inputs = probe.inputs
         count = len(self.problem.leaves)
         one, two = (_jaxpr.run(program, inputs)[count:] for program in (first, again))
         differs = [k for k, (a, b) in enumerate(zip(one, two)) if not np.array_equal(a, b, equal_nan=True)]
@@ -219,7 +221,7 @@ class Checker:
             narrow: an equation traced in a narrower dtype rounds to that one's precision.
             rounded: evaluate with rounding too.
         """
-        mark = program.fingerprint()
+        mark = program.fingerprint
         key = mark and (mark, _jaxpr.digest_of(inputs), eps, factors, narrow, rounded, self.rtol, self.atol)
         if key and (known := _memory.get(key)) is not None:
             return known
@@ -239,7 +241,7 @@ class Checker:
     def _tolerance(self, program, values, expected, eps, factors, narrow) -> Arrays:
         if self.rtol is not None or self.atol is not None:
             return [(self.atol or 0.0) + (self.rtol or 0.0) * np.abs(e) for e in expected]
-        bounds = _jaxpr.errors(program, values, eps, narrow)
+        bounds = error_bounds(program, values, eps, narrow)
         tolerances = []
         for number, e in zip(program.outputs, expected):
             bound = np.broadcast_to(np.abs(bounds[number]), np.shape(e))
@@ -256,7 +258,7 @@ class Checker:
         assert program is not None
         eps = 2.0**-53 if self.exact else float(jnp.finfo(self.dtype).eps)
         factors = EXACT if self.exact else ROUNDED
-        inputs = [*probe.primals, *probe.seeds]
+        inputs = probe.inputs
         return program, self.truth(program, inputs, eps, factors, narrow=not self.exact)
 
     # --- the rule ---
@@ -291,16 +293,16 @@ class Checker:
             tolerance = [t + 2 * float(np.finfo(np.float32).eps) * np.abs(e) for t, e in zip(tolerance, expected)]
         case = Case(probe, program, expected, actual, tolerance).compare()
         if any(np.any(mask) for mask in case.wrong) and (coarse := self.coarseness(probe, program)) > 1e-15:
-            inputs = [*probe.primals, *probe.seeds]
+            inputs = probe.inputs
             case.tolerance = self.truth(program, inputs, coarse, ROUNDED).tolerance
             case.compare()
         drawn = probe.name != "as given"
-        if drawn and any(np.any(mask) for mask in case.wrong) and _jaxpr.reads_outside(program, case.values):
+        if drawn and any(np.any(mask) for mask in case.wrong) and reads_outside(program, case.values):
             return None
         return case
 
     def coarseness(self, probe: Probe, program: _jaxpr.Program) -> float:
         """Relative precision of the NumPy arrays that forward and rule close over; they stay in the dtype they have."""
-        mine = _jaxpr.coarsest_constant(program)
+        mine = coarsest_constant(program)
         rule = self.rule.program(probe.primals, probe.seeds)
-        return max(mine, _jaxpr.coarsest_constant(rule) if rule is not None else 0.0)
+        return max(mine, coarsest_constant(rule) if rule is not None else 0.0)

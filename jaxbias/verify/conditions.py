@@ -190,7 +190,7 @@ def reproduce(checker: "Checker", cases: list["Case"], off: list[int]) -> str:
     names = [n.replace(".", "_").replace("[", "_").replace("]", "") for n in checker.problem.primal_names]
     names = [n if n.isidentifier() else f"arg_{n}" for n in names]
     lines = []
-    total = sum(np.size(x) for x in (*case.probe.primals, *case.probe.seeds))
+    total = sum(np.size(x) for x in case.probe.inputs)
     if total > 400:
         return ""
     rounded = [np.round(np.asarray(x), 2) if _array(x) and is_float(x) else x for x in case.probe.primals]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbias.verify import remarks
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
 from jaxbias.verify.checker import Case, Checker
@@ -16,7 +17,6 @@ from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes
 from jaxbias.verify.problem import Problem, RuleError, exact_context, widen
-from jaxbias.verify.remarks import cancelled_logarithm
 from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report
 
 
@@ -129,10 +129,10 @@ def check(
         diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(bad)]
     bad |= set(precision)
     verdict = _verdict(bad, judged, notes)
-    if verdict == "right":
+    if verdict in ("right", "right up to convention"):
         rule = checker.rule.program(probes[0].primals, probes[0].seeds)
-        remark = rule and cancelled_logarithm(cases[0].program, rule)
-        notes += [remark] if remark else []
+        if rule is not None:
+            notes += remarks.of_right_rule(cases[0], rule)
     report_leaves = {}
     for i, (path, shape, dtype) in enumerate(leaves):
         report_leaves[path] = _leaf(path, shape, dtype, i, cases, judged[i], i in bad, precision, calls, shape_found)

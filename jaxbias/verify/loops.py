@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr_queries import depends_on
 from jaxbias.verify.problem import Runner
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def numbered(checker: "Checker", cases: list["Case"]) -> list["Case"]:
             return []
         if program is None or not (found or of_reference(program)):
             return []
-        values = _jaxpr.evaluate(program, [*case.probe.primals, *case.probe.seeds])
+        values = _jaxpr.evaluate(program, case.probe.inputs)
         found.append(dataclasses.replace(case, program=program, held=values))
     return found
 
@@ -64,7 +65,7 @@ def _copies(program: _jaxpr.Program, origins: list[int | None]) -> Places:
     order = sorted(first)
     passes = _passes([(first[k].name, first[k].source) for k in order])
     place = {order[at]: found for at, found in passes.items()}
-    linear = _jaxpr.depends_on(program, program.inputs)
+    linear = depends_on(program, program.inputs)
     scans = Counter(eqn.group for eqn in program.equations)
     seen: dict[Any, int] = defaultdict(int)
     last: dict[Any, Any] = defaultdict(tuple)

@@ -71,9 +71,7 @@ def _dtypes(checker: "Checker", dtype: Any) -> list[Any]:
 def _inputs(case: "Case", dtypes: list[Any]) -> tuple[Arrays, Arrays]:
     """Primals and seeds rounded to what these dtypes can hold, in float64."""
     count = len(case.probe.primals)
-    held = [
-        x if d is None else widen(narrow_np(x, d)) for x, d in zip((*case.probe.primals, *case.probe.seeds), dtypes)
-    ]
+    held = [x if d is None else widen(narrow_np(x, d)) for x, d in zip(case.probe.inputs, dtypes)]
     return held[:count], held[count:]
 
 

@@ -23,6 +23,11 @@ class Probe:
     seeds: Arrays
     kink: bool = False
 
+    @property
+    def inputs(self) -> Arrays:
+        """Primals, then seeds: the inputs of a traced reference or rule."""
+        return [*self.primals, *self.seeds]
+
 
 def _is_key(x: Any) -> bool:
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended)

@@ -99,7 +99,7 @@ def _mirrored(evidence: list[Evidence]) -> list[Evidence] | None:
                 return None
             if program is None or len(program.outputs) != len(case.expected):
                 return None
-            values = _jaxpr.evaluate(program, [*case.probe.primals, *case.probe.seeds])
+            values = _jaxpr.evaluate(program, case.probe.inputs)
             cases.append(
                 dataclasses.replace(case, program=program, held=values, expected=case.actual, actual=case.expected)
             )

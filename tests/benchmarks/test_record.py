@@ -31,6 +31,20 @@ def test_a_later_run_replaces_its_own_records_only(store):
     assert found == {("bias", "here"): [3.0], ("no bias", "here"): [1.0], ("bias", "another JAX"): [5.0]}
 
 
+def test_a_case_that_runs_again_no_longer_failed(store):
+    store.add([Record("verify", "all", "all", status="failed", note="first")])
+    store.add([Record("bias", "dense", "all", status="failed", note="second")])
+    store.add([Record("bias", "conv", "bias", samples=[1.0])])
+    assert [r.note for r in load(store.path)["records"]] == ["first", "second", ""]
+    store.add([Record("bias", "dense", "bias", samples=[1.0])])
+    store.add([Record("verify", "dense", "jaxbias", samples=[1.0])])
+    assert [(r.suite, r.case) for r in load(store.path)["records"]] == [
+        ("bias", "conv"),
+        ("bias", "dense"),
+        ("verify", "dense"),
+    ]
+
+
 def test_the_file_names_machine_versions_and_flags(store):
     content = json.loads(store.path.read_text())
     assert content["machine"]["cores"] >= 1 and content["machine"]["platform"] == "cpu"

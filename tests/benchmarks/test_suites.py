@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import peers, report
+from benchmarks import peers, report, tables
 from benchmarks.case import Setting
 from benchmarks.record import STATUSES, load
 from benchmarks.tables import HEAD, row
@@ -58,6 +58,32 @@ def test_unwritable_results_are_one_line_before_any_work(capsys, tmp_path):
     assert command.main(["bias", "--tiny", "--json", str(tmp_path / "file" / "r.json")]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "results cannot be written to" in err
+
+
+def test_only_the_cases_asked_for(capsys, tmp_path):
+    path = tmp_path / "results.json"
+    assert command.main(["bias", "--tiny", "--case", "alone", "--json", str(path)]) == 0
+    assert {r.case for r in load(path)["records"] if r.suite == "bias"} == {"bias gradient alone 4×3"}
+    assert command.main(["scaling", "--tiny", "--case", "alone", "--json", str(path)]) == 2
+    assert capsys.readouterr().err == "no case of scaling has 'alone' in its name.\n"
+
+
+def test_a_false_conviction_is_a_record_and_the_suite_goes_on():
+    from benchmarks import bench_checking
+
+    def raises():
+        raise AssertionError("\nNot equal\nMax relative difference among violations: 0.1")
+
+    calls = {"jaxbias": lambda: None, "check_grads": raises}
+    right, wrong = bench_checking._compare("a network", calls, list, Setting("tiny"))
+    assert right.status == "ok" and right.samples
+    assert (wrong.status, wrong.samples) == ("wrong", [])
+    assert wrong.note == "calls the right gradient wrong: Max relative difference among violations: 0.1"
+
+
+def test_columns_that_say_nothing_are_left_out():
+    text = tables.text(("case", "contender", "time", "compile", "scratch"), [("a", "b", "–", "1 s", "–")])
+    assert text.splitlines()[0].split() == ["case", "contender", "time", "compile"]
 
 
 def test_an_interrupted_run_keeps_what_is_finished(monkeypatch, capsys, tmp_path):

@@ -310,3 +310,37 @@ def test_softmax_and_cross_entropy_in_one_is_explained(key, fused):
     assert (
         any("the 1/p of the logarithm" in note and "jnp.log(jax.nn.softmax" in note for note in report.notes) == fused
     )
+
+
+FROM_OUTPUT = {
+    "tanh": (jnp.tanh, lambda a: 1 - a**2, lambda z: 1 / jnp.cosh(z) ** 2),
+    "logistic": (jax.nn.sigmoid, lambda a: a * (1 - a), lambda z: 1 / (2 + jnp.exp(z) + jnp.exp(-z))),
+    "max": (lambda z: jnp.maximum(z, 0), lambda a: (a > 0).astype(a.dtype), lambda z: (z > 0).astype(z.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", FROM_OUTPUT)
+def test_a_derivative_from_the_output_is_explained(dense_args, name):
+    function, from_output, from_input = FROM_OUTPUT[name]
+
+    def rule(args, ct):
+        x, weight, bias = args
+        z = x @ weight + bias[None, :]
+        delta = ct * (from_output(function(z)) if by_output else from_input(z))
+        return delta @ weight.T, x.T @ delta, delta.sum(axis=0)
+
+    for by_output in (True, False):
+        report = verify.vjp(lambda x, w, b: function(x @ w + b[None, :]), rule, dense_args)
+        assert report.ok
+        explained = [note for note in report.notes if f"derivative of `{name}`" in note and "from its output" in note]
+        assert len(explained) == by_output
+
+
+def test_an_output_used_beside_its_input_is_no_derivative_from_the_output(dense_args):
+    x = dense_args[0]
+
+    def rule(args, ct):
+        x, weight = args
+        return ct * weight / jnp.cosh(x) ** 2, ct * jnp.tanh(x)
+
+    assert not verify.vjp(lambda x, weight: jnp.tanh(x) * weight, rule, (x, 1 + x)).notes

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr_errors import error_bounds
+from jaxbias._jaxpr_queries import depends_on, needed_for
 from jaxbias.verify.expressions import Expressions
 from jaxbias.verify.loops import Places
 
@@ -72,9 +74,9 @@ class Editor:
         self.active = program  # the program a rewrite runs in: the same equations, perhaps traced for other sizes
         self.equations = program.equations
         self.seeds = program.inputs[len(program.inputs) - seeds :]
-        self.linear = _jaxpr.depends_on(program, self.seeds)
+        self.linear = depends_on(program, self.seeds)
         self.write = Expressions(program, names, () if repairing else program.outputs[len(cases[0].expected) :])
-        wanted = _jaxpr.needed_for(program, [program.outputs[i] for i in leaves])
+        wanted = needed_for(program, [program.outputs[i] for i in leaves])
         self.needed = [any(o in wanted for o in eqn.outputs) for eqn in self.equations]
         self.uses: dict[int, int] = defaultdict(int)
         for eqn in self.equations:
@@ -127,7 +129,7 @@ class Editor:
 
         A person leaves such terms out, so an edit must not let them come to life: they are held at zero.
         """
-        bounds = [_jaxpr.errors(case.program, case.values, 2.0**-53) for case in cases[:3]]
+        bounds = [error_bounds(case.program, case.values, 2.0**-53) for case in cases[:3]]
         pins: dict[int, _jaxpr.Rewrite] = {}
         for position, eqn in enumerate(self.equations):
             if not self.needed[position] or not any(i in self.linear for i in eqn.inputs) or len(eqn.outputs) != 1:
@@ -272,7 +274,7 @@ class Editor:
         ]
 
     def between(self, u: int, v: int) -> list[_jaxpr.Equation]:
-        below = _jaxpr.depends_on(self.program, [u])
+        below = depends_on(self.program, [u])
         return [self.equations[self.born[i]] for i in sorted(self.ancestors(v) & below - {u}) if i in self.born]
 
     def replace_output(self, position, number, shift=0):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr_queries import depends_on
 from jaxbias.verify.edits.editor import Editor, line_text
 
 ELEMENTWISE = {
@@ -96,7 +97,7 @@ def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[st
     maker = editor.equations[editor.born[own]] if own in editor.born else None
     text = editor.exchange(g, own, eqn)
     if own in editor.linear:
-        if own in _jaxpr.depends_on(editor.program, [g]):
+        if own in depends_on(editor.program, [g]):
             kind, words = skipped(editor, editor.between(g, own))
             return kind, words
         return "wrong-operand", text
