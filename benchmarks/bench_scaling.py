@@ -128,12 +128,13 @@ def bends(timed: Sequence[Record], ideal: float, limits: dict[str, float]) -> li
         exponent = math.log((large.median or 1) / (small.median or 1)) / growth
         if abs(exponent - ideal) <= 0.3 * ideal:
             continue
-        shares = f"the share of the roofline goes from {100 * small.roofline:.0f} to {100 * large.roofline:.0f} %"
+        share = [100 * (record.roofline or 0) for record in (small, large)]
+        shares = f"the share of the roofline goes from {share[0]:.0f} to {share[1]:.0f} %"
         by_memory = (small.bytes or 0) / limits["memory_triad"] > (small.flops or 0) / limits["matmul_float32"]
         if exponent < ideal and by_memory:
             why = "reading the params and writing their gradients takes longer than the products"
         elif exponent < ideal:
-            why = f"{shares}: fixed costs of a call and of starting the threads weigh less"
+            why = f"{shares}: smaller products stay further below the peak"
         else:
             held = [((r.bytes or 0) + (r.temp_bytes or 0)) / 2**20 for r in (small, large)]
             why = f"{shares}: the arrays of a call grow from {held[0]:.1f} to {held[1]:.1f} MiB, out of the caches"

@@ -202,6 +202,7 @@ class Store:
             }
         for record in records:
             record.environment = self.environment_key
+            self.records.pop(record.key, None)  # so that the records of a case stand in the order of its last run
             self.records[record.key] = record
         self.save()
 

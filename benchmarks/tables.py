@@ -37,6 +37,9 @@ def row(record: Record) -> tuple[str, ...]:
     case = record.case if record.dtype in ("", "float32") else f"{record.case}, {record.dtype}"
     if record.status != "ok":
         return case, name, record.status.upper(), record.note, "", "", "", "", ""
+    if "exponent" in record.extra:
+        power, low, high = (f"{record.extra[k]:.2f}" for k in ("exponent", "low", "high"))
+        return case, name, f"∝ n^{power}", "", f"[{low}, {high}]", "", "", "", ""
     ratio, interval = "", ""
     if record.times_baseline and record.contender != record.baseline:
         value, low, high = record.times_baseline

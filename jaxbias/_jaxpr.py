@@ -29,7 +29,9 @@ from jaxbias import _jaxpr_numpy as np_rules
 CALLS = {"jaxpr", "call_jaxpr", "fun_jaxpr"}
 """Parameters under which call-like primitives keep their body."""
 
-OWN_FILES = tuple(f"/jaxbias/{name}.py" for name in ("verify/entrances", "verify/problem", "verify/steps", "_jaxpr"))
+OWN_FILES = tuple(
+    f"/jaxbias/{name}.py" for name in ("verify/entrances", "verify/problem", "verify/checker", "verify/steps", "_jaxpr")
+)
 """Frames of the checker between the user's lines and JAX."""
 
 NUMBERED = "jaxbias_equation_"

@@ -83,7 +83,7 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
                 break
             small.append(case)
         wrong = all(any(np.any(case.wrong[i]) for case in small) for i in off)
-        if len(small) == 4 and wrong:
+        if len(small) == 4 and wrong and all(_only(case, off) for case in small):
             return small
     return []
 
@@ -97,9 +97,14 @@ def other_sizes(checker: "Checker", cases: list["Case"], off: list[int], rng: np
         if not chosen:
             continue
         case = _case(checker, "other sizes", resize(given, {n: n - 1 for n in chosen}), rng)
-        if case is not None and all(np.any(case.wrong[i]) for i in off):
+        if case is not None and all(np.any(case.wrong[i]) for i in off) and _only(case, off):
             return [case]
     return []
+
+
+def _only(case: "Case", off: list[int]) -> bool:
+    """No gradient is wrong but these; where others are, the rule has a size written into it as a number."""
+    return not any(np.any(mask) for i, mask in enumerate(case.wrong) if i not in off)
 
 
 def find_condition(checker: "Checker", cases: list["Case"], leaves: list[int], rng: np.random.Generator) -> str:

@@ -22,7 +22,11 @@ class Constant:
     leading_mean: bool = False
 
 
-def close(a: float | int, b: float | int, tolerance: float = 1e-7) -> bool:
+EXACT = 1e-7
+"""How far, relatively, a factor in float64 may be from what its name says."""
+
+
+def close(a: float | int, b: float | int, tolerance: float = EXACT) -> bool:
     return bool(abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-300))
 
 
@@ -54,21 +58,22 @@ def sizes(shapes: Shapes) -> list[tuple[str, int, bool]]:
     return list(found.values())
 
 
-def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes]) -> Constant | None:
+def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes], tolerance: float = EXACT) -> Constant | None:
     """Name of a factor seen on several probes, each with its own shapes: one name has to fit all of them.
 
     Args:
         factors: wrong divided by right, one per probe.
         shapes: named shapes of arguments and cotangent, one list per probe.
+        tolerance: how far, relatively, a factor may be from what its name says.
     """
-    if all(close(f, 1.0) for f in factors):
+    if all(close(f, 1.0, tolerance) for f in factors):
         return None
-    if all(close(f, -1.0) for f in factors):
+    if all(close(f, -1.0, tolerance) for f in factors):
         return Constant("-1", "sign")
-    fixed = all(close(f, factors[0]) for f in factors)
+    fixed = all(close(f, factors[0], tolerance) for f in factors)
     varied = len({tuple(s) for s in shapes}) > 1
-    by_size = _by_size(factors, shapes)
-    simple = _simple(factors[0]) if fixed else None
+    by_size = _by_size(factors, shapes, tolerance)
+    simple = _simple(factors[0], tolerance) if fixed else None
     # a factor 2 on an axis of size 2 is no evidence of a mean, unless it follows the size on other shapes
     if by_size is not None and (simple is None or (by_size.leading_mean and not varied)):
         return by_size
@@ -79,15 +84,15 @@ def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes]) -> Constant 
     return None
 
 
-def _simple(factor: Any) -> Constant | None:
+def _simple(factor: Any, tolerance: float) -> Constant | None:
     for sign in (1, -1):
         for value, text in SIMPLE.items():
-            if close(factor, sign * value):
+            if close(factor, sign * value, tolerance):
                 return Constant(text if sign > 0 else f"-{text}", "scale-constant")
     return None
 
 
-def _by_size(factors: Sequence[Any], shapes: Sequence[Shapes]) -> Constant | None:
+def _by_size(factors: Sequence[Any], shapes: Sequence[Shapes], tolerance: float) -> Constant | None:
     tables = [sizes(s) for s in shapes]
     names = {text: None for text, _, _ in tables[0]}
     candidates = []
@@ -107,7 +112,7 @@ def _by_size(factors: Sequence[Any], shapes: Sequence[Shapes]) -> Constant | Non
     for sign in (1, -1):
         for form, value in forms:
             for text, numbers, leading in candidates:
-                if all(close(f, sign * value(n)) for f, n in zip(factors, numbers)):
+                if all(close(f, sign * value(n), tolerance) for f, n in zip(factors, numbers)):
                     mean = form in ("1/{}", "{}") and sign > 0
                     kind = "batch-mean-vs-sum" if mean else "scale-constant"
                     least = mean and form == "1/{}" and leading

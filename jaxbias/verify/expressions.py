@@ -95,7 +95,7 @@ def _loose(text: str) -> bool:
     level = 0
     for k, letter in enumerate(text):
         level += (letter == "(") - (letter == ")")
-        if level == 0 and letter in "+-*/@<>&|" and k and text[k - 1] == " ":
+        if level == 0 and letter in "+-*/@<>=!&|" and k and text[k - 1] == " ":
             return True
     return text.startswith("-")
 

@@ -89,7 +89,9 @@ def scaled(leaves, constant, term, source, tier, accuracy, leaf="", also=()) -> 
         text, fix = f"{what} is counted twice", "count it once"
         return Finding(leaves, "double-count", text, fix, tier, accuracy, source, ("scale-constant",))
     else:
-        text, fix = f"{what} is {constant.text} times the true one", f"divide by {constant.text}"
+        text = f"{what} is {constant.text} times the true one"
+        part = constant.text.startswith("1/")
+        fix = f"multiply by {constant.text[2:]}" if part else f"divide by {constant.text}"
     if constant.text.startswith("-") and constant.kind != "sign":
         tier += 0.05  # a sign and a factor: two mistakes
     extra = ("double-count",) if constant.text == "2" else ()

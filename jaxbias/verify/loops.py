@@ -63,7 +63,8 @@ def _copies(program: _jaxpr.Program, origins: list[int | None]) -> Places:
         if origin is not None:
             first.setdefault(origin, eqn)
     order = sorted(first)
-    passes = _passes([(first[k].name, first[k].source) for k in order])
+    # an equation without a line, as in a rule that JAX calls, repeats nothing
+    passes = _passes([(first[k].name, first[k].source or k) for k in order])
     place = {order[at]: found for at, found in passes.items()}
     linear = depends_on(program, program.inputs)
     scans = Counter(eqn.group for eqn in program.equations)

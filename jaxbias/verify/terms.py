@@ -134,6 +134,20 @@ class Terms:
         number = self.program.outputs[self.leaf]
         return np.asarray(changed.get(number, case.values[number]))
 
+    def lacking(self, k: int, amount: float) -> bool:
+        """Whether the true gradient has the term that the difference takes away, rather than the rule one too many.
+
+        The backward has it among its values; where it has neither, the difference shrinks what it is added to.
+        """
+        case = self.cases[0]
+        added = amount * self._value(case, self.terms[k])
+        before = self.editor.ancestors(self.node) & self.editor.linear - {self.node}
+        values = [np.asarray(case.values[i]) for i in before]
+        for sign in (-1, 1):
+            if any(v.shape == added.shape and np.allclose(v, sign * added, 1e-9, 0) for v in values):
+                return sign < 0
+        return float(self.stack("expected") @ self.stack("difference")) < 0
+
     # --- fitting ------------------------------------------------------------------------------------------------------
 
     def stack(self, arrays: str) -> Any:
@@ -233,7 +247,7 @@ def explain(evidence: Evidence, editor: Editor, leaf: int, deadline: float) -> A
             if truth:
                 term = f"`{terms.write(k, amount)}`"
                 return found("extra-term", f"the gradient of {name} has the term {term} too much", "leave it out")
-            if float(terms.stack("expected") @ terms.stack("difference")) < 0:
+            if terms.lacking(k, amount):
                 term = f"`{terms.write(k, -amount)}`"
                 return found(
                     "missing-term", f"the gradient of {name} lacks the term {term}", "add the term", ("extra-term",)

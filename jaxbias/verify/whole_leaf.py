@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxbias.verify.constants import name_constant
-from jaxbias.verify.findings import Evidence, Finding, scaled, sharp
+from jaxbias.verify.constants import EXACT, name_constant
+from jaxbias.verify.findings import Evidence, Finding, scaled
+
+BLURRED = 1e-4
+"""How unsure, relatively, values may be for a constant to be read off: rounded constants do that, or saturation."""
 
 COPIED = 5
 """Tier of another leaf's gradient in place of this one's: behind every edit of the backward."""
@@ -84,7 +87,7 @@ def _moved(x, shift, axis):
 
 
 def _constant(evidence: list[Evidence], i: int) -> Any:
-    factors, shapes, accuracy = [], [], 0.0
+    factors, shapes, accuracy, unsure = [], [], 0.0, EXACT
     for e in evidence:
         for case in e.cases:
             expected, actual = case.expected[i], case.actual[i]
@@ -96,10 +99,12 @@ def _constant(evidence: list[Evidence], i: int) -> Any:
             if error == np.inf:
                 return None
             accuracy = max(accuracy, error)
-            if sharp(case, i):
+            blur = float(np.max(case.tolerance[i], initial=0.0) / np.max(np.abs(expected)))
+            if blur <= BLURRED:
                 factors.append(c)
                 shapes.append(e.shapes(case))
+                unsure = max(unsure, blur)
     if not factors:
         return None
-    named = name_constant(factors, shapes)
+    named = name_constant(factors, shapes, unsure)
     return None if named is None else (accuracy, named)

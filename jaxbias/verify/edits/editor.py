@@ -32,7 +32,7 @@ class Edit:
         tier: 1 for the simplest.
         text: what the rule does, as the rest of a sentence that begins "The rule ...".
         fitted: the rewrite leaves a contribution out; the rule may count it with another constant factor instead.
-        repair: kind and text already speak of a repair of the rule.
+        repair: kind and text hold for a repair of the rule too, as those of a change that undoes itself do.
     """
 
     kind: str

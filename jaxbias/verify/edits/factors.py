@@ -109,6 +109,7 @@ def factors(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[in
             eqn.source,
             position,
             also=("wrong-operand",),
+            repair=True,
         )
 
 

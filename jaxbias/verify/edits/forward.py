@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.verify.edits.editor import ACTIVATIONS, Edit, Editor
-from jaxbias.verify.edits.kinds import mask_kind
+from jaxbias.verify.edits.kinds import kind_of_factor, mask_kind
 
 
 def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterator[Edit]:
@@ -47,8 +47,9 @@ def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterat
         yield edit(
             "sign",
             f"has the wrong sign inside {out}",
-            f"use {out}",
+            "flip the sign",
             lambda q: lambda read, xs: [xs[0] - xs[1] if name == "add" else xs[0] + xs[1]],
+            repair=True,
         )
     if name == "one_minus_square":
         x = editor.name(eqn.inputs[0])
@@ -76,6 +77,7 @@ def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterat
             lambda q: lambda read, xs: [np.where(xs[0], xs[1], xs[2])],
             also=("wrong-operand",),
             tier=3,
+            repair=True,
         )
     if name in ("mul", "div"):
         for k in (0, 1):
@@ -84,7 +86,7 @@ def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterat
             value = np.asarray(editor.values[eqn.inputs[k]])
             constant = value.size > 0 and bool(np.all(value == value.flat[0]))
             yield edit(
-                "scale-constant" if constant else "missing-factor",
+                "scale-constant" if constant else kind_of_factor(editor, eqn.inputs[k]),
                 f"leaves {editor.factor_name(eqn, eqn.inputs[k])} out of {out}",
                 f"use {out}",
                 lambda q, k=k: lambda read, xs: [np.broadcast_to(xs[1 - k], editor.shape(q))],
@@ -100,9 +102,10 @@ def forward_slips(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterat
     yield edit(
         "sign",
         f"has the wrong sign of {out}",
-        f"use {out}",
+        "flip the sign",
         lambda q: lambda read, xs: [-o for o in editor.compute(q, xs)],
         tier=2,
+        repair=True,
     )
     for factor, text in ((2.0, "2"), (0.5, "1/2")):
         yield edit(

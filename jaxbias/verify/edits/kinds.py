@@ -89,6 +89,14 @@ def skipped(editor: Editor, path: Sequence[_jaxpr.Equation]) -> tuple[str, str]:
     return "missing-factor", f"leaves out the derivative of {where}"
 
 
+def kind_of_factor(editor: Editor, number: int) -> str:
+    """Kind of a factor that is left out, whatever it belongs to."""
+    value = np.asarray(editor.values[number])
+    return (
+        "missing-mask" if np.all((value == 0) | (value == 1)) and np.any(value != value.flat[0]) else "missing-factor"
+    )
+
+
 def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[str, str]:
     """Kind and words for g in place of the own operand: often a factor or a term of it is all that misses."""
     if editor.repairing:
@@ -108,14 +116,17 @@ def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[st
             continue
         value = np.asarray(editor.values[h])
         if h not in (own, g) and np.allclose(ratio, value, rtol=1e-9, atol=0):
-            return "missing-factor", f"leaves the factor {editor.name(h)} out of {editor.name(own)}{editor.about(eqn)}"
+            return kind_of_factor(
+                editor, h
+            ), f"leaves the factor {editor.name(h)} out of {editor.name(own)}{editor.about(eqn)}"
     if maker is not None and maker.name == "select_n" and g in maker.inputs[1:]:
         kind, _ = mask_kind(editor, maker)
         return kind, f"leaves the condition {editor.name(maker.inputs[0])} out{editor.about(maker)}"
     what = {"add": "term", "sub": "term", "mul": "factor", "div": "factor"}.get(maker.name if maker else "")
     if maker is not None and what is not None and g in maker.inputs:
         rest = maker.inputs[1] if maker.inputs[0] == g else maker.inputs[0]
-        return f"missing-{what}", f"leaves the {what} {editor.name(rest)} out of {editor.name(own)}{editor.about(eqn)}"
+        kind = kind_of_factor(editor, rest) if what == "factor" else "missing-term"
+        return kind, f"leaves the {what} {editor.name(rest)} out of {editor.name(own)}{editor.about(eqn)}"
     if mine.size > 1 and np.ptp(difference) < 1e-12 * (1 + np.abs(difference).max()):
         return "missing-term", text
     return "wrong-operand", text

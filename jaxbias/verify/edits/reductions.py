@@ -83,7 +83,11 @@ def sums_spread_again(
         """In place of the true sum, or of the true mean."""
         factor = np.prod([value.shape[a] for a in true_axes]) / np.prod([value.shape[a] for a in axes]) if mean else 1.0
         total = scale * factor * value.sum(axis=axes, keepdims=True)
-        return total + 0 * value if spread_out else total
+        if spread_out:
+            return total + 0 * value
+        if set(axes) > set(true_axes):  # what follows expects the shape that the true axes leave
+            total = np.broadcast_to(total, [1 if a in true_axes else n for a, n in enumerate(value.shape)])
+        return total
 
     for count in range(len(full) + 1):
         for axes in itertools.combinations(range(len(full)), count):

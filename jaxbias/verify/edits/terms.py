@@ -40,6 +40,18 @@ def terms(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[int]
             )
 
         maker = editor.equations[editor.born[eqn.inputs[k]]] if eqn.inputs[k] in editor.born else eqn
+        if _is_half(editor, position, eqn.inputs[k]):
+            yield Edit(
+                "scale-constant",
+                1,
+                f"has the term {editor.name(eqn.inputs[k])} once{editor.about(maker)}, where it belongs twice",
+                "multiply it by 2",
+                editor.everywhere(position, zero_operand),
+                maker.source,
+                position,
+                also=("missing-term",),
+            )
+            continue
         yield Edit(
             "missing-term",
             1,
@@ -65,6 +77,25 @@ def terms(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[int]
                 eqn.source,
                 position,
             )
+
+
+def _is_half(editor: Editor, position: int, number: int) -> bool:
+    """Whether what is added here equals another part of the same sum, as the two parts of the derivative of w·w do."""
+    consumers = editor.consumers
+    while True:
+        (out,) = editor.equations[position].outputs
+        above = [p for p, _ in consumers[out] if editor.equations[p].name == "add_any"]
+        if len(consumers[out]) != 1 or not above:
+            break
+        position = above[0]
+    parts, stack = [], [position]
+    while stack:
+        for i in editor.equations[stack.pop()].inputs:
+            if i in editor.born and editor.equations[editor.born[i]].name == "add_any" and i != number:
+                stack.append(editor.born[i])
+            else:
+                parts.append(i)
+    return any(i != number and editor.same_value(i, number) for i in parts) or parts.count(number) > 1
 
 
 def extras(editor: Editor, position: int, eqn: _jaxpr.Equation) -> Iterator[Edit]:
