@@ -222,6 +222,39 @@ NORM, GATE = normal((5, 6), (6,)), normal((5, 3), (3, 3), (3, 3))
 MASKED = (*normal((2, 4, 3), (2, 4, 3), (2, 4, 3)), jnp.tril(jnp.ones((4, 4), bool)))
 SERIES = (normal((5, 3))[0], jnp.array(0.7))
 RNN = normal((3, 2, 3), (3, 4), (4, 4))
+
+
+def ridge(w, x, y):
+    return 0.5 * ((x @ w - y) ** 2).mean() + 0.1 * (w @ w)
+
+
+def ridge_half_of_the_decay(args, ct):
+    w, x, y = args
+    error = ct * (x @ w - y) / 6  # the number of rows, written as a number
+    return x.T @ error + 0.1 * ct * w, jnp.outer(error, w), -error
+
+
+def weighted_bag(table, weights, ids):
+    kept = weights * (ids != 0).astype(weights.dtype)
+    return (table[ids] * kept[..., None]).sum(axis=1)
+
+
+def weighted_bag_with_padding(args, ct):
+    table, weights, ids = args
+    kept = (ids != 0).astype(weights.dtype)
+    grad_table = jnp.zeros_like(table).at[ids].add(weights[..., None] * ct[:, None])
+    return grad_table, kept * (table[ids] * ct[:, None]).sum(axis=-1), None
+
+
+def leaky(x, slope):
+    return jnp.where(x > 0, x, slope * x)
+
+
+def leaky_other_side(args, ct):
+    x, slope = args
+    return ct * jnp.where(x > 0, 1, slope), jnp.where(x > 0, ct * x, 0).sum()
+
+
 BAG = (normal((7, 3))[0], jnp.array([[0, 3, 3], [5, 1, 0], [2, 2, 2]]))
 
 MISTAKES = {
@@ -294,6 +327,14 @@ MISTAKES = {
         lambda args, ct: (-ct * jnp.outer(jnp.ones(6), args[1]) / 6, -ct * args[0].mean(axis=0)),
         normal((6, 3), (3,)), "missing-activation-derivative",
     ),
+    "half of the weight decay, rows as a number": (
+        ridge, ridge_half_of_the_decay, normal((3,), (6, 3), (6,)), "scale-constant"
+    ),
+    "padding counts": (
+        weighted_bag, weighted_bag_with_padding,
+        (*normal((7, 4), (3, 3)), jnp.array([[0, 3, 3], [5, 1, 0], [2, 0, 2]])), "missing-mask",
+    ),
+    "slope of the other side": (leaky, leaky_other_side, (normal((5, 4))[0], jnp.array(0.3)), "missing-mask"),
     "cumulative sum not reversed": (
         lambda x: jnp.cumsum(x, axis=0), lambda args, ct: (jnp.cumsum(ct, axis=0),), normal((5, 3)), "wrong-index"
     ),

@@ -124,7 +124,7 @@ def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
             size = float(np.sum(r * r))
             c = float(np.sum(r * g)) / size
             found = set()
-            if _near(g, c * r):
+            if np.isfinite(c) and _near(g, c * r):
                 named = name_constant([c], [[("x", np.shape(x)) for x in args]])
                 found = {"detached"} if abs(c) < 1e-9 else {"scale-constant", named.kind if named else "scale-constant"}
                 found |= {"double-count"} if abs(c - 2) < 1e-9 else set()
