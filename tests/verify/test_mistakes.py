@@ -234,6 +234,21 @@ def ridge_half_of_the_decay(args, ct):
     return x.T @ error + 0.1 * ct * w, jnp.outer(error, w), -error
 
 
+def batch_norm_relu(x):
+    centred = x - x.mean((0, 1), keepdims=True)
+    return jax.nn.relu(centred * lax.rsqrt((centred**2).mean((0, 1), keepdims=True) + 1e-5))
+
+
+def batch_norm_relu_other_axes(args, ct):
+    (x,) = args
+    centred = x - x.mean((0, 1), keepdims=True)
+    rstd = lax.rsqrt((centred**2).mean((0, 1), keepdims=True) + 1e-5)
+    x_hat = centred * rstd
+    delta = jnp.where(x_hat > 0, ct, 0)
+    means = [term.mean(0, keepdims=True) for term in (delta, delta * x_hat)]
+    return (rstd * (delta - means[0] - x_hat * means[1]),)
+
+
 def weighted_bag(table, weights, ids):
     kept = weights * (ids != 0).astype(weights.dtype)
     return (table[ids] * kept[..., None]).sum(axis=1)
@@ -329,6 +344,9 @@ MISTAKES = {
     ),
     "half of the weight decay, rows as a number": (
         ridge, ridge_half_of_the_decay, normal((3,), (6, 3), (6,)), "scale-constant"
+    ),
+    "batch norm, means over one axis of two": (
+        batch_norm_relu, batch_norm_relu_other_axes, normal((4, 3, 5)), "wrong-reduction-axis"
     ),
     "padding counts": (
         weighted_bag, weighted_bag_with_padding,

@@ -71,11 +71,12 @@ def sums_spread_again(
         return
     summed, spread = np.asarray(editor.values[maker.outputs[0]]), np.asarray(editor.values[eqn.outputs[0]])
     kept = np.broadcast_to(np.expand_dims(summed, true_axes), target)
-    with np.errstate(all="ignore"):
-        ratio = spread / kept
-    if not np.allclose(ratio, ratio.flat[0] if ratio.size else 1.0, rtol=1e-9):
+    if not np.any(kept):
         return
-    scale = float(ratio.flat[0])
+    largest = np.argmax(np.abs(kept))  # some sums may be zero, as those of what a kink masks
+    scale = float(spread.flat[largest] / kept.flat[largest])
+    if not np.allclose(spread, scale * kept, rtol=1e-9, atol=0):
+        return
     spread_out = target == full
     x = maker.inputs[0]
 
