@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import goals, sentence, tables
 from benchmarks.record import RESULTS, Record, load
 
@@ -303,6 +305,38 @@ def _bars(
     return figure
 
 
+def _grid(records: list[Record], label: str):
+    """Ratios over batch and width, a panel for each contender and dtype; white is 1, red is slower, blue is faster."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    contenders, dtypes = (list(dict.fromkeys(getattr(r, what) for r in records)) for what in ("contender", "dtype"))
+    batches, widths = (sorted({r.sizes[what] for r in records}) for what in ("batch", "width"))
+    size = 1.5 + 2.2 * len(contenders), 0.7 + 2.0 * len(dtypes)
+    figure, panels = plt.subplots(len(dtypes), len(contenders), figsize=size, squeeze=False, sharex=True, sharey=True)
+    for row, dtype in zip(panels, dtypes):
+        for axes, contender in zip(row, contenders):
+            shown = np.full((len(batches), len(widths)), np.nan)
+            for r in records:
+                if (r.contender, r.dtype) == (contender, dtype):
+                    shown[batches.index(r.sizes["batch"]), widths.index(r.sizes["width"])] = _ratio(r)
+            axes.imshow(np.log(shown), cmap="RdBu_r", vmin=-0.7, vmax=0.7, aspect="auto")
+            for (i, k), ratio in np.ndenumerate(shown):
+                if np.isfinite(ratio):
+                    axes.text(k, i, f"{ratio:.2f}", ha="center", va="center", fontsize=8)
+            axes.set_xticks(range(len(widths)), widths, fontsize=8)
+            axes.set_yticks(range(len(batches)), batches, fontsize=8)
+            axes.set_title(f"{contender}, {dtype}", fontsize=8)
+            axes.spines[:].set_visible(False)
+    figure.supxlabel("width", fontsize=9)
+    figure.supylabel("batch", fontsize=9)
+    figure.suptitle(label, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
 def _derivations(records: list[Record]) -> Iterator[str]:
     own = [r for r in records if r.contender == "autodiff" and r.times_baseline and r.status == "ok"]
     own.sort(key=lambda r: -_ratio(r))
@@ -338,6 +372,11 @@ def _bias(records: list[Record]) -> Iterator[str]:
         ]
         own = [r for r in own if r.times_baseline and r.status == "ok"]
         if not own:
+            continue
+        if len({r.case for r in own}) > 4:
+            yield _image(
+                _grid(own, f"{which} with ReLU: time over the {baseline}"), f"Dense layer, {which}, every size"
+            )
             continue
         colors = {"no bias": FAINT, "bias": OURS}
         figure = _bars(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import goals, sentence
+from benchmarks import goals, report, sentence
 from benchmarks.record import Record, Store
 
 
@@ -83,3 +83,22 @@ def test_a_goal_missed_says_what_limits_it():
     least = found["autodiff of our own forward over hand, least over layers and losses"]
     assert "tanh 0.50 [0.50, 0.50]" in least and "dense" not in least
     assert "digits dense, step, over the best hand-written JAX" not in found  # not measured
+
+
+def biased(contender, batch, ratio):
+    sizes = {"batch": batch, "width": 256, "pass": "forward + backward"}
+    case = f"dense {batch}×256, forward + backward"
+    return Record("bias", case, contender, sizes, samples=[1.0], times_baseline=[ratio, ratio - 0.1, ratio + 0.1])
+
+
+def test_the_worst_size_of_a_bias_is_named():
+    records = [biased("bias", 64, 1.02), biased("bias", 128, 1.25), biased("no bias", 128, 1.125)]
+    gaps = dict(goals.gaps(records))
+    (why,) = (gaps[what] for what in gaps if what.startswith("dense bias"))
+    assert why.startswith("1.25 [1.15, 1.35] at 128×256; ReLU alone, without a bias, is 1.12 there")
+
+
+def test_many_sizes_of_a_bias_are_one_figure():
+    records = [biased(contender, 64 * n, 1.0 + n / 10) for contender in ("no bias", "bias") for n in range(1, 6)]
+    (figure,) = report._bias(records)
+    assert figure.startswith("<p><img alt='Dense layer, forward + backward, every size'")
