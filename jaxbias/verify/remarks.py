@@ -37,12 +37,12 @@ def _cancelled_logarithm(reference: _jaxpr.Program, rule: _jaxpr.Program) -> str
     )
 
 
-_FROM_OUTPUT: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "tanh": ("1 − a²", lambda a: 1 - a * a),
-    "logistic": ("a (1 − a)", lambda a: 1 - a),
-    "max": ("1 where a > 0", lambda a: a > 0),
+_FROM_OUTPUT: dict[str, tuple[str, tuple[Callable[[Any], Any], ...]]] = {
+    "tanh": ("1 − a²", (lambda a: 1 - a * a, lambda a: 1 - a)),
+    "logistic": ("a (1 − a)", (lambda a: 1 - a,)),
+    "max": ("1 where a > 0", (lambda a: a > 0,)),
 }
-"""Operation → its derivative in words of its output a, and a value that autodiff forms for that derivative."""
+"""Operation → its derivative in words of its output a, and values of which autodiff forms one for that derivative."""
 
 
 def _derivatives_from_outputs(case: Case, rule: _jaxpr.Program) -> list[str]:
@@ -66,7 +66,7 @@ def _derivatives_from_outputs(case: Case, rule: _jaxpr.Program) -> list[str]:
         derivative, formed = _FROM_OUTPUT[name]
         a = np.asarray(_jaxpr.evaluate(rule, case.probe.inputs)[outputs[0]])
         alike = [case.values[e.outputs[0]] for e in case.program.equations if e.name == name]
-        if not _holds(alike, a) or not _holds(case.values, formed(a)):
+        if not _holds(alike, a) or not any(_holds(case.values, form(a)) for form in formed):
             continue
         source = next((e.source.text for e in equations if e.source and e.source.text), "")
         where = f" in `{source}`" if source else ""
