@@ -135,13 +135,13 @@ def _described(machine: dict[str, Any], environment: dict[str, Any]) -> str:
         "<p><strong>Some of these runs began at a load of more than half the cores (see “load before”): read the "
         "intervals, not the medians, and measure again before you quote a figure.</strong></p>"
     )
-    return f"<p class='note'>{_escape(head)}</p>" + warning * bool(busy) + tables.as_html(
-        ("run", "scale", "suites", "load before", "limits measured in it"),
-        [
-            (r["date"], r["scale"], ", ".join(r["suites"]), r["load_1min"], _limits(r.get("limits", {})))
-            for r in environment.get("runs", ())
-        ],
-    )  # fmt: skip
+    rows = [
+        (r["date"], r["scale"], ", ".join(r["suites"]), r["load_1min"], _limits(r.get("limits", {})))
+        for r in environment.get("runs", ())
+    ]
+    table = tables.as_html(("run", "scale", "suites", "load before", "limits measured in it"), rows)
+    runs = f"<details><summary>{len(rows)} runs</summary>{table}</details>" if rows else ""
+    return f"<p class='note'>{_escape(head)}</p>" + warning * bool(busy) + runs
 
 
 def _limits(limits: dict[str, float]) -> str:

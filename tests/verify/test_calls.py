@@ -100,7 +100,7 @@ def test_narrower_dtypes_are_noted(args):
     wide = tuple(x.astype(jnp.float64) for x in args)
     report = verify.vjp(forward, fragile, wide)
     assert report.verdict == "right" and any("in float32" in note for note in report.notes), report.notes
-    assert not verify.vjp(forward, rule, wide).notes
+    assert not any("in float32" in note for note in verify.vjp(forward, rule, wide).notes)
     only_wide = lambda args, ct: rule(args, ct) if ct.dtype == jnp.float64 else 1 / 0
     report = verify.vjp(forward, only_wide, wide)
     assert report.ok and any("does not run in float32" in note for note in report.notes)
