@@ -166,20 +166,24 @@ def _geometric_mean(contender: str | None):
     return value
 
 
-def _bias_over_products(records: Records) -> float | None:
-    ratios = [
-        r.times_baseline[0]
+def _worst_bias(records: Records) -> Record | None:
+    """The size at which a bias, forward and backward, costs most over the bare products."""
+    found = [
+        r
         for r in records
         if r.suite == "bias" and r.contender == "bias" and r.case.endswith("forward + backward") and r.times_baseline
         and r.sizes.get("width", 0) >= 256 and r.sizes.get("batch", 0) >= 64 and r.dtype == "float32"
     ]  # fmt: skip
-    return max(ratios, default=None)
+    return max(found, key=lambda r: r.times_baseline or [], default=None)
+
+
+def _bias_over_products(records: Records) -> float | None:
+    worst = _worst_bias(records)
+    return worst.times_baseline[0] if worst and worst.times_baseline else None
 
 
 def _what_the_bias_adds(records: Records) -> str:
-    worst = _bias_over_products(records)
-    found = [r for r in records if r.suite == "bias" and r.contender == "bias" and r.times_baseline]
-    record = next((r for r in found if r.times_baseline and r.times_baseline[0] == worst), None)
+    record = _worst_bias(records)
     if record is None or not record.times_baseline:
         return ""
     (ratio, low, high), size = record.times_baseline, f"{record.sizes['batch']}×{record.sizes['width']}"

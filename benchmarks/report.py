@@ -270,6 +270,16 @@ def _image(figure: Any, alternative: str) -> str:
     return f"<p><img alt='{_escape(alternative)}' src='data:image/svg+xml;base64,{data}'></p>"
 
 
+def _pyplot() -> Any:
+    """Matplotlib without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
 def _bars(
     names: Sequence[str],
     values: Sequence[float],
@@ -279,11 +289,7 @@ def _bars(
     one: bool = True,
 ):
     """Horizontal bars on a logarithmic axis, with intervals, values written beside them, and a line at 1."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(8.5, 0.27 * len(names) + 0.9))
     places = range(len(names))
     axes.barh(places, values, color=colors, height=0.7)
@@ -307,11 +313,7 @@ def _bars(
 
 def _grid(records: list[Record], label: str):
     """Ratios over batch and width, a panel for each contender and dtype; white is 1, red is slower, blue is faster."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     contenders, dtypes = (list(dict.fromkeys(getattr(r, what) for r in records)) for what in ("contender", "dtype"))
     batches, widths = (sorted({r.sizes[what] for r in records}) for what in ("batch", "width"))
     size = 1.5 + 2.2 * len(contenders), 0.7 + 2.0 * len(dtypes)
@@ -413,11 +415,7 @@ def _plain(records: list[Record]) -> Iterator[str]:
 
 
 def _scaling(records: list[Record]) -> Iterator[str]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     sweeps = [
         case for case in ("batch", "width", "depth", "devices") if any(r.case == case and r.samples for r in records)
     ]

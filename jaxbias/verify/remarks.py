@@ -56,6 +56,7 @@ def _derivatives_from_outputs(case: Case, rule: _jaxpr.Program) -> list[str]:
         z = [i for i in equation.inputs if not _is_zero(rule.constants.get(i))]
         if equation.name in _FROM_OUTPUT and len(z) == 1:
             operations.setdefault((equation.name, z[0]), []).append(equation)
+    held = _jaxpr.evaluate(rule, case.probe.inputs) if operations else []
     remarks = []
     for (name, z), equations in operations.items():
         outputs = [number for equation in equations for number in equation.outputs]
@@ -64,7 +65,7 @@ def _derivatives_from_outputs(case: Case, rule: _jaxpr.Program) -> list[str]:
         if depends_on(rule, outputs).isdisjoint(rule.outputs):
             continue
         derivative, formed = _FROM_OUTPUT[name]
-        a = np.asarray(_jaxpr.evaluate(rule, case.probe.inputs)[outputs[0]])
+        a = np.asarray(held[outputs[0]])
         alike = [case.values[e.outputs[0]] for e in case.program.equations if e.name == name]
         if not _holds(alike, a) or not any(_holds(case.values, form(a)) for form in formed):
             continue

@@ -92,9 +92,8 @@ def skipped(editor: Editor, path: Sequence[_jaxpr.Equation]) -> tuple[str, str]:
 def kind_of_factor(editor: Editor, number: int) -> str:
     """Kind of a factor that is left out, whatever it belongs to."""
     value = np.asarray(editor.values[number])
-    return (
-        "missing-mask" if np.all((value == 0) | (value == 1)) and np.any(value != value.flat[0]) else "missing-factor"
-    )
+    mask = np.all((value == 0) | (value == 1)) and np.any(value == 0) and np.any(value == 1)
+    return "missing-mask" if mask else "missing-factor"
 
 
 def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[str, str]:
@@ -116,9 +115,8 @@ def replaced(editor: Editor, eqn: _jaxpr.Equation, own: int, g: int) -> tuple[st
             continue
         value = np.asarray(editor.values[h])
         if h not in (own, g) and np.allclose(ratio, value, rtol=1e-9, atol=0):
-            return kind_of_factor(
-                editor, h
-            ), f"leaves the factor {editor.name(h)} out of {editor.name(own)}{editor.about(eqn)}"
+            words = f"leaves the factor {editor.name(h)} out of {editor.name(own)}{editor.about(eqn)}"
+            return kind_of_factor(editor, h), words
     if maker is not None and maker.name == "select_n" and g in maker.inputs[1:]:
         kind, _ = mask_kind(editor, maker)
         return kind, f"leaves the condition {editor.name(maker.inputs[0])} out{editor.about(maker)}"

@@ -11,6 +11,9 @@ ADDING = {
     "add", "add_any", "sub", "concatenate", "stack", "loop_stack", "select_n", "scatter-add", "dynamic_update_slice",
 }  # fmt: skip
 
+SUMS = {"add", "add_any"}
+"""Of these, the ones whose operands are parts of one sum, not of one array."""
+
 
 def terms(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[int]) -> Iterator[Edit]:
     """Leave a contribution out, or count it with another constant."""
@@ -40,7 +43,7 @@ def terms(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[int]
             )
 
         maker = editor.equations[editor.born[eqn.inputs[k]]] if eqn.inputs[k] in editor.born else eqn
-        if _is_half(editor, position, eqn.inputs[k]):
+        if eqn.name in SUMS and _is_half(editor, position, eqn.inputs[k]):
             yield Edit(
                 "scale-constant",
                 1,
@@ -64,7 +67,7 @@ def terms(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[int]
             term=editor.name(eqn.inputs[k]),
         )
     loop = editor.slots[editor.slot_of[eqn.outputs[0]]]
-    if len(loop) > 1 and eqn.name in ("add_any", "add"):
+    if len(loop) > 1 and eqn.name in SUMS:
         for k in linear:
             if editor.slot_of.get(eqn.inputs[1 - k]) != editor.slot_of[eqn.outputs[0]]:
                 continue  # not the sum of the earlier passes
