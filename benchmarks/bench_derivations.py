@@ -6,7 +6,6 @@ error signal for the layer below. Residual bytes: what must be kept from forward
 output, which the network holds anyway.
 """
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.case import Case, Setting, run_cases
-from benchmarks.peers import WorkerFailed, in_process, missing, skipped
+from benchmarks.case import Case, Setting, run_case
+from benchmarks.peers import WorkerFailed, missing, skipped, torch_in_turns
 from benchmarks.record import Record
-from benchmarks.timing import ratio
+from benchmarks.timing import compile_apart
 from jaxbias import Layer, chain, check, layers, losses, value_and_grad
 from jaxbias.derivation import random_like
 
@@ -427,36 +426,24 @@ def cases(setting: Setting) -> Iterator[Case]:
 TORCH = ("max_pool", "max_pool, overlapping 3×3 stride 2", "gradient of a small CNN")
 
 
-def _with_torch(records: list[Record], setting: Setting) -> list[Record]:
+def _with_torch(records: list[Record], case: Case, setting: Setting) -> list[Record]:
     """The records with PyTorch's at its best of 1 and 2 threads; tests/test_against_torch.py compares values."""
-    first = records[0]
-    name = next((n for n in TORCH if first.case == n or (n == TORCH[2] and first.case.startswith(n))), None)
+    name = next((n for n in TORCH if case.name == n or (n == TORCH[2] and case.name.startswith(n))), None)
     if name is None or setting.scale == "tiny":
         return records
     if why := missing("torch", setting):
-        return [*records, skipped(SUITE, first.case, "torch", why)]
-    shape = first.sizes.get("x") or (first.sizes["batch"], first.sizes["size"], first.sizes["size"], 1)
-    best: list[list[float]] = []
-    for threads in (1, 2):
-        job = {"kind": "op", "name": name, "shape": shape, "threads": threads, "rounds": setting.rounds}
-        try:
-            runs = [_torch(job, setting) for _ in range(1 if setting.scale == "quick" else 4)]
-        except WorkerFailed as error:
-            return [*records, Record(SUITE, first.case, "torch", status="failed", note=str(error))]
-        best.append([seconds for run in runs for seconds in run])
-    samples = min(best, key=statistics.median)
-    hand = next((r for r in records if r.contender == "hand" and r.samples), None)
-    torch = Record(SUITE, first.case, "torch", first.sizes, samples=samples, baseline="hand")
-    torch.extra = {"threads": 1 + best.index(samples)}
-    if hand is not None:
-        torch.times_baseline = list(ratio(samples, hand.samples, paired=False))
-    return [*records, torch]
-
-
-def _torch(job: dict[str, Any], setting: Setting) -> list[float]:
-    return in_process("benchmarks.torch_worker", job, python=setting.pythons.get("torch"))["samples"]
+        return [*records, skipped(SUITE, case.name, "torch", why)]
+    contenders, args = case.build(case.sizes, case.dtype)
+    shape = case.sizes.get("x") or (case.sizes["batch"], case.sizes["size"], case.sizes["size"], 1)
+    job = {"kind": "op", "name": name, "shape": shape}
+    try:
+        _, fields = torch_in_turns(job, compile_apart(contenders["hand"], *args).call, setting)
+    except WorkerFailed as error:
+        return [*records, Record(SUITE, case.name, "torch", status="failed", note=str(error))]
+    return [*records, Record(SUITE, case.name, "torch", records[0].sizes, baseline="hand", **fields)]
 
 
 def run(setting: Setting) -> Iterator[list[Record]]:
-    for records in run_cases(cases(setting), setting):
-        yield _with_torch(records, setting)
+    for case in cases(setting):
+        if setting.asks_for(case.name):
+            yield _with_torch(run_case(case, setting), case, setting)

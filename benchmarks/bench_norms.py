@@ -5,7 +5,6 @@ on 16×16×1, where kernel gradients are cheaper to form than to take by the Gra
 """
 
 import itertools
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +18,9 @@ from jax import lax
 
 import jaxbias as jb
 from benchmarks.case import Case, Setting, run_case
-from benchmarks.peers import WorkerFailed, in_process, missing, skipped
+from benchmarks.peers import WorkerFailed, missing, skipped, torch_in_turns
 from benchmarks.record import Record
-from benchmarks.timing import ratio
+from benchmarks.timing import compile_apart
 
 SUITE = "per_example"
 TINY = {"widths": (6, 5, 4, 3), "batch": 3}
@@ -211,9 +210,9 @@ PEERS = {"opacus": "opacus, ghost", "backpack": "backpack"}
 
 def _with_peers(records: list[Record], case: Case, setting: Setting) -> list[Record]:
     """The records with those of Opacus and BackPACK, at their best of 1 and 2 threads, if their norms agree."""
-    baseline = next((r for r in records if r.contender == BASELINE and r.samples), None)
-    _, _, params, batch = mlp(case.sizes, case.dtype)
-    expected = np.asarray(jax.jit(norms_of(mlp)(case.sizes, case.dtype)[0]["by hand for this network"])(params, batch))
+    contenders, (params, batch) = norms_of(mlp)(case.sizes, case.dtype)
+    expected = np.asarray(jax.jit(contenders["by hand for this network"])(params, batch))
+    baseline = compile_apart(contenders[BASELINE], params, batch).call
     with tempfile.TemporaryDirectory() as folder:
         arrays = str(Path(folder) / "arrays.npz")
         np.savez(arrays, x=batch[0], y=batch[1], **{f"params{i}": p for i, p in enumerate(params)})
@@ -221,21 +220,17 @@ def _with_peers(records: list[Record], case: Case, setting: Setting) -> list[Rec
             if why := missing(peer, setting):
                 records = [*records, skipped(SUITE, case.name, name, why)]
                 continue
-            job = {"kind": "norms", "peer": peer, "arrays": arrays, "rounds": setting.rounds}
-            python = setting.pythons.get(peer)
+            job = {"kind": "norms", "peer": peer, "arrays": arrays}
             try:
-                answers = [in_process("benchmarks.torch_worker", {**job, "threads": t}, python=python) for t in (1, 2)]
+                answer, fields = torch_in_turns(job, baseline, setting, peer=peer)
             except WorkerFailed as error:
                 records = [*records, Record(SUITE, case.name, name, status="failed", note=str(error))]
                 continue
-            best = min(answers, key=lambda answer: statistics.median(answer["samples"]))
-            record = Record(SUITE, case.name, name, case.sizes, samples=best["samples"], baseline=BASELINE)
-            record.error = float(np.max(np.abs(np.asarray(best["norms"]) / expected - 1)))
-            record.extra = {"threads": 1 + answers.index(best), **best["versions"]}
-            if record.error > 1e-4:
-                record.status, record.samples, record.note = "wrong", [], "its norms are others than vmap(grad)'s"
-            elif baseline is not None:
-                record.times_baseline = list(ratio(record.samples, baseline.samples, paired=False))
+            record = Record(SUITE, case.name, name, case.sizes, baseline=BASELINE, **fields)
+            record.error = float(np.max(np.abs(np.asarray(answer["norms"]) / expected - 1)))
+            if not record.error <= 1e-4:
+                record.status, record.note = "wrong", "its norms are others than vmap(grad)'s"
+                record.samples, record.times_baseline = [], None
             records = [*records, record]
     return records
 

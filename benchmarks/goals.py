@@ -81,8 +81,13 @@ def _times_torch(workload: str):
 
 
 def _quotient(suite: str, case: str, top: str, bottom: str):
+    """Time of one contender over another's; from their own ratio, measured in turns, where one is the baseline."""
+
     def value(records: Records):
-        return over(_median(records, suite, case, top), [_median(records, suite, case, bottom)])
+        above, below = find(records, suite, case, top), find(records, suite, case, bottom)
+        if above and below and below.baseline == top and below.times_baseline:
+            return 1 / below.times_baseline[0]
+        return over(above and above.median, [below and below.median])
 
     return value
 

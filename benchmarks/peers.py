@@ -1,15 +1,19 @@
 """The other libraries: which are here, how to get those that are not, and how to run one in a process of its own."""
 
 import importlib.util
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Setting
 from benchmarks.record import Record
+from benchmarks.timing import measure, ratio_of_processes
 
 TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 PEERS = {
@@ -64,3 +68,38 @@ def in_process(module: str, job: dict[str, Any], *, python: str | None = None, t
     if done.returncode != 0:
         raise WorkerFailed((done.stderr.strip().splitlines() or ["no message"])[-1][:300])
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def torch_in_turns(
+    job: dict[str, Any], baseline: Callable[[], Any], setting: Setting, *, peer: str = "torch"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """PyTorch at its best of 1 and 2 threads, in 1 (quick) or 4 (full) fresh processes each, against a call of ours.
+
+    After each of its processes the call is timed again, by itself as PyTorch is: a process that does nothing else has
+    its arrays in the cache, and what slows the machine down for a minute slows both.
+
+    Returns:
+        the first answer of the best; and the fields `samples`, `times_baseline` and `extra` of its record.
+
+    Raises:
+        WorkerFailed: a process failed.
+    """
+    answers: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    ours: list[list[float]] = []
+    for _ in range(4 if setting.scale == "full" else 1):
+        for threads, given in answers.items():
+            asked = {**job, "threads": threads, "rounds": setting.rounds}
+            given.append(in_process("benchmarks.torch_worker", asked, python=setting.pythons.get(peer)))
+            ours.append(measure({"": baseline}, rounds=setting.rounds, seconds=setting.seconds)[""].samples)
+    samples = {threads: [answer["samples"] for answer in given] for threads, given in answers.items()}
+    best = min(samples, key=lambda threads: statistics.median(itertools.chain(*samples[threads])))
+    first = answers[best][0]
+    return first, {
+        "samples": [*itertools.chain(*samples[best])],
+        "times_baseline": list(ratio_of_processes(samples[best], ours)),
+        "extra": {
+            "threads": best,
+            "baseline_in_turns_s": statistics.median(itertools.chain(*ours)),
+            **first["versions"],
+        },
+    }

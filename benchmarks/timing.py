@@ -1,6 +1,8 @@
 """Time contenders side by side: compile apart, first call apart, steady state interleaved A B A B.
 
-A sample is the wall time of a few calls in a row, divided by their number, so that the clock's own step is invisible.
+A sample is the wall time of calls in a row that last about 10 ms together, divided by their number, after one call that
+is not counted: what is timed is a program that runs again and again, its arrays in the cache if they fit there, not one
+that follows another contender's 30 MB.
 The contenders of one comparison take turns within each round, in an order that rotates, so that whatever slows the
 machine down for a moment slows all of them; sample i of one contender and sample i of another belong together.
 """
@@ -75,6 +77,9 @@ class Times(NamedTuple):
 
 
 def _elapsed(call: Callable[[], Any], times: int) -> float:
+    """Seconds of `times` calls; where they are several, one more goes before them."""
+    if times > 1:
+        jax.block_until_ready(call())
     began = time.perf_counter()
     for _ in range(times):
         out = call()
@@ -83,7 +88,7 @@ def _elapsed(call: Callable[[], Any], times: int) -> float:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 2.0, sample_s: float = 2e-3
+    calls: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 2.0, sample_s: float = 10e-3
 ) -> dict[str, Times]:
     """Time every contender, in turns.
 
@@ -91,15 +96,16 @@ def measure(
         calls: name → call; what it returns is waited for.
         rounds: samples per contender; fewer, but at least 3, where `seconds` would not suffice.
         seconds: rough limit for the whole comparison.
-        sample_s: a sample repeats its call until it lasts about this long.
+        sample_s: a sample repeats its call until it lasts about this long; less where `seconds` would not suffice.
 
     Returns:
         name → Times.
     """
     first = {name: _elapsed(call, 1) for name, call in calls.items()}
     warm = {name: min(_elapsed(call, 1) for _ in range(2)) for name, call in calls.items()}
+    sample_s = min(sample_s, seconds / (3 * len(calls)))
     repeats = {name: max(1, round(sample_s / max(t, 1e-7))) for name, t in warm.items()}
-    one_round = sum(warm[name] * repeats[name] for name in calls)
+    one_round = sum(warm[name] * (repeats[name] + (repeats[name] > 1)) for name in calls)
     rounds = max(min(3, rounds), min(rounds, int(seconds / max(one_round, 1e-9))))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)

@@ -190,7 +190,7 @@ def op(job) -> dict:
     run()
     began = time.perf_counter()
     run()
-    repeats = max(1, round(5e-3 / (time.perf_counter() - began)))
+    repeats = max(1, round(10e-3 / (time.perf_counter() - began)))
     samples = timed(lambda: [run() for _ in range(repeats)], job)
     return {"samples": [each / repeats for each in samples], "versions": {"torch": torch.__version__}}
 
