@@ -7,13 +7,16 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Setting
 from benchmarks.record import Record
-from benchmarks.timing import measure, ratio_of_processes
+from benchmarks.timing import ratio_of_processes, sampler
 
 TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 PEERS = {
@@ -58,16 +61,54 @@ def in_process(module: str, job: dict[str, Any], *, python: str | None = None, t
     Raises:
         WorkerFailed: it failed, or did not end in time.
     """
-    command = [python or sys.executable, "-m", module, json.dumps(job)]
-    root = Path(__file__).parent.parent
-    env = {**os.environ, "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})}
     try:
-        done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(**_worker(module, job, python, env), capture_output=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         raise WorkerFailed(f"no answer within {timeout:.0f} s") from None
-    if done.returncode != 0:
-        raise WorkerFailed((done.stderr.strip().splitlines() or ["no message"])[-1][:300])
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return _answer(done.returncode, done.stdout, done.stderr)
+
+
+def in_turns(job: dict[str, Any], sample: Callable[[], Any], *, python: str | None, timeout: float = 400) -> Any:
+    """As `in_process` of PyTorch's worker; before each of its samples, `sample` is called here.
+
+    Between the two is a pause, as the threads of one wait for work for some milliseconds before they give up the core.
+    """
+    command = _worker("benchmarks.torch_worker", {**job, "in_turns": True}, python, None)
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(**command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as worker:
+            assert worker.stdin is not None and worker.stdout is not None
+            watch = threading.Timer(timeout, worker.kill)
+            watch.start()
+            out = ""
+            for out in iter(worker.stdout.readline, ""):
+                if out == "\n":
+                    time.sleep(PAUSE_S)
+                    sample()
+                    time.sleep(PAUSE_S)
+                    worker.stdin.write("\n")
+                    worker.stdin.flush()
+            watch.cancel()
+        errors.seek(0)
+        return _answer(worker.returncode, out, errors.read())
+
+
+PAUSE_S = 5e-3
+
+
+def _worker(module: str, job: dict[str, Any], python: str | None, env: dict[str, str] | None) -> dict[str, Any]:
+    root = Path(__file__).parent.parent
+    return {
+        "args": [python or sys.executable, "-m", module, json.dumps(job)],
+        "cwd": root,
+        "env": {**os.environ, "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})},
+        "text": True,
+    }
+
+
+def _answer(code: int | None, out: str, errors: str) -> Any:
+    if code != 0:
+        raise WorkerFailed((errors.strip().splitlines() or ["no message"])[-1][:300])
+    return json.loads(out.strip().splitlines()[-1])
 
 
 def torch_in_turns(
@@ -75,8 +116,7 @@ def torch_in_turns(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """PyTorch at its best of 1 and 2 threads, in 1 (quick) or 4 (full) fresh processes each, against a call of ours.
 
-    After each of its processes the call is timed again, by itself as PyTorch is: a process that does nothing else has
-    its arrays in the cache, and what slows the machine down for a minute slows both.
+    The two take turns sample by sample: what slows the machine down for a moment slows both.
 
     Returns:
         the first answer of the best; and the fields `samples`, `times_baseline` and `extra` of its record.
@@ -85,21 +125,23 @@ def torch_in_turns(
         WorkerFailed: a process failed.
     """
     answers: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
-    ours: list[list[float]] = []
+    ours: dict[int, list[list[float]]] = {1: [], 2: []}
+    take = sampler(baseline)
     for _ in range(4 if setting.scale == "full" else 1):
-        for threads, given in answers.items():
+        for threads in answers:
+            taken: list[float] = []
             asked = {**job, "threads": threads, "rounds": setting.rounds}
-            given.append(in_process("benchmarks.torch_worker", asked, python=setting.pythons.get(peer)))
-            ours.append(measure({"": baseline}, rounds=setting.rounds, seconds=setting.seconds)[""].samples)
+            answers[threads].append(in_turns(asked, lambda t=taken: t.append(take()), python=setting.pythons.get(peer)))
+            ours[threads].append(taken)
     samples = {threads: [answer["samples"] for answer in given] for threads, given in answers.items()}
     best = min(samples, key=lambda threads: statistics.median(itertools.chain(*samples[threads])))
     first = answers[best][0]
     return first, {
         "samples": [*itertools.chain(*samples[best])],
-        "times_baseline": list(ratio_of_processes(samples[best], ours)),
+        "times_baseline": list(ratio_of_processes(samples[best], ours[best], paired=True)),
         "extra": {
             "threads": best,
-            "baseline_in_turns_s": statistics.median(itertools.chain(*ours)),
+            "baseline_in_turns_s": statistics.median(itertools.chain(*ours[best])),
             **first["versions"],
         },
     }

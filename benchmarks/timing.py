@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+SAMPLE_S = 10e-3
+
 
 class Program(NamedTuple):
     """A compiled program and what its compiler says about it.
@@ -87,8 +89,19 @@ def _elapsed(call: Callable[[], Any], times: int) -> float:
     return time.perf_counter() - began
 
 
+def _repeats(seconds: float, sample_s: float) -> int:
+    return max(1, round(sample_s / max(seconds, 1e-7)))
+
+
+def sampler(call: Callable[[], Any], sample_s: float = SAMPLE_S) -> Callable[[], float]:
+    """A function that takes one sample of the call, in seconds per call."""
+    _elapsed(call, 1)
+    times = _repeats(min(_elapsed(call, 1) for _ in range(2)), sample_s)
+    return lambda: _elapsed(call, times) / times
+
+
 def measure(
-    calls: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 2.0, sample_s: float = 10e-3
+    calls: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 2.0, sample_s: float = SAMPLE_S
 ) -> dict[str, Times]:
     """Time every contender, in turns.
 
@@ -104,7 +117,7 @@ def measure(
     first = {name: _elapsed(call, 1) for name, call in calls.items()}
     warm = {name: min(_elapsed(call, 1) for _ in range(2)) for name, call in calls.items()}
     sample_s = min(sample_s, seconds / (3 * len(calls)))
-    repeats = {name: max(1, round(sample_s / max(t, 1e-7))) for name, t in warm.items()}
+    repeats = {name: _repeats(t, sample_s) for name, t in warm.items()}
     one_round = sum(warm[name] * (repeats[name] + (repeats[name] > 1)) for name in calls)
     rounds = max(min(3, rounds), min(rounds, int(seconds / max(one_round, 1e-9))))
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -144,21 +157,30 @@ def ratio(a: Sequence[float], b: Sequence[float], *, paired: bool = True, draws:
     return Ratio(float(np.median(x) / np.median(y)), float(low), float(high))
 
 
-def ratio_of_processes(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, draws: int = 2000) -> Ratio:
+def ratio_of_processes(
+    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, paired: bool = False, draws: int = 2000
+) -> Ratio:
     """As `ratio`, for samples from several processes each: processes are drawn first, then samples within them.
 
     A process has a speed of its own (where its memory lies, how its threads are placed), so its samples are no
     substitute for more processes.
+
+    Args:
+        paired: a[i] and b[i] were taken in turns, sample by sample, and are drawn together.
     """
     random = np.random.default_rng(0)
 
-    def medians(groups: Sequence[Sequence[float]]) -> np.ndarray:
-        drawn = np.empty(draws)
-        for i in range(draws):
-            chosen = random.integers(len(groups), size=len(groups))
-            drawn[i] = np.median([np.median(random.choice(groups[j], len(groups[j]))) for j in chosen])
-        return drawn
+    def draw(sizes: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+        """Processes, and the samples within each."""
+        return [(i, random.integers(sizes[i], size=sizes[i])) for i in random.integers(len(sizes), size=len(sizes))]
 
-    low, high = np.percentile(medians(a) / medians(b), [2.5, 97.5])
-    centre = np.median([np.median(g) for g in a]) / np.median([np.median(g) for g in b])
+    def median(groups: Sequence[Sequence[float]], drawn: list[tuple[int, np.ndarray]]) -> float:
+        return float(np.median([np.median(np.asarray(groups[i])[rows]) for i, rows in drawn]))
+
+    ratios = []
+    for _ in range(draws):
+        drawn = draw([len(group) for group in a])
+        ratios.append(median(a, drawn) / median(b, drawn if paired else draw([len(group) for group in b])))
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    centre = np.median([np.median(group) for group in a]) / np.median([np.median(group) for group in b])
     return Ratio(float(centre), float(low), float(high))

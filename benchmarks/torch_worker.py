@@ -3,7 +3,7 @@
 It imports neither JAX nor this library, so any interpreter that has PyTorch can run it. A job is {"kind": "train",
 "workload", "arrays", "threads", "fused", "compile", "rounds"}, {"kind": "networks", "workload", "arrays", "threads",
 "fused", "networks"}, {"kind": "op", "name", "shape", "threads", "rounds"} or {"kind": "check", "widths", "batch",
-"fast", "threads", "rounds"}.
+"fast", "threads", "rounds"}. With "in_turns": true it takes its samples one by one, as its caller asks for them.
 """
 
 # The peers' own annotations are narrower than what they accept.
@@ -146,13 +146,22 @@ def networks(job) -> dict:
     }
 
 
-def timed(call, job) -> list[float]:
-    """Seconds of `rounds` calls."""
+def timed(call, job, repeats=1) -> list[float]:
+    """Seconds of a call, `rounds` times; of several calls in a row after one that is not counted, where repeats > 1.
+
+    With "in_turns", every sample is announced by an empty line on stdout and begins with a line on stdin.
+    """
     samples = []
     for _ in range(job["rounds"]):
+        if job.get("in_turns"):
+            print(flush=True)
+            sys.stdin.readline()
+        if repeats > 1:
+            call()
         began = time.perf_counter()
-        call()
-        samples.append(time.perf_counter() - began)
+        for _ in range(repeats):
+            call()
+        samples.append((time.perf_counter() - began) / repeats)
     return samples
 
 
@@ -191,8 +200,7 @@ def op(job) -> dict:
     began = time.perf_counter()
     run()
     repeats = max(1, round(10e-3 / (time.perf_counter() - began)))
-    samples = timed(lambda: [run() for _ in range(repeats)], job)
-    return {"samples": [each / repeats for each in samples], "versions": {"torch": torch.__version__}}
+    return {"samples": timed(run, job, repeats), "versions": {"torch": torch.__version__}}
 
 
 def norms(job) -> dict:

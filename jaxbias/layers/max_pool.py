@@ -108,7 +108,7 @@ def _pool(x: Array, axis: int, window: int, stride: int, low: int) -> tuple[Arra
     """Maximum along one axis, and its place in the window; the strict > keeps the first of equal ones."""
     positions = (x.shape[axis] - window) // stride + 1
     shape = (*x.shape[:axis], positions, *x.shape[axis + 1 :])
-    dtype = jnp.int8 if window <= 128 else jnp.int32
+    dtype = jnp.int8 if max(window, stride) <= 128 else jnp.int32  # backward compares it with 0 … window + stride
     first_entry = jnp.zeros(shape, dtype)
     if low:  # the first place behind the padding
         first_entry = jnp.maximum(low - stride * lax.broadcasted_iota(jnp.int32, shape, axis), 0).astype(dtype)

@@ -30,6 +30,15 @@ def test_a_case_is_found_by_its_own_name_first():
     assert goals.find([longer], "derivations", "max_pool", "hand") is longer
 
 
+def test_a_quotient_is_the_one_measured_in_turns():
+    hand = Record("derivations", "max_pool", "hand", samples=[9.0])
+    torch = Record("derivations", "max_pool", "torch", samples=[2.0], baseline="hand", times_baseline=[4.0, 3.0, 5.0])
+    goal = next(goal for goal in goals.GOALS if goal.what == "max pool 2×2, over torch")
+    assert goal.verdict([hand, torch]) == (0.25, "met")
+    torch.times_baseline = None
+    assert goal.verdict([hand, torch]) == (4.5, "not met")
+
+
 def test_training_goal_is_against_the_fastest_other():
     def trained(contender, seconds):
         return Record("training", "digits_dense", contender, samples=[seconds])

@@ -112,6 +112,45 @@ def test_a_missing_peer_is_named_with_its_command():
     assert peers.missing("jax_scan", Setting("tiny", ())) is None
 
 
+def test_pytorch_at_its_best_is_over_the_samples_taken_in_turns(monkeypatch):
+    asked = []
+
+    def worker(job, sample, *, python):
+        asked.append((job["threads"], python))
+        for _ in range(job["rounds"]):
+            sample()
+        return {"samples": [3.0 / job["threads"]] * job["rounds"], "versions": {"torch": "2"}}
+
+    monkeypatch.setattr(peers, "in_turns", worker)
+    monkeypatch.setattr(peers, "sampler", lambda call: call)
+    setting = Setting("full", pythons={"torch": "other"})
+    _, fields = peers.torch_in_turns({"kind": "op"}, lambda: 0.5, setting)
+    assert asked == [(threads, "other") for threads in (1, 2)] * 4
+    assert fields["samples"] == [1.5] * 4 * setting.rounds
+    assert fields["times_baseline"] == [3.0, 3.0, 3.0]
+    assert fields["extra"] == {"threads": 2, "baseline_in_turns_s": 0.5, "torch": "2"}
+
+
+def test_a_worker_takes_each_sample_after_ours_and_a_failed_one_says_why(tmp_path, monkeypatch):
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import json, sys\n"
+        "for _ in range(3):\n"
+        "    print(flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "if json.loads(sys.argv[1])['kind'] == 'bad':\n"
+        "    sys.exit('no such kind')\n"
+        "print(json.dumps({'in_turns': json.loads(sys.argv[1])['in_turns']}))\n"
+    )
+    own = lambda module, job, python, env: {"args": [sys.executable, str(worker), json.dumps(job)], "text": True}
+    monkeypatch.setattr(peers, "_worker", own)
+    taken = []
+    assert peers.in_turns({"kind": "op"}, lambda: taken.append(None), python=None) == {"in_turns": True}
+    assert len(taken) == 3
+    with pytest.raises(peers.WorkerFailed, match="no such kind"):
+        peers.in_turns({"kind": "bad"}, lambda: None, python=None)
+
+
 def test_a_failing_worker_gives_its_last_line():
     with pytest.raises(peers.WorkerFailed, match="ModuleNotFoundError: No module named 'no_such_module'"):
         peers.in_process("benchmarks.startup_worker", {"import": "no_such_module"})

@@ -22,6 +22,18 @@ def test_contenders_take_turns_and_are_all_waited_for():
     assert calls[-8:] == list("abbaabba")  # after the first and the warm calls
 
 
+def test_a_call_that_is_not_counted_goes_before_a_sample_of_several():
+    calls = []
+
+    def call():
+        calls.append(None)
+        time.sleep(0.002)
+
+    measure({"a": call}, rounds=4, seconds=10.0, sample_s=0.005)
+    assert (len(calls) - 3) % 4 == 0  # the first and two warm ones
+    assert (len(calls) - 3) // 4 >= 3  # two or more that are counted, and one that is not
+
+
 def test_a_short_budget_still_gives_three_rounds():
     times = measure({"a": lambda: time.sleep(0.01)}, rounds=50, seconds=0.001)
     assert len(times["a"].samples) == 3
@@ -46,6 +58,14 @@ def test_processes_are_drawn_as_wholes():
     fast, slow = [1.0] * 10, [3.0] * 10
     found = ratio_of_processes([fast, slow], [fast, fast])
     assert (found.low, found.high) == (1.0, 3.0)
+
+
+def test_samples_taken_in_turns_are_drawn_together():
+    slow_phase = [1.0] * 10, [4.0] * 10
+    twice = [[2 * sample for sample in group] for group in slow_phase]
+    assert ratio_of_processes(twice, slow_phase, paired=True) == (2.0, 2.0, 2.0)
+    apart = ratio_of_processes(twice, slow_phase)
+    assert apart.low < 1.0 and apart.high > 4.0
 
 
 def test_ratio_refuses_unequal_pairs():

@@ -103,10 +103,15 @@ def test_places_in_a_long_window_do_not_fit_into_int8():
 
 @pytest.mark.parametrize(
     ("window", "stride", "pads"),
-    [((9,), (1,), ((3, 5),)), ((12,), (5,), ((0, 0),)), ((10, 2), (13, 1), ((4, 0), (1, 1)))],
+    [
+        ((9,), (1,), ((3, 5),)),
+        ((12,), (5,), ((0, 0),)),
+        ((10, 2), (13, 1), ((4, 0), (1, 1))),
+        ((2,), (300,), ((0, 0),)),
+    ],
 )
-def test_long_windows_equal_the_loops(window, stride, pads):
-    lengths = [w + 11 for w in window]
+def test_long_windows_and_strides_equal_the_loops(window, stride, pads):
+    lengths = [w + s + 11 for w, s in zip(window, stride)]
     x = np.random.default_rng(3).integers(-2, 3, (2, *lengths, 2)).astype(np.float64)
     assert_equals_loops(x, window, stride, pads)
 
