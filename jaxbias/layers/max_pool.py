@@ -12,17 +12,22 @@ Padding counts as −∞ and never wins, not even where every entry of a window 
 A NaN in a window makes its output NaN.
 
 The maximum of a window is the maximum over its rows of their maxima, so the axes are pooled one after another, the last
-first; each keeps the place of its winner. This also finds the first of several equal maxima. The places of a short
-window are written out, which compiles to one pass; those of a long one are a loop, so that the program does not grow.
+first; each keeps the place of its winner. This also finds the first of several equal maxima. Where no two windows
+overlap, the places found so far go along, and one number per window says where its maximum is: backward is one pass
+that asks of every entry whether it is the one. An entry may win several overlapping windows; backward then goes back
+axis by axis. The places of a short window are written out, which compiles to one pass; those of a long one are a loop,
+so that the program does not grow.
 
 Source: derivation sheet (5), ∂z/∂x being 1 at the winner and 0 elsewhere; ties as in torch.nn.MaxPool2d.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -36,7 +41,8 @@ WRITTEN_OUT = 4
 
 
 class Residuals(NamedTuple):
-    winners: tuple[Int[Array, "..."], ...]  # one per spatial axis, the last first: place of the maximum in its window
+    # place of the maximum: one array per spatial axis, the last first, or one for all axes where no windows overlap
+    winners: tuple[Int[Array, "..."], ...]
     x_shape: Static
 
 
@@ -63,11 +69,22 @@ def forward(
     """
     del params
     check_float(x, "max_pool.forward")
-    z, winners = x, []
-    for axis, (w, s, low, high) in _last_axis_first(x.shape, window, stride, padding):
-        z, winner = _apart(w > s, _pool(pad_axis(z, axis, low, high, -jnp.inf), axis, w, s, low))
-        winners.append(winner)
-    return z, Residuals(tuple(winners), Static(x.shape))
+    axes = _last_axis_first(x.shape, window, stride, padding)
+    if _overlap(axes):
+        z, winners = x, []
+        for axis, (w, s, low, high) in axes:
+            padded = pad_axis(z, axis, low, high, -jnp.inf)
+            start = jnp.zeros(padded.shape, _place_dtype(max(w, s)))
+            # computed once: else each of the overlapping windows of the next axis computes its part again
+            z, winner = lax.optimization_barrier(_pool(padded, start, axis, w, s, low))
+            winners.append(winner)
+        return z, Residuals(tuple(winners), Static(x.shape))
+    z, winner, unit = x, jnp.zeros(x.shape, _place_dtype(math.prod(s for _, (_, s, _, _) in axes))), 1
+    for axis, (w, s, low, high) in axes:
+        padded = pad_axis(z, axis, low, high, -jnp.inf)
+        z, winner = _pool(padded, _pad_with_edge(winner, axis, low, high), axis, w, s, low, unit)
+        unit *= s
+    return z, Residuals((winner,), Static(x.shape))
 
 
 def backward(
@@ -79,24 +96,30 @@ def backward(
     padding: Padding = "VALID",
 ) -> tuple[tuple[()], Float[Array, "n *spatial channels"]]:
     """No grads; ∂L/∂x collects the δ of every window whose maximum it is; the keywords are those of forward."""
-    x_shape = residuals.x_shape.value
+    x_shape, winners = residuals.x_shape.value, residuals.winners
     axes = _last_axis_first(x_shape, window, stride, padding)
-    for (axis, (w, s, low, high)), winner in zip(reversed(axes), reversed(residuals.winners)):
+    if not _overlap(axes):
+        return (), _at_winners(*winners, delta, axes, x_shape)
+    for (axis, (w, s, low, high)), winner in zip(reversed(axes), reversed(winners)):
+        length = low + x_shape[axis] + high
         if w > max(WRITTEN_OUT, s):
-            padded = _add_winners(winner, delta, axis, w, s, low + x_shape[axis] + high)
+            padded = _add_winners(winner, delta, axis, w, s, length)
             delta = pad_axis(padded, axis, -low, -high)
             continue
-        delta = _apart(w > s, delta)
-        windows = (axis, w, s, low + x_shape[axis] + high)
-        seen = zip(covering_windows(winner, *windows), covering_windows(delta, *windows))
+        delta = lax.optimization_barrier(delta)
+        seen = zip(covering_windows(winner, axis, w, s, length), covering_windows(delta, axis, w, s, length))
         shares = [jnp.where(won == place.astype(won.dtype), share, 0) for (place, won), (_, share) in seen]
         delta = join_blocks(sum(shares[1:], shares[0]), axis, low, x_shape[axis])
     return (), delta
 
 
-def _apart(overlapping: bool, arrays):
-    """The arrays, computed once: else each of the overlapping windows of the next axis computes its part again."""
-    return lax.optimization_barrier(arrays) if overlapping else arrays
+def _overlap(axes) -> bool:
+    """Whether an entry can be seen by two windows."""
+    return any(w > s for _, (w, s, _, _) in axes)
+
+
+def _place_dtype(places: int) -> Any:
+    return jnp.int8 if places <= 128 else jnp.int32
 
 
 def _last_axis_first(x_shape, window, stride, padding):
@@ -104,32 +127,61 @@ def _last_axis_first(x_shape, window, stride, padding):
     return list(enumerate(windows, start=1))[::-1]
 
 
-def _pool(x: Array, axis: int, window: int, stride: int, low: int) -> tuple[Array, Array]:
-    """Maximum along one axis, and its place in the window; the strict > keeps the first of equal ones."""
+def _pool(x: Array, inner: Array, axis: int, window: int, stride: int, low: int, unit: int = 1) -> tuple[Array, Array]:
+    """Maximum along one axis, and its place: u·unit for place u of the window, plus what `inner` holds there.
+
+    The strict > keeps the first of equal ones.
+    """
     positions = (x.shape[axis] - window) // stride + 1
-    shape = (*x.shape[:axis], positions, *x.shape[axis + 1 :])
-    dtype = jnp.int8 if max(window, stride) <= 128 else jnp.int32  # backward compares it with 0 … window + stride
-    first_entry = jnp.zeros(shape, dtype)
-    if low:  # the first place behind the padding
-        first_entry = jnp.maximum(low - stride * lax.broadcasted_iota(jnp.int32, shape, axis), 0).astype(dtype)
 
     def better_of(best, other, u):
-        z, winner = best
-        return jnp.maximum(z, other), jnp.where(other > z, jnp.asarray(u, dtype), winner)
+        (z, winner), (entry, place) = best, other
+        return jnp.maximum(z, entry), jnp.where(entry > z, place + jnp.asarray(u * unit, place.dtype), winner)
+
+    def at_start(z, place):
+        if low == 0:
+            return z, place
+        shape = [1] * z.ndim
+        shape[axis] = positions
+        first = np.maximum(low - stride * np.arange(positions), 0)  # the first place behind the padding
+        return z, place + jnp.asarray(unit * first.reshape(shape), place.dtype)
 
     if window <= WRITTEN_OUT:
-        z, *others = window_slices(x, axis, window, stride)
-        best = z, first_entry
+        first, *others = zip(window_slices(x, axis, window, stride), window_slices(inner, axis, window, stride))
+        best = at_start(*first)
         for u, other in enumerate(others, start=1):
             best = better_of(best, other, u)
         return best
 
     def entry(u):
-        return lax.slice_in_dim(
-            lax.dynamic_slice_in_dim(x, u, (positions - 1) * stride + 1, axis), 0, None, stride, axis
-        )
+        length = (positions - 1) * stride + 1
+        slices = (lax.dynamic_slice_in_dim(each, u, length, axis) for each in (x, inner))
+        z, place = (lax.slice_in_dim(each, 0, None, stride, axis) for each in slices)
+        return z, place
 
-    return lax.fori_loop(1, window, lambda u, best: better_of(best, entry(u), u), (entry(0), first_entry))
+    return lax.fori_loop(1, window, lambda u, best: better_of(best, entry(u), u), at_start(*entry(0)))
+
+
+def _pad_with_edge(x: Array, axis: int, low: int, high: int) -> Array:
+    """`low` copies of the first entry before x, so that a window of −∞ alone gives its δ to its first entry."""
+    first = lax.slice_in_dim(x, 0, 1, axis=axis)
+    return pad_axis(jnp.concatenate([first] * low + [x], axis), axis, 0, high)
+
+
+def _at_winners(winner: Array, delta: Array, axes, x_shape: tuple[int, ...]) -> Array:
+    """Each δ at the place of its window's maximum, 0 elsewhere; every spatial axis is made two, (blocks, stride)."""
+    winner = lax.optimization_barrier(winner)  # computed once: else every entry of a window computes it again
+    for axis, (w, s, low, high) in axes:  # the last first, so that the axes still to come keep their numbers
+        length = low + x_shape[axis] + high
+        ((_, winner),) = covering_windows(winner, axis, w, s, length)
+        ((_, delta),) = covering_windows(delta, axis, w, s, length)
+    strides = [s for _, (_, s, _, _) in reversed(axes)]
+    place = jnp.arange(math.prod(strides), dtype=winner.dtype)
+    place = place.reshape(1, *(n for s in strides for n in (1, s)), *[1] * (winner.ndim - 1 - 2 * len(strides)))
+    delta = jnp.where(winner == place, delta, 0)
+    for axis, (_, _, low, _) in reversed(axes):
+        delta = join_blocks(delta, axis, low, x_shape[axis])
+    return delta
 
 
 def _add_winners(winner: Array, delta: Array, axis: int, window: int, stride: int, length: int) -> Array:

@@ -101,6 +101,13 @@ def test_places_in_a_long_window_do_not_fit_into_int8():
         assert residuals.winners[0].dtype == dtype
 
 
+def test_one_number_says_where_the_maximum_is_unless_windows_overlap():
+    x = jax.ShapeDtypeStruct((2, 8, 6, 3), jnp.float32)
+    kept = lambda **keywords: jax.eval_shape(lambda x: max_pool.forward((), x, **keywords), x)[1].winners
+    assert [winner.shape for winner in kept(window=2)] == [(2, 4, 3, 3)]
+    assert [winner.shape for winner in kept(window=3, stride=2)] == [(2, 8, 2, 3), (2, 3, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("window", "stride", "pads"),
     [
@@ -139,6 +146,20 @@ def test_an_entry_of_minus_infinity_keeps_its_delta_next_to_padding(window):
     assert z.ravel().tolist() == [-np.inf, window]
     delta_x = layer.backward(residuals, jnp.array([5.0, 7.0]).reshape(1, 2, 1))[1].ravel()
     assert delta_x[0] == 5 and delta_x[1] == 0 and delta_x[-1] == 7 and delta_x.sum() == 12
+
+
+@pytest.mark.parametrize("stride", [(3, 7), (4, 7), (2, 7), (2, 3)])
+def test_the_first_window_never_chooses_its_padding(stride):
+    """A window (3, 7) that sees 2×2 entries behind padding: of entries that are all −∞ it chooses the first."""
+    layer = max_pool.layer((3, 7), stride=stride, padding=((1, 0), (5, 0)))
+    for best, winner in (((), (0, 0)), ((1, 0), (1, 0)), ((0, 1), (0, 1)), ((1, 1), (1, 1))):
+        x = np.random.default_rng(1).standard_normal((1, 5, 9, 1))
+        x[0, :2, :2] = -np.inf
+        x[(0, *best)] = 3.0 if best else x[0]
+        z, residuals = layer.forward((), jnp.asarray(x))
+        delta_x = layer.backward(residuals, jnp.zeros(z.shape).at[0, 0, 0].set(5.0))[1]
+        assert z[0, 0, 0] == x[(0, *winner)]
+        assert delta_x[(0, *winner)] == 5.0 and delta_x.sum() == 5.0
 
 
 def test_nan_is_not_hidden():
