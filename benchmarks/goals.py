@@ -161,15 +161,22 @@ def _surely_slower(contender: str | None):
     """Those whose whole interval lies below the goal; a least ratio also falls with the number of noisy ratios."""
 
     def gap(records: Records) -> str:
-        slower = []
+        slower: dict[str, list[str]] = {}
         for r in _ratio_records(records, contender):
             if r.times_baseline and r.times_baseline[2] < PARITY and "same_program_as" not in r.extra:
                 ratio, low, high = r.times_baseline
-                why = f" ({SLOWER_BECAUSE[r.case]})" if r.case in SLOWER_BECAUSE else ""
-                slower.append(f"{r.case} {ratio:.2f} [{low:.2f}, {high:.2f}]{why}")
-        return f"interval wholly below the goal: {'; '.join(slower) or 'none'}. Of all others it reaches {PARITY}."
+                why = SLOWER_BECAUSE.get(r.case) or _operations(r, find(records, "derivations", r.case, "hand"))
+                slower.setdefault(why, []).append(f"{r.case} {ratio:.2f} [{low:.2f}, {high:.2f}]")
+        named = "; ".join(f"{', '.join(cases)} ({why})" for why, cases in slower.items())
+        return f"interval wholly below the goal: {named or 'none'}. Of all others it reaches {PARITY}."
 
     return gap
+
+
+def _operations(other: Record, hand: Record | None) -> str:
+    if hand is None or not hand.flops or not other.flops:
+        return "reason not found"
+    return f"with {hand.flops / other.flops:.2f} of that program's operations, by the compiler's count"
 
 
 def _geometric_mean(contender: str | None):

@@ -108,7 +108,8 @@ def render(files: Sequence[dict[str, Any]]) -> str:
 
 def _file(file: dict[str, Any]) -> Iterator[str]:
     machine = file["machine"]
-    for key in sorted(file["environments"], reverse=True):
+    newest, *_ = keys = sorted(file["environments"], reverse=True)
+    for key in keys:
         environment = file["environments"][key]
         records = [r for r in file["records"] if r.environment == key]
         if not records:
@@ -117,9 +118,10 @@ def _file(file: dict[str, Any]) -> Iterator[str]:
         yield f"<h2>{_escape(device)}: {_escape(key)}</h2>"
         yield _described(machine, environment)
         reached = goals.table(records)
-        if any(verdict != "not measured" for *_, verdict in reached):
+        measured = [row for row in reached if row[-1] != "not measured"]
+        if measured:
             yield "<h3>Figures to reach</h3>"
-            yield tables.as_html(("figure", "goal", "here", ""), reached)
+            yield tables.as_html(("figure", "goal", "here", ""), reached if key == newest else measured)
             limits = "".join(f"<dt>{_escape(what)}</dt><dd>{_escape(why)}</dd>" for what, why in goals.gaps(records))
             yield f"<h4>What limits those not met</h4><dl>{limits}</dl>" * bool(limits)
         for suite, title in TITLES.items():

@@ -39,6 +39,16 @@ def test_a_quotient_is_the_one_measured_in_turns():
     assert goal.verdict([hand, torch]) == (4.5, "not met")
 
 
+def test_the_slower_ones_are_named_by_reason():
+    records = [derivation(case, "autodiff", ratio) for case, ratio in (("relu", 0.9), ("leaky_relu", 0.8), ("tanh", 2))]
+    records += [derivation("silu", "autodiff", 0.5), derivation("silu", "hand", 1.0)]
+    records[3].flops, records[4].flops = 10.0, 9.0
+    gap = goals._surely_slower("autodiff")(records)
+    assert f"relu 0.90 [0.90, 0.90], leaky_relu 0.80 [0.80, 0.80] ({goals.FROM_THE_OUTPUT}); " in gap
+    assert "silu 0.50 [0.50, 0.50] (with 0.90 of that program's operations, by the compiler's count)." in gap
+    assert "tanh" not in gap
+
+
 def test_training_goal_is_against_the_fastest_other():
     def trained(contender, seconds):
         return Record("training", "digits_dense", contender, samples=[seconds])
