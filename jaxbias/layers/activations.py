@@ -161,8 +161,9 @@ silu = elementwise("silu", lambda z: z * jax.lax.logistic(z), _silu_derivative, 
 
 
 def _normal_cdf(z: Array) -> Array:
-    # By erfc: 1 + erf would lose the lower tail to cancellation.
-    return 0.5 * jax.lax.erfc(-z * math.sqrt(0.5))
+    # By erfc: 1 + erf would lose the lower tail to cancellation. Behind a barrier, forward and backward in one program
+    # share its values; without one, XLA evaluates its polynomials in both and keeps three arrays for them meanwhile.
+    return jax.lax.optimization_barrier(0.5 * jax.lax.erfc(-z * math.sqrt(0.5)))
 
 
 def _gelu_derivative(z: Array) -> Array:
