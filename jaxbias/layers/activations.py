@@ -163,11 +163,12 @@ silu = elementwise("silu", lambda z: z * jax.lax.logistic(z), _silu_derivative, 
 def _normal_cdf(z: Array) -> Array:
     # By erfc: 1 + erf would lose the lower tail to cancellation. Behind a barrier, forward and backward in one program
     # share its values; without one, XLA evaluates its polynomials in both and keeps three arrays for them meanwhile.
-    return jax.lax.optimization_barrier(0.5 * jax.lax.erfc(-z * math.sqrt(0.5)))
+    return jax.lax.optimization_barrier(0.5 * jax.lax.erfc(-(z * math.sqrt(0.5))))
 
 
 def _gelu_derivative(z: Array) -> Array:
-    return _normal_cdf(z) + z * jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    u = z * math.sqrt(0.5)  # exp(−u²) and not exp(−z²/2): erfc of u has evaluated it
+    return _normal_cdf(z) + z * jnp.exp(-(u * u)) / math.sqrt(2 * math.pi)
 
 
 def _gelu_gate(z: Array) -> Array:
