@@ -99,7 +99,7 @@ def backward(
     x_shape, winners = residuals.x_shape.value, residuals.winners
     axes = _last_axis_first(x_shape, window, stride, padding)
     if not _overlap(axes):
-        return (), _at_winners(*winners, delta, axes, x_shape)
+        return (), _at_winners(winners[0], delta, axes, x_shape)
     for (axis, (w, s, low, high)), winner in zip(reversed(axes), reversed(winners)):
         length = low + x_shape[axis] + high
         if w > max(WRITTEN_OUT, s):
