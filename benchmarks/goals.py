@@ -151,8 +151,8 @@ SLOWER_BECAUSE = {
     "rms_norm": "autodiff's program passes over the array as often; as two matrix-vector products it is faster on the "
     "newest JAX and slower on the oldest",
     "softplus": "1 − e^−a by expm1, accurate where a is small, costs more than autodiff's exp of what it keeps",
-    "cross_entropy": "the one-hot rows are subtracted in the pass over all entries; optax's scatter changes one entry a "
-    "row after it, which is faster from about a thousand classes on and slower for ten",
+    "cross_entropy": "the one-hot rows are subtracted in the pass over all entries; optax's scatter changes one entry "
+    "a row after it, which is faster from about a thousand classes on and slower for ten",
     "mean_squared_error": "rows are summed before the batch; one sum over both is faster on the newest JAX and slower "
     "on the oldest",
 }
