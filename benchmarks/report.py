@@ -59,7 +59,8 @@ NOTES = {
     "bias": "Time over the bare products x W, xᵀ δ and δ Wᵀ of the same shapes (for convolutions: over the layer "
     "without bias). Every contender returns the output, all gradients and the error signal for the layer below.",
     "derivations": "Autodiff's time over the hand-derived backward's: above 1, the formula by hand is faster. “kept” "
-    "is what stays in memory from forward to backward beside params, input and output.",
+    "is what stays in memory from forward to backward beside params, input and output. A red bar's whole interval says "
+    "that the formula by hand is slower; a pale one is the same compiled program, so it shows the clock.",
     "training": "Every contender starts from the same params and sees the same rows in the same order; each runs in "
     "fresh processes, in turns. “over baseline” is over this library's fit.",
     "sweep": "Time per network. All train the same networks with the same rows in the same order; each contender runs "
@@ -257,7 +258,7 @@ def _compiled_table(records: list[Record]) -> str:
 
 # --- plots ------------------------------------------------------------------------------------------------------------
 
-OURS, OTHER, FAINT = "#0b6e99", "#8793a3", "#c9d1db"
+OURS, OTHER, FAINT, SLOWER = "#0b6e99", "#8793a3", "#c9d1db", "#c25b3f"
 
 
 def _image(figure: Any, alternative: str) -> str:
@@ -344,9 +345,9 @@ def _grid(records: list[Record], label: str):
 def _derivations(records: list[Record]) -> Iterator[str]:
     own = [r for r in records if r.contender == "autodiff" and r.times_baseline and r.status == "ok"]
     own.sort(key=lambda r: -_ratio(r))
-    colors = [OURS if _ratio(r) >= 0.98 else "#c25b3f" for r in own]
     figure = _bars(
-        [r.case for r in own], [_ratio(r) for r in own], [r.times_baseline for r in own], colors,
+        [r.case for r in own], [_ratio(r) for r in own], [r.times_baseline for r in own],
+        [_ratio_color(r, OURS) for r in own],
         "time of autodiff of the same forward over time by hand (above 1: by hand is faster)",
     )  # fmt: skip
     yield _image(figure, "Autodiff's time over the hand-derived backward's, by layer and loss")
@@ -356,10 +357,17 @@ def _derivations(records: list[Record]) -> Iterator[str]:
         figure = _bars(
             [f"{r.case}: {r.contender}" for r in others], [_ratio(r) for r in others],
             [r.times_baseline for r in others],
-            [OTHER if _ratio(r) >= 0.98 else "#c25b3f" for r in others],
+            [_ratio_color(r, OTHER) for r in others],
             "time of another library's or another forward's gradient over time by hand",
         )  # fmt: skip
         yield _image(figure, "Other libraries' gradients over the hand-derived backward, by layer and loss")
+
+
+def _ratio_color(record: Record, color: str) -> str:
+    if "same_program_as" in record.extra:
+        return FAINT
+    assert record.times_baseline is not None
+    return SLOWER if record.times_baseline[2] < goals.PARITY else color
 
 
 def _ratio(record: Record) -> float:
