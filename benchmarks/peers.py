@@ -1,9 +1,11 @@
 """The other libraries: which are here, how to get those that are not, and how to run one in a process of its own."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -74,22 +76,38 @@ def in_turns(job: dict[str, Any], sample: Callable[[], Any], *, python: str | No
     Between the two is a pause, as the threads of one wait for work for some milliseconds before they give up the core.
     """
     command = _worker("benchmarks.torch_worker", {**job, "in_turns": True}, python, None)
+    pipe, out = subprocess.PIPE, ""
     with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(**command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as worker:
-            assert worker.stdin is not None and worker.stdout is not None
+        # a broken pipe: the worker has failed meanwhile, and says why on stderr
+        with (
+            contextlib.suppress(BrokenPipeError),
+            subprocess.Popen(**command, stdin=pipe, stdout=pipe, stderr=errors) as worker,
+        ):
             watch = threading.Timer(timeout, worker.kill)
             watch.start()
-            out = ""
-            for out in iter(worker.stdout.readline, ""):
-                if out == "\n":
-                    time.sleep(PAUSE_S)
-                    sample()
-                    time.sleep(PAUSE_S)
-                    worker.stdin.write("\n")
-                    worker.stdin.flush()
-            watch.cancel()
+            try:
+                out = _take_turns(worker, sample)
+            finally:
+                watch.cancel()
+        if worker.returncode == -signal.SIGKILL:
+            raise WorkerFailed(f"killed: no answer within {timeout:.0f} s, or out of memory")
         errors.seek(0)
         return _answer(worker.returncode, out, errors.read())
+
+
+def _take_turns(worker: subprocess.Popen[str], sample: Callable[[], Any]) -> str:
+    """The last line of the worker; each empty line before it announces a sample of its own, which ours goes before."""
+    assert worker.stdin is not None and worker.stdout is not None
+    line = ""
+    for line in worker.stdout:
+        if line == "\n":
+            time.sleep(PAUSE_S)
+            sample()
+            time.sleep(PAUSE_S)
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.write("\n")
+                worker.stdin.flush()
+    return line
 
 
 PAUSE_S = 5e-3

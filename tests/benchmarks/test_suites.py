@@ -135,10 +135,15 @@ def test_a_worker_takes_each_sample_after_ours_and_a_failed_one_says_why(tmp_pat
     worker = tmp_path / "worker.py"
     worker.write_text(
         "import json, sys\n"
-        "for _ in range(3):\n"
+        "kind = json.loads(sys.argv[1])['kind']\n"
+        "for i in range(3):\n"
         "    print(flush=True)\n"
+        "    if kind == 'gone' and i == 1:\n"
+        "        sys.exit('gone before the second sample')\n"
         "    sys.stdin.readline()\n"
-        "if json.loads(sys.argv[1])['kind'] == 'bad':\n"
+        "while kind == 'slow':\n"
+        "    pass\n"
+        "if kind == 'bad':\n"
         "    sys.exit('no such kind')\n"
         "print(json.dumps({'in_turns': json.loads(sys.argv[1])['in_turns']}))\n"
     )
@@ -147,8 +152,13 @@ def test_a_worker_takes_each_sample_after_ours_and_a_failed_one_says_why(tmp_pat
     taken = []
     assert peers.in_turns({"kind": "op"}, lambda: taken.append(None), python=None) == {"in_turns": True}
     assert len(taken) == 3
-    with pytest.raises(peers.WorkerFailed, match="no such kind"):
-        peers.in_turns({"kind": "bad"}, lambda: None, python=None)
+    for kind, why in (
+        ("bad", "no such kind"),
+        ("gone", "gone before the second sample"),
+        ("slow", "no answer within 1 s"),
+    ):
+        with pytest.raises(peers.WorkerFailed, match=why):
+            peers.in_turns({"kind": kind}, lambda: None, python=None, timeout=1)
 
 
 def test_a_failing_worker_gives_its_last_line():
