@@ -35,7 +35,7 @@ class Setting:
     @property
     def seconds(self) -> float:
         """Rough limit for the timing of one case."""
-        return {"tiny": 0.01, "quick": 0.5, "full": 10.0}[self.scale]
+        return {"tiny": 0.01, "quick": 0.3, "full": 10.0}[self.scale]
 
     @property
     def rounds(self) -> int:
