@@ -429,7 +429,7 @@ TORCH = ("max_pool", "max_pool, overlapping 3×3 stride 2", "gradient of a small
 def _with_torch(records: list[Record], case: Case, setting: Setting) -> list[Record]:
     """The records with PyTorch's at its best of 1 and 2 threads; tests/test_against_torch.py compares values."""
     name = next((n for n in TORCH if case.name == n or (n == TORCH[2] and case.name.startswith(n))), None)
-    if name is None or setting.scale == "tiny":
+    if name is None or setting.scale == "tiny" or not any(r.contender == "hand" and r.samples for r in records):
         return records
     if why := missing("torch", setting):
         return [*records, skipped(SUITE, case.name, "torch", why)]

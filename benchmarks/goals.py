@@ -159,16 +159,26 @@ SLOWER_BECAUSE = {
 """Layer or loss → why its derivation loses to autodiff, as seen in the two compiled programs."""
 
 
+def surely_slower(record: Record) -> bool:
+    """Whether the whole interval says that this other gradient is faster than the hand-derived one."""
+    return bool(record.times_baseline) and record.times_baseline[2] < PARITY and "same_program_as" not in record.extra
+
+
+def _with_interval(record: Record) -> str:
+    """Time over the baseline's, and its interval."""
+    assert record.times_baseline is not None
+    ratio, low, high = record.times_baseline
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def _surely_slower(contender: str | None):
     """Those whose whole interval lies below the goal; a least ratio also falls with the number of noisy ratios."""
 
     def gap(records: Records) -> str:
         slower: dict[str, list[str]] = {}
-        for r in _ratio_records(records, contender):
-            if r.times_baseline and r.times_baseline[2] < PARITY and "same_program_as" not in r.extra:
-                ratio, low, high = r.times_baseline
-                why = SLOWER_BECAUSE.get(r.case) or _operations(r, find(records, "derivations", r.case, "hand"))
-                slower.setdefault(why, []).append(f"{r.case} {ratio:.2f} [{low:.2f}, {high:.2f}]")
+        for r in filter(surely_slower, _ratio_records(records, contender)):
+            why = SLOWER_BECAUSE.get(r.case) or _operations(r, find(records, "derivations", r.case, "hand"))
+            slower.setdefault(why, []).append(f"{r.case} {_with_interval(r)}")
         named = "; ".join(f"{', '.join(cases)} ({why})" for why, cases in slower.items())
         return f"interval wholly below the goal: {named or 'none'}. Of all others it reaches {PARITY}."
 
@@ -209,13 +219,11 @@ def _what_the_bias_adds(records: Records) -> str:
     record = _worst_bias(records)
     if record is None or not record.times_baseline:
         return ""
-    (ratio, low, high), size = record.times_baseline, f"{record.sizes['batch']}×{record.sizes['width']}"
+    size = f"{record.sizes['batch']}×{record.sizes['width']}"
     without = [r.times_baseline[0] for r in records if r.contender == "no bias" and r.times_baseline
                and (r.case, r.dtype) == (record.case, record.dtype)]  # fmt: skip
     beside = f"; ReLU alone, without a bias, is {without[0]:.2f} there" if without else ""
-    return (
-        f"{ratio:.2f} [{low:.2f}, {high:.2f}] at {size}{beside}: a pass over the output for bias and ReLU, one for db"
-    )
+    return f"{_with_interval(record)} at {size}{beside}: a pass over the output for bias and ReLU, one for db"
 
 
 def _interval_of(case: str, bottom: str):
@@ -239,8 +247,7 @@ def _norms_by_hand(records: Records) -> str:
     record = find(records, "per_example", "norms, 784-1024-1024-10", "by hand for this network")
     if record is None or not record.times_baseline:
         return ""
-    ratio, low, high = record.times_baseline
-    return f"the same products and passes, written out for this network: {ratio:.2f} [{low:.2f}, {high:.2f}]"
+    return f"the same products and passes, written out for this network: {_with_interval(record)}"
 
 
 def _cnn_norms(records: Records) -> float | None:

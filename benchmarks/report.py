@@ -366,8 +366,7 @@ def _derivations(records: list[Record]) -> Iterator[str]:
 def _ratio_color(record: Record, color: str) -> str:
     if "same_program_as" in record.extra:
         return FAINT
-    assert record.times_baseline is not None
-    return SLOWER if record.times_baseline[2] < goals.PARITY else color
+    return SLOWER if goals.surely_slower(record) else color
 
 
 def _ratio(record: Record) -> float:

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import peers, report, tables
-from benchmarks.case import Setting
-from benchmarks.record import STATUSES, load
+from benchmarks import bench_derivations, bench_norms, peers, report, tables
+from benchmarks.case import Case, Setting
+from benchmarks.record import STATUSES, Record, load
 from benchmarks.tables import HEAD, row
 
 LONG = ("sweep", "per_example")
@@ -129,6 +129,16 @@ def test_pytorch_at_its_best_is_over_the_samples_taken_in_turns(monkeypatch):
     assert fields["samples"] == [1.5] * 4 * setting.rounds
     assert fields["times_baseline"] == [3.0, 3.0, 3.0]
     assert fields["extra"] == {"threads": 2, "baseline_in_turns_s": 0.5, "torch": "2"}
+
+
+@pytest.mark.parametrize("beside", [bench_derivations._with_torch, bench_norms._with_peers])
+def test_peers_are_not_asked_beside_a_case_that_failed(beside):
+    def build(sizes, dtype):
+        raise MemoryError
+
+    case = Case("suite", "max_pool", {}, build, {}, baseline="hand", reference="autodiff")
+    failed = [Record("suite", "max_pool", "all", status="out of memory")]
+    assert beside(failed, case, Setting("full", pythons={"torch": sys.executable})) == failed
 
 
 def test_a_worker_takes_each_sample_after_ours_and_a_failed_one_says_why(tmp_path, monkeypatch):
