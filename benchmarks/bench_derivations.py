@@ -17,8 +17,9 @@ from benchmarks.case import Case, Setting, run_case
 from benchmarks.peers import WorkerFailed, missing, skipped, torch_in_turns
 from benchmarks.record import Record
 from benchmarks.timing import compile_apart
-from jaxbias import Layer, chain, check, layers, losses, value_and_grad
+from jaxbias import Layer, chain, layers, losses, value_and_grad
 from jaxbias.derivation import random_like
+from jaxbias.selfcheck import derivations as check
 
 SUITE = "derivations"
 

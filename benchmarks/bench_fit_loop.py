@@ -15,7 +15,7 @@ import jaxbias as jb
 from benchmarks.case import Setting
 from benchmarks.record import Record
 from benchmarks.timing import ratio
-from jaxbias import spec
+from jaxbias.app import spec
 
 SUITE = "fit_loop"
 NETS = {

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxbias.cli import main
+from jaxbias.app.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

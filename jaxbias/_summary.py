@@ -6,9 +6,9 @@ from typing import Any, overload
 
 import jax
 
+from jaxbias.foreign.roles import RolesSummary, roles_summary
 from jaxbias.leaves import is_bias, named_parameters
 from jaxbias.params import Layer, Tree, init_state, map_layers, run_forward
-from jaxbias.roles import RolesSummary, roles_summary
 
 
 @dataclass(frozen=True)

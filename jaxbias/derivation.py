@@ -1,6 +1,6 @@
 """What a hand-derived backward pass declares about itself, so that one loop can check, show and time all of them.
 
-Every module in `jaxbias.layers` and `jaxbias.losses` ends with `DERIVATIONS`; `jaxbias.check` collects them.
+Every module in `jaxbias.layers` and `jaxbias.losses` ends with `DERIVATIONS`; `jaxbias.selfcheck` collects them.
 """
 
 from collections.abc import Callable

@@ -14,8 +14,9 @@ import pytest
 from jax.dtypes import float0
 from jax.interpreters import ad
 
-from jaxbias import check, verify
+from jaxbias import verify
 from jaxbias.derivation import cast, problem
+from jaxbias.selfcheck import derivations as check
 
 DERIVATIONS = check.layer_derivations() | check.loss_derivations()
 every_example = pytest.mark.parametrize(

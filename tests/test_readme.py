@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxbias import check
+from jaxbias.selfcheck import derivations as check
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,8 +1,9 @@
 """Check a gradient derivation against autodiff, and say what is wrong with it; knows no layer of this library."""
 
-from ._errors import leaf_errors as leaf_errors
-from ._errors import path_name as path_name
-from ._errors import relative_errors as relative_errors
+from jaxbias._trees import leaf_errors as leaf_errors
+from jaxbias._trees import path_name as path_name
+from jaxbias._trees import relative_errors as relative_errors
+
 from .entrances import assert_vjp as assert_vjp
 from .entrances import custom_vjp as custom_vjp
 from .entrances import gradient as gradient

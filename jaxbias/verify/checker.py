@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr_errors import error_bounds
-from jaxbias._jaxpr_queries import coarsest_constant, reads_outside
+from jaxbias._jaxpr.queries import coarsest_constant, reads_outside
+from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias.verify.probes import Probe
 from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule, is_float
 

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr_queries import depends_on
+from jaxbias._jaxpr.queries import depends_on
 from jaxbias.verify.problem import Runner
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.dtypes import float0
 
 from jaxbias import _jaxpr
-from jaxbias.verify._errors import path_name
+from jaxbias._trees import path_name
 
 Arrays = list[Any]
 
@@ -245,7 +245,7 @@ def place(error: BaseException) -> str:
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
-        if not any(part in f.filename for part in ("/jax/", "/jax_src/", "/jaxbias/verify/", "/jaxbias/_jaxpr"))
+        if not any(part in f.filename for part in ("/jax/", "/jax_src/", "/jaxbias/verify/", "/jaxbias/_jaxpr/"))
     ]
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr_queries import depends_on
+from jaxbias._jaxpr.queries import depends_on
 from jaxbias.verify.checker import Case
 
 _EXPONENTIALS, _LOGARITHMS = ("exp", "exp2", "expm1", "logistic"), ("log", "log1p")

@@ -2,13 +2,14 @@ import json
 
 import pytest
 
-from jaxbias import claims, cli
-from jaxbias._compilation_cache import CacheUse
+from jaxbias import claims
+from jaxbias.app import cli
+from jaxbias.compilation_cache import CacheUse
 
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch):
-    monkeypatch.setattr("jaxbias._compilation_cache.enable", lambda directory: CacheUse(None))
+    monkeypatch.setattr("jaxbias.compilation_cache.enable", lambda directory: CacheUse(None))
 
 
 def test_the_table_shows_what_was_measured(capsys, monkeypatch):

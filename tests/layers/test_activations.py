@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbias import check, layers
+from jaxbias import layers
 from jaxbias.layers import activations
 from jaxbias.layers.activations import make_elu, make_gelu, make_leaky_relu, make_log_softmax, make_softmax
+from jaxbias.selfcheck import derivations as check
 from tests.planted import assert_caught
 
 FLOATS = [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16]

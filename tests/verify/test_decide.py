@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbias import verify
-from jaxbias.verify import self_test
+from jaxbias.selfcheck import planted
 
 
 def dense(x, weight, bias):
@@ -237,7 +237,7 @@ def test_precision_is_judged_in_the_dtype_of_the_arguments(dense_args):
 def test_a_gradient_that_went_through_bfloat16(key):
     """Values of 1 ± 0.01 cancel in a standard deviation, so that the bound on rounding exceeds what the cast loses."""
     x = (jax.random.normal(key, (7, 3)) * 1e-2 + 1).astype(jnp.float32)
-    forward, right = self_test.RULES["std"].forward, self_test.RULES["std"].rule
+    forward, right = planted.RULES["std"].forward, planted.RULES["std"].rule
     narrowed = lambda args, ct: tuple(g.astype(jnp.bfloat16).astype(g.dtype) for g in right(args, ct))
     (found,) = verify.vjp(forward, narrowed, (x,)).diagnoses
     assert found.kind == "dtype-precision" and "only numbers of bfloat16" in found.explanation

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbias import check, verify
-from jaxbias.verify import self_test
+from jaxbias import verify
+from jaxbias.selfcheck import derivations as check
+from jaxbias.selfcheck import planted
 
 
 def softmax(z):
@@ -92,31 +93,31 @@ def test_the_source_line_of_the_forward(key):
 def test_kind_is_of_the_vocabulary():
     with pytest.raises(ValueError, match="kind 'typo'"):
         verify.Diagnosis("x", "typo", "")
-    assert all(kinds <= verify.KINDS.keys() for kinds in self_test.ACCEPTED.values())
+    assert all(kinds <= verify.KINDS.keys() for kinds in planted.ACCEPTED.values())
 
 
 def test_the_self_test_covers_layers_and_losses():
     derivations = [check.layer_derivations()["silu"], check.loss_derivations()["hinge"]]
-    silu, hinge = self_test.rules_of(derivations)
+    silu, hinge = planted.rules_of(derivations)
     assert [body.__name__ for body, _ in silu.bodies] == ["backward", "_silu_derivative"]
-    outcomes = self_test.run([silu, hinge], pick=lambda k: k % 17 == 0)
+    outcomes = planted.run([silu, hinge], pick=lambda k: k % 17 == 0)
     assert outcomes
     check_figures(outcomes)
 
 
 def check_figures(outcomes):
     assert not [o for o in outcomes if o.crashed]
-    assert self_test.good_enough(self_test.summarise(outcomes)), self_test.table(outcomes)
+    assert planted.good_enough(planted.summarise(outcomes)), planted.table(outcomes)
 
 
 def test_self_test_in_short():
-    rules = [self_test.RULES[name] for name in ("dense_tanh", "softmax", "embedding")]
-    check_figures(self_test.run(rules, limit=2, pick=lambda k: k % 3 == 0))
+    rules = [planted.RULES[name] for name in ("dense_tanh", "softmax", "embedding")]
+    check_figures(planted.run(rules, limit=2, pick=lambda k: k % 3 == 0))
 
 
-@pytest.mark.parametrize("name", self_test.RULES)
+@pytest.mark.parametrize("name", planted.RULES)
 def test_the_right_rules_are_right(name):
-    rule = self_test.RULES[name]
+    rule = planted.RULES[name]
     assert verify.vjp(rule.forward, rule.rule, rule.draw(jax.random.key(1))).verdict == "right"
 
 

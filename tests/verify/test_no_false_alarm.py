@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbias import check as checks
 from jaxbias import verify
 from jaxbias.derivation import problem
+from jaxbias.selfcheck import derivations as checks
 from jaxbias.verify import decide
 from jaxbias.verify.checker import Checker
 from jaxbias.verify.entrances import vjp_problem

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr_errors import error_bounds
-from jaxbias._jaxpr_queries import depends_on, needed_for
+from jaxbias._jaxpr.queries import depends_on, needed_for
+from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias.verify.expressions import Expressions
 from jaxbias.verify.loops import Places
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr_numpy import scatter_accumulate, scatter_overwrite
+from jaxbias._jaxpr.in_numpy import scatter_accumulate, scatter_overwrite
 from jaxbias.verify.edits.editor import Edit, Editor
 from jaxbias.verify.edits.reductions import reductions, sums_spread_again
 

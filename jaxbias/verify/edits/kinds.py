@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr_queries import depends_on
+from jaxbias._jaxpr.queries import depends_on
 from jaxbias.verify.edits.editor import Editor, line_text
 
 ELEMENTWISE = {

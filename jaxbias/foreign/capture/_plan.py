@@ -1,0 +1,266 @@
+"""How the per-example gradient of each leaf is handled: by the Gram form where that is cheaper, else formed.
+
+For each leaf one of
+
+    gram       one contact; ‖G‖² is computed in the backward pass, at the contact, and only that number is kept
+    shared     several contacts, or one that a scan repeats: (a, δ) of all of them are kept, and cross products counted
+    formed     the per-example gradient is formed, as `vmap(grad)` would: biases, scales, small kernels
+    unused     no contact: the gradient is zero
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxbias._jaxpr import backward_slice, scan_counts, slice_ops
+from jaxbias._numerics import accumulation_dtype
+from jaxbias.foreign.capture import _factors
+from jaxbias.foreign.contact import Analysis, Origin, Site
+
+SAME_NORM = frozenset(
+    "convert_element_type reshape transpose squeeze expand_dims rev copy copy_p reduce_precision slice name "  # noqa: SIM905
+    "optimization_barrier sharding_constraint layout_constraint mesh_cast reshard pbroadcast pvary pcast".split()
+)
+"""Operations whose backward keeps the norm of a gradient: they move entries and drop none that has a gradient."""
+
+PRODUCTS = frozenset(("dot_general", "conv_general_dilated", "gather", "dynamic_slice"))
+ELEMENTWISE = frozenset(("add", "add_any", "sub", "mul"))
+"""Contacts that are linear in the leaf, and so can be read by taps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """A contact at which (a, δ) are read.
+
+    Attributes:
+        links: for each scope from the outside in, how the leaf enters it: "sliced" or "whole" by a scan, "call".
+        lengths: of those scans, 1 for a call.
+        permutation: axis of the leaf that each axis of the operand is; None where there is more than permutation.
+        operand: the operand as a function of what enters the innermost scope, whose shape and dtype `root` gives.
+    """
+
+    number: int
+    leaf: int
+    site: Site
+    sizes: _factors.Sizes | None
+    links: tuple[str, ...]
+    lengths: tuple[int, ...]
+    permutation: tuple[int, ...] | None
+    operand: Callable[[Any], Any]
+    root: Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one leaf is handled.
+
+    Attributes:
+        name: "gram", "shared", "formed" or "unused".
+        block: rows (gram, shared) or columns (formed at a contact) at a time; None for all at once.
+        taps: contacts that are read; empty where the gradient is formed at the leaf.
+        at_contact: formed at the contact, block by block, rather than at the leaf.
+    """
+
+    name: str
+    taps: tuple[Tap, ...] = ()
+    block: int | None = None
+    at_contact: bool = False
+
+    @property
+    def text(self) -> str:
+        """For the user: what is done, and in blocks of how many rows or columns."""
+        if self.name in ("formed", "unused") and not self.at_contact:
+            return self.name
+        unit = "columns" if self.at_contact else "rows"
+        return self.name + (f", {self.block} {unit} at a time" if self.block else "")
+
+
+def plan(
+    analysis: Analysis, shapes: Sequence, batch: int, memory_limit: int, form_at_leaf: bool = False
+) -> list[Method]:
+    """Method of every leaf.
+
+    Args:
+        shapes: arrays or shape structs of the leaves.
+        batch: examples that are processed together.
+        form_at_leaf: form gradients at the leaf, where they can be kept, rather than at the contact.
+        memory_limit: bytes that one intermediate may take for the whole batch; decides the blocks.
+    """
+    methods = []
+    for leaf, array in enumerate(shapes):
+        sites = list({(s.scope, s.index, s.position): s for s in analysis.sites if leaf in s.origin.leaves}.values())
+        sites = [site for site in sites if _has_gradient(site)]
+        if not sites:
+            methods.append(Method("unused"))
+            continue
+        taps = [_tap(analysis, site, leaf) for site in sites]
+        methods.append(_choose(taps, array, batch, memory_limit, form_at_leaf))
+    return _numbered(methods)
+
+
+def tap_products(analysis: Analysis, shapes: Sequence) -> list[Method]:
+    """Taps at every contact with factors, whatever it costs; leaves that have other contacts too get none."""
+    methods = []
+    for leaf in range(len(shapes)):
+        sites = {(s.scope, s.index, s.position): s for s in analysis.sites if leaf in s.origin.leaves}.values()
+        taps = [_tap(analysis, site, leaf) for site in sites if _has_gradient(site)]
+        known = tuple(tap for tap in taps if tap is not None and tap.sizes is not None and "call" not in tap.links)
+        methods.append(Method("shared", known) if taps and len(known) == len(taps) else Method("unused"))
+    return _numbered(methods)
+
+
+def _numbered(methods: list[Method]) -> list[Method]:
+    numbers = itertools.count()
+    return [replace(m, taps=tuple(replace(tap, number=next(numbers)) for tap in m.taps)) for m in methods]
+
+
+def _has_gradient(site: Site) -> bool:
+    return any(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in site.op.eqn.outvars)
+
+
+def _choose(taps: list[Tap | None], array, batch: int, memory_limit: int, form_at_leaf: bool) -> Method:
+    formed = Method("formed")
+    known = [tap for tap in taps if tap is not None]
+    if len(known) < len(taps):
+        return formed
+    if len(taps) == len(known) == 1 and known[0].sizes is None:  # one contact without factors: a grouped convolution
+        sliced = all(link != "whole" for link in known[0].links)
+        return Method("formed", tuple(known), at_contact=True) if sliced and not form_at_leaf else formed
+    if any(tap.sizes is None for tap in known):
+        return formed
+    sizes = [tap.sizes for tap in known if tap.sizes is not None]
+    itemsize = accumulation_dtype(array.dtype).itemsize
+    loops = [[(link, n) for link, n in zip(tap.links, tap.lengths) if link != "call"] for tap in known]
+    if len(known) == 1 and all(link == "sliced" for link, _ in loops[0]):
+        (tap,) = known
+        (size,) = sizes
+        if size.rows * (size.left + size.right) <= size.left * size.right:
+            return Method("gram", (tap,), _block(batch * size.groups * size.rows, size.rows, memory_limit, itemsize))
+        if form_at_leaf:
+            return formed
+        if tap.site.op.name != "dot_general":
+            return Method("formed", (tap,), at_contact=True)
+        columns = _block(batch * size.groups * size.left, size.right, memory_limit, itemsize)
+        return Method("formed", (tap,), columns, at_contact=True)
+    sliced_lookup = any("sliced" in tap.links and tap.site.op.name == "gather" for tap in known)
+    if sliced_lookup or any("call" in tap.links for tap in known) or not _compatible(known):
+        return formed
+    rows = 0
+    for size, loop in zip(sizes, loops):
+        count = size.rows
+        for link, n in loop:
+            count *= n if link == "whole" else 1
+        rows += count
+    size = sizes[0]
+    if rows * (size.left + size.right) > size.left * size.right:
+        return formed
+    return Method("shared", tuple(known), _block(batch * size.groups * rows, rows, memory_limit, itemsize))
+
+
+def _block(bytes_per_row: int, rows: int, memory_limit: int, itemsize: int) -> int | None:
+    """How many of `rows` rows fit into the limit; None for all of them."""
+    fitting = max(1, memory_limit // max(1, bytes_per_row * itemsize))
+    return None if fitting >= rows else fitting
+
+
+def _compatible(taps: list[Tap]) -> bool:
+    """Whether the factors of all taps run over the same two groups of the leaf's axes."""
+    if len(taps) == 1:
+        return True
+    groups = set()
+    for tap in taps:
+        if tap.permutation is None or tap.links or tap.sizes is None or tap.sizes.groups != 1:
+            return False
+        left, right = leaf_axes(tap)
+        if list(left) != sorted(left) or list(right) != sorted(right):
+            return False
+        groups.add(frozenset((left, right)))
+    return len(groups) == 1
+
+
+def leaf_axes(tap: Tap) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of the leaf that the tap's left and right factors run over."""
+    assert tap.permutation is not None and tap.sizes is not None
+    sides = (tap.sizes.left_axes, tap.sizes.right_axes)
+    left, right = (tuple(tap.permutation[i] for i in axes) for axes in sides)
+    return left, right
+
+
+def _tap(analysis: Analysis, site: Site, leaf: int) -> Tap | None:
+    """The tap at this site; None where the way from the leaf to it is more than moving entries."""
+    if site.op.bodies or site.origin.leaves != (leaf,):
+        return None
+    elementwise = site.op.name in ELEMENTWISE and bool(site.scope)  # elsewhere the leaf itself serves
+    if not elementwise and site.op.name not in PRODUCTS:
+        return None
+    size = _factors.sizes(site.op, site.position)
+    value = root = site.op.inputs[site.position]
+    links, lengths = [], []
+    permutation: list[int] | None = list(range(len(site.op.eqn.invars[site.position].aval.shape)))
+    for depth in range(len(site.scope), -1, -1):
+        block = analysis.blocks[site.scope[:depth]]
+        kinds = analysis.kinds[site.scope[:depth]]
+        ops = slice_ops(block, value)
+        innermost = depth == len(site.scope)
+        if not all(op.name in SAME_NORM or _broadcasts(op, elementwise and innermost) for op in ops):
+            return None
+        for op in reversed(ops):
+            permutation = _permute(op, permutation)
+        value = next((op.inputs[0] for op in ops), value)  # a chain: each operation reads the one before
+        if not isinstance(kinds[value], Origin) or value not in block.inputs:
+            return None
+        if innermost:
+            root = value
+        if depth == 0:
+            break
+        outer = analysis.blocks[site.scope[: depth - 1]].ops[site.scope[depth - 1][0]]
+        position = block.inputs.index(value)
+        if outer.name == "scan":
+            link = _scan_link(outer, position)
+            if link is None:
+                return None
+            links.append(link)
+            lengths.append(outer.params["length"])
+            permutation = permutation if link == "whole" else None
+        else:
+            links.append("call")
+            lengths.append(1)
+        value = outer.inputs[position + (len(outer.inputs) - len(block.inputs))]
+    innermost_block = analysis.blocks[site.scope]
+    operand = backward_slice(innermost_block, site.op.inputs[site.position])[1]
+    order = None if permutation is None else tuple(permutation)
+    return Tap(
+        0,
+        leaf,
+        site,
+        size,
+        tuple(reversed(links)),
+        tuple(reversed(lengths)),
+        order,
+        operand,
+        innermost_block.avals[root],
+    )
+
+
+def _scan_link(op, position: int) -> str | None:
+    n_consts, n_carry = scan_counts(op.params)
+    if position < n_consts:
+        return "whole"
+    return None if position < n_consts + n_carry else "sliced"
+
+
+def _broadcasts(op, repeats: bool) -> bool:
+    """A broadcast; unless it may repeat entries, one that only adds axes of size 1."""
+    return op.name == "broadcast_in_dim" and (repeats or op.eqn.invars[0].aval.size == op.eqn.outvars[0].aval.size)
+
+
+def _permute(op, permutation: list[int] | None) -> list[int] | None:
+    """Permutation of the operand in terms of the input of `op`, given that in terms of its output."""
+    if permutation is None or op.name in ("convert_element_type", "copy", "copy_p", "optimization_barrier", "name"):
+        return permutation
+    if op.name == "transpose":
+        return [op.params["permutation"][i] for i in permutation]
+    return None

@@ -1,0 +1,179 @@
+"""The user's loss, traced for one example, and checks of what came in."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbias._jaxpr import Block
+from jaxbias.foreign.contact import DATA, Analysis, analyse, path_name, split_params
+
+BATCH_NORM = (
+    "batch norm in training mode makes every example depend on the others, so no example has a gradient of its own. "
+    "Use running averages (use_running_average=True), or a norm within one example (LayerNorm, GroupNorm)."
+)
+
+
+class Problem(NamedTuple):
+    """A per-example loss at given params and batch.
+
+    Attributes:
+        leaves: array leaves of params; paths: their names; rebuild: see `Split`.
+        data: array leaves of the other arguments, batched or not.
+        in_axes: 0 or None for each of `data`.
+        batch: number of examples.
+        loss: `(leaves, data of one example) -> (scalar, aux)`.
+        analysis: contacts of that loss; the first output of its block is the loss.
+    """
+
+    leaves: list[Any]
+    paths: tuple[str, ...]
+    rebuild: Callable[..., Any]
+    data: list[Any]
+    in_axes: list[int | None]
+    batch: int
+    loss: Callable[..., Any]
+    analysis: Analysis
+    spmd_axis_name: str | None = None
+
+    def vmap(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """f of one example's data, mapped over the batch."""
+        return jax.vmap(f, in_axes=(self.in_axes,), spmd_axis_name=self.spmd_axis_name)
+
+
+def as_tuple(x: int | Sequence[int]) -> tuple[int, ...]:
+    return (x,) if isinstance(x, int) else tuple(x)
+
+
+def prepare(
+    function: str,
+    loss: Callable,
+    args: tuple[Any, ...],
+    *,
+    argnums: int | Sequence[int] = 0,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+    has_aux: bool = False,
+    spmd_axis_name: str | None = None,
+) -> Problem:
+    """Check the arguments and trace the loss of one example.
+
+    Raises:
+        TypeError: a params leaf is not of a float dtype, loss is no function, or returns no pair with `has_aux`.
+        ValueError: the batch axes disagree, the loss is no scalar, or it mixes the examples.
+    """
+    if not callable(loss):
+        raise TypeError(f"{function}: loss must be a function (params, example) -> scalar, got {_kind(loss)}.")
+    batched = as_tuple(batch_argnums)
+    if len(args) <= max(*batched, *as_tuple(argnums)):
+        raise ValueError(
+            f"{function}: argument {max(*batched, *as_tuple(argnums))} is wanted, got {len(args)} arguments."
+        )
+    params = args[argnums] if isinstance(argnums, int) else tuple(args[i] for i in argnums)
+    others = [i for i in range(len(args)) if i not in as_tuple(argnums)]
+    leaves, paths, rebuild = split_params(params)
+    if not leaves:
+        raise ValueError(f"{function}: argument {argnums}, which should be params, holds no arrays.")
+    for path, leaf in zip(paths, leaves):
+        if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
+            raise TypeError(
+                f"{function}: the params leaf {path} has dtype {jnp.asarray(leaf).dtype}, and only float leaves have a "
+                f"gradient. Take it out of params, for example into the closure of the loss."
+            )
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+
+    data, in_axes, rebuilds = [], [], []
+    for i in others:
+        split = split_params(args[i])
+        data.extend(split.leaves)
+        in_axes.extend([0 if i in batched else None] * len(split.leaves))
+        rebuilds.append((split.rebuild, len(split.leaves)))
+    keeps_axis = [
+        keep_batch_dim and axis == 0 and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        for x, axis in zip(data, in_axes)
+    ]
+    batch = _batch_size(function, [(i, args[i]) for i in batched])
+
+    def example_loss(leaves, data):
+        data = [x[None] if keep else x for x, keep in zip(data, keeps_axis)]
+        arguments: list[Any] = [None] * len(args)
+        if isinstance(argnums, int):
+            arguments[argnums] = rebuild(leaves)
+        else:
+            for i, part in zip(argnums, rebuild(leaves)):
+                arguments[i] = part
+        for i, (rebuild_one, count) in zip(others, rebuilds):
+            arguments[i], data = rebuild_one(data[:count]), data[count:]
+        out = loss(*arguments)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(f"{function}: with has_aux=True loss must return a pair (scalar, aux), got {_kind(out)}.")
+        return out if has_aux else (out, ())
+
+    shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if axis == 0 else x for x, axis in zip(data, in_axes)]
+    try:
+        analysis = analyse(example_loss, leaves, (shapes,))
+    except NameError as error:  # a collective over a named batch axis
+        if "unbound axis name" not in str(error):
+            raise
+        raise ValueError(f"{function}: the loss uses a named axis ({error}), as {BATCH_NORM}") from error
+    value = analysis.out_shape[0]
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"{function}: loss(params, example) must return one float number for one example, got "
+            f"{jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', value)}. "
+            + (
+                "With keep_batch_dim=True the loss is called with a batch axis of size 1: return its mean or sum over "
+                "that axis, or pass keep_batch_dim=False."
+                if keep_batch_dim
+                else "The loss is called without the batch axis; with keep_batch_dim=True an axis of size 1 stays."
+            )
+        )
+    if analysis.kinds[()][analysis.block.outputs[0]] != DATA:
+        raise ValueError(f"{function}: the loss does not depend on the batch, so every example has the same gradient.")
+    if any(_batch_statistics(block) for block in analysis.blocks.values()):
+        raise ValueError(f"{function}: the loss takes statistics over a batch axis: {BATCH_NORM}")
+    return Problem(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, spmd_axis_name)
+
+
+def _kind(x: Any) -> str:
+    return f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
+
+
+def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:
+    found = {}
+    for i, arg in args:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
+            name = f"argument {i} {path_name(path)}" if path else f"argument {i}"
+            if not getattr(leaf, "shape", ()):
+                raise ValueError(f"{function}: {name} has no batch axis (shape ()). Give it one entry per example.")
+            found[name] = leaf.shape
+    if not found:
+        raise ValueError(f"{function}: the batch holds no arrays.")
+    if len({shape[0] for shape in found.values()}) > 1:
+        shapes = ", ".join(f"{name}: {shape}" for name, shape in found.items())
+        raise ValueError(f"{function}: the first axis is the batch axis and must agree, got {shapes}.")
+    return next(iter(found.values()))[0]
+
+
+def _batch_statistics(block: Block) -> bool:
+    """Whether data is centred or scaled by a mean over its own leading axis of size 1: batch norm of one example."""
+    keeps = {"div", "mul", "add", "sub", "square", "integer_pow", "rsqrt", "sqrt", "max"}
+    layout = {"broadcast_in_dim", "reshape", "convert_element_type", "expand_dims", "squeeze"}
+    means: dict[int, tuple[int, ...]] = {}  # value made of such a mean -> shape of the data it came from
+    for op in block.ops:
+        shapes = [v.aval.shape for v in op.eqn.invars]
+        if op.name == "reduce_sum":
+            axes, shape = tuple(op.params["axes"]), shapes[0]
+            if len(shape) > 1 and shape[0] == 1 and 0 in axes and len(axes) < len(shape):
+                means[op.outputs[0]] = shape
+        elif op.name in keeps | layout:
+            source = next((means[i] for i in op.inputs if i in means), None)
+            if source is None:
+                continue
+            if op.name in ("sub", "mul") and any(
+                i not in means and shape == source for i, shape in zip(op.inputs, shapes)
+            ):
+                return True
+            means[op.outputs[0]] = source
+    return False

@@ -1,0 +1,438 @@
+"""Second moments, Fisher and Gauss-Newton diagonals, K-FAC factors, noise scale and influence, from (a, δ).
+
+With g_s the gradient of example s of n, everything here is a mean over the examples:
+
+    second moments (empirical Fisher diagonal)   (1/n) Σ_s g_s²              Σ_s (a_s²)ᵀ (δ_s²) for one row per example
+    Gauss-Newton diagonal                        (1/n) Σ_s diag(J_sᵀ H_s J_s)   J of the model's output, H of the loss
+    K-FAC                                        A = E[ã ãᵀ], G = E[δ δᵀ],  ã = [a, 1]: the bias as one more input (4.4)
+    gradient noise scale                         tr Σ / |E g|²
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxbias._jaxpr import LAYOUT
+from jaxbias._numerics import accumulation_dtype
+from jaxbias.foreign.capture import _factors
+from jaxbias.foreign.capture._backward import backward, tap_factors
+from jaxbias.foreign.capture._plan import Method, Tap, plan, tap_products
+from jaxbias.foreign.capture._problem import Problem, prepare
+from jaxbias.foreign.capture.clip import both_passes, weight_gradient
+from jaxbias.foreign.capture.norms import MEMORY_LIMIT, PerExampleNorms
+from jaxbias.foreign.contact import DATA
+from jaxbias.foreign.roles import leaf_roles
+
+
+class Capture:
+    """What one forward and backward pass of a batch tells; made by `capture`. Use it inside of jit, not across.
+
+    Attributes:
+        values: loss of each example (batch,).
+        norms: `PerExampleNorms`.
+        roles: role of each leaf, a tree like params.
+    """
+
+    def __init__(self, problem: Problem, memory_limit: int):
+        book_keeping = not any(site.scope for site in problem.analysis.sites)
+        readings, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
+        self._problem = problem
+        names = leaf_roles(problem.analysis)
+        self.values = readings.value
+        leaves = problem.rebuild([jnp.sqrt(x) for x in squares], None)
+        self.norms = PerExampleNorms(leaves, problem.paths, tuple(names), ("",) * len(names))
+        self.roles = problem.rebuild(names, None)
+
+    def pullback(self, weights: Float[Array, " batch"]) -> Any:
+        """Σ_s weights_s ∂L_s/∂θ, a tree like params: any weighting of the examples, without another forward pass."""
+        return self._problem.rebuild(self._weighted_sum(weights, None), None)
+
+    def gradient(self) -> Any:
+        """Gradient of the mean loss, a tree like params."""
+        return self.pullback(jnp.full_like(self.values, 1 / self._problem.batch))
+
+    def noise_scale(self) -> "NoiseScale":
+        """See `noise_scale`."""
+        return _noise_scale(self.norms, jax.tree.leaves(self.gradient()), self._problem.batch)
+
+
+def capture(loss: Callable[..., Any], *, memory_limit: int = MEMORY_LIMIT, **options: Any) -> Callable[..., Capture]:
+    """Function `(params, batch) -> Capture`: per-example values and norms, and the pullback of any weighting.
+
+    Args:
+        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+    """
+    return lambda *args: Capture(prepare("capture", loss, args, **options), memory_limit)
+
+
+# --- second moments and diagonals -------------------------------------------------------------------------------------
+
+
+def second_moments(loss: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Function `(params, batch) -> tree`: mean of the squared per-example gradient: the empirical Fisher.
+
+        (1/n) Σ_s (∂L_s/∂θ)²
+
+    A weight that each example uses in one row (a dense layer without a sequence axis) needs no per-example gradient:
+    it is (a²)ᵀ(δ²). Others are formed for the whole batch; map over smaller batches where that is too much.
+
+    Args:
+        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+    """
+    return lambda *args: _second_moments(prepare("second_moments", loss, args, **options))
+
+
+def _second_moments(problem: Problem) -> Any:
+    methods = plan(problem.analysis, problem.leaves, problem.batch, MEMORY_LIMIT, form_at_leaf=True)
+    methods = [m if m.name == "unused" or _one_row(m) else Method("formed") for m in methods]
+    readings = backward(problem, methods, keep=True)
+    moments = []
+    for i, (leaf, method) in enumerate(zip(problem.leaves, methods)):
+        if method.name == "unused":
+            moments.append(jnp.zeros_like(leaf))
+        elif i in readings.formed:
+            rows = readings.formed[i]
+            rows = rows.astype(accumulation_dtype(rows.dtype))
+            moments.append(jnp.mean(jnp.square(rows), axis=0).astype(leaf.dtype))
+        else:
+            (tap,) = method.taps
+            operands = [jnp.square(x) for x in readings.operands[tap.number]]
+            delta = jnp.square(readings.slots[tap.number])
+            moments.append(weight_gradient(problem, tap, leaf, operands, delta) / problem.batch)
+    return problem.rebuild(moments, None)
+
+
+def _one_row(method: Method) -> bool:
+    if len(method.taps) != 1:
+        return False
+    tap = method.taps[0]
+    return not tap.links and tap.site.op.name == "dot_general" and tap.sizes is not None and tap.sizes.rows == 1
+
+
+def _cross_entropy_root(output: Array, column: Array) -> Array:
+    """Column c of S with S Sᵀ = diag(p) − p pᵀ:  √p_c (e_c − p)."""
+    p = jax.nn.softmax(output)
+    one = jax.nn.one_hot(column, p.shape[-1], dtype=p.dtype)
+    return jnp.sqrt(p[column]) * (one - p)
+
+
+def _squared_error_root(output: Array, column: Array) -> Array:
+    return jax.nn.one_hot(column, output.shape[-1], dtype=output.dtype)
+
+
+ROOTS = {"cross_entropy": _cross_entropy_root, "squared_error": _squared_error_root}
+
+
+def _check_kind(function: str, kind: str) -> None:
+    if kind not in ROOTS:
+        raise ValueError(f"{function}: kind must be one of {', '.join(ROOTS)}, got {kind!r}.")
+
+
+def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Callable[..., Any]:
+    """Function `(params, inputs) -> tree`: diagonal of the generalised Gauss-Newton matrix, mean over the examples.
+
+        (1/n) Σ_s diag(J_sᵀ H_s J_s) = (1/n) Σ_s Σ_c (J_sᵀ S_s[:, c])²,   H = S Sᵀ
+
+    One backward pass for each of the model's outputs. For these losses it is that of the true Fisher matrix too.
+
+    Args:
+        model: `(params, x) -> outputs (outputs,)` of one example.
+        kind: "cross_entropy" of logits, H = diag(p) − p pᵀ, or "squared_error" ½‖f − y‖², H = 1.
+
+    Raises:
+        ValueError: another kind, or outputs that are no vector.
+
+    Source: F. Dangel, F. Kunstner, P. Hennig, BackPACK (2020), DiagGGNExact; J. Martens, New insights and perspectives
+    on the natural gradient method (2020), section 9.2.
+    """
+    _check_kind("ggn_diagonal", kind)
+
+    def diagonal(params, inputs):
+        example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
+        out = jax.eval_shape(model, params, example)
+        if len(out.shape) != 1:
+            raise ValueError(
+                f"ggn_diagonal: model(params, x) must return a vector for one example, got shape {out.shape}."
+            )
+
+        def column_loss(params, column, x):
+            output = model(params, x)
+            return jnp.vdot(lax.stop_gradient(ROOTS[kind](output, column)), output)
+
+        def step(total, column):
+            moments = second_moments(column_loss, batch_argnums=2)(params, column, inputs)
+            return jax.tree.map(jnp.add, total, moments), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return lax.scan(step, zeros, jnp.arange(out.shape[0]))[0]
+
+    return diagonal
+
+
+def fisher_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Callable[..., Any]:
+    """Function `(params, inputs, key) -> tree`: diagonal of the true Fisher matrix, labels drawn from the model.
+
+        (1/n) Σ_s (∂ log p(y_s | x_s)/∂θ)²,   y_s ~ p(· | x_s);  its expectation is `ggn_diagonal`
+
+    Args:
+        model: `(params, x) -> outputs (outputs,)` of one example.
+        kind: "cross_entropy": y from softmax(outputs); "squared_error": y normal around the outputs, of variance 1.
+
+    Raises:
+        ValueError: another kind.
+
+    Source: F. Kunstner, L. Balles, P. Hennig, Limitations of the empirical Fisher approximation (2019), eq. 3.
+    """
+    _check_kind("fisher_diagonal", kind)
+
+    def sampled_loss(params, example):
+        x, key = example
+        output = model(params, x)
+        fixed = lax.stop_gradient(output)
+        if kind == "squared_error":
+            return 0.5 * jnp.sum(jnp.square(output - fixed - jax.random.normal(key, output.shape, output.dtype)))
+        return -jax.nn.log_softmax(output)[jax.random.categorical(key, fixed)]
+
+    def diagonal(params, inputs, key):
+        keys = jax.random.split(key, jax.tree.leaves(inputs)[0].shape[0])
+        return second_moments(sampled_loss)(params, (inputs, keys))
+
+    return diagonal
+
+
+# --- noise scale, dot products ----------------------------------------------------------------------------------------
+
+
+class NoiseScale(NamedTuple):
+    """Simple gradient noise scale B = tr Σ / |G|², in examples: batches much smaller than B are mostly noise.
+
+    Attributes:
+        total: over all leaves.
+        leaves: path -> noise scale. roles: role -> noise scale.
+    """
+
+    total: Array
+    leaves: dict[str, Array]
+    roles: dict[str, Array]
+
+
+def noise_scale(loss: Callable[..., Any], **options: Any) -> Callable[..., NoiseScale]:
+    """Function `(params, batch) -> NoiseScale`, from one batch of n ≥ 2 examples by unbiased estimates:
+
+        |G|² ≈ (n |ḡ|² − mean_s |g_s|²) / (n − 1),   tr Σ ≈ (mean_s |g_s|² − |ḡ|²) n / (n − 1)
+
+    The estimate of |G|² may be negative for a noisy batch, and the scale with it.
+
+    Args:
+        loss: per-example loss, as for `capture`, which takes the same options.
+
+    Raises:
+        ValueError: fewer than two examples.
+
+    Source: S. McCandlish, J. Kaplan, D. Amodei, An empirical model of large-batch training (2018), appendix A.1.
+    """
+    return lambda *args: capture(loss, **options)(*args).noise_scale()
+
+
+def _noise_scale(norms: PerExampleNorms, mean_gradient: list[Array], n: int) -> NoiseScale:
+    if n < 2:
+        raise ValueError(f"noise_scale: two examples or more are wanted, got {n}.")
+    dtype = accumulation_dtype(mean_gradient[0].dtype)
+    of_mean = [jnp.sum(jnp.square(g.astype(dtype))) for g in mean_gradient]
+    of_each = [jnp.mean(jnp.square(x)) for x in jax.tree.leaves(norms.leaves)]
+
+    def scale(keep):
+        mean_sq, each = (jnp.stack([x for x, k in zip(xs, keep) if k]).sum() for xs in (of_mean, of_each))
+        signal = (n * mean_sq - each) / (n - 1)
+        noise = (each - mean_sq) * n / (n - 1)
+        return noise / signal
+
+    by = lambda names: {name: scale([name == x for x in names]) for name in dict.fromkeys(names)}
+    return NoiseScale(scale([True] * len(of_mean)), by(norms.paths), by(norms.role_names))
+
+
+def gradient_dots(loss: Callable[..., Any], **options: Any) -> Callable[..., Float[Array, "batch batch"]]:
+    """Function `(params, batch) -> (batch, batch)`: dot products ⟨g_s, g_t⟩ of all pairs of per-example gradients.
+
+    The influence of example s on t for one step of gradient descent is −(learning rate) ⟨g_s, g_t⟩.
+
+    Args:
+        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+
+    Source: G. Pruthi, F. Liu, S. Kale, M. Sundararajan, Estimating training data influence by tracing gradient
+    descent (2020), eq. 1.
+    """
+
+    def dots(*args):
+        problem = prepare("gradient_dots", loss, args, **options)
+        methods = plan(problem.analysis, problem.leaves, problem.batch, MEMORY_LIMIT, form_at_leaf=True)
+        methods = [m if all(map(_pairs, m.taps)) else Method("formed") for m in methods]
+        readings = backward(problem, methods, keep=True)
+        total = jnp.zeros(())
+        for i, method in enumerate(methods):
+            if i in readings.formed:
+                rows = readings.formed[i].reshape(problem.batch, -1)
+                total += jnp.einsum("sd,td->st", rows, rows, preferred_element_type=accumulation_dtype(rows.dtype))
+            elif method.taps:
+                operands, deltas = ([x[tap.number] for tap in method.taps] for x in (readings.operands, readings.slots))
+                total += _pair_dots(method, operands, deltas)
+        return total
+
+    return dots
+
+
+def _pairs(tap: Tap) -> bool:
+    """Whether (a, δ) of this tap can be kept for all examples: not in a remat or a cond, no lookup in a scan."""
+    return "call" not in tap.links and not (tap.links and tap.site.op.name == "gather")
+
+
+def _pair_dots(method: Method, operands: list[Any], deltas: list[Any]) -> Array:
+    """⟨G_s, G_t⟩ of one leaf; one s at a time, against all t."""
+
+    def pair(one, other):
+        ours, theirs = tap_factors(method, *one), tap_factors(method, *other)
+        return sum(_factors.inner_product(f, h) for f in ours for h in theirs)
+
+    everything = (operands, deltas)
+    return lax.map(lambda one: jax.vmap(lambda other: pair(one, other))(everything), everything)
+
+
+# --- K-FAC ------------------------------------------------------------------------------------------------------------
+
+
+class KroneckerFactors(NamedTuple):
+    """Fisher block of one weight (and its bias): E[g gᵀ] ≈ A ⊗ G.
+
+    Attributes:
+        inputs: A (inputs, inputs), of [a, 1] with a bias; a leading axis for stacked layers.
+        outputs: G (outputs, outputs).
+        bias: path of the bias leaf, or None.
+    """
+
+    inputs: Array
+    outputs: Array
+    bias: str | None
+
+
+def kfac_factors(
+    loss: Callable[..., Any], approximation: str = "expand", **options: Any
+) -> Callable[..., dict[str, KroneckerFactors]]:
+    """Function `(params, batch) -> {path of weight: KroneckerFactors}`, the bias as homogeneous coordinate.
+
+        expand   A = 1/(nT) Σ_{s,t} ã ãᵀ        G = 1/n Σ_{s,t} δ δᵀ
+        reduce   A = 1/n Σ_s (mean_t ã)(mean_t ã)ᵀ,   G = 1/n Σ_s (Σ_t δ)(Σ_t δ)ᵀ
+
+    t runs over positions, time steps or patches that share the weight; without them the two agree. The labels are those
+    of the batch (empirical Fisher); for the true Fisher draw them from the model. Weights that are used at several
+    contacts, or otherwise than by one product, are left out.
+
+    Args:
+        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        approximation: "expand" or "reduce".
+
+    Raises:
+        ValueError: another approximation.
+
+    Source: J. Martens, R. Grosse (2015), eq. 16; R. Eschenhagen, A. Immer, R. Turner, F. Schneider, P. Hennig,
+    Kronecker-factored approximate curvature for modern neural network architectures (2023), eqs. 11, 12.
+    """
+    if approximation not in ("expand", "reduce"):
+        raise ValueError(f"kfac_factors: approximation must be 'expand' or 'reduce', got {approximation!r}.")
+
+    def factors(*args):
+        problem = prepare("kfac_factors", loss, args, **options)
+        methods = tap_products(problem.analysis, problem.leaves)
+        methods = [m if len(m.taps) == 1 and m.taps[0].site.op.name != "gather" else Method("unused") for m in methods]
+        readings = backward(problem, methods)
+        found = {}
+        for path, method in zip(problem.paths, methods):
+            if not method.taps:
+                continue
+            (tap,) = method.taps
+            one = lambda a, d, method=method: tap_factors(method, [a], [d])[0]
+            f = jax.vmap(one)(readings.operands[tap.number], readings.slots[tap.number])
+            bias = _bias_of(problem, tap)
+            found[path] = _kronecker(f.left, f.right, bias, approximation)
+        return found
+
+    return factors
+
+
+def _kronecker(a: Array, delta: Array, bias: str | None, approximation: str) -> KroneckerFactors:
+    """From a (n, groups, rows, inputs) and delta (n, groups, rows, outputs)."""
+    n, groups, rows, _ = a.shape
+    if bias is not None:
+        a = jnp.concatenate([a, jnp.ones((*a.shape[:-1], 1), a.dtype)], axis=-1)
+    if approximation == "reduce":
+        a, delta, rows = a.mean(axis=2, keepdims=True), delta.sum(axis=2, keepdims=True), 1
+    product = lambda x: jnp.einsum("ngti,ngtj->gij", x, x, preferred_element_type=accumulation_dtype(x.dtype))
+    inputs, outputs = product(a) / (n * rows), product(delta) / n
+    return KroneckerFactors(*((inputs[0], outputs[0]) if groups == 1 else (inputs, outputs)), bias)
+
+
+def _bias_of(problem: Problem, tap) -> str | None:
+    """Path of the leaf that is added to the tap's output, nothing but layout in between."""
+    analysis = problem.analysis
+    block, kinds = analysis.blocks[tap.site.scope], analysis.kinds[tap.site.scope]
+    same = set(tap.site.op.outputs)
+    for op in block.ops:
+        if op.name in LAYOUT and same & set(op.inputs):
+            same |= set(op.outputs)
+        elif op.name in ("add", "add_any") and same & set(op.inputs):
+            for site in analysis.sites:
+                if site.scope == tap.site.scope and site.op is op and len(site.origin.leaves) == 1:
+                    data = op.inputs[1 - site.position]
+                    if data in same and kinds[data] == DATA:
+                        return problem.paths[site.origin.leaves[0]]
+    return None
+
+
+# --- the error signal itself ------------------------------------------------------------------------------------------
+
+
+class DeltaHistogram(NamedTuple):
+    """Counts of |δ| at the contacts of one leaf, over the batch.
+
+    Attributes:
+        edges: powers of two, (bins + 1,): bin i holds edges[i] ≤ |δ| < edges[i + 1]; the first and the last are open.
+        counts: (bins,). zeros: how many entries are exactly 0.
+    """
+
+    edges: Array
+    counts: Array
+    zeros: Array
+
+
+def delta_histograms(
+    loss: Callable[..., Any], lowest: int = -30, highest: int = 6, **options: Any
+) -> Callable[..., dict[str, DeltaHistogram]]:
+    """Function `(params, batch) -> {path: DeltaHistogram}`: sizes of the error signal δ at each weight.
+
+    Shows dead units (zeros), vanishing signals, and what a narrower dtype would lose: the normal numbers of bfloat16
+    and float32 reach down to 2⁻¹²⁶, those of float16 to 2⁻¹⁴.
+
+    Args:
+        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        lowest, highest: exponents of the first and last edge.
+    """
+
+    def histograms(*args):
+        problem = prepare("delta_histograms", loss, args, **options)
+        methods = tap_products(problem.analysis, problem.leaves)
+        readings = backward(problem, methods)
+        edges = jnp.exp2(jnp.arange(lowest, highest + 1, dtype=jnp.float32))
+        found = {}
+        for path, method in zip(problem.paths, methods):
+            if not method.taps:
+                continue
+            size = jnp.abs(jnp.concatenate([readings.slots[tap.number].reshape(-1) for tap in method.taps]))
+            bins = jnp.clip(jnp.floor(jnp.log2(jnp.where(size > 0, size, 1))), lowest, highest - 1) - lowest
+            counts = jnp.zeros(highest - lowest, jnp.int32).at[bins.astype(jnp.int32)].add((size > 0).astype(jnp.int32))
+            found[path] = DeltaHistogram(edges, counts, jnp.sum(size == 0))
+        return found
+
+    return histograms

@@ -1,0 +1,178 @@
+"""Norms of per-example gradients without per-example gradients, for anyone's loss."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from jaxbias.foreign.capture._backward import backward, squared_norms
+from jaxbias.foreign.capture._plan import plan
+from jaxbias.foreign.capture._problem import Problem, prepare
+from jaxbias.foreign.roles import leaf_roles
+
+MEMORY_LIMIT = 64 * 2**20
+"""Default bytes for one intermediate of a norm, over the whole batch."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PerExampleNorms:
+    """Norms of the gradient of every example, in the units of the loss per unit of the parameter.
+
+    Attributes:
+        leaves: tree like params, at each leaf an array (batch,), in at least float32.
+        paths, roles, methods: name, role and method of each leaf, in tree order.
+    """
+
+    leaves: Any
+    paths: tuple[str, ...] = field(metadata={"static": True})
+    role_names: tuple[str, ...] = field(metadata={"static": True})
+    method_names: tuple[str, ...] = field(metadata={"static": True})
+
+    @property
+    def total(self) -> Float[Array, " batch"]:
+        """Norm over all leaves."""
+        return _norm(jax.tree.leaves(self.leaves))
+
+    @property
+    def roles(self) -> dict[str, Array]:
+        """Role -> norm (batch,) over the leaves of that role; a tied leaf counts as "embedding+weight"."""
+        return self._by(self.role_names)
+
+    @property
+    def layers(self) -> dict[str, Array]:
+        """Layer -> norm (batch,) over its leaves. A layer is the path of a leaf without its last part."""
+        return self._by(tuple(path.rpartition(".")[0] or path for path in self.paths))
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """Path of a leaf -> how its norm was found: "gram", "shared", "formed", with the block size if there is one."""
+        return dict(zip(self.paths, self.method_names))
+
+    def _by(self, names: tuple[str, ...]) -> dict[str, Array]:
+        leaves = jax.tree.leaves(self.leaves)
+        return {name: _norm([x for x, n in zip(leaves, names) if n == name]) for name in dict.fromkeys(names)}
+
+
+def _norm(norms: Sequence[Array]) -> Array:
+    dtype = jnp.result_type(*(x.dtype for x in norms))
+    return jnp.sqrt(sum(jnp.square(x.astype(dtype)) for x in norms))  # type: ignore[arg-type]
+
+
+def per_example_norms(
+    loss: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+    verify: bool = False,
+) -> Callable[..., PerExampleNorms]:
+    """Function `(params, batch) -> PerExampleNorms`: the norm of ∂loss(params, example)/∂params of each example.
+
+        ‖∂L_s/∂θ‖  for s = 1..n and every leaf θ;  for a weight at z = a·w from (a, δ) alone      (10), see `_factors`
+
+    The same numbers as `vmap(grad(loss), (None, 0))` and a norm of each row, exact also where a leaf is used several
+    times (tied tables, recurrent weights, positions of a sequence). What is not reached by a contact it can read (a
+    leaf transformed before its use, a custom rule, a while loop's constants) falls back to forming that leaf's
+    gradient, and `methods` says so.
+
+    Args:
+        loss: per-example loss, `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux`.
+        argnums: the argument, or arguments, that hold params.
+        batch_argnums: arguments with a leading batch axis. Other arguments are handed to every example as they are.
+        keep_batch_dim: call the loss with a batch axis of size 1 instead of none (the default of `clipped_grad`).
+        memory_limit: bytes that one intermediate of a norm may take, for the whole batch; larger ones go in blocks.
+        verify: also compute the first examples by `vmap(grad)` and raise if they differ. Not under jit.
+
+    Raises:
+        TypeError: a params leaf is no float.
+        ValueError: batch axes disagree, the loss is no scalar, or it mixes the examples (batch norm in training mode).
+        RuntimeError: `verify` found a difference.
+
+    Source: I. Goodfellow, arXiv:1510.01799 (2015); Z. Bu et al., arXiv:2205.10683 (2022).
+    """
+
+    def norms(*args) -> PerExampleNorms:
+        problem = prepare(
+            "per_example_norms",
+            loss,
+            args,
+            argnums=argnums,
+            batch_argnums=batch_argnums,
+            keep_batch_dim=keep_batch_dim,
+            has_aux=has_aux,
+        )
+        methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit)
+        squares = squared_norms(problem, methods, backward(problem, methods))
+        found = [jnp.sqrt(x) for x in squares]
+        if verify:
+            check_against_vmap_grad("per_example_norms", problem, found)
+        return PerExampleNorms(
+            problem.rebuild(found, None),
+            problem.paths,
+            tuple(leaf_roles(problem.analysis)),
+            tuple(method.text for method in methods),
+        )
+
+    return norms
+
+
+def grand_scores(loss: Callable[..., Any], **options: Any) -> Callable[..., Float[Array, " batch"]]:
+    """Function `(list_of_params, batch) -> (batch,)`: GraNd scores, gradient norms averaged over models.
+
+        GraNd(s) = mean over initialisations θ of ‖∂L_s/∂θ‖
+
+    Args:
+        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+
+    Raises:
+        ValueError: no params are given.
+
+    Source: M. Paul, S. Ganguli, G. K. Dziugaite, Deep learning on a data diet (2021), eq. 2.
+    """
+    norms = per_example_norms(loss, **options)
+
+    def scores(list_of_params, batch):
+        totals = [norms(params, batch).total for params in list_of_params]
+        if not totals:
+            raise ValueError("grand_scores: one params tree or more is wanted, got an empty list.")
+        return jnp.mean(jnp.stack(totals), axis=0)
+
+    return scores
+
+
+def formed_gradients(problem: Problem, examples: int | None = None) -> list[Array]:
+    """Per-example gradients of every leaf by `vmap(grad)`, for checks."""
+    data = [x[:examples] if axis == 0 else x for x, axis in zip(problem.data, problem.in_axes)]
+    gradient = jax.grad(lambda leaves, data: problem.loss(leaves, data)[0])
+    return jax.vmap(gradient, in_axes=(None, problem.in_axes))(problem.leaves, data)
+
+
+def check_against_vmap_grad(function: str, problem: Problem, norms: list[Array], examples: int = 4) -> None:
+    """Compare the norms of the first examples with `vmap(grad)`.
+
+    Raises:
+        RuntimeError: they differ by more than the rounding of the dtype explains, or values are traced.
+    """
+    if any(isinstance(x, Tracer) for x in norms):
+        raise RuntimeError(f"{function}: verify=True compares numbers and cannot run under jit. Call it outside once.")
+    expected = formed_gradients(problem, examples)
+    for path, found, rows in zip(problem.paths, norms, expected):
+        wide = np.asarray(rows, np.float64).reshape(len(rows), -1)
+        wanted = np.sqrt(np.sum(np.square(wide), axis=1))
+        # the square root of the rounding unit: far above rounding, far below any mistake
+        tolerance = float(np.sqrt(jnp.finfo(rows.dtype).eps)) * max(float(wanted.max(initial=0.0)), 1e-30)
+        off = np.abs(np.asarray(found, np.float64)[: len(rows)] - wanted)
+        if not np.all(off <= tolerance):
+            worst = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
+            raise RuntimeError(
+                f"{function}: the norm of leaf {path} of example {worst} is {float(found[worst])}, by vmap(grad) "
+                f"{wanted[worst]}. This is a defect of jaxbias: please report the loss."
+            )

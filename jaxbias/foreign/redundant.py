@@ -1,0 +1,185 @@
+"""Biases that cannot change the output of anyone's model, alone or together: found from gradients, not by patterns."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxbias._numerics import accumulation_dtype
+from jaxbias.foreign.contact import Split, analyse, split_params
+from jaxbias.foreign.roles import leaf_roles
+
+
+class Redundant(NamedTuple):
+    """Directions of one bias leaf, or of several together, that no output depends on.
+
+    Attributes:
+        paths: of the leaves, in the order of their use. Several: only a common move of them changes no output.
+        rank: number of entries of these leaves, less the number of redundant directions.
+        directions: (number, entries): orthonormal rows, over the entries of the leaves one leaf after another; adding
+            any combination of them changes no output.
+    """
+
+    paths: tuple[str, ...]
+    rank: int
+    directions: np.ndarray
+
+    @property
+    def whole(self) -> bool:
+        """Whether every entry is redundant."""
+        return self.rank == 0
+
+    def __repr__(self) -> str:
+        number, entries = self.directions.shape
+        return f"Redundant({' + '.join(self.paths)}: {number} of {entries} directions change no output)"
+
+
+def redundant_biases(
+    fn: Callable, params: Any, *args: Any, seed: int = 0, tolerance: float | None = None
+) -> tuple[Redundant, ...]:
+    """Bias leaves that cannot change the output: wholly, along some directions, or only together with other biases.
+
+    Found, not looked up. With B the entries of all biases together, the rows of
+
+        J = [∂⟨v, fn⟩/∂B]   at random cotangents v and random biases, the other params as given
+
+    span the directions that matter; the null space of J are those that do not, whatever the biases are. It splits into
+    directions within one leaf (a bias before batch norm (5.3); the key bias of softmax attention without rotary
+    positions; the common part before layer norm or softmax) and common ones: a value bias b_v beside an output bias
+    moves nothing along (d, −d·W_o). A zero weight would make biases redundant that training then wakes. So J is also
+    taken at random weights near the given ones, and where it has the larger rank there, only directions that are null
+    for both count: combinations that depend on the weights are left out, and a warning says so.
+
+    The cost is two backward passes for each entry of the biases, and a singular value decomposition of that size:
+    shrink a wide model first.
+
+    Args:
+        fn: `(params, *args) -> output`, for a batch like those in use: one row before batch norm makes all redundant.
+        params: in float64 where possible: rounding is told from zero.
+        seed: of the random draws.
+        tolerance: singular values below tolerance × the largest count as zero, gradients of each leaf scaled to size
+            1, and leaves with gradients below tolerance × the largest as redundant; by default the square root of eps.
+
+    Raises:
+        ValueError: a gradient is not finite, or fn returns no floats.
+    """
+    analysis = analyse(fn, params, args)
+    split = split_params(params)
+    used = dict.fromkeys(i for site in analysis.sites for i in site.origin.leaves)
+    leaf_role = leaf_roles(analysis)
+    biases = [i for i in used if leaf_role[i] == "bias"]
+    if not biases:
+        return ()
+    sizes = [split.leaves[i].size for i in biases]
+    given, moved = _bias_gradients(fn, split, args, biases, sum(sizes) + 8, seed)
+    if not (np.all(np.isfinite(given)) and np.all(np.isfinite(moved))):
+        raise ValueError("redundant_biases: a gradient at random biases is not finite. Check fn, params and args.")
+    wide = jnp.result_type(*(accumulation_dtype(split.leaves[i].dtype) for i in biases))
+    limit = float(jnp.finfo(wide).eps) ** 0.5 if tolerance is None else tolerance
+    null = _null_space(given, sizes, limit)
+    if len(null) > len(_null_space(moved, sizes, limit)):
+        null = _null_space(np.concatenate([given, moved]), sizes, limit)
+        warnings.warn(
+            "redundant_biases: at these weights more directions are redundant than at weights near them, as with a "
+            "weight of zeros. Only what is redundant at both is returned, without combinations that depend on weights.",
+            stacklevel=2,
+        )
+    groups = _within_and_across(null, sizes, limit)
+    paths = [split.paths[i] for i in biases]
+    return tuple(
+        Redundant(tuple(paths[i] for i in members), rows.shape[1] - len(rows), rows) for members, rows in groups
+    )
+
+
+def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: list[int], probes: int, seed: int):
+    """J (probes, entries of the biases) at random biases and the weights as given, and J at weights moved by 30 %."""
+    random = np.random.default_rng(seed)
+    # gradients rounded to half precision would hide what depends on what
+    widened = lambda x: np.asarray(x, accumulation_dtype(jnp.result_type(x))) if _is_float(x) else x
+    given = [widened(x) for x in split.leaves]
+    data = split_params(args)
+    args = data.rebuild([widened(x) for x in data.leaves])
+    size = [np.sqrt(np.mean(np.square(x))) + 0.1 if _is_float(x) else 0 for x in given]
+    moved = [(x + 0.3 * s * random.normal(size=x.shape)).astype(x.dtype) if s else x for x, s in zip(given, size)]
+    dtype = np.result_type(*(given[i].dtype for i in biases))
+    centre = np.concatenate([given[i].reshape(-1) for i in biases])
+    spread = np.concatenate([np.full(given[i].size, size[i]) for i in biases])
+    # some biases near the given ones, some far: units that are dead here live there
+    factors = np.resize([0.3, 3.0, 10.0], probes)[:, None]
+    values = centre + factors * spread * random.normal(size=(probes, centre.size))
+    parts = parts_of([given[i].size for i in biases])
+
+    def outputs(flat: Array, weights: list[Array]) -> Array:
+        leaves = list(weights)
+        for i, part in zip(biases, parts):
+            leaves[i] = flat[part].astype(given[i].dtype).reshape(given[i].shape)
+        found = [x.reshape(-1).astype(dtype) for x in jax.tree.leaves(fn(split.rebuild(leaves), *args)) if _is_float(x)]
+        if not found:
+            raise ValueError("redundant_biases: fn returns no floats, so no gradient can tell what matters.")
+        return jnp.concatenate(found)
+
+    count = jax.eval_shape(outputs, centre.astype(dtype), given).size
+    cotangents = random.normal(size=(probes, count)).astype(dtype)
+
+    @jax.jit
+    def gradients(weights):
+        def one(probe):
+            flat, cotangent = probe
+            return jax.vjp(lambda flat: outputs(flat, weights), flat)[1](cotangent)[0]
+
+        return jax.lax.map(one, (values.astype(dtype), cotangents))
+
+    return np.asarray(gradients(given), np.float64), np.asarray(gradients(moved), np.float64)
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+
+def parts_of(sizes: Sequence[int]) -> list[slice]:
+    """Where each leaf's entries stand in all entries."""
+    ends = np.cumsum(sizes)
+    return [slice(end - size, end) for end, size in zip(ends.tolist(), sizes)]
+
+
+def _null_space(rows: np.ndarray, sizes: Sequence[int], tolerance: float) -> np.ndarray:
+    """Orthonormal rows that span the null space of `rows`, with the gradients of each leaf scaled to size 1 first."""
+    scales = np.array([np.sqrt(np.mean(np.square(rows[:, part]))) for part in parts_of(sizes)])
+    live = scales > tolerance * scales.max()
+    factors = np.repeat(np.where(live, 1 / np.where(live, scales, 1), 0), sizes)
+    _, values, basis = np.linalg.svd(rows * factors, full_matrices=True)
+    null = basis[int(np.sum(values > tolerance * max(values.max(initial=0.0), 1e-300))) :]
+    return np.linalg.qr((null * np.where(factors > 0, factors, 1)).T)[0].T
+
+
+def _within_and_across(null: np.ndarray, sizes: Sequence[int], tolerance: float) -> list[tuple[list[int], np.ndarray]]:
+    """(leaves, orthonormal directions): the null space within each leaf, then what only several leaves share."""
+    groups = []
+    rest = null
+    for i, part in enumerate(parts_of(sizes)):
+        outside = np.delete(null, np.arange(part.start, part.stop), axis=1)
+        combinations, values, _ = np.linalg.svd(outside, full_matrices=True)
+        alone = combinations[:, int(np.sum(values > tolerance)) :].T @ null  # those with nothing outside of this leaf
+        if len(alone):
+            groups.append(([i], alone[:, part]))
+            rest = rest - rest @ alone.T @ alone
+    _, values, basis = np.linalg.svd(rest, full_matrices=False)
+    rest = basis[values > 0.5]  # 0 or 1, as what lies within one leaf is part of the null space
+    projector = rest.T @ rest
+    parts = parts_of(sizes)
+    joined = np.array([[np.abs(projector[a, b]).max(initial=0.0) > tolerance for b in parts] for a in parts])
+    left = {i for i in range(len(sizes)) if joined[i].any()}
+    while left:
+        members, found = set(), {min(left)}
+        while found - members:
+            members |= found
+            found = {j for i in members for j in np.flatnonzero(joined[i]).tolist()}
+        left -= members
+        columns = np.concatenate([np.arange(parts[i].start, parts[i].stop) for i in sorted(members)])
+        _, values, basis = np.linalg.svd(projector[np.ix_(columns, columns)])
+        groups.append((sorted(members), basis[values > 0.5]))  # a projector: its singular values are 0 and 1
+    return groups

@@ -1,0 +1,275 @@
+"""Changes to weights and biases that keep, or knowingly change, what a network computes; each measures what it changed.
+
+Every function takes the user's own `fn(params, *args)` and returns `(params, change)`: new params, and the largest
+change of any output entry on `args`, relative to the largest output. Leaves are named by their path in dots
+("params.Dense_0.kernel"), as `jb.contacts` prints them. Layouts are those of this library and of Flax: dense weights
+(fan_in, fan_out), convolution kernels (*window, in, out), so the last axis of a weight is the one its bias runs over.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxbias.foreign.contact import split_params
+from jaxbias.foreign.redundant import Redundant as Redundant
+from jaxbias.foreign.redundant import parts_of
+from jaxbias.foreign.redundant import redundant_biases as redundant_biases
+
+
+class Surgery(NamedTuple):
+    """New params, and the change of the output: max |after − before| / max |before|, measured on the given data."""
+
+    params: Any
+    change: float
+
+
+def output_change(fn: Callable, before: Any, after: Any, *args: Any) -> float:
+    """max |fn(after) − fn(before)| / max |fn(before)| over all output entries; NaN where an output is NaN."""
+    split = split_params(before)
+    run = jax.jit(lambda leaves: jax.tree.leaves(fn(split.rebuild(leaves), *args)))
+    old, new = (np.concatenate([np.ravel(x) for x in run(split_params(p).leaves)]) for p in (before, after))
+    return _change(old, new)
+
+
+def _change(before: Any, after: Any) -> float:
+    before, after = (np.asarray(x, np.float64) for x in (before, after))
+    scale = max(np.max(np.abs(before), initial=0.0), np.finfo(np.float64).tiny)
+    return float(np.max(np.abs(after - before), initial=0.0) / scale)
+
+
+def get_leaf(params: Any, path: str, function: str) -> Array:
+    """The leaf at a path.
+
+    Raises:
+        KeyError: no such leaf; the message lists the paths there are.
+    """
+    split = split_params(params)
+    if path not in split.paths:
+        raise KeyError(f"{function}: params have no leaf {path!r}; the leaves are {', '.join(split.paths)}.")
+    return split.leaves[split.paths.index(path)]
+
+
+def set_leaves(params: Any, new: dict[str, Array]) -> Any:
+    """The same tree with some leaves replaced, cast to the dtype that they had."""
+    split = split_params(params)
+    leaves = [new[p].astype(x.dtype) if p in new else x for p, x in zip(split.paths, split.leaves)]
+    return split.rebuild(leaves)
+
+
+def _done(fn: Callable, before: Any, after: Any, args: tuple[Any, ...]) -> Surgery:
+    return Surgery(after, output_change(fn, before, after, *args))
+
+
+def _check_same(function: str, name: str, x: Array, wanted: int, of: str) -> None:
+    if x.shape != (wanted,):
+        raise ValueError(f"{function}: {name} has shape {x.shape}, but {of} wants ({wanted},).")
+
+
+# --- batch norm -------------------------------------------------------------------------------------------------------
+
+
+def fold_batch_norm(
+    weight: Float[Array, "*axes out"],
+    bias: Float[Array, " _"] | None,
+    scale: Float[Array, " _"],
+    shift: Float[Array, " _"],
+    mean: Float[Array, " _"],
+    variance: Float[Array, " _"],
+    *,
+    epsilon: float,
+    x: Float[Array, "n fan_in"] | None = None,
+) -> Surgery:
+    """Weight and bias of the one layer that equals an affine layer followed by batch norm with running statistics.
+
+        γ (a·W + b − μ)/√(σ² + ε) + β  =  a·W′ + b′,     W′ = W γ/√(σ² + ε),   b′ = (b − μ) γ/√(σ² + ε) + β
+
+    Args:
+        weight: its last axis is the output. bias: (out,), or None for 0.
+        scale, shift: γ and β. mean, variance: running μ and σ². epsilon: that of the batch norm.
+        x: rows on which the change is measured, for a dense weight; by default unit rows and the zero row, which
+            show every entry of an affine map.
+
+    Returns:
+        `Surgery((weight, bias), change)`: the change is rounding.
+
+    Raises:
+        ValueError: a vector's length is not the last axis of weight.
+    """
+    out = weight.shape[-1]
+    vectors = {"scale": scale, "shift": shift, "mean": mean, "variance": variance}
+    for name, vector in (vectors | ({} if bias is None else {"bias": bias})).items():
+        _check_same("fold_batch_norm", name, vector, out, f"weight {weight.shape}")
+    gain = scale / jnp.sqrt(variance + epsilon)
+    old_bias = jnp.zeros_like(mean) if bias is None else bias
+    across = (1,) * (weight.ndim - 1)
+    new = weight * gain.reshape(*across, out), (old_bias - mean) * gain + shift
+
+    flat = weight.reshape(-1, out)
+    rows = jnp.pad(jnp.eye(flat.shape[0], dtype=weight.dtype), ((0, 1), (0, 0))) if x is None else x
+
+    def layers(params, rows):
+        weight, bias = params
+        return rows @ weight.reshape(-1, out) + bias[None, :]
+
+    def normed(params, rows):
+        z = layers(params, rows)
+        return (z - mean[None, :]) * (scale / jnp.sqrt(variance + epsilon))[None, :] + shift[None, :]
+
+    before, after = normed((weight, old_bias), rows), layers(new, rows)
+    return Surgery(new, _change(before, after))
+
+
+# --- biases -----------------------------------------------------------------------------------------------------------
+
+
+def fold_value_bias(fn: Callable, params: Any, *args: Any, value_bias: str, out_weight: str, out_bias: str) -> Surgery:
+    """Attention's value bias moved into its output bias, and set to zero: the attention weights of a row sum to 1.
+
+        Σ_j p_j (v_j + b_v) W_o + b_o  =  Σ_j p_j v_j W_o + (b_v W_o + b_o)
+
+    Not with dropout on the attention weights: they then do not sum to 1, and `change` shows it.
+
+    Args:
+        fn: `(params, *args) -> output`, to measure the change.
+        value_bias, out_weight, out_bias: paths; the value bias holds as many entries as the output weight has inputs.
+
+    Raises:
+        KeyError: a path that does not exist.
+        ValueError: the shapes do not fit together.
+    """
+    bv, wo, bo = (get_leaf(params, path, "fold_value_bias") for path in (value_bias, out_weight, out_bias))
+    if bv.size * bo.size != wo.size:
+        raise ValueError(
+            f"fold_value_bias: a value bias {bv.shape} and an output bias {bo.shape} want an output weight of "
+            f"{bv.size} × {bo.size} entries, got {wo.shape}."
+        )
+    moved = (bv.reshape(-1) @ wo.reshape(bv.size, bo.size)).reshape(bo.shape)
+    new = set_leaves(params, {value_bias: jnp.zeros_like(bv), out_bias: bo + moved})
+    return _done(fn, params, new, args)
+
+
+def drop_bias(fn: Callable, params: Any, *args: Any, bias: str) -> Surgery:
+    """The bias at a path set to zero; `change` is what that costs.
+
+    Raises:
+        KeyError: a path that does not exist.
+    """
+    return _done(fn, params, set_leaves(params, {bias: jnp.zeros_like(get_leaf(params, bias, "drop_bias"))}), args)
+
+
+def add_bias(weight: Float[Array, "*axes out"], x: Float[Array, "n fan_in"]) -> Surgery:
+    """`(weight, bias)` with a zero bias for a layer that had none; the change on x is measured, and is 0."""
+    flat = weight.reshape(-1, weight.shape[-1])
+    bias = jnp.zeros(weight.shape[-1], weight.dtype)
+    before, after = x @ flat, x @ flat + bias[None, :]
+    return Surgery((weight, bias), _change(before, after))
+
+
+def shift_prior(
+    fn: Callable,
+    params: Any,
+    *args: Any,
+    bias: str,
+    old: Float[Array, " _"],
+    new: Float[Array, " _"],
+) -> Surgery:
+    """A classifier for other class frequencies, by its output bias alone: b += log(new/old).
+
+        p_new(c | x) ∝ p_old(c | x) new_c/old_c,    so the logits move by log(new_c/old_c), whatever x is
+
+    Args:
+        bias: path of the bias of the logits (one entry per class).
+        old, new: class frequencies, positive; each is divided by its sum.
+
+    Raises:
+        KeyError: a path that does not exist.
+        ValueError: frequencies that are not positive, or of another shape than the bias.
+
+    Source: M. Saerens, P. Latinne, C. Decaestecker, Adjusting the outputs of a classifier to new a priori
+    probabilities (2002), eq. 2.4.
+    """
+    b = get_leaf(params, bias, "shift_prior")
+    for name, prior in (("old", old), ("new", new)):
+        _check_same("shift_prior", name, prior, b.size, f"the bias {bias} {b.shape}")
+        if not bool(jnp.all(prior > 0)):
+            raise ValueError(f"shift_prior: {name} must hold positive frequencies, got {prior}.")
+    moved = jnp.log(new / new.sum()) - jnp.log(old / old.sum())
+    return _done(fn, params, set_leaves(params, {bias: b + moved.reshape(b.shape)}), args)
+
+
+def correct_bias(
+    weight: Float[Array, "fan_in out"],
+    bias: Float[Array, " out"],
+    quantised: Float[Array, "_ _"],
+    x: Float[Array, "n fan_in"],
+) -> Surgery:
+    """Bias that takes the mean error of a quantised weight away:  b′ = b − E[x]·ΔW,  ΔW = quantised − weight.
+
+    Args:
+        x: inputs of the layer, over which the mean is taken.
+
+    Returns:
+        `Surgery(bias, change)`: the change of the layer's output that remains, relative to its largest entry; its mean
+        over x is 0 but for rounding.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+
+    Source: M. Nagel, M. van Baalen, T. Blankevoort, M. Welling, Data-free quantization through weight equalization and
+    bias correction (2019), eq. 15.
+    """
+    if quantised.shape != weight.shape:
+        raise ValueError(f"correct_bias: quantised has shape {quantised.shape}, weight {weight.shape}.")
+    corrected = bias - x.mean(axis=0) @ (quantised - weight)
+    before, after = x @ weight + bias[None, :], x @ quantised + corrected[None, :]
+    return Surgery(corrected, _change(before, after))
+
+
+def to_homogeneous(weight: Float[Array, "fan_in out"], bias: Float[Array, " out"]) -> Float[Array, "fan_in_1 out"]:
+    """[W; b]: the bias as the weight of one more input that is always 1 (4.4). Exact."""
+    return jnp.concatenate([weight, bias[None, :]])
+
+
+def from_homogeneous(weight: Float[Array, "fan_in_1 out"]) -> tuple[Float[Array, "fan_in out"], Float[Array, " out"]]:
+    """`(W, b)` from [W; b]; undoes `to_homogeneous`."""
+    return weight[:-1], weight[-1]
+
+
+# --- biases that cannot change the output -----------------------------------------------------------------------------
+
+
+def fix_gauge(fn: Callable, params: Any, *args: Any, redundant: Sequence[Redundant] | None = None) -> Surgery:
+    """Redundant parts of biases set to zero or folded, so that equal functions have equal biases; change measured.
+
+        b′ = b − Σ_k ⟨b, u_k⟩ u_k   for the redundant directions u_k of one leaf
+
+    Of several leaves together each, in the order of their use, becomes as small as the ones before it allow: the value
+    bias of attention becomes zero, and the output bias takes it up (`fold_value_bias` does the same by names).
+
+    Args:
+        redundant: as `redundant_biases` returns it; found by it when not given.
+    """
+    redundant = redundant_biases(fn, params, *args) if redundant is None else redundant
+    fixed = params
+    for each in redundant:
+        old = [get_leaf(fixed, path, "fix_gauge") for path in each.paths]
+        sizes = [b.size for b in old]
+        flat = _smallest(np.concatenate([np.asarray(b, np.float64).reshape(-1) for b in old]), each.directions, sizes)
+        pieces = (jnp.asarray(flat[part].reshape(b.shape), b.dtype) for part, b in zip(parts_of(sizes), old))
+        fixed = set_leaves(fixed, dict(zip(each.paths, pieces)))
+    return _done(fn, params, fixed, args)
+
+
+def _smallest(b: np.ndarray, directions: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """b moved along the directions so that the first part is smallest, then, as far as that leaves open, the next."""
+    for part in parts_of(sizes):
+        left, values, right = np.linalg.svd(directions[:, part], full_matrices=True)
+        rank = int(np.sum(values > 1e-3))  # no far move for a small gain
+        steps = left[:, :rank] @ ((right[:rank] @ b[part]) / values[:rank])
+        b = b - steps @ directions
+        directions = left[:, rank:].T @ directions
+    return b

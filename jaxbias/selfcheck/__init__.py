@@ -1,0 +1,1 @@
+"""What checks this library: every derivation against autodiff, and mistakes planted in right rules."""
