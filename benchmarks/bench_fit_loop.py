@@ -15,13 +15,21 @@ import jaxbias as jb
 from benchmarks.case import Setting
 from benchmarks.record import Record
 from benchmarks.timing import ratio
-from jaxbias.app import spec
+from jaxbias.layers import conv, dense, max_pool, relu, reshape
 
 SUITE = "fit_loop"
 NETS = {
-    "two units": ("dense:2,relu,dense:10", (64,)),
-    "dense": ("dense:128,relu,dense:10", (64,)),
-    "conv": ("conv:16x3x3,relu,max_pool:2,conv:32x3x3,relu,max_pool:2,flatten,dense:10", (8, 8, 1)),
+    "two units": (jb.chain(dense.layer(2), relu, dense.layer(10)), (64,)),
+    "dense": (jb.chain(dense.layer(128), relu, dense.layer(10)), (64,)),
+    "conv": (
+        jb.chain(
+            *(conv.layer(16, (3, 3), padding="SAME"), relu, max_pool.layer(2)),
+            *(conv.layer(32, (3, 3), padding="SAME"), relu, max_pool.layer(2)),
+            reshape.layer(),
+            dense.layer(10),
+        ),
+        (8, 8, 1),
+    ),
 }
 LOSS_BOUND = 1e-3
 """Both loops must have trained the same net: their last losses may differ by this much, relatively."""
@@ -43,8 +51,7 @@ def run(setting: Setting) -> Iterator[list[Record]]:
     names = {"tiny": ["two units"], "quick": ["dense", "conv"], "full": list(NETS)}[setting.scale]
     generator = np.random.default_rng(0)
     for name in names:
-        text, shape = NETS[name]
-        network = spec.parse(text)
+        network, shape = NETS[name]
         x = generator.normal(size=(rows, *shape)).astype(np.float32)
         data = x, generator.integers(0, 10, rows).astype(np.int32)
         params = network.init(jax.random.key(0), x[:1])
