@@ -49,7 +49,7 @@ def disagreement(actual: Any, reference: Any, zeros: Collection[str] = ()) -> fl
 
 def _scales(tree: Any) -> dict[str, float]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    values = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    values = {verify.path_name(path): leaf for path, leaf in leaves}
     return {path: float(np.max(np.abs(np.asarray(leaf, np.float64)), initial=0.0)) for path, leaf in values.items()}
 
 

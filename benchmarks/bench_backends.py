@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from benchmarks.case import Case, Setting, run_cases
 from benchmarks.peers import WorkerFailed, in_process
-from benchmarks.record import Record
+from benchmarks.record import Record, note_of
 from jaxbias import Params, chain
 from jaxbias.layers import dense, gelu
 
@@ -217,7 +217,7 @@ def _compile_one(name, program, mesh) -> dict[str, Any]:
         compiled = jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",)).compile()
     except Exception as error:
         missing = dict.fromkeys(("compile_s", "temp_bytes", "flops", "bytes"))
-        return {**answer, **missing, "status": "failed", "note": str(error).splitlines()[0][:200]}
+        return {**answer, **missing, "status": "failed", "note": note_of(error)}
     cost, memory, text = compiled.cost_analysis() or {}, compiled.memory_analysis(), compiled.as_text() or ""
     return {
         **answer,

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import roofline
 from benchmarks.case import Setting, out_of_memory
 from benchmarks.peers import WorkerFailed, in_process
-from benchmarks.record import Record
+from benchmarks.record import Record, note_of
 from benchmarks.timing import compile_apart, measure
 from jaxbias import chain, losses, value_and_grad
 from jaxbias.layers import dense, relu
@@ -76,7 +76,7 @@ def _sweep(sweep: str, setting: Setting) -> list[Record]:
             jax.block_until_ready(program.call())
         except Exception as error:
             record.status = "out of memory" if out_of_memory(error) else "failed"
-            record.note = str(error).splitlines()[0][:200]
+            record.note = note_of(error)
             continue
         programs[str(n)] = program
         record.compile_s, record.temp_bytes = program.compile_s, program.temp_bytes

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import agree, roofline
-from benchmarks.record import Record
+from benchmarks.record import Record, note_of
 from benchmarks.timing import Program, compile_apart, measure, ratio
 
 SCALES = ("tiny", "quick", "full")
@@ -114,7 +114,7 @@ def run_case(case: Case, setting: Setting) -> list[Record]:
         kept = case.residual_bytes(case.sizes, case.dtype) if case.residual_bytes else {}
     except Exception as error:
         status = "out of memory" if out_of_memory(error) else "failed"
-        return [record("all", status=status, note=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")]
+        return [record("all", status=status, note=note_of(error))]
 
     records = []
     for name, program in programs.items():

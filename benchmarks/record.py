@@ -94,6 +94,12 @@ class Record:
         return None if not ordered else (ordered[middle] + ordered[~middle]) / 2
 
 
+def note_of(error: BaseException) -> str:
+    """For a record's note: the exception's class and the beginning of what it says."""
+    first, *_ = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {first:.200}"
+
+
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,7 @@
-"""The innermost step of every check: how far each leaf is from its reference, relative to the size of that leaf."""
+"""What every room asks of a tree, a leaf or an exception: its name, its kind, its first line, its distance.
+
+`leaf_errors` is the innermost step of every check: how far each leaf is from its reference, relative to its size.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +13,23 @@ from jax.dtypes import float0
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A tree path as text, for example "0.weight"."""
+    """A tree path as text, for example "0.weight"; "" for the path of a tree that is one leaf."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def is_float(x: Any) -> bool:
+    """Whether this array, or what stands for one, holds real or complex floats, and so has a gradient."""
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; "" where it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def in_one_line(error: BaseException) -> str:
+    """The exception's class and its first line, as in the last line of a traceback: "ValueError: got 3 rows"."""
+    return ": ".join(filter(None, [type(error).__name__, first_line(error)]))
 
 
 def relative_errors(actual: Any, expected: Any) -> dict[str, float]:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from jaxbias._trees import is_float
 from jaxbias.params import Layer, Tree, init_state, run_forward
 
 
@@ -90,22 +90,18 @@ def random_like(key: Array, tree: Tree) -> Tree:
     """Standard normal values in the shapes and dtypes of the float leaves of `tree`; other leaves are kept."""
     draw = generator(key).standard_normal
     return jax.tree.map(
-        lambda leaf: jax.device_put(draw(leaf.shape).astype(leaf.dtype)) if _is_float(leaf) else leaf, tree
+        lambda leaf: jax.device_put(draw(leaf.shape).astype(leaf.dtype)) if is_float(leaf) else leaf, tree
     )
-
-
-def _is_float(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def cast(tree: Tree, dtype: DTypeLike) -> Tree:
     """The float leaves of `tree` in another dtype; integer leaves and keys are kept."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_float(leaf) else leaf, tree)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_float(leaf) else leaf, tree)
 
 
 def _held(tree: Tree, dtype: DTypeLike) -> Tree:
     """`cast` of arrays that are at hand, by NumPy: nothing to compile."""
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf).astype(dtype)) if _is_float(leaf) else leaf, tree)
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf).astype(dtype)) if is_float(leaf) else leaf, tree)
 
 
 def problem(

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from jaxbias._trees import path_name
 from jaxbias.params import Tree
 
 TRAIN, FREEZE = "train", "freeze"
@@ -21,11 +22,7 @@ TRAIN, FREEZE = "train", "freeze"
 
 def named_parameters(params: Tree) -> dict[str, Any]:
     """Dotted path → leaf, for example "0.weight", in the order of the forward pass."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def is_bias(name: str) -> bool:
@@ -82,7 +79,9 @@ def freeze(params: Tree, what: str | Iterable[str] | Callable[[str, Array], bool
             if not any(_holds(path, name) for name in names):
                 raise ValueError(f"freeze: params has no {path!r}. Its leaves are {', '.join(names)}.")
         chosen = lambda name, leaf: any(_holds(path, name) for path in paths)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: FREEZE if chosen(_name(path), leaf) else TRAIN, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: FREEZE if chosen(path_name(path), leaf) else TRAIN, params
+    )
 
 
 def _holds(path: str, name: str) -> bool:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxbias._numerics import accumulation_dtype, widen
+from jaxbias._trees import path_name
 from jaxbias.params import Tree
 
 
@@ -63,7 +64,7 @@ def _penalty(
 
     def counts(params):
         if roles is None:
-            return jax.tree_util.tree_map_with_path(lambda path, _: _field(path) in counted, params)
+            return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path[-1:]) in counted, params)
         return jax.tree.map(lambda role, _: bool(set(role.split("+")) & counted), roles, params)
 
     def value(params):
@@ -78,10 +79,6 @@ def _penalty(
         )
 
     return Penalty(value, gradient, name)
-
-
-def _field(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path[-1:], simple=True)
 
 
 def add(value_and_grad: Callable[..., Any], *penalties: Penalty) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxbias._trees import in_one_line
 from jaxbias.verify.problem import place
 from jaxbias.verify.report import Report
 
@@ -49,8 +50,7 @@ def _from_file(path: str) -> Any:
 
 def said(error: BaseException) -> str:
     """An exception in one line, with the place in the user's file that it comes from."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return ": ".join(filter(None, [type(error).__name__, first])) + place(error)
+    return in_one_line(error) + place(error)
 
 
 def reports(found: Any, target: str) -> list[Report]:

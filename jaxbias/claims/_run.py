@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxbias._trees import in_one_line
 from jaxbias.claims._claim import REGISTRY, Claim, sort_key
 
 
@@ -74,7 +75,7 @@ def run_claim(claim: Claim, key: Array | None = None) -> Result:
             key = jax.random.key(0) if key is None else key
             found = {name: np.asarray(value) for name, value in claim.experiment(key).items()}
         except Exception as error:  # a claim that cannot be run has failed; the others still run
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            text = in_one_line(error)
             return Result(claim, (), {}, text, time.perf_counter() - start)
     if found.keys() != claim.expected.keys():
         text = f"the experiment returned {sorted(found)}, expected {sorted(claim.expected)}"

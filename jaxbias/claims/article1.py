@@ -203,7 +203,7 @@ def bias_by_name(key):
     network = jb.chain(dense.layer(4), tanh, dense.layer(2))
     x, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
     params = randomized(rng, network, x)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(params)]
+    names = list(jb.named_parameters(params))
     replaced = (params[0]._replace(bias=params[0].bias + 1), *params[1:])
     dropped = (params[0]._replace(bias=None), *params[1:])
     labels = jax.tree.map(lambda leaf: "train", params)

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr import Block, Op
+from jaxbias._trees import path_name
 
 ROLE_OF = {
     "dot_general": "weight",
@@ -128,7 +128,7 @@ def split_params(params: Any) -> Split:
     plain = all(isinstance(leaf, (*arrays, float, int, complex)) for _, leaf in with_paths)
     plain = plain and not any(isinstance(leaf, bool) for _, leaf in with_paths)
     keeps = [plain or isinstance(leaf, arrays) for _, leaf in with_paths]
-    paths = tuple(path_name(path) for (path, _), keep in zip(with_paths, keeps) if keep)
+    paths = tuple(path_name(path) or "params" for (path, _), keep in zip(with_paths, keeps) if keep)
     same = object()
 
     def rebuild(values, other=same):
@@ -137,11 +137,6 @@ def split_params(params: Any) -> Split:
         return treedef.unflatten([next(values) if keep else leaf for leaf, keep in zip(others, keeps)])
 
     return Split([leaf for (_, leaf), keep in zip(with_paths, keeps) if keep], paths, rebuild)
-
-
-def path_name(path) -> str:
-    """Path of a leaf in dots: `params.Dense_0.kernel`, `layers.0.weight`."""
-    return keystr(path, simple=True, separator=".") or "params"
 
 
 def contacts(fn: Callable, params: Any, *args: Any) -> tuple[Contact, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxbias._numerics import accumulation_dtype
+from jaxbias._trees import is_float
 from jaxbias.foreign.contact import Split, analyse, split_params
 from jaxbias.foreign.roles import leaf_roles
 
@@ -99,11 +100,11 @@ def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: l
     """J (probes, entries of the biases) at random biases and the weights as given, and J at weights moved by 30 %."""
     random = np.random.default_rng(seed)
     # gradients rounded to half precision would hide what depends on what
-    widened = lambda x: np.asarray(x, accumulation_dtype(jnp.result_type(x))) if _is_float(x) else x
+    widened = lambda x: np.asarray(x, accumulation_dtype(jnp.result_type(x))) if is_float(x) else x
     given = [widened(x) for x in split.leaves]
     data = split_params(args)
     args = data.rebuild([widened(x) for x in data.leaves])
-    size = [np.sqrt(np.mean(np.square(x))) + 0.1 if _is_float(x) else 0 for x in given]
+    size = [np.sqrt(np.mean(np.square(x))) + 0.1 if is_float(x) else 0 for x in given]
     moved = [(x + 0.3 * s * random.normal(size=x.shape)).astype(x.dtype) if s else x for x, s in zip(given, size)]
     dtype = np.result_type(*(given[i].dtype for i in biases))
     centre = np.concatenate([given[i].reshape(-1) for i in biases])
@@ -117,10 +118,10 @@ def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: l
         leaves = list(weights)
         for i, part in zip(biases, parts):
             leaves[i] = flat[part].astype(given[i].dtype).reshape(given[i].shape)
-        found = [x.reshape(-1).astype(dtype) for x in jax.tree.leaves(fn(split.rebuild(leaves), *args)) if _is_float(x)]
-        if not found:
+        outs = [x for x in jax.tree.leaves(fn(split.rebuild(leaves), *args)) if is_float(x) and jnp.isrealobj(x)]
+        if not outs:
             raise ValueError("redundant_biases: fn returns no floats, so no gradient can tell what matters.")
-        return jnp.concatenate(found)
+        return jnp.concatenate([x.reshape(-1).astype(dtype) for x in outs])
 
     count = jax.eval_shape(outputs, centre.astype(dtype), given).size
     cotangents = random.normal(size=(probes, count)).astype(dtype)
@@ -134,10 +135,6 @@ def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: l
         return jax.lax.map(one, (values.astype(dtype), cotangents))
 
     return np.asarray(gradients(given), np.float64), np.asarray(gradients(moved), np.float64)
-
-
-def _is_float(x: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
 
 
 def parts_of(sizes: Sequence[int]) -> list[slice]:

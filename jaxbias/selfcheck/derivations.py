@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.dtypes import float0
 
 from jaxbias import layers, losses
-from jaxbias._trees import path_name
+from jaxbias._trees import in_one_line, path_name
 from jaxbias.derivation import Derivation, cast, problem
 
 DTYPES = ("float64", "float32", "bfloat16")
@@ -179,7 +179,7 @@ def _errors(examples: Sequence[Any], dtypes: Sequence[str], key: Any) -> list[di
         try:
             return function(*args)
         except Exception as error:  # whatever a wrong derivation does is a finding, not a crash
-            notes[i] = f"{type(error).__name__}: {error}".splitlines()[0]
+            notes[i] = in_one_line(error)
             return None
 
     for i, example in enumerate(examples):

@@ -16,6 +16,8 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from jaxbias._trees import path_name
+from jaxbias.leaves import is_bias
 from jaxbias.params import Layer, Tree, init_state
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
@@ -218,7 +220,7 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
         def without_bias(tree):
             """Every leaf named bias times 0 where the bias is off."""
             return jax.tree_util.tree_map_with_path(
-                lambda path, leaf: jnp.where(on, leaf, jnp.zeros_like(leaf)) if _is_bias(path) else leaf, tree
+                lambda path, leaf: jnp.where(on, leaf, jnp.zeros_like(leaf)) if is_bias(path_name(path)) else leaf, tree
             )
 
         with jax.numpy_dtype_promotion("standard"):  # as in optax's own arithmetic
@@ -241,10 +243,6 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
         return learned.params, results
 
     return train
-
-
-def _is_bias(path: tuple[Any, ...]) -> bool:
-    return bool(path) and jax.tree_util.keystr(path[-1:], simple=True) == "bias"
 
 
 def _typed(keys: Array) -> Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._trees import first_line, in_one_line, is_float
 from jaxbias.verify.probes import Probe, random_seeds
 from jaxbias.verify.problem import (
     Arrays,
@@ -19,7 +20,6 @@ from jaxbias.verify.problem import (
     Runner,
     call_rule,
     exact_context,
-    is_float,
     narrow_np,
     widen,
 )
@@ -74,11 +74,9 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
                 outs = jax.jit(rule)(arrays)
             except jax.errors.JaxRuntimeError:
                 raise RuleError(
-                    f"this machine cannot run the rule: {_first_line(error)}", "run it on another"
+                    f"this machine cannot run the rule: {first_line(error)}", "run it on another"
                 ) from error
-            notes[:] = [
-                f"called under jax.jit, because this machine cannot run the rule as it is: {_first_line(error)}"
-            ]
+            notes[:] = [f"called under jax.jit, because this machine cannot run the rule as it is: {first_line(error)}"]
         try:
             arrays = [None if out is None else np.asarray(widen(out)) for out in outs]
             odd = next((a for a in arrays if a is not None and a.dtype.kind not in "fiubc"), None)
@@ -97,10 +95,6 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
         return Calls(first, other, call(one), dtypes_out, notes)
     except (jax.errors.UnexpectedTracerError, *_tracer_errors()) as error:
         raise RuleError(f"the rule kept a value of an earlier trace: {type(error).__name__}", "return it") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _tracer_errors():
@@ -286,7 +280,7 @@ def batched_differs(checker: "Checker", case: "Case", notes: list[str]) -> Diagn
             checker.batched = Runner(of_batch)
         outs = checker.batched(case.probe.primals, pairs)
     except Exception as error:
-        notes.append(f"the rule cannot be batched by jax.vmap: {type(error).__name__}: {_first_line(error)}")
+        notes.append(f"the rule cannot be batched by jax.vmap: {in_one_line(error)}")
         return None
     differs = [
         i

@@ -20,8 +20,9 @@ import numpy as np
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import coarsest_constant, reads_outside
 from jaxbias._jaxpr.rounding import error_bounds
+from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.probes import Probe
-from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule, is_float
+from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule
 
 EXACT = 1000.0, 100.0
 """In float64: how many times the bound of an element, and of its leaf's largest element, an error may be. A rule that
@@ -152,10 +153,9 @@ class Checker:
             try:
                 self.reference.program(probe.primals, probe.seeds)
             except Exception as error:
-                first = (str(error).strip().splitlines() or [""])[0]
                 raise ValueError(
                     f"verify: autodiff cannot differentiate the forward, so there is nothing to compare with: "
-                    f"{type(error).__name__}: {first}"
+                    f"{in_one_line(error)}"
                 ) from error
         first = self.reference.program(probe.primals, probe.seeds)
         if first is None:

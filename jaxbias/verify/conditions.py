@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbias._trees import is_float
 from jaxbias.verify.probes import Probe, redraw
-from jaxbias.verify.problem import exact_context, is_float
+from jaxbias.verify.problem import exact_context
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker

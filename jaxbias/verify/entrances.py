@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxbias import _jaxpr
+from jaxbias._trees import first_line, in_one_line, is_float
 from jaxbias.verify.decide import check
 from jaxbias.verify.problem import (
     Problem,
     argument_names,
     check_arrays,
     flatten_like,
-    is_float,
     leaf_paths,
     zero_cotangent,
 )
@@ -55,9 +55,7 @@ def _draws(args: Any, key: Array, owner: str) -> tuple[Any, Any]:
     try:
         drawn: Any = args(key)
     except Exception as error:
-        raise ValueError(
-            f"{owner}: args is a function, and args(key) raises {type(error).__name__}: {_first_line(error)}"
-        ) from error
+        raise ValueError(f"{owner}: args is a function, and args(key) raises {in_one_line(error)}") from error
     if not isinstance(drawn, tuple | list):
         raise TypeError(
             f"{owner}: args(key) must return a tuple with one entry per argument, got {type(drawn).__name__}. For a "
@@ -81,21 +79,16 @@ def _outputs(forward: Callable[..., Any], args: tuple[Any, ...], owner: str) -> 
         out = jax.eval_shape(forward, *args)
     except jax.errors.JAXTypeError as error:
         raise ValueError(
-            f"{owner}: the forward cannot be traced, so it cannot be differentiated: {_first_line(error)} Write it "
+            f"{owner}: the forward cannot be traced, so it cannot be differentiated: {first_line(error)} Write it "
             f"with jax.numpy, and with jnp.where or lax.cond in place of if."
         ) from error
     except Exception as error:
-        raise ValueError(f"{owner}: the forward raises {type(error).__name__}: {_first_line(error)}") from error
+        raise ValueError(f"{owner}: the forward raises {in_one_line(error)}") from error
     leaves, treedef = jax.tree.flatten(out)
     if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
         got = ", ".join(f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for leaf in leaves) or "nothing"
         raise TypeError(f"{owner}: the forward returns {got}; a gradient needs at least one float output.")
     return leaves, treedef
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else ""
 
 
 def _key(key: Array | None) -> Array:

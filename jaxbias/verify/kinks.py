@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.problem import is_float
+from jaxbias._trees import is_float
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbias._trees import is_float
 from jaxbias.verify.findings import Finding
-from jaxbias.verify.problem import is_float
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker

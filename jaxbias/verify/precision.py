@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._trees import first_line
 from jaxbias.verify.checker import EXACT, ROUNDED
 from jaxbias.verify.problem import Arrays, narrow_np, widen
 from jaxbias.verify.report import Diagnosis
@@ -200,8 +201,7 @@ def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:
         try:
             program = runner.program(primals, seeds)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            notes.append(f"the rule does not run in {name}: {first}")
+            notes.append(f"the rule does not run in {name}: {first_line(error)}")
             continue
         if program is None:
             continue

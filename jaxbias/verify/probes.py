@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbias.verify.problem import Arrays, Problem, is_float, widen
+from jaxbias._trees import is_float
+from jaxbias.verify.problem import Arrays, Problem, widen
 
 
 @dataclass

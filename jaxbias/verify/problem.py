@@ -17,7 +17,7 @@ import numpy as np
 from jax.dtypes import float0
 
 from jaxbias import _jaxpr
-from jaxbias._trees import path_name
+from jaxbias._trees import in_one_line, is_float, path_name
 
 Arrays = list[Any]
 
@@ -63,10 +63,6 @@ class Problem:
     seed_shapes: Callable[[Arrays], list[tuple[int, ...]]] | None = None
     numbered: Callable[[Arrays, Arrays], Arrays] | None = None
     values: Callable[[Arrays], Arrays] | None = None
-
-
-def is_float(x: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def exact_context() -> ExitStack:
@@ -235,9 +231,7 @@ def call_rule(problem: Problem, primals: Arrays, seeds: Arrays) -> Arrays:
             "return such a value as a residual, or compute it anew",
         ) from error
     except Exception as error:
-        first = str(error).strip().splitlines()
-        text = ": ".join([type(error).__name__, *first[:1]])
-        raise RuleError(f"the rule raised {text}{place(error)}", "make the rule run") from error
+        raise RuleError(f"the rule raised {in_one_line(error)}{place(error)}", "make the rule run") from error
 
 
 def place(error: BaseException) -> str:

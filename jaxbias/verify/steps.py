@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxbias._trees import is_float
 from jaxbias.verify.decide import check
 from jaxbias.verify.entrances import _Args, _key, _outputs
-from jaxbias.verify.problem import Problem, argument_names, check_arrays, is_float
+from jaxbias.verify.problem import Problem, argument_names, check_arrays
 from jaxbias.verify.report import Diagnosis, Leaves, Report
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxbias._jaxpr import Block
-from jaxbias.foreign.contact import DATA, Analysis, analyse, path_name, split_params
+from jaxbias._trees import path_name
+from jaxbias.foreign.contact import DATA, Analysis, analyse, split_params
 
 BATCH_NORM = (
     "batch norm in training mode makes every example depend on the others, so no example has a gradient of its own. "
