@@ -201,6 +201,11 @@ class _Flattener:
         name, params = eqn.primitive.name, eqn.params
         if name == "scan" and (body := params["jaxpr"]) and len(body.jaxpr.eqns) * params["length"] <= MAX_UNROLLED:
             return self.scan(eqn, ins, where)
+        if name == "platform_index":
+            return (self.constant(np.int32(branch_that_runs(params["platforms"]))),)
+        if (platforms := params.get("branches_platforms")) is not None:
+            branch = params["branches"][branch_that_runs(platforms)]
+            return self.run(branch.jaxpr, branch.consts, ins[1:], where, iteration)
         if name == "custom_linear_solve":
             solve, before = params["jaxprs"].solve, sum(params["const_lengths"][:2])
             consts = ins[before : before + params["const_lengths"].solve]
@@ -253,6 +258,22 @@ class _Flattener:
             shape = {"shape": tuple(var.aval.shape[1:])}
             results.append(self.loop_part(eqn, "loop_stack", column, var.aval, shape, where, 0))
         return [*carry, *results]
+
+
+def branch_that_runs(platforms: tuple[tuple[str, ...] | None, ...]) -> int:
+    """Which branch of a `lax.platform_dependent` JAX takes on its default device; None stands for any other platform.
+
+    A program is read to be evaluated here and now, so what other platforms would do is not part of it.
+
+    Args:
+        platforms: of each branch, as an equation keeps them (`branches_platforms`).
+
+    Raises:
+        NotImplementedError: no branch is for this platform.
+    """
+    choices = {name: i for i, names in enumerate(platforms) for name in names or ("default",)}
+    with jax.ensure_compile_time_eval():
+        return jax.lax.platform_dependent(**{name: lambda i=i: i for name, i in choices.items()})  # type: ignore[arg-type]
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
@@ -558,6 +579,10 @@ def _read_block(jaxpr, consts: Sequence[Any] = ()) -> Block:
 
         for eqn in jaxpr.eqns:
             inputs = tuple(number(v) for v in eqn.invars)
+            if (platforms := eqn.params.get("branches_platforms")) is not None:
+                inner, inner_consts = _open(eqn.params["branches"][branch_that_runs(platforms)])
+                env.update(zip(eqn.outvars, inline(inner, bind_inputs(inner, inner_consts, inputs[1:]))))
+                continue
             bodies = _body_jaxprs(eqn)
             if eqn.primitive.name in _INLINED and bodies:
                 inner, inner_consts = _open(bodies[0])
