@@ -31,7 +31,7 @@ CALLS = {"jaxpr", "call_jaxpr", "fun_jaxpr"}
 
 OWN_FILES = tuple(
     f"/jaxbias/{name}.py"
-    for name in ("verify/entrances", "verify/problem", "verify/checker", "verify/steps", "_jaxpr/program")
+    for name in ("verify/entrances", "verify/problem", "verify/checker", "verify/single_steps", "_jaxpr/program")
 )
 """Frames of the checker between the user's lines and JAX."""
 

@@ -35,8 +35,41 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from jaxbias.initializers.data_dependent import data_dependent as data_dependent
+from jaxbias.initializers._data_dependent import data_dependent
 from jaxbias.params import Params
+
+__all__ = [
+    "GAINS",
+    "NAMES",
+    "PRESETS",
+    "FanInUniform",
+    "Initializer",
+    "affine",
+    "by_name",
+    "constant",
+    "data_dependent",
+    "fan_in_uniform",
+    "gain",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "log_prior",
+    "normal",
+    "ones",
+    "orthogonal",
+    "positive",
+    "preset",
+    "scaled",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
 
 Initializer = str | Callable[..., Array]
 """`(key, shape, dtype) -> array`, as in `jax.nn.initializers`, or one of `NAMES`."""

@@ -1,0 +1,51 @@
+# The one table of public names: `__init__.py` reads it when it is imported, and type checkers read it.
+# Only ASCII: it is read in the encoding of the locale.
+from . import claims as claims
+from . import compilation_cache as compilation_cache
+from . import data as data
+from . import foreign as foreign
+from . import initializers as initializers
+from . import io as io
+from . import layers as layers
+from . import losses as losses
+from . import penalties as penalties
+from . import selfcheck as selfcheck
+from . import train as train
+from . import verify as verify
+from ._summary import summary as summary
+from .foreign import surgery as surgery
+from .foreign.capture import capture as capture
+from .foreign.capture import clipped_grad as clipped_grad
+from .foreign.capture import delta_histograms as delta_histograms
+from .foreign.capture import fisher_diagonal as fisher_diagonal
+from .foreign.capture import ggn_diagonal as ggn_diagonal
+from .foreign.capture import gradient_dots as gradient_dots
+from .foreign.capture import grand_scores as grand_scores
+from .foreign.capture import kfac_factors as kfac_factors
+from .foreign.capture import noise_scale as noise_scale
+from .foreign.capture import per_example_norms as per_example_norms
+from .foreign.capture import second_moments as second_moments
+from .foreign.contact import contacts as contacts
+from .foreign.roles import bias_only as bias_only
+from .foreign.roles import labels as labels
+from .foreign.roles import lr_by_role as lr_by_role
+from .foreign.roles import mask as mask
+from .foreign.roles import no_decay as no_decay
+from .foreign.roles import roles as roles
+from .grads import as_function as as_function
+from .grads import deltas as deltas
+from .grads import value_and_grad as value_and_grad
+from .leaves import freeze as freeze
+from .leaves import get_weights as get_weights
+from .leaves import named_parameters as named_parameters
+from .leaves import set_weights as set_weights
+from .leaves import with_frozen as with_frozen
+from .params import Layer as Layer
+from .params import Params as Params
+from .params import State as State
+from .params import chain as chain
+from .params import inference as inference
+from .params import parallel as parallel
+from .params import residual as residual
+
+__version__: str

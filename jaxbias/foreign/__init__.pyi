@@ -1,0 +1,5 @@
+from . import capture as capture
+from . import contact as contact
+from . import redundant as redundant
+from . import roles as roles
+from . import surgery as surgery

@@ -1,0 +1,2 @@
+from . import derivations as derivations
+from . import planted as planted
