@@ -52,6 +52,15 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
     "flatten": ("", False, lambda: layers.reshape.layer()),
 }
+NOT_WRITTEN = {
+    "bias_neuron": "it is dense with the bias as a row of its weight",
+    "bilinear": "it takes two inputs",
+    "conv_transpose": "no data set here has images as targets",
+    "embedding": "it takes whole numbers, and data sets here hold measurements",
+    "rnn": "it takes sequences",
+}
+"""Layers that no spec names, and why; `jb.chain` builds them."""
+
 NAMES = (*_BUILDERS, *ACTIVATIONS)
 """Every layer that a spec may name."""
 
@@ -71,6 +80,8 @@ def parse(spec: str, *, use_bias: bool = True) -> Layer:
 
 def _parse_layer(text: str, spec: str, use_bias: bool) -> Layer:
     name, *rest = text.split(":")
+    if name in NOT_WRITTEN:
+        raise ValueError(f"spec: {name} in {spec!r} cannot be written as text: {NOT_WRITTEN[name]}. Use jb.chain.")
     if name not in NAMES:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""

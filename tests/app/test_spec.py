@@ -54,6 +54,7 @@ BAD = [
     ("relu:3", "relu takes no size, got 'relu:3'"),
     ("flatten:3", "flatten takes no size, got 'flatten:3'"),
     ("dense:3:colour=red", "cannot build 'dense:3:colour=red' .*colour"),
+    ("rnn:8", "rnn in 'rnn:8' cannot be written as text: it takes sequences. Use jb.chain"),
     ("dropout:2", "cannot build 'dropout:2'"),
 ]
 
