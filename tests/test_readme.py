@@ -140,7 +140,7 @@ def test_no_block_escapes():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     markers = re.findall(r"^<!-- (\w+) -->\n```bash\n[^\n]+\n```$", README, flags=re.MULTILINE)
     assert len(markers) == languages.count("bash") == 3
-    assert not [marker for marker in markers if f"readme_command {marker}" not in script]
+    assert not [marker for marker in markers if f"as_newcomer {marker} " not in script]
 
 
 @pytest.mark.slow
