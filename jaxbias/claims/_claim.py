@@ -19,7 +19,7 @@ Experiment = Callable[[Array], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Claim:
-    """One numbered statement about biases, and how it is decided.
+    """One numbered statement about biases, and how it is decided. Its figures, if any, stand in `gallery.UNDER`.
 
     Attributes:
         number: A… of the five articles, E… of their errata, F… of the published facts, S… of our own statistics.
@@ -30,7 +30,6 @@ class Claim:
         article: the source's version, where that is imprecise or wrong.
         equation: of the derivation sheet, where one applies.
         source: citation of a published fact.
-        figure: `() -> matplotlib figure`, where one helps.
         statistical: the experiment trains or draws over many seeds; it takes seconds rather than milliseconds.
     """
 
@@ -42,7 +41,6 @@ class Claim:
     article: str = ""
     equation: str = ""
     source: str = ""
-    figure: Callable[[], Any] | None = None
     statistical: bool = False
 
 

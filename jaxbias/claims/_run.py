@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxtyping import Array
 
 from jaxbias._trees import in_one_line
 from jaxbias.claims._claim import REGISTRY, Claim, sort_key
+from jaxbias.claims._tools import own_settings
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,10 @@ class Result:
         return self.claim.verdict if self.passed else "FAILED"
 
 
-def _own_settings() -> ExitStack:
-    """float64, standard promotion and the CPU, whatever the caller's configuration is; theirs is restored."""
-    stack = ExitStack()
-    stack.enter_context(jax.enable_x64(True))
-    stack.enter_context(jax.numpy_dtype_promotion("standard"))
-    stack.enter_context(jax.numpy_rank_promotion("allow"))
-    stack.enter_context(jax.default_matmul_precision("highest"))
-    with suppress(RuntimeError):  # where JAX was told to see the accelerator only, its float64 must do
-        stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
-    return stack
-
-
 def run_claim(claim: Claim, key: Array | None = None) -> Result:
     """Run one claim's experiment in float64 and check what it returns."""
     start = time.perf_counter()
-    with _own_settings():
+    with own_settings():
         try:
             key = jax.random.key(0) if key is None else key
             found = {name: np.asarray(value) for name, value in claim.experiment(key).items()}

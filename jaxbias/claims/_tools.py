@@ -1,6 +1,7 @@
-"""What several experiments share: compiling for one run, full-batch training, random params."""
+"""What experiments and figures share: JAX's settings, compiling for one run, full-batch training, random params."""
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import jax
@@ -14,6 +15,21 @@ from jaxbias.params import Layer, Params, Tree, run_forward
 
 scan: Any = jax.lax.scan
 """`jax.lax.scan` without its static type, which cannot tell the parts of a carry apart."""
+
+
+def own_settings() -> ExitStack:
+    """float64, standard promotion and the CPU, whatever the caller's configuration is; theirs is restored.
+
+    Experiments and figures run in it alike, so that a figure prints the number that its claim measures.
+    """
+    stack = ExitStack()
+    stack.enter_context(jax.enable_x64(True))
+    stack.enter_context(jax.numpy_dtype_promotion("standard"))
+    stack.enter_context(jax.numpy_rank_promotion("allow"))
+    stack.enter_context(jax.default_matmul_precision("highest"))
+    with suppress(RuntimeError):  # where JAX was told to see the accelerator only, its float64 must do
+        stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+    return stack
 
 
 def once(f: Callable[..., Any]) -> Callable[..., Any]:

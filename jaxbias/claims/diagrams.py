@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbias.claims.figures import BLUE, FAINT, GREEN, INK, ORANGE, PAPER, VERMILLION, _figure, styled
+from jaxbias.claims.figures import BLUE, FAINT, GREEN, INK, ORANGE, PAPER, VIOLET, _figure, styled
 
 _RADIUS = 0.36
 
@@ -134,7 +134,7 @@ def node_link(params: Any = None):
                 stop = place(level + 1, k, sizes[level + 1])
                 links = [(place(level, j, sizes[level]), weight[j, k], 0.26) for j in range(sizes[level])]
                 for start, value, share in [*links, (unit_one, bias[k], 0.42)]:
-                    colour, line = (BLUE, "-") if value > 0 else (VERMILLION, (0, (4, 2)))
+                    colour, line = (BLUE, "-") if value > 0 else (VIOLET, (0, (4, 2)))
                     colour = FAINT if value == 0 else colour
                     _edge(axes, start, stop, colour=colour, width=0.7 + 3.6 * abs(float(value)) / largest, line=line)
                     _label(axes, start, stop, _signed(value), share, size=9)
@@ -144,7 +144,7 @@ def node_link(params: Any = None):
                 subscript = f"_{unit + 1}" if size > 1 else ""
                 _node(axes, place(level, unit, size), f"${names[level]}{subscript}$")
         bottom = -0.75 * tallest - 0.65
-        legend = "blue, solid: positive      red, dashed: negative      orange: bias unit"
+        legend = "blue, solid: positive    violet, dashed: negative    grey: zero    orange: bias unit"
         axes.text(3.0 * len(held) + 0.55, bottom, legend, fontsize=9, color="#444444", ha="right")
         return figure
 
@@ -157,16 +157,16 @@ def snippet(path: bool = False):
         right = [(7.6, 1.5, "$z_1^{l+1}$"), (7.6, 0, "$z_m^{l+1}$"), (7.6, -1.5, "$z_n^{l+1}$")]
         centre = (3.8, 0)
         for i, (x, y, name) in enumerate(left):
-            colour, width = (VERMILLION, 2.6) if path and i == 1 else (FAINT, 1.3)
+            colour, width = (VIOLET, 2.6) if path and i == 1 else (FAINT, 1.3)
             _edge(axes, (x, y), centre, colour=colour, width=width, shrink=(0.44, 0.6))
             _node(axes, (x, y), name, radius=0.44, colour=BLUE)
-        _label(axes, left[1][:2], centre, "$w_{kj}^l$", 0.45, size=11, colour=VERMILLION if path else INK)
+        _label(axes, left[1][:2], centre, "$w_{kj}^l$", 0.45, size=11, colour=VIOLET if path else INK)
         bias = (2.3, -2.05)
         _edge(axes, bias, centre, colour=ORANGE, shrink=(0.32, 0.6))
         _label(axes, bias, centre, "$b_k^l$", 0.4, size=11)
         _node(axes, bias, "1", colour=ORANGE, dashed=True, radius=0.32)
         for x, y, name in right:
-            colour, width = (VERMILLION, 2.6) if path else (FAINT, 1.3)
+            colour, width = (VIOLET, 2.6) if path else (FAINT, 1.3)
             _edge(axes, centre, (x, y), colour=colour, width=width, shrink=(0.6, 0.44))
             _node(axes, (x, y), name, radius=0.44)
         _label(axes, centre, right[0][:2], "$w_{1k}^{l+1}$", 0.5, size=11)
@@ -187,7 +187,7 @@ def snippet_path():
 
 
 def flow_problem():
-    """Params, sample and target of the 2-2-1 tanh network that `flow` shows, float32."""
+    """Network, params, sample and target that `flow` shows: 2-2-1, tanh in the hidden layer, a linear output."""
     import jax.numpy as jnp
 
     import jaxbias as jb
@@ -195,14 +195,14 @@ def flow_problem():
     from jaxbias.params import Params
 
     network = jb.chain(dense.layer(2), tanh, dense.layer(1))
-    first = Params(jnp.array([[0.8, -0.5], [0.4, 0.9]], jnp.float32), jnp.array([0.1, -0.3], jnp.float32))
-    last = Params(jnp.array([[1.2], [-0.7]], jnp.float32), jnp.array([0.2], jnp.float32))
-    x, target = jnp.array([[1.0, 0.5]], jnp.float32), jnp.array([[0.5]], jnp.float32)
+    first = Params(jnp.array([[0.8, -0.5], [0.4, 0.9]]), jnp.array([0.1, -0.3]))
+    last = Params(jnp.array([[1.2], [-0.7]]), jnp.array([0.2]))
+    x, target = jnp.array([[1.0, 0.5]]), jnp.array([[0.5]])
     return network, (first, (), last), x, target
 
 
 def flow():
-    """The forward/backward cycle of a real 2-2-1 tanh network on one sample (A3.3, A3.13).
+    """The forward/backward cycle of a real 2-2-1 network, tanh then linear, on one sample (A3.3, A3.13).
 
     Above, the values a on the nodes and the weights on the links; below, the error signals δ = ∂C/∂z on the nodes, and
     on the links what they hand back, δ w. All numbers are computed by the library: `jb.deltas`, `jb.value_and_grad`.
@@ -237,7 +237,7 @@ def flow():
             frame = {"boxstyle": "round,pad=0.55", "facecolor": PAPER, "edgecolor": colour, "linewidth": 1.6}
             axes.text(*cost, text, ha="center", va="center", fontsize=11.5, zorder=4, bbox=frame)
 
-        for axes, colour in ((forward, BLUE), (backward, VERMILLION)):
+        for axes, colour in ((forward, BLUE), (backward, VIOLET)):
             for level in (0, 1):
                 biases = np.asarray(params[2 * level].bias)
                 given = np.asarray(grads[2 * level].bias)
@@ -271,22 +271,23 @@ def flow():
             _edge(axes, *ends, colour=colour, width=1.7, shrink=(radius, 0.95) if axes is forward else (0.95, radius))
 
         box(forward, f"$C = (a - t)^2$\n$t = {float(target[0, 0]):.1f}$\n$C = {float(loss):.3f}$", BLUE)
-        box(backward, r"$\partial C/\partial a$" + f"\n$= 2\\,(a - t)$\n= {_signed(deltas[1][0])}", VERMILLION)
+        box(backward, r"$\partial C/\partial a$" + f"\n$= 2\\,(a - t)$\n= {_signed(deltas[1][0])}", VIOLET)
         by_error, by_bias, by_weight = (
             r"\delta w",
             r"\partial C/\partial b = \delta",
             r"\partial C/\partial w = \delta\, a",
         )
-        rule = rf"$\delta = (\sum {by_error})\,\sigma'(z)$,   ${by_bias}$,   ${by_weight}$"
-        forward.set_title("Forward     $z = xW + b$,   $a = \\tanh z$", fontsize=13, color=BLUE)
-        backward.set_title(f"Backward     {rule}", fontsize=13, color=VERMILLION)
+        rule = r"output $\delta^2 = \partial C/\partial a^2$,   hidden $\delta^1 = (\sum \delta^2 w)\,(1 - (a^1)^2)$"
+        units = "hidden $a^1 = \\tanh z^1$,   output $a^2 = z^2$: a linear unit"
+        forward.set_title(f"Forward     $z = xW + b$,   {units}", fontsize=13, color=BLUE)
+        backward.set_title(f"Backward     {rule}", fontsize=13, color=VIOLET)
         for x_at, name in zip(columns, ("input $x$", "hidden $a^1$", "output $a^2$")):
             forward.text(x_at, 1.85, name, ha="center", fontsize=11)
         for x_at, name in zip(columns[1:], (r"$\delta^1$", r"$\delta^2$")):
             backward.text(x_at, 1.8, name, ha="center", fontsize=12)
         small: Any = {"ha": "right", "fontsize": 10, "color": "#444444"}
         gap = " " * 6
-        handed_back = f"red links: ${by_error}$, the error handed back"
-        forward.text(12.5, -3.25, f"blue links: weights $w${gap}orange links: biases $b$", **small)
+        handed_back = f"violet: ${by_error}$, the error handed back"
+        forward.text(12.5, -3.25, f"blue: weights $w${gap}orange: biases $b$, weights of a constant 1", **small)
         backward.text(12.5, -3.25, f"{handed_back}{gap}grey: ${by_weight}${gap}orange: ${by_bias}$", **small)
         return figure

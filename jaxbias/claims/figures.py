@@ -1,7 +1,8 @@
 """The figures of the claims: one function each, one style, vector output. Importing this imports no plotting library.
 
 Colours are those of M. Okabe and K. Ito (2008), which stay apart for colour-blind readers; what differs in colour also
-differs in line style, marker, sign or label.
+differs in line style, marker, sign or label. Their vermillion is seen as a red or as an orange, so it never stands
+beside `ORANGE`: there `VIOLET` takes its place. A legend names a colour as it is seen.
 """
 
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
+VIOLET = "#6A3D9A"  # darker than all of them, so that text in it can be read
 INK, FAINT, PAPER = "#222222", "#8A8A8A", "#FFFFFF"
 
 _STYLE: Any = {
@@ -204,8 +206,8 @@ def feature_maps():
     biases = (-2.0, -1.0, 0.0, 1.0, 2.0)
     maps = []
     for b in biases:
-        params = Params(jnp.asarray(kernel, jnp.float32), jnp.full(1, b, jnp.float32))
-        z, _ = conv.forward(params, jnp.asarray(image, jnp.float32)[None, :, :, None], padding="SAME")
+        params = Params(jnp.asarray(kernel), jnp.full(1, b))
+        z, _ = conv.forward(params, jnp.asarray(image)[None, :, :, None], padding="SAME")
         maps.append(np.asarray(relu.forward((), z)[0])[0, :, :, 0])
     with styled():
         figure = _figure(11, 2.75)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxbias._files import write
 from jaxbias.claims import diagrams, figures
+from jaxbias.claims._tools import own_settings
 
 FIGURES: dict[str, Callable[[], Any]] = {
     "activation-shift": figures.activation_shift,
@@ -41,8 +42,10 @@ UNDER: dict[str, tuple[str, ...]] = {
 
 
 def svg(draw: Callable[[], Any]) -> str:
-    """The figure that `draw` returns, as SVG text."""
-    figure, text = draw(), io.StringIO()
+    """The figure that `draw` returns, as SVG text; drawn under the settings of the experiments."""
+    with own_settings():
+        figure = draw()
+    text = io.StringIO()
     with figures.styled():
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
