@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from jaxbias._files import check_room
+
 _REQUEST, _HIT = "/jax/compilation_cache/compile_requests_use_cache", "/jax/compilation_cache/cache_hits"
 
 
@@ -18,16 +20,18 @@ class CacheUse:
         directory: None where the cache is off.
         requests: programs that had to be compiled or found.
         hits: how many of them were found.
+        problem: why the cache is off though it was asked for; empty where it is on, or was not asked for.
     """
 
     directory: Path | None
     requests: int = 0
     hits: int = 0
+    problem: str = ""
 
     def sentence(self) -> str:
         """For people."""
         if self.directory is None:
-            return "compilation cache: off"
+            return "compilation cache: off" + (f", {self.problem}" if self.problem else "")
         share = f"{self.hits} of {self.requests} programs"
         if self.hits < self.requests / 2:
             return f"compilation cache: {share} were there, the others are now kept in {self.directory} for next time"
@@ -48,13 +52,15 @@ def default_directory() -> Path:
 
 
 def enable(directory: Path | None) -> CacheUse:
-    """Turn the cache on for this process and count its use; a directory that cannot be made leaves it off."""
+    """Turn the cache on for this process and count its use; a directory that cannot be used leaves it off."""
     if directory is None:
         return CacheUse(None)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return CacheUse(None)
+        any(directory.iterdir())
+        check_room(directory)
+    except OSError as error:
+        return CacheUse(None, problem=f"{directory} cannot be used ({error.strerror})")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,21 +1,29 @@
-"""The command line: parses, calls, prints. Bad input is one line on stderr and exit status 2."""
+"""The command line: parses, calls, prints. JAX is imported by a command that needs it, when it runs.
+
+What is said of an error, and the exit status, stand in `app.failure`.
+"""
 
 import json
+import os
+import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
+
+from jaxbias.app import failure
 
 try:
     import typer
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 except ModuleNotFoundError as missing:
     sys.exit(f"jaxbias: the command line needs {missing.name}. Install jaxbias[cli].")
 
 app = typer.Typer(
     help="Weights, biases and their gradients in JAX: derived by hand, checked by machine.",
+    epilog=failure.STATUSES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,51 +33,57 @@ CacheDir = Annotated[Path | None, typer.Option(help="Compilation cache.  [defaul
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile everything anew.")]
 
 
-_INTERRUPTED = 130  # what shells give for Ctrl-C
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 a check failed or training diverged, 2 bad input."""
+    """Run the command line and return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--debug" in arguments:  # wherever it stands
+        arguments = ["--debug", *(word for word in arguments if word != "--debug")]
     try:
-        status = app(args=None if arguments is None else list(arguments), prog_name="jaxbias", standalone_mode=False)
+        status = app(args=arguments, prog_name="jaxbias", standalone_mode=False)
+        sys.stdout.flush()  # a full disk behind a redirected output refuses here
     except (KeyboardInterrupt, typer.Abort):
-        status = _INTERRUPTED
-    except (ValueError, TypeError, ModuleNotFoundError) as error:  # what the library says of bad input
-        return _say(str(error), 2)
-    except typer.Exit as done:
-        status = done.exit_code
+        status = failure.INTERRUPTED
     except Exception as error:
         message = getattr(error, "format_message", None)  # typer's own word on unknown options and the like
-        if message is None:
-            raise
-        return _say(message(), getattr(error, "exit_code", 2)) if message() else 2
-    return _say("interrupted", status) if status == _INTERRUPTED else int(status or 0)
+        if message is not None:
+            return failure.say(failure.Failure(message(), failure.BAD_INPUT)) if message() else failure.BAD_INPUT
+        return failure.say(failure.of(error), error)
+    if status == failure.INTERRUPTED:
+        return failure.say(failure.Failure("interrupted", status))
+    return int(status or 0)
 
 
-def _say(text: str, status: int) -> int:
-    print("jaxbias: " + " ".join(text.split()), file=sys.stderr)
-    return status
+def _version(wanted: bool) -> bool:
+    if wanted:
+        import jaxbias
+
+        print(f"jaxbias {jaxbias.__version__} (JAX {version('jax')}, Python {platform.python_version()})")
+        raise typer.Exit
+    return wanted
 
 
-def _console() -> Console:
-    return Console(stderr=True)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=_console(),
-    )
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="And exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=failure.DEBUG, help="Show the traceback of what else is one line.")
+    ] = False,
+) -> None:
+    del version
+    if debug:
+        os.environ[failure.DEBUG] = "1"
 
 
 def _cache(directory: Path | None, off: bool):
+    """The compilation cache, on unless asked otherwise; one that was named must work."""
     from jaxbias import compilation_cache
 
-    return compilation_cache.enable(None if off else directory or compilation_cache.default_directory())
+    use = compilation_cache.enable(None if off else directory or compilation_cache.default_directory())
+    if use.problem and directory is not None:
+        raise ValueError(f"--cache-dir: {use.problem}. Name another directory, or give --no-cache.")
+    if use.problem:
+        print(f"jaxbias: {use.sentence()}", file=sys.stderr)
+    return use
 
 
 @app.command()
@@ -83,44 +97,53 @@ def report(
     import time
 
     from jaxbias import _files, claims
+    from jaxbias.app import keep, progress, show
     from jaxbias.app import report as reports
 
     began = time.perf_counter()
     _files.check_writable(out, "--out")
     use = _cache(cache_dir, no_cache)
-    with _progress() as bars:
-        checking = bars.add_task("checking derivations", total=None, note="")
-        training = {name: bars.add_task(name, total=None, note="", visible=False) for name in reports.NETWORKS}
+    with failure.no_input_left(), progress.Bars() as bars:
+        checking = bars.row("checking derivations")
+        training = {}
 
         def on_check(check, done, total):
             bars.update(checking, completed=done, total=total, note=check.derivation.name if done < total else "")
 
-        def on_epoch(name, progress):
-            note = f"test accuracy {progress.latest['validation_accuracy']:.3f}"
-            bars.update(training[name], completed=progress.epoch, total=progress.epochs, note=note, visible=True)
+        def on_start(name):
+            training[name] = bars.row(name, reports.EPOCHS, note="compiling")
 
-        found = reports.collect(on_check=on_check, on_epoch=on_epoch)
+        def on_epoch(name, told):
+            bars.trained(training[name], told, f"test accuracy {told.latest['validation_accuracy']:.3f}")
+
+        found = reports.collect(on_check=on_check, on_start=on_start, on_epoch=on_epoch)
         chosen = claims.select() if all_claims else claims.select(claims.QUICK)
-        claiming = bars.add_task("claims", total=len(chosen), note="")
+        claiming = bars.row("claims", len(chosen))
         results = claims.run(
             [each.number for each in chosen],
             done=lambda result: bars.update(claiming, advance=1, note=result.claim.number),
         )
         section = claims.section(results, drawn=lambda name: bars.update(claiming, note=f"drawing {name}"))
         bars.update(claiming, note="")
-    _files.write(out, reports.page(found, cache=use.sentence(), seconds=time.perf_counter() - began, claims=section))
+        page = reports.page(found, cache=use.sentence(), seconds=time.perf_counter() - began, claims=section)
     console = Console()
-    console.print(_check_summary(found.checks), highlight=False)
+    console.print(show.check_summary(found.checks), highlight=False)
     for run in found.runs:
-        console.print(f"{run.name:<24} test accuracy {run.accuracy:.4f}   {run.summary.total.parameters} parameters",
-                      highlight=False)  # fmt: skip
+        trained = f"trained in {run.seconds - run.fitted.compile_s:.1f} s, compiled in {run.fitted.compile_s:.1f} s"
+        console.print(
+            f"{run.name:<24} test accuracy {run.accuracy:.4f}   {run.summary.total.parameters} parameters   {trained}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     console.print(use.sentence(), highlight=False, soft_wrap=True)
+    if (problem := keep.write(out, lambda path: _files.write(path, page), "the page")) is not None:
+        return failure.say(problem)
     console.print(f"{out} written in {time.perf_counter() - began:.1f} s", highlight=False, soft_wrap=True)
     return 0 if found.ok and all(result.passed for result in results) else 1
 
 
 @app.command()
 def check(
+    names: Annotated[list[str] | None, typer.Argument(help="Layers and losses, such as dense; all by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     cache_dir: CacheDir = None,
     no_cache: NoCache = False,
@@ -128,13 +151,14 @@ def check(
     """Check every derivation against autodiff on this machine's backend; exit status 1 when one fails."""
     import jax
 
+    from jaxbias.app import progress, show
     from jaxbias.selfcheck import derivations as checks
 
+    chosen = checks.select(names or ())
     use = _cache(cache_dir, no_cache)
-    total = len(checks.layer_derivations()) + len(checks.loss_derivations())
-    with _progress() as bars:
-        task = bars.add_task("checking derivations", total=total, note="")
-        found = checks.check_all(progress=lambda done: bars.update(task, advance=1, note=done.derivation.name))
+    with failure.no_input_left(), progress.Bars() as bars:
+        row = bars.row("checking derivations", len(chosen))
+        found = checks.check_all(chosen, progress=lambda done: bars.update(row, advance=1, note=done.derivation.name))
     ok = all(each.ok for each in found)
     if as_json:
         result = {
@@ -145,9 +169,9 @@ def check(
         }
         print(json.dumps(result, indent=1))
     else:
-        Console().print(_check_table(found))
-        Console().print(_check_summary(found), highlight=False)
-        _console().print(use.sentence(), highlight=False, soft_wrap=True)
+        Console().print(show.check_table(found))
+        Console().print(show.check_summary(found), highlight=False)
+        progress.messages().print(use.sentence(), highlight=False, soft_wrap=True)
     return 0 if ok else 1
 
 
@@ -163,14 +187,15 @@ def run_claims(
 ) -> int:
     """Run the claims about biases and compare what is measured with what is expected; exit status 1 when one fails."""
     from jaxbias import claims
+    from jaxbias.app import progress
     from jaxbias.claims import gallery
 
     chosen = claims.select(numbers or ())
     if figures is not None:
         gallery.check_directory(figures)
     _cache(cache_dir, no_cache)
-    with _progress() as bars:
-        task = bars.add_task("claims", total=len(chosen), note="")
+    with progress.Bars() as bars:
+        task = bars.row("claims", len(chosen))
         results = claims.run(
             [each.number for each in chosen], done=lambda result: bars.update(task, advance=1, note=result.claim.number)
         )
@@ -207,34 +232,6 @@ def _claims_table(results) -> Table:
     return table
 
 
-def _check_summary(checks) -> str:
-    leaves = [leaf for each in checks for leaf in each.leaves]
-    failed = [leaf for leaf in leaves if not leaf.ok]
-    if not failed:
-        return f"{len(checks)} derivations, {len(leaves)} gradients: all within tolerance of float64 autodiff"
-    first = failed[0]
-    return (
-        f"{len(failed)} of {len(leaves)} gradients are wrong, the first: {first.derivation} ({first.example}), "
-        f"{first.leaf} in {first.dtype}: {first.note or f'error {first.error:.2g}, tolerance {first.tolerance:.2g}'}"
-    )
-
-
-def _check_table(checks) -> Table:
-    from jaxbias.selfcheck.derivations import DTYPES
-
-    table = Table("derivation", "leaf", title="Largest error against float64 autodiff, relative to the leaf's scale")
-    for dtype in DTYPES:
-        table.add_column(dtype, justify="right")
-    for each in checks:
-        for i, (leaf, row) in enumerate(each.worst().items()):
-            cells = [
-                f"{row[dtype].error:.1e}" if row[dtype].ok else f"[bold red]{row[dtype].error:.1e} ✗[/]"
-                for dtype in DTYPES
-            ]
-            table.add_row(each.derivation.name if i == 0 else "", leaf or "all", *cells)
-    return table
-
-
 @app.command()
 def train(
     data: Annotated[str, typer.Argument(help="digits, or the path of an .npz or .csv file.")] = "digits",
@@ -245,7 +242,9 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Step size.")] = 1e-3,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the initial params and the order of the rows.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the initial params and the order of the rows.")
+    ] = 0,
     no_bias: Annotated[bool, typer.Option("--no-bias", help="Build every layer without its bias.")] = False,
     bias_only: Annotated[bool, typer.Option("--bias-only", help="Train the biases, freeze all else.")] = False,
     freeze: Annotated[list[str] | None, typer.Option(help="Path of params to freeze, such as 0 or 2.weight.")] = None,
@@ -256,6 +255,7 @@ def train(
 ) -> int:
     """Train a network on the digits or on your own rows."""
     from jaxbias import _files, io
+    from jaxbias.app import keep, progress
     from jaxbias.app import task as tasks
 
     if save is not None:
@@ -265,21 +265,31 @@ def train(
         data, network, optimizer=optimizer, learning_rate=learning_rate, seed=seed, use_bias=not no_bias,
         bias_only=bias_only, freeze=freeze or (),
     )  # fmt: skip
-    with _progress() as bars:
-        bar = bars.add_task(f"training on {task.data.name}", total=epochs, note="")
-
-        def on_progress(progress):
-            bars.update(bar, completed=progress.epoch, note=tasks.describe(progress.latest))
-
-        fitted = tasks.run(task, epochs=epochs, batch_size=batch_size, checkpoint=checkpoint, progress=on_progress)
-    if save is not None:
-        io.save(save, fitted.params)
+    with progress.Bars() as bars:
+        row = bars.row(f"training on {task.data.name}", epochs, note="compiling")
+        fitted = tasks.run(
+            task, epochs=epochs, batch_size=batch_size, checkpoint=checkpoint,
+            progress=lambda told: bars.trained(row, told, tasks.describe(told.latest)),
+        )  # fmt: skip
     latest = {name: float(values[-1]) for name, values in fitted.history.items() if values.ndim == 1}
     resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
-    print(f"{epochs} epochs{resumed}: {tasks.describe(latest)}")
+    problems = []
+    try:
+        print(f"{epochs} epochs{resumed}: {tasks.describe(latest)}", flush=True)
+    finally:  # whatever becomes of standard output
+        if save is not None:
+            problems.append(keep.write(save, lambda path: io.save(path, fitted.params), "the trained params"))
+        elif fitted.unsaved:
+            other = Path("params.safetensors")
+            problems.append(
+                keep.elsewhere(other, lambda path: io.save(path, fitted.params), "the trained params", fitted.unsaved)
+            )
+    if save is not None and fitted.unsaved:
+        problems.append(failure.Failure(f"{fitted.unsaved}; the trained params are in {save}.", failure.FAILED))
     if fitted.diverged is not None:
-        return _say(f"training diverged: the loss is not finite from epoch {fitted.diverged} on", 1)
-    return 0
+        text = f"training diverged: the loss is not finite from epoch {fitted.diverged} on"
+        problems.append(failure.Failure(text, failure.FAILED))
+    return max((failure.say(problem) for problem in problems if problem is not None), default=0)
 
 
 @app.command()

@@ -9,6 +9,7 @@ float64, and gives for each leaf
 which must not exceed the tolerance of the dtype.
 """
 
+import difflib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +54,21 @@ def layer_derivations() -> dict[str, Derivation]:
 def loss_derivations() -> dict[str, Derivation]:
     """Name → derivation of every loss."""
     return _collect(losses)
+
+
+def select(names: Sequence[str] = ()) -> list[Derivation]:
+    """The derivations with these names, in the order given; all layers, then all losses, without a name.
+
+    Raises:
+        ValueError: no layer and no loss has such a name.
+    """
+    known = layer_derivations() | loss_derivations()
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"check: there is no derivation {name!r}.{hint} Known: {', '.join(known)}.")
+    return [known[name] for name in dict.fromkeys(names)] or list(known.values())
 
 
 @dataclass(frozen=True)
@@ -229,7 +245,7 @@ def check_all(
         threads: XLA compiles without holding Python's lock, so two threads keep two cores busy.
     """
     if derivations is None:
-        derivations = [*layer_derivations().values(), *loss_derivations().values()]
+        derivations = select()
 
     def one(derivation):
         found = check_derivation(derivation, dtypes=dtypes)

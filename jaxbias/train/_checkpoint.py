@@ -6,6 +6,8 @@ file and the identity of the run. A directory has that name only once it is comp
 
 import hashlib
 import json
+import logging
+import os
 import re
 import shutil
 import signal
@@ -21,7 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbias._files import check_room
 from jaxbias.params import Tree
+from jaxbias.train._lock import locked
 
 _MANIFEST = "manifest.json"
 _NAME = re.compile(r"epoch-(\d+)")
@@ -97,10 +101,10 @@ class Store:
     """The checkpoints of one run in one directory."""
 
     def __init__(self, checkpoint: Checkpoint, identity: dict[str, str]):
-        """Make the directory, check that it can be written and belongs to this run, and clear what a kill left behind.
+        """Make the directory, and check that it can be written.
 
         Raises:
-            ValueError: the directory cannot be written, or its checkpoints belong to another run.
+            ValueError: it cannot.
         """
         import orbax.checkpoint as ocp
 
@@ -110,16 +114,26 @@ class Store:
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / "writing.tmp"
-            probe.touch()
-            probe.unlink()
+            check_room(self.directory)
         except OSError as error:
             raise ValueError(
                 f"fit: checkpoint directory {self.directory} cannot be written ({error.strerror}). Name another one."
             ) from None
-        self._check_identity()
-        for leftover in self.directory.glob("writing-*"):
-            shutil.rmtree(leftover)
+
+    @classmethod
+    @contextmanager
+    def held(cls, checkpoint: Checkpoint, identity: dict[str, str]) -> Iterator["Store"]:
+        """The directory for this run alone, cleared of what a kill left behind.
+
+        Raises:
+            ValueError: the directory cannot be written, is in use, or its checkpoints belong to another run.
+        """
+        store = cls(checkpoint, identity)
+        with locked(store.directory, "fit"):
+            store._check_identity()
+            for leftover in store.directory.glob("writing-*"):
+                shutil.rmtree(leftover)
+            yield store
 
     def _check_identity(self) -> None:
         for path in self._newest_first():
@@ -147,15 +161,31 @@ class Store:
             return None
 
     def save(self, epoch: int, tree: Tree) -> None:
-        """Write `tree` as the checkpoint after `epoch` epochs, and drop the oldest beyond `keep`. Ctrl-C waits."""
-        with _interrupt_held():
-            self._save(epoch, tree)
+        """Write `tree` as the checkpoint after `epoch` epochs, and drop the oldest beyond `keep`. Ctrl-C waits.
 
-    def _save(self, epoch: int, tree: Tree) -> None:
-        writing, final = self.directory / f"writing-{epoch}", self.directory / f"epoch-{epoch}"
+        Raises:
+            OSError: the disk is full, or refuses otherwise; the checkpoints before this one stay whole.
+        """
+        writing = self.directory / f"writing-{epoch}"
+        with _interrupt_held():
+            try:
+                self._save(epoch, tree, writing)
+            except BaseException:
+                shutil.rmtree(writing, ignore_errors=True)  # its room may be what the next one needs
+                raise
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return next(iter(self._newest_first()), None)
+
+    def _save(self, epoch: int, tree: Tree, writing: Path) -> None:
+        final = self.directory / f"epoch-{epoch}"
         writing.mkdir()
         arrays = {name: _to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
-        self._checkpointer.save(writing / "arrays", args=self._orbax.args.StandardSave(arrays))
+        # Asked before orbax writes: its own answer is a ValueError and many lines from its threads.
+        check_room(self.directory, sum(array.nbytes for array in arrays.values()) or 1)
+        with _system_errors():
+            self._checkpointer.save(writing / "arrays", args=self._orbax.args.StandardSave(arrays))
         files = {str(p.relative_to(writing)): _sha256(p) for p in sorted(writing.rglob("*")) if p.is_file()}
         (writing / _MANIFEST).write_text(json.dumps({"identity": self.identity, "files": files}))
         writing.rename(final)
@@ -192,6 +222,29 @@ class Store:
             if _sha256(path / name) != wanted:
                 return f"{name} does not match its checksum"
         return None
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """What the system refused to orbax becomes the OSError that it was, and orbax's threads do not log it as well."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_no_refusals)
+    try:
+        yield
+    except ValueError as error:
+        code = _SYSTEM_CODE.search(str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+    finally:
+        logger.removeFilter(_no_refusals)
+
+
+_SYSTEM_CODE = re.compile(r"\[os_error_code='(\d+)'\]")
+
+
+def _no_refusals(record: logging.LogRecord) -> bool:
+    return not _SYSTEM_CODE.search(record.getMessage())
 
 
 @contextmanager

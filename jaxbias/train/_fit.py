@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import Array
 
 from jaxbias.leaves import with_frozen
 from jaxbias.params import Layer, Tree, init_state
+from jaxbias.train import _memory
 from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
@@ -30,11 +32,15 @@ class Progress(NamedTuple):
         epoch: epochs done, those before a resume included.
         epochs: epochs in all.
         latest: history entries of the last epoch done.
+        compile_s: seconds spent tracing and compiling.
+        train_s: seconds spent training since then, checkpoints included.
     """
 
     epoch: int
     epochs: int
     latest: dict[str, float]
+    compile_s: float
+    train_s: float
 
 
 class Fit(NamedTuple):
@@ -49,6 +55,7 @@ class Fit(NamedTuple):
         diverged: first epoch (from 1) with a loss that is not finite; None where there is none.
         resumed: epochs that came from a checkpoint.
         compile_s: seconds spent tracing and compiling.
+        unsaved: why the last checkpoints could not be written, and which is the newest; empty where all were.
     """
 
     params: Tree
@@ -58,12 +65,31 @@ class Fit(NamedTuple):
     diverged: int | None
     resumed: int
     compile_s: float
+    unsaved: str = ""
 
 
 class _Carry(NamedTuple):
     learned: Learned
     train: dict[str, Array]  # (epochs, steps)
     validation: dict[str, Array]  # (epochs,)
+
+
+class _Compiled(NamedTuple):
+    """A program and the bytes that one call of it allocates.
+
+    Attributes:
+        run: `(carry, data, validation, start, stop) -> carry`.
+    """
+
+    run: Callable[..., _Carry]
+    needed: int
+
+    @classmethod
+    def of(cls, compiled: jax.stages.Compiled, run: Callable[..., _Carry]) -> "_Compiled":
+        figures = compiled.memory_analysis()
+        if figures is None:  # a backend that does not say
+            return cls(run, 0)
+        return cls(run, figures.temp_size_in_bytes + figures.output_size_in_bytes - figures.alias_size_in_bytes)
 
 
 class _Program(NamedTuple):
@@ -97,8 +123,8 @@ class _Program(NamedTuple):
         found = self.objective.evaluate(carry.learned, validation, self.batch_size)
         return carry._replace(validation=_set(carry.validation, epoch, found))
 
-    def compiled(self, loop: str, carry: _Carry, data: Any, validation: Any) -> Callable[..., _Carry]:
-        """`(carry, data, validation, start, stop) -> carry` for the epochs from start to before stop."""
+    def compiled(self, loop: str, carry: _Carry, data: Any, validation: Any) -> "_Compiled":
+        """The epochs from start to before stop."""
         return (self._one_program if loop == "scan" else self._step_by_step)(carry, data, validation)
 
     def _one_program(self, carry, data, validation):
@@ -112,7 +138,8 @@ class _Program(NamedTuple):
 
             return jax.lax.fori_loop(start, stop, one_epoch, carry)
 
-        return jax.jit(run, donate_argnums=0).lower(carry, data, validation, 0, 0).compile()
+        compiled = jax.jit(run, donate_argnums=0).lower(carry, data, validation, 0, 0).compile()
+        return _Compiled.of(compiled, compiled)
 
     def _step_by_step(self, carry, data, validation):
         del validation
@@ -133,7 +160,7 @@ class _Program(NamedTuple):
                 carry = after_epoch(carry, validation, epoch)
             return carry
 
-        return run
+        return _Compiled.of(compiled_step, run)
 
 
 def accuracy(out: Array, targets: Array) -> Array:
@@ -155,6 +182,28 @@ def choose_loop(network: Layer, how: str, backend: str | None = None) -> str:
 
 def _layer_names(network: Layer) -> list[str]:
     return [network.name, *(name for part in network.parts for name in _layer_names(part))]
+
+
+def _device(params: Tree) -> Any:
+    """The device that most is computed on."""
+    leaves = jax.tree.leaves(params)
+    devices = leaves[0].devices() if leaves and isinstance(leaves[0], jax.Array) else jax.devices()
+    return next(iter(devices))
+
+
+def _saved(store: Store, epoch: int, carry: _Carry, unsaved: str) -> str:
+    """ "" after a checkpoint that was written, else why it was not; a row of failures is warned of once."""
+    try:
+        store.save(epoch, carry)
+        return ""
+    except OSError as error:
+        newest = store.newest()
+        why = f"the checkpoint after epoch {epoch} cannot be written to {store.directory} ({error.strerror}); " + (
+            f"the newest whole one is {newest.name}" if newest else "there is no whole one yet"
+        )
+    if not unsaved:
+        warnings.warn(f"fit: {why}. Training goes on.", stacklevel=3)
+    return why
 
 
 def _copied(tree: Tree) -> Tree:
@@ -233,12 +282,14 @@ def fit(
     Raises:
         TypeError: data that is no pair of real arrays, an x of another float dtype than params, no optax optimizer.
         ValueError: empty data, NaN or infinity in it, mismatching rows, an impossible batch_size or epochs, a
-            checkpoint of another run, an unwritable checkpoint directory, an unknown loop or how; and whatever the
-            layers and the loss say of a wrong shape. All before any work starts.
+            checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
+            unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
+        MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
 
     Warns:
         RuntimeWarning: a loss was not finite; `Fit.diverged` says since which epoch.
-        UserWarning: a damaged checkpoint was skipped.
+        UserWarning: a damaged checkpoint was skipped, or one cannot be written; training goes on, and `Fit.unsaved`
+            says so too.
     """
     x, targets = check_data(data, "data")
     check_batch_size(batch_size, len(x))
@@ -257,50 +308,61 @@ def fit(
     if state is None:
         state = init_state(network, state_key(key), first[0])
     jax.eval_shape(objective.gradient, params, *first, state)  # the layers' and the loss' own errors, before any work
+    device = _device(params)
+    unallocated = jax.eval_shape(lambda *of: Learned.at_start(optimizer, *of), params, state)
+    _memory.check(
+        _memory.size(unallocated), device, "fit: params and optimizer state need",
+        f"Params have {_memory.size(params):,} bytes: take fewer units, or an optimizer that keeps less, such as sgd.",
+    )  # fmt: skip
     params, state = _copied(params), _copied(state)
     learned = Learned.at_start(optimizer, params, state)
     program = _Program(objective, optimizer, key, batch_size)
     carry = program.before(learned, (x, targets), checked, epochs)
 
-    store, done, save_every = None, 0, epochs
-    if checkpoint is not None:
-        checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-        save_every = checkpoint.every
-        identity = {
-            "JAX version": jax.__version__,
-            "params (tree, shapes, dtypes)": str(jax.tree.structure(params)) + str(_shapes(params)),
-            "network or loss": program_digest(objective.gradient, params, *first, state),
-            "optimizer": _optimizer_digest(optimizer, learned),
-            "initial params or state": array_digest(*jax.tree.leaves((params, state))),
-            "data": array_digest(x, targets),
-            "validation data": array_digest(*(checked or ())),
-            "metrics": ", ".join(objective.metrics),
-            "batch_size": str(batch_size),
-            "key": array_digest(key),
-            "loop": loop,
-        }
-        store = Store(checkpoint, identity)
-        done, carry = _resumed(store, carry, epochs)
-    resumed = done
+    with ExitStack() as held:
+        store, done, save_every = None, 0, epochs
+        if checkpoint is not None:
+            checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+            save_every = checkpoint.every
+            identity = {
+                "JAX version": jax.__version__,
+                "params (tree, shapes, dtypes)": str(jax.tree.structure(params)) + str(_shapes(params)),
+                "network or loss": program_digest(objective.gradient, params, *first, state),
+                "optimizer": _optimizer_digest(optimizer, learned),
+                "initial params or state": array_digest(*jax.tree.leaves((params, state))),
+                "data": array_digest(x, targets),
+                "validation data": array_digest(*(checked or ())),
+                "metrics": ", ".join(objective.metrics),
+                "batch_size": str(batch_size),
+                "key": array_digest(key),
+                "loop": loop,
+            }
+            store = held.enter_context(Store.held(checkpoint, identity))
+            done, carry = _resumed(store, carry, epochs)
+        resumed, unsaved = done, ""
 
-    began = time.perf_counter()
-    data_then = x, targets
-    compiled = program.compiled(loop, carry, data_then, checked)
-    compile_s = time.perf_counter() - began
-
-    at_once = 1
-    while done < epochs:
-        stop = min(done + at_once, done - done % save_every + save_every, epochs)
+        too_large = (
+            f"Activations grow with batch_size (now {batch_size}): take a smaller one, or fewer units or channels."
+        )
         began = time.perf_counter()
-        carry = jax.block_until_ready(compiled(carry, data_then, checked, done, stop))
-        per_epoch = (time.perf_counter() - began) / (stop - done)
-        at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))
-        done = stop
-        if store is not None and (done % save_every == 0 or done == epochs):
-            store.save(done, carry)
-        if progress is not None:
-            latest = {name: float(values[done - 1]) for name, values in _history(carry).items() if values.ndim == 1}
-            progress(Progress(done, epochs, latest))
+        compiled = program.compiled(loop, carry, (x, targets), checked)
+        compile_s = time.perf_counter() - began
+        _memory.check(compiled.needed, device, "fit: one step of this network needs", too_large)
+
+        at_once, trained_from = 1, time.perf_counter()
+        while done < epochs:
+            stop = min(done + at_once, done - done % save_every + save_every, epochs)
+            began = time.perf_counter()
+            with _memory.exhausted(f"fit: one step of this network does not fit into memory. {too_large}"):
+                carry = jax.block_until_ready(compiled.run(carry, (x, targets), checked, done, stop))
+            per_epoch = (time.perf_counter() - began) / (stop - done)
+            at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))
+            done = stop
+            if store is not None and (done % save_every == 0 or done == epochs):
+                unsaved = _saved(store, done, carry, unsaved)
+            if progress is not None:
+                latest = {name: float(values[done - 1]) for name, values in _history(carry).items() if values.ndim == 1}
+                progress(Progress(done, epochs, latest, compile_s, time.perf_counter() - trained_from))
 
     history = _history(carry)
     not_finite = np.flatnonzero(~np.isfinite(history["loss"]))
@@ -312,7 +374,7 @@ def fit(
             stacklevel=2,
         )
     params, opt_state, state = carry.learned
-    return Fit(params, state, opt_state, history, diverged, resumed, compile_s)
+    return Fit(params, state, opt_state, history, diverged, resumed, compile_s, unsaved)
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:

@@ -3,8 +3,10 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from jaxtyping import Array
 from jaxbias._trees import path_name
 from jaxbias.leaves import is_bias
 from jaxbias.params import Layer, Tree, init_state
+from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
@@ -94,8 +97,11 @@ def sweep(
     Raises:
         TypeError: an optimizer or data of a wrong kind.
         ValueError: no keys, nothing to sweep on an axis, an impossible chunk, batch_size or epochs, empty data, NaN in
-            it, a directory that cannot be written or belongs to another sweep. All before any work starts.
+            it, a directory that cannot be written, is in use or belongs to another sweep. All before any work starts.
         MemoryError: a chunk does not fit into memory.
+
+    Warns:
+        UserWarning: a file in `directory` is damaged, or finished members cannot be written to it.
     """
     x, targets = check_data(data, "data")
     check_batch_size(batch_size, len(x))
@@ -145,60 +151,57 @@ def sweep(
         run, mesh=mesh, in_specs=(spread, everywhere, everywhere), out_specs=spread, check_vma=False
     )
 
-    store, finished = None, {}
-    starts = list(range(0, count, chunk))
-    treedef = jax.tree.structure((shapes[0] if keep_params else None, shapes[1]))
-    if directory is not None:
-        identity = {
-            "JAX version": jax.__version__,
-            "program (network, inits, loss, optimizer, epochs, batch_size, metrics)": program_digest(
-                member, example, (x, targets), checked
-            ),
-            "data": array_digest(x, targets, *(checked or ())),
-            "members (keys, inits, use_bias, hyper)": array_digest(*jax.tree.leaves(members)),
-            "chunk": str(chunk),
-            "keep_params": str(keep_params),
-        }
-        store = Store(directory, identity)
-        loaded = {start: store.load(start, min(start + chunk, count)) for start in starts}
-        finished = {start: leaves for start, leaves in loaded.items() if leaves is not None}
-    resumed = sum(min(start + chunk, count) - start for start in finished)
-    if progress is not None:
-        progress(SweepProgress(resumed, count))
+    with ExitStack() as held:
+        store, finished = None, {}
+        starts = list(range(0, count, chunk))
+        treedef = jax.tree.structure((shapes[0] if keep_params else None, shapes[1]))
+        if directory is not None:
+            identity = {
+                "JAX version": jax.__version__,
+                "program (network, inits, loss, optimizer, epochs, batch_size, metrics)": program_digest(
+                    member, example, (x, targets), checked
+                ),
+                "data": array_digest(x, targets, *(checked or ())),
+                "members (keys, inits, use_bias, hyper)": array_digest(*jax.tree.leaves(members)),
+                "chunk": str(chunk),
+                "keep_params": str(keep_params),
+            }
+            store = held.enter_context(Store.held(directory, identity))
+            loaded = {start: store.load(start, min(start + chunk, count)) for start in starts}
+            finished = {start: leaves for start, leaves in loaded.items() if leaves is not None}
+        resumed = sum(min(start + chunk, count) - start for start in finished)
+        if progress is not None:
+            progress(SweepProgress(resumed, count))
 
-    def piece(start):
-        """Members of a chunk; the last one is filled up with copies, so that every call has one shape."""
-        rows = jnp.minimum(jnp.arange(start, start + chunk), count - 1)
-        return jax.tree.map(lambda array: array[rows], members)
+        def piece(start):
+            """Members of a chunk; the last one is filled up with copies, so that every call has one shape."""
+            rows = jnp.minimum(jnp.arange(start, start + chunk), count - 1)
+            return jax.tree.map(lambda array: array[rows], members)
 
-    waiting = [start for start in starts if start not in finished]
-    compile_s = train_s = 0.0
-    if waiting:
-        began = time.perf_counter()
-        compiled = jax.jit(sharded).lower(piece(0), (x, targets), checked).compile()
-        compile_s = time.perf_counter() - began
-        _check_memory(compiled, devices[0], len(devices), chunk, threads)
+        waiting = [start for start in starts if start not in finished]
+        compile_s = train_s = 0.0
+        if waiting:
+            began = time.perf_counter()
+            compiled = jax.jit(sharded).lower(piece(0), (x, targets), checked).compile()
+            compile_s = time.perf_counter() - began
+            _check_memory(compiled, devices[0], len(devices), chunk, threads)
 
-        def work(start):
-            try:
-                leaves = jax.tree.leaves(compiled(piece(start), (x, targets), checked))
-                stop = min(start + chunk, count)
-                return start, stop, [np.asarray(leaf)[: stop - start] for leaf in leaves]
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                raise MemoryError(_too_large(chunk, len(devices))) from error
+            def work(start):
+                with _memory.exhausted(f"sweep: chunk={chunk} members do not fit into memory. {_smaller(chunk)}"):
+                    leaves = jax.tree.leaves(compiled(piece(start), (x, targets), checked))
+                    stop = min(start + chunk, count)
+                    return start, stop, [np.asarray(leaf)[: stop - start] for leaf in leaves]
 
-        began, done = time.perf_counter(), resumed
-        with ThreadPoolExecutor(max_workers=threads) as pool:
-            for start, stop, leaves in pool.map(work, waiting):
-                finished[start] = leaves
-                if store is not None:
-                    store.save(start, stop, leaves)
-                done += stop - start
-                if progress is not None:
-                    progress(SweepProgress(done, count))
-        train_s = time.perf_counter() - began
+            began, done, kept = time.perf_counter(), resumed, True
+            with ThreadPoolExecutor(max_workers=threads) as pool:
+                for start, stop, leaves in pool.map(work, waiting):
+                    finished[start] = leaves
+                    if store is not None:
+                        kept = _kept(store, start, stop, leaves, kept)
+                    done += stop - start
+                    if progress is not None:
+                        progress(SweepProgress(done, count))
+            train_s = time.perf_counter() - began
 
     pieces = zip(*(finished[start] for start in starts))
     shape = tuple(len(each) for each in axes.values())
@@ -207,6 +210,21 @@ def sweep(
     results = {name: results[name] for name in sorted(results, key=lambda name: (not name.endswith("loss"), name))}
     finite = [np.isfinite(each).reshape(*shape, -1).all(axis=-1) for each in results.values()]
     return Sweep(axes, results, ~np.logical_and.reduce(finite), params, resumed, compile_s, train_s)
+
+
+def _kept(store: Store, start: int, stop: int, leaves: list[np.ndarray], before: bool) -> bool:
+    """Whether these members' results are on disk now; a row of failures is warned of once."""
+    try:
+        store.save(start, stop, leaves)
+        return True
+    except OSError as error:
+        if before:
+            warnings.warn(
+                f"sweep: members from {start} on cannot be kept in {store.directory} ({error.strerror}); those before "
+                f"are, and training goes on.",
+                stacklevel=3,
+            )
+        return False
 
 
 def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
@@ -302,29 +320,15 @@ def _chunk(members: int, devices: int, together: int, threads: int) -> int:
     return devices * min(per_device, together * rounds, 4096)
 
 
-def _memory(device: Any) -> int | None:
-    """Bytes of memory the device has; None where it does not say."""
-    stats = device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    if device.platform == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
-def _too_large(chunk: int, devices: int) -> str:
-    return (
-        f"sweep: chunk={chunk} members on {devices} device(s) do not fit into memory. Pass a smaller one, for example "
-        f"chunk={max(1, chunk // 4)}, and together=1."
-    )
+def _smaller(chunk: int) -> str:
+    return f"Pass a smaller one, for example chunk={max(1, chunk // 4)}, and together=1."
 
 
 def _check_memory(compiled: Any, device: Any, devices: int, chunk: int, threads: int) -> None:
-    analysis, memory = compiled.memory_analysis(), _memory(device)
-    if analysis is None or memory is None:
+    analysis = compiled.memory_analysis()
+    if analysis is None:
         return
     needed = analysis.argument_size_in_bytes + (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) * threads
     if device.platform == "cpu":  # all host devices share it
         needed *= devices
-    if needed > memory:
-        raise MemoryError(_too_large(chunk, devices) + f" It needs about {needed / 2**30:.1f} GiB.")
+    _memory.check(needed, device, f"sweep: chunk={chunk} members on {devices} device(s) need", _smaller(chunk))

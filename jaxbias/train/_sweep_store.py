@@ -4,11 +4,14 @@ import io
 import json
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from jaxbias._files import write
+from jaxbias._files import check_room, write
+from jaxbias.train._lock import locked
 
 _IDENTITY = "sweep.json"
 
@@ -16,22 +19,33 @@ _IDENTITY = "sweep.json"
 class Store:
     """One file for each finished chunk, written beside and renamed; `sweep.json` says which sweep it is."""
 
-    def __init__(self, directory: str | Path, identity: dict[str, str]):
-        """Make the directory, or check that what it holds belongs to this sweep.
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    @classmethod
+    @contextmanager
+    def held(cls, directory: str | Path, identity: dict[str, str]) -> Iterator["Store"]:
+        """The directory for this sweep alone: made, or found to hold this very sweep.
 
         Raises:
-            ValueError: the directory cannot be written, or it holds another sweep.
+            ValueError: it cannot be written, is in use, or holds another sweep.
         """
-        self.directory = Path(directory)
-        path = self.directory / _IDENTITY
+        store = cls(Path(directory))
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                write(path, json.dumps(identity, indent=1))
+            store.directory.mkdir(parents=True, exist_ok=True)
+            check_room(store.directory)
         except OSError as error:
             raise ValueError(
-                f"sweep: directory {self.directory} cannot be written ({error.strerror}). Name another one."
+                f"sweep: directory {store.directory} cannot be written ({error.strerror}). Name another one."
             ) from None
+        with locked(store.directory, "sweep"):
+            store._check_identity(identity)
+            yield store
+
+    def _check_identity(self, identity: dict[str, str]) -> None:
+        path = self.directory / _IDENTITY
+        if not path.exists():
+            write(path, json.dumps(identity, indent=1))
         try:
             found = json.loads(path.read_text())
         except (OSError, ValueError) as error:

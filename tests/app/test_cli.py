@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import jaxbias as jb
-from jaxbias import data
+from jaxbias import compilation_cache, data
 from jaxbias.app import cli
 from jaxbias.app import task as tasks
 from jaxbias.compilation_cache import CacheUse
@@ -23,7 +24,11 @@ from jaxbias.selfcheck.derivations import LeafCheck
 def cache(tmp_path, monkeypatch):
     """No test touches the user's cache, nor turns JAX's cache on for the tests after it."""
     monkeypatch.setenv("JAXBIAS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("jaxbias.compilation_cache.enable", lambda directory: CacheUse(None))
+    real = compilation_cache.enable
+    monkeypatch.setattr(
+        "jaxbias.compilation_cache.enable",
+        lambda directory: real(directory) if directory == Path("/proc/nowhere") else CacheUse(None),
+    )
 
 
 @pytest.fixture
@@ -84,7 +89,12 @@ BAD = [
     (["train", "--save", "/proc/nowhere/params"], "--save: cannot write /proc/nowhere/params"),
     (["report", "--out", "/proc/nowhere/page.html"], "--out: cannot write"),
     (["report", "--out", "/"], "--out: / is a directory"),
-    (["chek"], "No such command 'chek'"),
+    (["train", "--seed", "-1"], "Invalid value for '--seed'.* 0"),
+    (["train", "--seed", "4294967296"], "Invalid value for '--seed'.* 4294967295"),
+    (["train", "--seed", "1.5"], "Invalid value for '--seed'.*integer"),
+    (["check", "dens"], "there is no derivation 'dens'. Did you mean dense"),
+    (["check", "--cache-dir", "/proc/nowhere"], "--cache-dir: /proc/nowhere cannot be used"),
+    (["chek"], "No such command 'chek'. Did you mean 'check'"),
     (["check", "--jason"], "No such option"),
 ]
 
@@ -137,10 +147,10 @@ def test_a_failed_check_is_exit_status_1(monkeypatch, capsys):
     wrong = check.Check(
         check.layer_derivations()["dense"], (LeafCheck("dense", "matrix", "bias", "float64", float("nan"), 1e-15),), 0.0
     )
-    monkeypatch.setattr(check, "check_all", lambda **_: [wrong])
+    monkeypatch.setattr(check, "check_all", lambda *_, **__: [wrong])
     assert cli.main(["check", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["leaves"][0]["error"] is None
-    monkeypatch.setattr("jaxbias.app.cli._check_table", lambda found: "")
+    monkeypatch.setattr("jaxbias.app.show.check_table", lambda found: "")
     assert cli.main(["check"]) == 1
     assert "1 of 1 gradients are wrong, the first: dense (matrix), bias in float64" in capsys.readouterr().out
 

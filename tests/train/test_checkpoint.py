@@ -59,7 +59,7 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(key, tmp_path, l
 
 def test_the_newest_are_kept_at_the_wanted_interval(key, tmp_path):
     run(key, tmp_path, 11, every=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-10", "epoch-11", "epoch-8"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["epoch-10", "epoch-11", "epoch-8"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])

@@ -229,10 +229,11 @@ def test_bad_input(task, as_users_run_it, options, error, text):
 
 
 def test_too_little_memory_names_the_chunk(task, monkeypatch):
-    from jaxbias.train import _sweep
+    from jaxbias.train import _memory
 
-    monkeypatch.setattr(_sweep, "_memory", lambda device: 1000)
-    with pytest.raises(MemoryError, match=r"chunk=6 members on 1 device\(s\) do not fit into memory. Pass .* chunk=1"):
+    monkeypatch.setattr(_memory, "available", lambda device: 1024)
+    text = r"chunk=6 members on 1 device\(s\) need .* of memory, but 0\.0 MiB are free\. Pass .* chunk=1"
+    with pytest.raises(MemoryError, match=text):
         small(task, chunk=6)
 
 

@@ -1,5 +1,6 @@
 """The main job: check every derivation, train on the digits with and without biases, and show it on one page."""
 
+from ._collect import EPOCHS as EPOCHS
 from ._collect import NETWORKS as NETWORKS
 from ._collect import Report as Report
 from ._collect import Run as Run

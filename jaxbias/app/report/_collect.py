@@ -81,6 +81,7 @@ def collect(
     names: tuple[str, ...] = tuple(NETWORKS),
     checks: list[Check] | None = None,
     on_check: Callable[[Check, int, int], None] | None = None,
+    on_start: Callable[[str], None] | None = None,
     on_epoch: Callable[[str, Progress], None] | None = None,
 ) -> Report:
     """Do the work of the report.
@@ -90,6 +91,7 @@ def collect(
         names: which of `NETWORKS` to train.
         checks: results at hand; by default every derivation is checked now.
         on_check: called with a check, how many are done, and how many there are.
+        on_start: called with a network's name when work on it starts.
         on_epoch: called with the network's name and its progress.
     """
     total = len(layer_derivations()) + len(loss_derivations())
@@ -103,13 +105,20 @@ def collect(
 
     # Compiling is most of the work and runs without Python's lock: the nets beside the derivations keep two cores busy.
     with ThreadPoolExecutor(1) as beside:
-        runs = [beside.submit(_train, name, epochs, on_epoch) for name in names]
+        runs = [beside.submit(_train, name, epochs, on_start, on_epoch) for name in names]
         found = check_all(progress=checked) if checks is None else checks
         return Report(found, [run.result() for run in runs], machine())
 
 
-def _train(name: str, epochs: int, on_epoch: Callable[[str, Progress], None] | None) -> Run:
+def _train(
+    name: str,
+    epochs: int,
+    on_start: Callable[[str], None] | None,
+    on_epoch: Callable[[str, Progress], None] | None,
+) -> Run:
     setting = NETWORKS[name]
+    if on_start is not None:
+        on_start(name)
     began = time.perf_counter()
     task = tasks.prepare("digits", setting.spec, learning_rate=LEARNING_RATE, use_bias=setting.use_bias)
     progress = None if on_epoch is None else lambda each: on_epoch(name, each)
