@@ -171,7 +171,8 @@ def check(
     else:
         Console().print(show.check_table(found))
         Console().print(show.check_summary(found), highlight=False)
-        progress.messages().print(use.sentence(), highlight=False, soft_wrap=True)
+        if not use.problem:  # said already
+            progress.messages().print(use.sentence(), highlight=False, soft_wrap=True)
     return 0 if ok else 1
 
 

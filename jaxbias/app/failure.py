@@ -62,7 +62,7 @@ def of(error: BaseException) -> Failure:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "jaxbias").startswith("jaxbias"):
         return Failure(f"this needs the package {error.name}, which is not installed. Install jaxbias[cli].", BAD_INPUT)
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        return Failure(f"{reason(error)}: {error.filename or 'while reading or writing'}", FAILED)
+        return Failure(f"cannot read or write {error.filename or 'the output'}: {reason(error)}", FAILED)
     return _internal(error)
 
 

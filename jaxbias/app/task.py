@@ -17,6 +17,7 @@ from jaxbias import losses, train
 from jaxbias.app import spec
 from jaxbias.leaves import is_bias, named_parameters
 from jaxbias.params import Layer, Tree, init_state, out_shape
+from jaxbias.train import _memory
 
 
 class Task(NamedTuple):
@@ -99,8 +100,8 @@ def prepare(
     init_key, fit_key = jax.random.split(jax.random.key(seed))
     x = jnp.asarray(found.x_train[:1])
     try:
-        params = built.init(init_key, x)
-        out = out_shape(built, params, x, init_state(built, init_key, x)).shape
+        shapes = jax.eval_shape(built.init, init_key, x)
+        out = out_shape(built, shapes, x, init_state(built, init_key, x)).shape
     except (ValueError, TypeError) as error:
         raise ValueError(f"network: {network!r} does not fit rows of shape {x.shape[1:]}: {error}") from None
     wanted = found.classes or found.y_train.shape[1]
@@ -110,6 +111,13 @@ def prepare(
             f"network: {network!r} gives rows of shape {out[1:]}, but {found.name} needs ({wanted},) for {meaning}. "
             f"End it with dense:{wanted}."
         )
+    _memory.check(
+        _memory.size(shapes),
+        jax.devices()[0],
+        f"network: the params of {network!r} need",
+        "Take fewer units or channels.",
+    )
+    params = built.init(init_key, x)
     loss = losses.cross_entropy if found.classes else losses.mean_squared_error
     metrics = {"accuracy": train.accuracy} if found.classes else {}
     mask = trainable_mask(params, bias_only=bias_only, freeze=freeze) if bias_only or freeze else None
