@@ -6,6 +6,10 @@ Every name is imported when it is first used, so `import jaxbias` alone does not
 
 import lazy_loader
 
+from . import _moved
+
 __version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+_moved.install(__name__)
