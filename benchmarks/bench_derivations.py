@@ -17,9 +17,8 @@ from benchmarks.case import Case, Setting, run_case
 from benchmarks.peers import WorkerFailed, missing, skipped, torch_in_turns
 from benchmarks.record import Record
 from benchmarks.timing import compile_apart
-from jaxbias import Layer, chain, layers, losses, value_and_grad
+from jaxbias import Layer, chain, layers, losses, selfcheck, value_and_grad
 from jaxbias.derivation import random_like
-from jaxbias.selfcheck import derivations as check
 
 SUITE = "derivations"
 
@@ -182,12 +181,12 @@ SIZED = {
 
 def derivation_names() -> list[str]:
     """Every layer and loss of the library, and the further configurations of SIZED."""
-    known = [*check.layer_derivations(), *check.loss_derivations()]
+    known = [*selfcheck.layer_derivations(), *selfcheck.loss_derivations()]
     return known + [name for name in SIZED if name not in known]
 
 
 def _example(name: str):
-    derivations = {**check.layer_derivations(), **check.loss_derivations()}
+    derivations = {**selfcheck.layer_derivations(), **selfcheck.loss_derivations()}
     return derivations[name.split(",")[0]].examples[0]
 
 

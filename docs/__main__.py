@@ -9,8 +9,8 @@ import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
+from jaxbias import selfcheck
 from jaxbias.derivation import Derivation
-from jaxbias.selfcheck import derivations as selfcheck
 
 PAGE = Path(__file__).with_name("layers.md")
 HEAD = """\

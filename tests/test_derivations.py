@@ -14,11 +14,10 @@ import pytest
 from jax.dtypes import float0
 from jax.interpreters import ad
 
-from jaxbias import verify
+from jaxbias import selfcheck, verify
 from jaxbias.derivation import cast, problem
-from jaxbias.selfcheck import derivations as check
 
-DERIVATIONS = check.layer_derivations() | check.loss_derivations()
+DERIVATIONS = selfcheck.layer_derivations() | selfcheck.loss_derivations()
 every_example = pytest.mark.parametrize(
     "example",
     [

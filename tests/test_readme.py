@@ -23,7 +23,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from docs import __main__ as docs
-from jaxbias.selfcheck import derivations as selfcheck
+from jaxbias import selfcheck
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

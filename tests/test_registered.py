@@ -9,10 +9,10 @@ import pytest
 
 import jaxbias as jb
 from docs import __main__ as docs
+from jaxbias import selfcheck
 from jaxbias.app import spec
 from jaxbias.layers import activations
 from jaxbias.params import Layer
-from jaxbias.selfcheck import derivations as selfcheck
 
 ROOT = Path(__file__).parents[1]
 DERIVATIONS = selfcheck.layer_derivations() | selfcheck.loss_derivations()

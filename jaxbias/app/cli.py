@@ -151,14 +151,16 @@ def check(
     """Check every derivation against autodiff on this machine's backend; exit status 1 when one fails."""
     import jax
 
+    from jaxbias import selfcheck
     from jaxbias.app import progress, show
-    from jaxbias.selfcheck import derivations as checks
 
-    chosen = checks.select(names or ())
+    chosen = selfcheck.select(names or ())
     use = _cache(cache_dir, no_cache)
     with failure.no_input_left(), progress.Bars() as bars:
         row = bars.row("checking derivations", len(chosen))
-        found = checks.check_all(chosen, progress=lambda done: bars.update(row, advance=1, note=done.derivation.name))
+        found = selfcheck.check_all(
+            chosen, progress=lambda done: bars.update(row, advance=1, note=done.derivation.name)
+        )
     ok = all(each.ok for each in found)
     if as_json:
         result = {

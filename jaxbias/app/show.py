@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from jaxbias.selfcheck.derivations import DTYPES, Check
+from jaxbias.selfcheck import DTYPES, Check
 
 
 def check_summary(checks: list[Check]) -> str:

@@ -105,10 +105,10 @@ def run_self_test(*, every: int = 20, as_json: bool = False) -> int:
     Args:
         every: run only every n-th mutant.
     """
-    from jaxbias.selfcheck import derivations as check
+    from jaxbias import selfcheck
     from jaxbias.selfcheck import planted
 
-    derivations = [*check.layer_derivations().values(), *check.loss_derivations().values()]
+    derivations = [*selfcheck.layer_derivations().values(), *selfcheck.loss_derivations().values()]
     rules = [*planted.RULES.values(), *planted.rules_of(derivations)]
     outcomes = planted.run(rules, pick=lambda k: k % every == 0)
     summary = planted.summarise(outcomes)

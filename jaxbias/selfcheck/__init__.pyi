@@ -1,2 +1,10 @@
-from . import derivations as derivations
 from . import planted as planted
+from .derivations import DTYPES as DTYPES
+from .derivations import TOLERANCE as TOLERANCE
+from .derivations import Check as Check
+from .derivations import LeafCheck as LeafCheck
+from .derivations import check_all as check_all
+from .derivations import check_derivation as check_derivation
+from .derivations import layer_derivations as layer_derivations
+from .derivations import loss_derivations as loss_derivations
+from .derivations import select as select

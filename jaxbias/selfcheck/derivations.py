@@ -19,11 +19,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.dtypes import float0
 
 from jaxbias import layers, losses
-from jaxbias._trees import in_one_line, path_name
-from jaxbias.derivation import Derivation, cast, problem
+from jaxbias._trees import in_one_line, relative_errors
+from jaxbias.derivation import Derivation, problem
 
 DTYPES = ("float64", "float32", "bfloat16")
 TOLERANCE = {dtype: 16 * float(jnp.finfo(dtype).eps) for dtype in DTYPES}
@@ -139,37 +138,29 @@ def _leaf_name(path: str) -> str:
     return (rest or "params") if part == "0" else ".".join(["x", rest] if rest else ["x"])
 
 
-def _relative_errors(expected: Any, actual: Any) -> dict[str, Any]:
-    """leaf → largest error of `actual`, relative to the largest entry of that leaf of `expected`."""
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(actual)}
-    found = {}
-    for path, want in jax.tree_util.tree_leaves_with_path(expected):
-        if want.dtype == float0:  # an integer input has no gradient
-            continue
-        got = leaves[path_name(path)].astype(jnp.float64)
-        if got.shape != want.shape:
-            raise ValueError(f"{path_name(path)} has shape {got.shape}, wanted {want.shape}")
-        scale = jnp.max(jnp.abs(want), initial=0)
-        error = jnp.max(jnp.abs(got - want), initial=0)  # jnp.max hands NaN on
-        found[_leaf_name(path_name(path))] = error / jnp.where(scale == 0, 1, scale)
-    return found
-
-
 def _case(example: Any, dtypes: Sequence[str], key: Any) -> tuple[Callable, Any]:
-    """(errors, values): `errors(values)` gives {dtype: {leaf: error}} of one example."""
+    """(gradients, values): `gradients(values)` gives those of autodiff, and {dtype: the hand-derived ones}."""
     exact, *cases = (problem(example, key, jnp.bfloat16, held_in=dtype) for dtype in ("float64", *dtypes))
 
-    def errors(values):
+    def gradients(values):
         # Each dtype gets its own arrays: a cast inside the program may be optimised away, and the rounding with it.
         _, pull_back, _ = jax.vjp(exact.forward, *values[0][:2], has_aux=True)
         expected = pull_back(values[0][2])
-        found = {}
+        by_hand = {}
         for dtype, case, (params, x, delta) in zip(dtypes, cases, values[1:]):
             _, residuals = case.forward(params, x)
-            found[dtype] = _relative_errors(expected, cast(case.backward(residuals, delta), jnp.float64))
-        return found
+            by_hand[dtype] = case.backward(residuals, delta)
+        return expected, by_hand
 
-    return errors, [(case.params, case.x, case.delta) for case in (exact, *cases)]
+    return gradients, [(case.params, case.x, case.delta) for case in (exact, *cases)]
+
+
+def _leaf_errors(expected: Any, by_hand: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """dtype → leaf → error."""
+    return {
+        dtype: {_leaf_name(path): error for path, error in relative_errors(actual=grads, expected=expected).items()}
+        for dtype, grads in by_hand.items()
+    }
 
 
 def _compile(lowered: Any) -> Callable:
@@ -205,8 +196,9 @@ def _errors(examples: Sequence[Any], dtypes: Sequence[str], key: Any) -> list[di
     def run(values):
         return {i: attempt(i, cases[i], each) for i, each in values.items()}
 
-    found = jax.device_get(_compile(jax.jit(run).lower(values))(values))
-    return [notes[i] if i in notes else found[i] for i in range(len(examples))]
+    gradients = jax.device_get(_compile(jax.jit(run).lower(values))(values))
+    errors = {i: attempt(i, _leaf_errors, *gradients[i]) for i in cases if i not in notes}
+    return [notes[i] if i in notes else errors[i] for i in range(len(examples))]
 
 
 def check_derivation(derivation: Derivation, *, dtypes: Sequence[str] = DTYPES, seed: int = 0) -> Check:

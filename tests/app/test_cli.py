@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 import jaxbias as jb
-from jaxbias import compilation_cache, data
+from jaxbias import compilation_cache, data, selfcheck
 from jaxbias.app import cli
 from jaxbias.app import task as tasks
 from jaxbias.compilation_cache import CacheUse
-from jaxbias.selfcheck import derivations as check
-from jaxbias.selfcheck.derivations import LeafCheck
+from jaxbias.selfcheck import LeafCheck
 
 
 @pytest.fixture(autouse=True)
@@ -125,9 +124,9 @@ def test_bias_only_and_freeze(blobs):
 
 @pytest.fixture
 def two_derivations(monkeypatch):
-    found = {name: check.layer_derivations()[name] for name in ("relu", "dense")}
-    monkeypatch.setattr(check, "layer_derivations", lambda: found)
-    monkeypatch.setattr(check, "loss_derivations", dict)
+    found = {name: selfcheck.layer_derivations()[name] for name in ("relu", "dense")}
+    monkeypatch.setattr("jaxbias.selfcheck.derivations.layer_derivations", lambda: found)
+    monkeypatch.setattr("jaxbias.selfcheck.derivations.loss_derivations", dict)
 
 
 def test_check_prints_a_table(two_derivations, capsys):
@@ -144,10 +143,12 @@ def test_check_json(two_derivations, capsys):
 
 
 def test_a_failed_check_is_exit_status_1(monkeypatch, capsys):
-    wrong = check.Check(
-        check.layer_derivations()["dense"], (LeafCheck("dense", "matrix", "bias", "float64", float("nan"), 1e-15),), 0.0
+    wrong = selfcheck.Check(
+        selfcheck.layer_derivations()["dense"],
+        (LeafCheck("dense", "matrix", "bias", "float64", float("nan"), 1e-15),),
+        0.0,
     )
-    monkeypatch.setattr(check, "check_all", lambda *_, **__: [wrong])
+    monkeypatch.setattr(selfcheck, "check_all", lambda *_, **__: [wrong])
     assert cli.main(["check", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["leaves"][0]["error"] is None
     monkeypatch.setattr("jaxbias.app.show.check_table", lambda found: "")

@@ -4,14 +4,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jaxbias import _files, compilation_cache
+from jaxbias import _files, compilation_cache, selfcheck
 from jaxbias.app import cli, report
 from jaxbias.app.report._formulas import Typesetter
 from jaxbias.app.report._pictures import bars, curves, tiles
-from jaxbias.selfcheck import derivations as check
-from jaxbias.selfcheck.derivations import Check, LeafCheck
+from jaxbias.selfcheck import Check, LeafCheck
 
-DERIVATIONS = [*check.layer_derivations().values(), *check.loss_derivations().values()]
+DERIVATIONS = [*selfcheck.layer_derivations().values(), *selfcheck.loss_derivations().values()]
 
 
 class Balanced(HTMLParser):
@@ -41,7 +40,7 @@ class Balanced(HTMLParser):
 @pytest.fixture(scope="module")
 def small():
     """One real derivation and one real, barely trained network."""
-    checks = [check.check_derivation(check.layer_derivations()["dense"])]
+    checks = [selfcheck.check_derivation(selfcheck.layer_derivations()["dense"])]
     return report.collect(epochs=2, names=("dense",), checks=checks)
 
 
@@ -73,7 +72,7 @@ def test_failures_are_shown(small):
     leaves = (
         LeafCheck("dense", "matrix", "bias", "float64", float("nan"), 1e-15),
         *(LeafCheck("dense", "matrix", "bias", dtype, 0.0, 1e-15) for dtype in ("float32", "bfloat16")),
-        *(LeafCheck("dense", "broken", "", d, float("nan"), 1e-15, "ValueError: <no>") for d in check.DTYPES),
+        *(LeafCheck("dense", "broken", "", d, float("nan"), 1e-15, "ValueError: <no>") for d in selfcheck.DTYPES),
     )
     (run,) = small.runs
     run = run._replace(accuracy=0.5, fitted=run.fitted._replace(diverged=2))

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbias import layers
+from jaxbias import layers, selfcheck
 from jaxbias.layers import activations
 from jaxbias.layers.activations import make_elu, make_gelu, make_leaky_relu, make_log_softmax, make_softmax
-from jaxbias.selfcheck import derivations as check
 from tests.planted import assert_caught
 
 FLOATS = [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16]
@@ -255,5 +254,5 @@ def test_every_activation_has_planted_faults():
     ("name", "wrong"), [pytest.param(n, w, id=f"{n}-{i}") for n, ws in PLANTED.items() for i, w in enumerate(ws)]
 )
 def test_planted_fault_is_caught(key, name, wrong):
-    example = check.layer_derivations()[name].examples[0]
+    example = selfcheck.layer_derivations()[name].examples[0]
     assert_caught(example, key, lambda residuals, delta: ((), wrong(residuals, delta)), leaves={"1"})

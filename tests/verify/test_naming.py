@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbias import verify
-from jaxbias.selfcheck import derivations as check
+from jaxbias import selfcheck, verify
 from jaxbias.selfcheck import planted
 
 
@@ -97,7 +96,7 @@ def test_kind_is_of_the_vocabulary():
 
 
 def test_the_self_test_covers_layers_and_losses():
-    derivations = [check.layer_derivations()["silu"], check.loss_derivations()["hinge"]]
+    derivations = [selfcheck.layer_derivations()["silu"], selfcheck.loss_derivations()["hinge"]]
     silu, hinge = planted.rules_of(derivations)
     assert [body.__name__ for body, _ in silu.bodies] == ["backward", "_silu_derivative"]
     outcomes = planted.run([silu, hinge], pick=lambda k: k % 17 == 0)

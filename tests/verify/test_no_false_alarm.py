@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbias import verify
+from jaxbias import selfcheck, verify
 from jaxbias.derivation import problem
-from jaxbias.selfcheck import derivations as checks
 from jaxbias.verify import decide
 from jaxbias.verify.checker import Checker
 from jaxbias.verify.entrances import vjp_problem
@@ -261,7 +260,7 @@ def test_right_rules_in_every_dtype(dtype):
 
 EXAMPLES = [
     (f"{derivation.name}, {example.label}", example)
-    for derivation in (*checks.layer_derivations().values(), *checks.loss_derivations().values())
+    for derivation in (*selfcheck.layer_derivations().values(), *selfcheck.loss_derivations().values())
     for example in derivation.examples
 ]
 

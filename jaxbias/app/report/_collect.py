@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxbias._summary import Summary, summary
 from jaxbias.app import task as tasks
-from jaxbias.selfcheck.derivations import Check, check_all, layer_derivations, loss_derivations
+from jaxbias.selfcheck import Check, check_all, layer_derivations, loss_derivations
 from jaxbias.train import Fit, Progress
 
 _DENSE = "dense:128,relu,dense:10"

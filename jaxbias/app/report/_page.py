@@ -10,7 +10,7 @@ import numpy as np
 from jaxbias.app.report._collect import Report, Run
 from jaxbias.app.report._formulas import Typesetter
 from jaxbias.app.report._pictures import bars, curves, tiles
-from jaxbias.selfcheck.derivations import DTYPES, TOLERANCE, Check
+from jaxbias.selfcheck import DTYPES, TOLERANCE, Check
 
 _e = html.escape
 
