@@ -7,7 +7,7 @@ from typing import Any, overload
 import jax
 
 from jaxbias.foreign.roles import RolesSummary, roles_summary
-from jaxbias.leaves import is_bias, named_parameters
+from jaxbias.leaves import FREEZE, TRAIN, is_bias, named_parameters, read_labels
 from jaxbias.params import Layer, Tree, init_state, map_layers, run_forward
 
 
@@ -86,7 +86,8 @@ def summary(*args: Any, **options: Any) -> Summary | RolesSummary:
         params: any tree of arrays or of `jax.ShapeDtypeStruct`.
         network: the layers that params belongs to; without it there is one row per tree of leaves and no type.
         x: an example input or its `jax.ShapeDtypeStruct`; with it the table shows output shapes.
-        trainable: labels from `jb.freeze`, or a tree of bools like params; by default everything is trained.
+        trainable: labels from `jb.freeze` or `jb.bias_only`, in a tree like params or like the top of it; by default
+            everything is trained.
         fn: a function that can be traced. An object that holds arrays itself, as an Equinox module, counts as params.
         args: data for fn, arrays or `jax.ShapeDtypeStruct`.
 
@@ -111,12 +112,12 @@ def _of_layers(params: Tree, network: Layer | None = None, x: Any = None, traina
     for name, type_name in layers.items():
         held = _total({k: v for k, v in named.items() if _is_within(k, name, exactly=network is None)})
         rows.append(Row(name, type_name, shapes.get(name, ""), held.weights, held.biases, held.bytes))
-    trained = _trained(params, named, trainable)
+    labels = named_parameters(read_labels(trainable, params, "summary"))
     return Summary(
         tuple(rows),
         _total(named),
-        _total({name: leaf for name, leaf in named.items() if trained[name]}),
-        _total({name: leaf for name, leaf in named.items() if not trained[name]}),
+        _total({name: leaf for name, leaf in named.items() if labels[name] == TRAIN}),
+        _total({name: leaf for name, leaf in named.items() if labels[name] == FREEZE}),
     )
 
 
@@ -130,18 +131,6 @@ def _total(named: dict[str, Any]) -> Total:
 
 def _is_within(leaf: str, layer: str, *, exactly: bool) -> bool:
     return leaf.rpartition(".")[0] == layer if exactly else not layer or leaf.startswith(f"{layer}.")
-
-
-def _trained(params: Tree, named: dict[str, Any], trainable: Tree) -> dict[str, bool]:
-    if trainable is None:
-        return dict.fromkeys(named, True)
-    if jax.tree.structure(trainable) != jax.tree.structure(params):
-        raise ValueError(
-            f"summary: trainable must be a tree like params, got {jax.tree.structure(trainable)} for "
-            f"{jax.tree.structure(params)}. Make it with jb.freeze(params, ...)."
-        )
-    labels = named_parameters(trainable)
-    return {name: label if isinstance(label, bool) else label == "train" for name, label in labels.items()}
 
 
 def _layer_types(network: Layer) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """Params by name: list them, take them out, put them back, and freeze some of them.
 
+What is trained is a tree of labels, "train" or "freeze" at each leaf, the form that `optax.partition` takes: `freeze`
+and `jb.bias_only` write it, and `read_labels` is its one reader, for `with_frozen`, `jb.train.fit` and `jb.summary`.
+
 A leaf is a bias if its last name is `bias`, as in every `Params` of this library; for models whose leaves have other
 names, `jb.roles` reads the role of a leaf from its use.
 """
@@ -17,7 +20,7 @@ from jaxbias._trees import path_name
 from jaxbias.params import Tree
 
 TRAIN, FREEZE = "train", "freeze"
-"""Labels of the leaves, as in `jb.bias_only`."""
+"""Labels of the leaves."""
 
 
 def named_parameters(params: Tree) -> dict[str, Any]:
@@ -88,6 +91,37 @@ def _holds(path: str, name: str) -> bool:
     return name == path or name.startswith(f"{path}.")
 
 
+def read_labels(trainable: Tree, params: Tree, owner: str) -> Tree:
+    """A tree like `params` with the label of each leaf.
+
+    Args:
+        trainable: labels in a tree like params or like the top of it; None trains everything. A mask for optax, such
+            as `jb.mask` gives, says the same with True for "train".
+        owner: the function that was called, for its errors.
+
+    Raises:
+        TypeError: an entry that is neither a label nor a bool.
+        ValueError: another tree.
+    """
+    labels = jax.tree.map(lambda entry: _label(entry, owner), TRAIN if trainable is None else trainable)
+    try:
+        return jax.tree.broadcast(labels, params)
+    except ValueError:
+        raise ValueError(
+            f"{owner}: trainable must be a tree like params, or like the top of it. It has entries at "
+            f"{', '.join(named_parameters(trainable))}; params has the leaves {', '.join(named_parameters(params))}. "
+            f"Make it with jb.freeze(params, ...)."
+        ) from None
+
+
+def _label(entry: Any, owner: str) -> str:
+    if isinstance(entry, bool | np.bool_):
+        return TRAIN if entry else FREEZE
+    if isinstance(entry, str) and entry in (TRAIN, FREEZE):
+        return entry
+    raise TypeError(f'{owner}: trainable must hold "{TRAIN}" and "{FREEZE}", or True and False, got {entry!r}.')
+
+
 def with_frozen(optimizer: optax.GradientTransformation, labels: Tree) -> optax.GradientTransformation:
     """The optimizer on the leaves labelled "train"; those labelled "freeze" stay bit-identical and have no state.
 
@@ -96,5 +130,8 @@ def with_frozen(optimizer: optax.GradientTransformation, labels: Tree) -> optax.
     """
     # The update of a frozen leaf is −0.0, not 0.0: −0.0 + 0.0 is 0.0, another bit pattern, but p + −0.0 is p for all p.
     stay = optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates))
-    # optax calls labels that are callable, which a params tree may be
-    return optax.partition({TRAIN: optimizer, FREEZE: stay}, (lambda _: labels) if callable(labels) else labels)
+    # Labels may be callable, as a params tree may be, or a function that gives them: optax calls both.
+    given = labels if callable(labels) and jax.tree_util.all_leaves([labels]) else lambda _: labels
+    return optax.partition(
+        {TRAIN: optimizer, FREEZE: stay}, lambda params: read_labels(given(params), params, "with_frozen")
+    )

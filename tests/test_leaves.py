@@ -7,7 +7,9 @@ import optax
 import pytest
 
 import jaxbias as jb
+from jaxbias import Params
 from jaxbias.layers import dense, tanh
+from jaxbias.leaves import read_labels
 
 NETWORK = jb.chain(dense.layer(4, bias_init="normal"), tanh, dense.layer(2, bias_init="normal"))
 
@@ -96,3 +98,41 @@ def test_labels_of_a_single_layer_reach_optax_as_they_are(key):
 def test_freeze_names_what_is_not_there(params, what, match):
     with pytest.raises(ValueError, match=match):
         jb.freeze(params, what)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "expected"),
+    [
+        (None, "train train train train"),
+        (False, "freeze freeze freeze freeze"),  # the top of any tree
+        (("freeze", "train", "train"), "freeze freeze train train"),
+        ((Params(weight=False, bias=True), (), Params(np.True_, np.False_)), "freeze train train freeze"),
+    ],
+)
+def test_one_reader_of_what_is_trained(params, trainable, expected):
+    labels = read_labels(trainable, params, "fit")
+    assert list(jb.named_parameters(labels).values()) == expected.split()
+    assert jax.tree.structure(labels) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "error", "match"),
+    [
+        ("bias", TypeError, r'fit: trainable must hold "train" and "freeze", or True and False, got \'bias\''),
+        (1, TypeError, "got 1"),
+        (
+            (True, False),
+            ValueError,
+            r"fit: trainable must be a tree like params.* at 0, 1; params has .* 2.bias. Make it",
+        ),
+    ],
+)
+def test_what_says_nothing_of_what_is_trained(params, trainable, error, match):
+    with pytest.raises(error, match=match):
+        read_labels(trainable, params, "fit")
+
+
+def test_an_unknown_label_is_no_silent_training(params):
+    labels = jax.tree.map(lambda leaf: "frozen", params)
+    with pytest.raises(TypeError, match="with_frozen: trainable must hold"):
+        jb.with_frozen(optax.sgd(1.0), labels).init(params)

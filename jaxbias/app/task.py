@@ -13,9 +13,9 @@ import optax
 from jaxtyping import Array
 
 from jaxbias import data as datasets
-from jaxbias import losses, train
+from jaxbias import leaves, losses, train
 from jaxbias.app import spec
-from jaxbias.leaves import is_bias, named_parameters
+from jaxbias.leaves import FREEZE, TRAIN
 from jaxbias.params import Layer, Tree, init_state, out_shape
 from jaxbias.train import _memory
 
@@ -53,8 +53,8 @@ def optimizer_by_name(name: str, learning_rate: float) -> optax.GradientTransfor
     return getattr(optax, name)(learning_rate)
 
 
-def trainable_mask(params: Tree, *, bias_only: bool = False, freeze: Sequence[str] = ()) -> Tree:
-    """Tree of bools: True where a leaf is to be trained.
+def trainable_labels(params: Tree, *, bias_only: bool = False, freeze: Sequence[str] = ()) -> Tree:
+    """The labels of `jb.freeze`.
 
     Args:
         bias_only: freeze every leaf that is not the `bias` of a layer.
@@ -63,18 +63,13 @@ def trainable_mask(params: Tree, *, bias_only: bool = False, freeze: Sequence[st
     Raises:
         ValueError: a path that is not in params, or nothing left to train.
     """
-    names = list(named_parameters(params))
-    for path in freeze:
-        if not any(_under(name, path) for name in names):
-            raise ValueError(f"freeze: params have no {path!r}. Their leaves: {', '.join(names) or 'none'}.")
-    on = [not any(_under(name, path) for path in freeze) and (not bias_only or is_bias(name)) for name in names]
-    if not any(on):
-        raise ValueError(f"freeze: nothing is left to train. Leaves: {', '.join(names) or 'none'}.")
-    return jax.tree.structure(params).unflatten(on)
-
-
-def _under(name: str, path: str) -> bool:
-    return name == path or name.startswith(path + ".")
+    by_path = leaves.freeze(params, freeze)
+    by_role = leaves.freeze(params, "weights" if bias_only else ())
+    labels = jax.tree.map(lambda *both: FREEZE if FREEZE in both else TRAIN, by_path, by_role)
+    if TRAIN not in jax.tree.leaves(labels):
+        names = ", ".join(leaves.named_parameters(params)) or "none"
+        raise ValueError(f"freeze: nothing is left to train. Leaves: {names}.")
+    return labels
 
 
 def prepare(
@@ -120,8 +115,8 @@ def prepare(
     params = built.init(init_key, x)
     loss = losses.cross_entropy if found.classes else losses.mean_squared_error
     metrics = {"accuracy": train.accuracy} if found.classes else {}
-    mask = trainable_mask(params, bias_only=bias_only, freeze=freeze) if bias_only or freeze else None
-    return Task(found, built, loss, metrics, params, mask, chosen, fit_key)
+    labels = trainable_labels(params, bias_only=bias_only, freeze=freeze) if bias_only or freeze else None
+    return Task(found, built, loss, metrics, params, labels, chosen, fit_key)
 
 
 def run(

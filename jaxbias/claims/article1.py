@@ -206,9 +206,7 @@ def bias_by_name(key):
     names = list(jb.named_parameters(params))
     replaced = (params[0]._replace(bias=params[0].bias + 1), *params[1:])
     dropped = (params[0]._replace(bias=None), *params[1:])
-    labels = jax.tree.map(lambda leaf: "train", params)
-    labels = (labels[0]._replace(bias="freeze"), *labels[1:])
-    optimizer = optax.partition({"train": optax.adam(0.01), "freeze": optax.set_to_zero()}, labels)
+    optimizer = jb.with_frozen(optax.adam(0.01), jb.freeze(params, ["0.bias"]))
     trained, _ = train(network, mean_squared_error, params, x, y, optimizer, 50)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
     return {

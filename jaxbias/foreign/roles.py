@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxbias.foreign.contact import Analysis, analyse, check_all_met, split_params
+from jaxbias.leaves import FREEZE, TRAIN
 
 ROLES = ("weight", "bias", "scale", "embedding", "other")
 
@@ -180,12 +181,12 @@ def no_decay(roles: Any) -> Any:
 
 
 def bias_only(roles: Any) -> Any:
-    """Labels "train" at biases and "freeze" elsewhere, for `optax.partition` with `optax.set_to_zero()`.
+    """Labels "train" at biases and "freeze" elsewhere, for `jb.with_frozen`, `jb.train.fit` or `optax.partition`.
 
     Source: E. Ben Zaken, S. Ravfogel, Y. Goldberg, BitFit (2022).
     """
     _check(roles, (), "bias_only")
-    return _for_optax(jax.tree.map(lambda leaf: "train" if leaf == "bias" else "freeze", roles))
+    return _for_optax(jax.tree.map(lambda leaf: TRAIN if leaf == "bias" else FREEZE, roles))
 
 
 def lr_by_role(roles: Any, default: float = 1.0, **factors: float) -> optax.GradientTransformation:

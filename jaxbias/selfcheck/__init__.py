@@ -1,9 +1,7 @@
 """What checks this library: every derivation against autodiff, and mistakes planted in right rules.
 
-from jaxbias import selfcheck
-
-selfcheck.check_all()            # one `Check` for each layer and loss; `jaxbias check` prints them
-selfcheck.planted.run()          # what the checker says of each planted mistake; `jaxbias verify --self-test`
+`selfcheck.check_all()` gives one `Check` for each layer and loss, as `jaxbias check` prints them.
+`selfcheck.planted.run()` says what the checker makes of each planted mistake, as `jaxbias verify --self-test` does.
 """
 
 import lazy_loader

@@ -197,7 +197,7 @@ def _errors(examples: Sequence[Any], dtypes: Sequence[str], key: Any) -> list[di
         return {i: attempt(i, cases[i], each) for i, each in values.items()}
 
     gradients = jax.device_get(_compile(jax.jit(run).lower(values))(values))
-    errors = {i: attempt(i, _leaf_errors, *gradients[i]) for i in cases if i not in notes}
+    errors: dict[int, Any] = {i: attempt(i, _leaf_errors, *gradients[i]) for i in cases if i not in notes}
     return [notes[i] if i in notes else errors[i] for i in range(len(examples))]
 
 

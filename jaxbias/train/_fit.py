@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from jaxbias.leaves import with_frozen
+from jaxbias.leaves import TRAIN, read_labels, with_frozen
 from jaxbias.params import Layer, Tree, init_state
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
@@ -214,17 +214,8 @@ def _copied(tree: Tree) -> Tree:
 def _masked(optimizer: optax.GradientTransformation, params: Tree, trainable: Tree) -> optax.GradientTransformation:
     if trainable is None:
         return optimizer
-    entries = jax.tree.leaves(trainable)
-    if not all(isinstance(entry, bool | np.bool_) or entry in ("train", "freeze") for entry in entries):
-        raise TypeError(f'fit: trainable must hold bools, or "train" and "freeze", got {entries}.')
-    on = jax.tree.map(lambda entry: entry == "train" if isinstance(entry, str) else bool(entry), trainable)
-    try:
-        labels = jax.tree.map(lambda entry: "train" if entry else "freeze", jax.tree.broadcast(on, params))
-    except ValueError as error:
-        raise ValueError(
-            f"fit: trainable must be a tree shaped like params, or like the top of it ({error})."
-        ) from None
-    if not any(jax.tree.leaves(on)):
+    labels = read_labels(trainable, params, "fit")
+    if TRAIN not in jax.tree.leaves(labels):
         raise ValueError("fit: trainable freezes every leaf, so there is nothing to train.")
     return with_frozen(optimizer, labels)
 
@@ -273,8 +264,8 @@ def fit(
         checkpoint: directory, or a `Checkpoint` with the interval. A run whose directory holds checkpoints of the
             same run resumes from the newest complete one.
         progress: called with a `Progress` several times a second, and after the last epoch.
-        trainable: tree like params (or like the top of it) of bools, or of the labels "train" and "freeze" that
-            `jb.freeze` and `jb.bias_only` give. A frozen leaf stays bit-identical.
+        trainable: labels "train" and "freeze", as `jb.freeze` and `jb.bias_only` give them, in a tree like params or
+            like the top of it; or a mask of bools. A frozen leaf stays bit-identical.
         metrics: name → `(out, targets) -> scalar`, a mean over rows, for example {"accuracy": jb.train.accuracy}.
         how: "delta" (hand-derived backward passes) or "autodiff".
         loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses.

@@ -81,7 +81,7 @@ BAD = [
     (["train", "--batch-size", "2000"], "batch_size=2000 is larger than the data, which has 1437 rows"),
     (["train", "--epochs", "0"], "epochs must be at least 1"),
     (["train", "--epochs", "many"], "Invalid value for '--epochs'"),
-    (["train", "--freeze", "7.weight"], "params have no '7.weight'. Their leaves: 0.weight, 0.bias"),
+    (["train", "--freeze", "7.weight"], "params has no '7.weight'. Its leaves are 0.weight, 0.bias"),
     (["train", "--no-bias", "--bias-only"], "nothing is left to train"),
     (["train", "nowhere.npz"], "there is no file nowhere.npz"),
     (["train", "--checkpoint", "/proc/nowhere"], "checkpoint directory /proc/nowhere cannot be written"),
@@ -114,9 +114,9 @@ def test_unwritable_output_is_found_before_any_work(monkeypatch, tmp_path):
 
 def test_bias_only_and_freeze(blobs):
     task = tasks.prepare(blobs, "dense:4,relu,dense:2", bias_only=True)
-    assert task.trainable[0] == (False, True) and task.trainable[2] == (False, True)
+    assert task.trainable[0] == ("freeze", "train") and task.trainable[2] == ("freeze", "train")
     task = tasks.prepare(blobs, "dense:4,relu,dense:2", freeze=["0", "2.weight"])
-    assert task.trainable[0] == (False, False) and task.trainable[2] == (False, True)
+    assert task.trainable[0] == ("freeze", "freeze") and task.trainable[2] == ("freeze", "train")
     fitted = tasks.run(task, epochs=1, batch_size=8)
     assert np.array_equal(fitted.params[2].weight, task.params[2].weight)
     assert not np.array_equal(fitted.params[2].bias, task.params[2].bias)

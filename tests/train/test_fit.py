@@ -179,8 +179,8 @@ BAD = [
     ({"data": (np.ones((9, 3), int), np.ones((9, 2)))}, TypeError, "x must be a floating-point array, got int"),
     ({"data": (np.ones((9, 4)), np.ones((9, 2)))}, ValueError, "x has 4 features but weight has fan_in=3"),
     ({"data": (np.ones((9, 3)), np.ones((9, 1)))}, ValueError, "must have one shape"),
-    ({"trainable": (True, False)}, ValueError, "trainable must be a tree shaped like params"),
-    ({"trainable": "bias"}, TypeError, "trainable must hold bools, or"),
+    ({"trainable": (True, False)}, ValueError, "fit: trainable must be a tree like params"),
+    ({"trainable": "bias"}, TypeError, 'fit: trainable must hold "train" and "freeze"'),
     ({"trainable": False}, ValueError, "nothing to train"),
 ]
 
