@@ -40,6 +40,8 @@ def test_a_module_is_imported_by_its_package(package):
     folder = f"jaxbias/{package.__name__.rpartition('.')[2]}"
     forgotten = missing(modules(folder), imported_by(folder))
     assert not forgotten, f"add `from . import …` to {folder}/__init__.py: {forgotten}"
+    hidden = missing(modules(folder), package.__all__)
+    assert not hidden, f"add to __all__ in {folder}/__init__.py: {hidden}"
     silent = [name for name in sorted(modules(folder)) if not getattr(getattr(package, name), "DERIVATIONS", ())]
     assert not silent, f"nothing is checked without DERIVATIONS at the end of {folder}/…: {', '.join(silent)}"
 
@@ -53,7 +55,7 @@ def test_an_activation_is_exported():
 def test_a_derivation_has_the_name_of_its_module_or_activation():
     """`jaxbias check NAME`, the tables and the messages all call it so."""
     modules_of = {**vars(jb.layers), **vars(jb.losses)}
-    assert not missing(DERIVATIONS, modules_of)
+    assert not missing(DERIVATIONS, modules_of), missing(DERIVATIONS, modules_of)
 
 
 def test_docs_show_every_derivation():

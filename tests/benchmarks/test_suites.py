@@ -11,8 +11,8 @@ from benchmarks.case import Case, Setting
 from benchmarks.record import STATUSES, Record, load
 from benchmarks.tables import HEAD, row
 
-LONG = ("sweep", "per_example")
-"""Suites that compile for long even at tiny sizes."""
+LONG = ("sweep", "per_example", "startup")
+"""Suites that compile for long, or start many processes, even at tiny sizes."""
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,13 @@ def assert_equals_loops(params, x, draw, pads, keywords):
         return drawn[0]
 
     expected = convolution(x, *params, delta, pads=pads, groups=keywords.get("groups", 1), **tuples)
-    z, residuals = conv.forward(params, x, **keywords)
-    grads, delta_x = conv.backward(residuals, jnp.asarray(drawn[0]), **keywords)
+
+    @jax.jit
+    def both(params, x, delta):
+        z, residuals = conv.forward(params, x, **keywords)
+        return z, *conv.backward(residuals, delta, **keywords)
+
+    z, grads, delta_x = both(params, x, jnp.asarray(drawn[0]))
     for actual, want in zip((z, *grads, delta_x), expected, strict=True):
         assert actual.shape == want.shape
         np.testing.assert_allclose(actual, want, rtol=0, atol=1e-13 * max(np.abs(want).max(initial=0), 1))

@@ -26,11 +26,16 @@ def assert_equals_loops(x_shape, kernel, stride, pads, extra, dilation, groups):
     x, bias = rng.standard_normal(x_shape), rng.standard_normal(2 * groups)
     weight = rng.standard_normal((*kernel, x_shape[-1] // groups, 2 * groups))
     keywords = {"stride": stride, "padding": pads, "output_padding": extra, "kernel_dilation": dilation}
-    z, residuals = conv_transpose.forward(
-        Params(jnp.asarray(weight), jnp.asarray(bias)), jnp.asarray(x), groups=groups, **keywords
-    )
-    delta = rng.standard_normal(z.shape)
-    grads, delta_x = conv_transpose.backward(residuals, jnp.asarray(delta), groups=groups, **keywords)
+    params, x = Params(jnp.asarray(weight), jnp.asarray(bias)), jnp.asarray(x)
+    shape = jax.eval_shape(lambda: conv_transpose.forward(params, x, groups=groups, **keywords)[0]).shape
+    delta = rng.standard_normal(shape)
+
+    @jax.jit
+    def both(params, x, delta):
+        z, residuals = conv_transpose.forward(params, x, groups=groups, **keywords)
+        return z, *conv_transpose.backward(residuals, delta, groups=groups, **keywords)
+
+    z, grads, delta_x = both(params, x, jnp.asarray(delta))
 
     loop_keywords = {"stride": stride, "pads": pads, "input_dilation": (1,) * axes, "kernel_dilation": dilation}
     loops = convolution(
