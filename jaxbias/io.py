@@ -37,8 +37,11 @@ _DTYPES = {
 # --- safetensors ------------------------------------------------------------------------------------------------------
 
 
-def save(path: str | Path, params: Tree) -> None:
+def save(path: str | Path, params: Tree, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write params as safetensors under their dotted paths; the file is whole or it is not there.
+
+    Args:
+        metadata: texts by name, for readers of the file: `safetensors.safe_open(path, "numpy").metadata()`.
 
     Raises:
         ValueError: nothing can be written at that path.
@@ -47,7 +50,7 @@ def save(path: str | Path, params: Tree) -> None:
 
     path = _files.check_writable(path, "io.save")
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named_parameters(params).items()}
-    _files.write(path, safetensors.numpy.save(arrays, metadata={"format": "jaxbias"}))
+    _files.write(path, safetensors.numpy.save(arrays, metadata={**(metadata or {}), "format": "jaxbias"}))
 
 
 def load(path: str | Path, like: Tree) -> Tree:

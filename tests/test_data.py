@@ -1,7 +1,15 @@
+import csv
+import doctest
+import gzip
+import io
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxbias import data
+from jaxbias import _table, data
 
 
 def test_digits_are_fixed_scaled_and_split_without_overlap():
@@ -20,6 +28,326 @@ def test_digits_are_fixed_scaled_and_split_without_overlap():
 FIRST_TEST_LABELS = [7, 9, 4, 7, 0, 2, 6, 1, 3, 1]
 
 
+def test_the_example_runs():
+    assert doctest.testmod(data).failed == 0
+
+
+def in_order(rows):
+    """x and y of all rows, sorted by the first feature."""
+    x, y = np.concatenate([rows.x_train, rows.x_test]), np.concatenate([rows.y_train, rows.y_test])
+    order = np.argsort(x[:, 0])
+    return x[order], y[order]
+
+
+# --- tables: one content, many files ----------------------------------------------------------------------------------
+
+PLAIN = "a,b,kind\n1,0.5,0\n2,1.5,1\n3,-2.5,0\n4,1000.25,1\n5,0,0\n6,0.125,1\n"
+GERMAN = "a;b;kind\n1;0,5;0\n2;1,5;1\n3;-2,5;0\n4;1.000,25;1\n5;0;0\n6;0,125;1\n"
+ROWS = PLAIN.partition("\n")[2]
+SAME = {
+    "plain": PLAIN,
+    "without names": ROWS,
+    "windows": PLAIN.replace("\n", "\r\n"),
+    "old mac": PLAIN.replace("\n", "\r"),
+    "byte order mark": "\ufeff" + PLAIN,
+    "no newline at the end": PLAIN.rstrip(),
+    "blank lines": PLAIN.replace("\n", "\n\n"),
+    "blanks": PLAIN.replace(",", " ,  "),
+    "semicolons": PLAIN.replace(",", ";"),
+    "bars": PLAIN.replace(",", "|"),
+    "tabs": PLAIN.replace(",", "\t"),
+    "columns by blanks": PLAIN.replace(",", "  "),
+    "german": GERMAN,
+    "german, by tabs": GERMAN.replace(";", "\t"),
+    "german, without thousands": GERMAN.replace("1.000", "1000"),
+    "sep line": "sep=;\n" + GERMAN,
+    "title above": "Export of 2026, by me\n" + GERMAN,
+    "rows of delimiters at the end": GERMAN + ";;\n;;\n",
+    "delimiter after each row": PLAIN.replace("\n", ",\n"),
+    "an empty column": re.sub(",", ",,", PLAIN),
+    "quoted": re.sub(r"[^,\n]+", r'"\g<0>"', PLAIN),
+    "quoted names over two lines": PLAIN.replace("a,b", '"a\n(cm)","b, or c"'),
+    "pandas' row numbers": "\n".join(f"{i - 1 if i else ''},{line}" for i, line in enumerate(PLAIN.splitlines())),
+    "names with a number": PLAIN.replace("a,b", "1,b"),
+    "comment sign": "# " + PLAIN,
+    "other writings": PLAIN.replace("1000.25", "1.00025E+3").replace("-2.5", "-2.50").replace("5,0,", "5,-0.0,"),
+}
+BYTES = {name: text.encode() for name, text in SAME.items()} | {
+    "gzip": gzip.compress(PLAIN.encode()),
+    "utf-16": GERMAN.replace("b", "größe").encode("utf-16"),
+    "windows-1252": GERMAN.replace("b", "größe").encode("cp1252"),
+}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_tables(tmp_path, name):
+    path = tmp_path / ("rows.csv.gz" if name == "gzip" else "rows.csv")
+    path.write_bytes(BYTES[name])
+    rows = data.load(path)
+    x, y = in_order(rows)
+    assert x.tolist() == [[1, 0.5], [2, 1.5], [3, -2.5], [4, 1000.25], [5, 0], [6, 0.125]]
+    assert y.tolist() == [0, 1, 0, 1, 0, 1] and rows.labels == ("0", "1") and rows.task == "classification"
+    assert rows.x_train.dtype == np.float32 and rows.y_train.dtype == np.int32 and len(rows.x_test) == 1
+    assert (rows.features[1] == "2") == (name == "without names")
+
+
+NOTED = [
+    ("title above", "line 1 left out: it has 1 cells, the rows have 3"),
+    ("german", "numbers have decimal commas"),
+    ("windows-1252", "read as cp1252"),
+    ("names with a number", r"line 1 taken for names \(1, b, kind\): column 2 is text there"),
+    ("pandas' row numbers", "column 1 left out, since it only counts the rows"),
+    ("an empty column", "column 2 left out, since it is empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "note"), NOTED)
+def test_what_is_taken_for_granted_is_said(tmp_path, name, note):
+    (tmp_path / "a.csv").write_bytes(BYTES[name])
+    assert [text for text in data.load(tmp_path / "a.csv").notes if re.match(note, text)]
+    (tmp_path / "b.csv").write_text(PLAIN)
+    assert not [text for text in data.load(tmp_path / "b.csv").notes if re.match(note, text)]
+
+
+def test_the_fast_reader_and_the_careful_one_agree(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text(PLAIN)
+    fast = data.load(tmp_path / "a.csv")
+    monkeypatch.setattr(_table, "_all_numbers", lambda lines, layout: None)
+    careful = data.load(tmp_path / "a.csv")
+    assert all(np.array_equal(a, b) for a, b in zip(fast, careful))
+
+
+def test_columns_are_typed_and_checked_beyond_the_first_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(_table, "_CHUNK_ROWS", 7)
+    lines = [f"{i},{'uv'[i % 2]},{'' if i == 40 else i % 3}" for i in range(50)]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(data.Question, match=r"line 41, column 3: the cell is empty"):
+        data.load(tmp_path / "a.csv")
+    x, y = in_order(data.load(tmp_path / "a.csv", missing="drop"))
+    assert x[:, 0].tolist() == [i for i in range(50) if i != 40] and x[:, 1].tolist() == [1 - i % 2 for i in x[:, 0]]
+    assert y.tolist() == [i % 3 for i in x[:, 0]]
+    (tmp_path / "a.csv").write_text("\n".join(lines).replace("45,v,0", "45,v,zero"))
+    with pytest.raises(data.Question, match=r"line 46, column 3: 'zero' is not a number"):
+        data.load(tmp_path / "a.csv")
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+LABELS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1).filter(
+    lambda text: text == text.strip() and not _table.is_missing(text) and not _table.is_number(text)
+)
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    numbers=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=5, max_size=9),
+    labels=st.lists(LABELS, min_size=2, max_size=2, unique=True),
+    delimiter=st.sampled_from(",;\t|"),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_whatever_is_written_is_read(tmp_path_factory, numbers, labels, delimiter, newline, quoting):
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=newline, quoting=quoting)
+    writer.writerow(["no", "u", "v", "kind"])
+    writer.writerows([i, *map(repr, pair), labels[i % 2]] for i, pair in enumerate(numbers))
+    path = tmp_path_factory.mktemp("written") / "a.csv"
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    rows = data.load(path, delimiter=delimiter, task="classification")
+    x, y = in_order(rows)
+    assert np.array_equal(x[:, 1:], np.array(numbers, np.float32))
+    assert [rows.labels[k] for k in y] == [labels[i % 2] for i in range(len(numbers))]
+
+
+# --- classes or values ------------------------------------------------------------------------------------------------
+
+
+def column(*values, times=1):
+    return np.array(values * times)
+
+
+CLEAR = [
+    # targets, classes (None for values), labels
+    (column(0, 1, 2, times=4), 3, ("0", "1", "2")),
+    (column(1, 2, 3, times=4), 3, ("1", "2", "3")),
+    (column(0.0, 1.0, times=5), 2, ("0", "1")),
+    (column("b", "a", times=5), 2, ("a", "b")),
+    (column(b"b", b"a", times=5), 2, ("a", "b")),
+    (column(True, False, times=5), 2, ("False", "True")),
+    (np.arange(40) % 20, 20, tuple(map(str, range(20)))),
+    (column(0.5, 1.0, times=5), None, ()),
+    (np.arange(442) % 214 * 3 + 25, None, ()),
+    (column(7, 1000000000, 12, 15, 900, 13, 40, 41, 42), None, ()),
+    (np.eye(3)[np.arange(12) % 3], 3, ("0", "1", "2")),
+    (np.ones((12, 2)) * np.arange(12)[:, None], None, ()),
+    ((np.arange(12) % 3)[:, None], 3, ("0", "1", "2")),
+]
+
+
+@pytest.mark.parametrize(("y", "classes", "labels"), CLEAR)
+def test_clear_targets(tmp_path, y, classes, labels):
+    x = np.arange(len(y))[:, None]
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    rows = data.load(tmp_path / "a.npz")
+    assert rows.classes == classes and rows.labels == labels
+    read = in_order(rows)[1]
+    if classes is None:
+        assert read.dtype == np.float32 and np.array_equal(read, y.reshape(len(y), -1).astype(np.float32))
+    elif y.ndim == 2 and y.shape[1] > 1:
+        assert np.array_equal(np.eye(classes)[read], y)
+    else:
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in y.ravel().tolist()]
+        assert [rows.labels[k] for k in read] == [text.removesuffix(".0") for text in texts]
+    assert f"{rows.task}, since" in rows.notes[0]
+
+
+UNCLEAR = [
+    (column(-1, 1, times=6), r"y holds 2 different whole numbers \(-1, 1\) in 12 rows: are they classes or values\?"),
+    (column(3, 4, 5, 6, times=6), r"4 different whole numbers \(3, 4, 5, … 6\)"),
+    (column(0, 1000000000, times=6), r"2 different whole numbers \(0, 1000000000\)"),
+    (np.arange(100) % 25, "25 different whole numbers"),
+    (np.arange(10), "10 different whole numbers"),
+]
+
+
+@pytest.mark.parametrize(("y", "match"), UNCLEAR)
+def test_unclear_targets_are_asked_about(tmp_path, y, match):
+    np.savez(tmp_path / "a.npz", x=np.arange(len(y))[:, None], y=y)
+    with pytest.raises(data.Question, match=match) as asked:
+        data.load(tmp_path / "a.npz")
+    assert "load(..., task='classification') or load(..., task='regression')" in str(asked.value)
+    assert asked.value.answers == [{"task": "classification"}, {"task": "regression"}]
+    as_classes = data.load(tmp_path / "a.npz", task="classification")
+    assert [int(as_classes.labels[k]) for k in in_order(as_classes)[1]] == y.tolist()
+    as_values = data.load(tmp_path / "a.npz", task="regression")
+    assert as_values.classes is None and in_order(as_values)[1].ravel().tolist() == y.tolist()
+    assert as_values.notes[0] == "regression, as asked for"
+
+
+TABLE = "id,city,size,sold,price\n" + "\n".join(
+    f"{i},{['Rome', 'Oslo', 'Bern'][i % 3]},{i * 10},{'yes' if i % 4 else 'no'},{i * 1.5 + 1}" for i in range(20)
+)
+
+
+def test_the_target_is_named_or_numbered(tmp_path):
+    (tmp_path / "a.csv").write_text(TABLE)
+    rows = data.load(tmp_path / "a.csv")
+    assert rows.targets == ("price",) and rows.task == "regression" and rows.y_train.shape == (16, 1)
+    assert rows.features == ("id", "city=Bern", "city=Oslo", "city=Rome", "size", "sold=no", "sold=yes")
+    x, _ = in_order(rows)
+    assert x[:4, 1:4].tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    for target in "sold", 4, "4", -2, ["sold"]:
+        rows = data.load(tmp_path / "a.csv", target=target, drop=["id"])
+        assert rows.targets == ("sold",) and rows.labels == ("no", "yes") and rows.features[0] == "city=Bern"
+    rows = data.load(tmp_path / "a.csv", target=["price", 3])
+    assert rows.targets == ("size", "price") and rows.y_train.shape == (16, 2) and rows.task == "regression"
+
+
+def test_one_hot_columns_are_classes(tmp_path):
+    (tmp_path / "a.csv").write_text("x,cat,dog\n" + "\n".join(f"{i},{i % 2},{1 - i % 2}" for i in range(10)))
+    rows = data.load(tmp_path / "a.csv", target=["cat", "dog"])
+    assert rows.labels == ("cat", "dog") and in_order(rows)[1].tolist() == [1 - i % 2 for i in range(10)]
+
+
+def test_labels_that_are_mostly_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("x,grade\n" + "\n".join(f"{i},{['1', '2', '3a'][i % 3]}" for i in range(12)))
+    with pytest.raises(data.Question, match=r"line 4, column 2 \(\"grade\"\): '3a' is not a number.*labels\?.*task="):
+        data.load(tmp_path / "a.csv")
+    assert data.load(tmp_path / "a.csv", task="classification").labels == ("1", "2", "3a")
+    (tmp_path / "b.csv").write_text("x,grade\n" + "\n".join(f"{i},{['9', '10', '10.0'][i % 3]}" for i in range(12)))
+    assert data.load(tmp_path / "b.csv", task="classification").labels == ("9", "10")
+
+
+# --- missing values ---------------------------------------------------------------------------------------------------
+
+WITH_GAPS = "a,b,y\n" + "\n".join(f"{i},{'NA' if i in (3, 5) else i * i},{'?' if i == 7 else i / 8}" for i in range(12))
+
+
+def test_missing_values_are_asked_about(tmp_path):
+    (tmp_path / "a.csv").write_text(WITH_GAPS)
+    match = r"line 5, column 2 \(\"b\"\): the cell holds 'NA'. 3 of 12 rows have such a gap"
+    with pytest.raises(data.Question, match=match) as asked:
+        data.load(tmp_path / "a.csv")
+    assert asked.value.answers == [{"missing": "drop"}, {"missing": "mean"}]
+
+
+@pytest.mark.parametrize("cell", ["", " ", "NA", "n/a", "NaN", "?", "null", "inf", "-Infinity", "1e999"])
+def test_what_is_missing(tmp_path, cell):
+    (tmp_path / "a.csv").write_text("a,y\n" + "\n".join(f"{cell if i == 3 else i},{i / 8}" for i in range(12)))
+    with pytest.raises(data.Question, match="line 5, column 1"):
+        data.load(tmp_path / "a.csv")
+    rows = data.load(tmp_path / "a.csv", missing="drop")
+    assert (
+        len(rows.x_train) + len(rows.x_test) == 11 and "1 of 12 rows left out, since values are missing" in rows.notes
+    )
+
+
+def test_missing_values_become_the_mean_of_the_training_rows(tmp_path):
+    (tmp_path / "a.csv").write_text(WITH_GAPS)
+    rows = data.load(tmp_path / "a.csv", missing="mean")
+    x, y = in_order(rows)
+    assert x[:, 0].tolist() == [i for i in range(12) if i != 7] and y.ravel().tolist() == [i / 8 for i in x[:, 0]]
+    known = [b for a, b in rows.x_train if a not in (3, 5)]
+    assert x[3, 1] == x[5, 1] == np.float32(np.mean(known))
+    assert set(x[:, 0]) - {a for a, _ in rows.x_train}, "a mean over all rows would pass else"
+    assert "missing values in 2 rows replaced by the mean of the training rows" in rows.notes
+
+
+def test_missing_text_becomes_the_shares_of_the_training_rows(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "a,c,y\n" + "\n".join(f"{i},{'' if i == 2 else 'uv'[i % 2]},{i / 8}" for i in range(12))
+    )
+    rows = data.load(tmp_path / "a.csv", missing="mean")
+    shares = np.mean([row[1:] for row in rows.x_train if row[0] != 2], axis=0)
+    assert np.allclose(in_order(rows)[0][2, 1:], shares, rtol=1e-6) and 0 < shares[0] < 1
+
+
+def test_missing_values_of_arrays(tmp_path):
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20) / 8
+    x[4, 1] = np.nan
+    np.savez(tmp_path / "a.npz", x=x, y=y, x_test=np.full((2, 2), np.inf), y_test=np.ones(2))
+    with pytest.raises(data.Question, match=r"x\[4, 1\] is missing or not finite. 3 of 22 rows"):
+        data.load(tmp_path / "a.npz")
+    rows = data.load(tmp_path / "a.npz", missing="mean")
+    mean = np.nanmean(x, axis=0).astype(np.float32)
+    assert rows.x_train[4].tolist() == [8, mean[1]] and rows.x_test.tolist() == [mean.tolist()] * 2
+    with pytest.raises(ValueError, match="no row is left"):
+        data.load(tmp_path / "a.npz", missing="drop")
+
+
+# --- scale ------------------------------------------------------------------------------------------------------------
+
+
+def test_scaling_is_by_the_training_rows(tmp_path):
+    lines = [f"{i},{1e6 + i * i},0.1,{'uv'[i % 2]},{1000 + i / 8}" for i in range(20)]
+    (tmp_path / "a.csv").write_text("a,b,c,d,y\n" + "\n".join(lines))
+    plain, rows = data.load(tmp_path / "a.csv"), data.load(tmp_path / "a.csv", scale=True)
+    assert plain.x_scaling is None and plain.y_scaling is None
+    assert np.abs(rows.x_train[:, :2].mean(axis=0)).max() < 1e-6 and np.allclose(rows.x_train[:, :2].std(axis=0), 1)
+    assert np.abs(rows.x_test[:, :2].mean(axis=0)).max() > 0.01
+    assert not rows.x_train[:, 2].any() and not rows.x_test[:, 2].any()  # constant
+    assert np.array_equal(rows.x_train[:, 3:], plain.x_train[:, 3:])  # of text: 0 and 1
+    for name in "x_train", "x_test", "y_train", "y_test":
+        mean, std = getattr(rows, name[0] + "_scaling")
+        error = np.abs(getattr(rows, name) * std + mean - getattr(plain, name))
+        assert (error <= np.finfo(np.float32).eps * (np.abs(getattr(plain, name)) + 2 * std)).all()
+    assert "features and targets standardised by the training rows; 1 features are constant" in rows.notes
+    (tmp_path / "b.csv").write_text(PLAIN)
+    classes = data.load(tmp_path / "b.csv", scale=True)
+    assert classes.y_scaling is None and classes.y_train.dtype == np.int32
+
+
+def test_images_are_scaled_pixel_by_pixel(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, size=(20, 4, 4, 3)).astype(np.uint8)
+    images[:, 0, 0] = 7
+    np.savez(tmp_path / "a.npz", x=images, y=np.arange(20) % 2)
+    rows = data.load(tmp_path / "a.npz", scale=True)
+    assert rows.x_train.shape == (16, 4, 4, 3) and not rows.x_train[:, 0, 0].any()
+    assert np.allclose(rows.x_train[:, 1:].std(axis=0), 1, atol=1e-5)
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
 def test_npz_with_and_without_test_rows(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 4
     np.savez(tmp_path / "a.npz", x=x, y=y)
@@ -35,30 +363,48 @@ def test_npz_with_and_without_test_rows(tmp_path):
     assert np.array_equal(found.x_train, x[:15].astype(np.float32))
 
 
-@pytest.mark.parametrize("header", ["", "height,width,kind\n", "\ufeffheight,width,kind\n"])
-def test_csv(tmp_path, header):
-    (tmp_path / "a.csv").write_text(header + "1,2,0\n3,4,1\n\n5,6,2\n7,8.5,1\n9,1e1,0\n", encoding="utf-8")
-    found = data.load(tmp_path / "a.csv")
-    assert found.x_train.shape == (4, 2) and found.x_test.shape == (1, 2) and found.classes == 3
-    assert sorted(np.concatenate([found.x_train, found.x_test])[:, 1]) == [2, 4, 6, 8.5, 10]
+# --- refused ----------------------------------------------------------------------------------------------------------
 
-
-BAD_CSV = [
-    ("", "holds no rows"),
-    ("a,b\n", "holds no rows"),
-    ("1\n2\n", "has 1 column, wanted features and"),
-    ("1,2\n3,4,5\n", "line 2: 3 cells, wanted 2"),
-    ("1,2\n3,x\n", "line 2, column 2: 'x' is not a number"),
-    ("1,2\nnan,4\n", "x holds 1 values that are NaN or infinite, the first in row 1"),
-    ("1,2\n", "has 1 rows, too few to hold out 20%"),
+ROW = "1,2,0\n2,3,1\n" * 5
+NAMES = "\n".join(f"{i},name{i},{i % 2}" for i in range(50))
+BAD_TABLES = [
+    # text, options, exception, message
+    ("", {}, ValueError, "holds no rows"),
+    ("a,b\n", {}, ValueError, "holds no rows"),
+    ("1\n2\n", {}, ValueError, "has 1 column, wanted features and"),
+    ("1,2\n3,4,5\n", {}, ValueError, "line 2: 3 cells, wanted 2"),
+    (ROW + "1,2\n" + ROW, {}, ValueError, "line 11: 2 cells, wanted 3 as in the first row"),
+    ("1,2\n", {}, ValueError, "has 1 rows, too few to hold out 20%"),
+    ("1;2;0\n" * 5 + "1,5;2.25;1\n" * 5, {}, data.Question, r"line 6, column 2: '2.25' is not a number"),
+    ("1,2\n3,4\nx,5\n", {}, data.Question, r"line 3, column 1: 'x' is not a number.*load\(..., drop=\[1\]\)"),
+    ("a,a,y\n" + ROW, {"target": "a"}, ValueError, r"has 2 columns 'a'. Name one by its number: \[1, 2\]"),
+    ("a,b,y\n" + ROW, {"target": "c"}, ValueError, "has no column 'c'. Its 3 columns: a, b, y"),
+    ("a,b,y\n" + ROW, {"target": 4}, ValueError, "has no column 4"),
+    ("a,b,y\n" + ROW, {"target": 0}, ValueError, "has no column 0"),
+    ("a,b,y\n" + ROW, {"drop": ["a", "b"]}, ValueError, r'what is not left out is column 3 \("y"\)'),
+    ("a,b,y\n" + ROW, {"drop": ["y"], "target": "y"}, ValueError, "what is not left out is column 1"),
+    ("a,b,y\n" + ROW, {"task": "guess"}, ValueError, "task must be classification or regression, got 'guess'"),
+    ("a,b,y\n" + ROW, {"missing": "zero"}, ValueError, "missing must be drop or mean, got 'zero'"),
+    ("a,b,y\n" + ROW, {"delimiter": ", "}, ValueError, "delimiter must be one character"),
+    ("a,b,y\n" + ROW, {"test_share": 1.0}, ValueError, "test_share must lie between 0 and 1"),
+    ("1,2,a\n" * 10, {}, data.Question, "holds a in every row.*Which column is the target"),
+    ("1,2,5\n" * 10, {"task": "regression"}, data.Question, "holds 5.0 in every row"),
+    (NAMES, {}, data.Question, r"column 2 holds 50 different texts, more than the 20.*drop=\[2\]"),
+    (NAMES, {"target": 2}, data.Question, r"50 different texts in 50 rows.*task='classification'.*target='COLUMN'"),
+    (NAMES, {"target": 2, "task": "regression"}, ValueError, r"line 1, column 2: the target 'name0' is not a number"),
+    (NAMES, {"target": [2, 3]}, ValueError, r"line 1, column 2: the target 'name0' is not a number"),
+    (ROW, {"target": [2, 3], "task": "classification"}, ValueError, "has 2 values per row. Classes are one column"),
+    ("1,2,0\n" * 5 + "1e300,2,1\n" * 5, {}, ValueError, r"holds 1e\+300, too large for float32"),
+    ("1,2\0,0\n" * 5, {}, ValueError, "is not text. Give a .csv"),
 ]
 
 
-@pytest.mark.parametrize(("text", "match"), BAD_CSV)
-def test_bad_csv(tmp_path, text, match):
+@pytest.mark.parametrize(("text", "options", "exception", "match"), BAD_TABLES)
+def test_bad_tables(tmp_path, text, options, exception, match):
     (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(ValueError, match=match):
-        data.load(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=match) as refused:
+        data.load(tmp_path / "a.csv", **options)
+    assert type(refused.value) is exception and "\n" not in str(refused.value)
 
 
 BAD_NPZ = [
@@ -67,11 +413,19 @@ BAD_NPZ = [
     ({"x": np.ones(3), "y": np.ones(3)}, r"x has shape \(3,\), wanted \(rows, features\)"),
     ({"x": np.ones((0, 3)), "y": np.ones(0)}, "with at least one row"),
     ({"x": np.array([["a"]]), "y": np.ones(1)}, "x must hold real numbers, got dtype <U1"),
-    ({"x": np.full((3, 2), np.inf), "y": np.ones(3)}, "x holds 6 values that are NaN or infinite"),
+    ({"x": np.ones((3, 2)), "y": np.ones(3) * 1j}, "y must hold real numbers or text, got dtype complex128"),
+    ({"x": np.ones((3, 2)), "y": np.array([["a"] * 2] * 3)}, "text must be one label per row"),
+    ({"x": np.ones((3, 2)), "y": np.array([1, "a", None])}, r"Save text with np.array\(labels, dtype=str\)"),
+    ({"x": np.full((3, 2), np.inf), "y": np.ones(3)}, r"x\[0, 0\] is missing or not finite. 3 of 3 rows"),
+    ({"x": np.ones((9, 2)), "y": np.ones(9)}, "y holds 1.0 in every row"),
     ({"x": np.ones((3, 2)), "y": np.ones(3), "x_test": np.ones((1, 2))}, "must hold both of x_test and y_test"),
     (
         {"x": np.ones((3, 2)), "y": np.ones(3), "x_test": np.ones((1, 4)), "y_test": np.ones(1)},
         r"x has rows of shape \(2,\) but x_test \(4,\)",
+    ),
+    (
+        {"x": np.ones((3, 2)), "y": np.array(["a"] * 3), "x_test": np.ones((1, 2)), "y_test": np.ones(1)},
+        "y has rows of .* but y_test .*<U1 and float64",
     ),
 ]
 
@@ -86,9 +440,18 @@ def test_bad_npz(tmp_path, arrays, match):
 def test_files_that_are_not_there_or_not_ours(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file .*a\.npz\. Give digits, or the path"):
         data.load(tmp_path / "a.npz")
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"has suffix '\.txt', wanted \.npz or \.csv"):
-        data.load(tmp_path / "a.txt")
+    (tmp_path / "a.xlsx").touch()
+    with pytest.raises(ValueError, match=r"has suffix '\.xlsx', wanted \.npz, or a table: \.csv"):
+        data.load(tmp_path / "a.xlsx")
     (tmp_path / "b.npz").write_text("not a zip")
     with pytest.raises(ValueError, match=r"b\.npz cannot be read as \.npz"):
         data.load(tmp_path / "b.npz")
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(PLAIN.encode() * 100)[:-20])
+    with pytest.raises(ValueError, match=r"c\.csv\.gz cannot be read as text"):
+        data.load(tmp_path / "c.csv.gz")
+    (tmp_path / "d.csv").write_bytes(bytes(range(1, 256)) * 3)
+    with pytest.raises(ValueError, match=r"d\.csv is not text"):
+        data.load(tmp_path / "d.csv")
+    np.savez(tmp_path / "e.npz", x=np.ones((3, 2)), y=np.ones(3))
+    with pytest.raises(ValueError, match="has no columns to name"):
+        data.load(tmp_path / "e.npz", target="y")

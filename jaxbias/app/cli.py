@@ -32,6 +32,27 @@ app = typer.Typer(
 CacheDir = Annotated[Path | None, typer.Option(help="Compilation cache.  [default: the user's cache directory]")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile everything anew.")]
 
+DataFile = Annotated[str, typer.Argument(help="digits, or the path of a .csv, .tsv (or .csv.gz) or .npz file.")]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="For example conv:16x3x3,relu,max_pool:2,flatten,dense:10.  [default: dense:128,relu,dense:K, where K is "
+        "what the data need]"
+    ),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(help="Name or number of the target's column; repeat for several.  [default: the last]"),
+]
+Kind = Annotated[str | None, typer.Option("--task", help="classification or regression.  [default: guessed]")]
+Missing = Annotated[str | None, typer.Option(help="Of empty cells, NA, ? and NaN: drop (the row) or mean.")]
+Drop = Annotated[list[str] | None, typer.Option(help="Name or number of a column to leave out; repeat for several.")]
+Header = Annotated[
+    bool | None, typer.Option("--header/--no-header", help="Whether the first line holds names.  [default: found out]")
+]
+Delimiter = Annotated[str | None, typer.Option(help="Between two cells.  [default: found out]")]
+Loss = Annotated[str | None, typer.Option(help="Such as huber:threshold=0.5.  [default: what fits the task]")]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
@@ -237,14 +258,27 @@ def _claims_table(results) -> Table:
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="digits, or the path of an .npz or .csv file.")] = "digits",
-    network: Annotated[str, typer.Option(help="For example conv:16x3x3,relu,max_pool:2,flatten,dense:10.")] = (
-        "dense:128,relu,dense:10"
-    ),
-    optimizer: Annotated[str, typer.Option(help="The name of an optax optimizer.")] = "adam",
-    learning_rate: Annotated[float, typer.Option(help="Step size.")] = 1e-3,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 64,
+    data: DataFile = "digits",
+    network: Network = None,
+    target: Target = None,
+    task: Kind = None,
+    missing: Missing = None,
+    drop: Drop = None,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    scale: Annotated[
+        bool | None,
+        typer.Option("--scale/--no-scale", help="Standardise by the training rows.  [default: tables yes, .npz no]"),
+    ] = None,
+    loss: Loss = None,
+    optimizer: Annotated[str, typer.Option(help="Of optax, such as adamw:weight_decay=0.01.")] = "adam",
+    learning_rate: Annotated[float, typer.Option(help="Step size, at its highest.")] = 1e-3,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Of the step size, by optax, such as warmup_cosine:warmup_steps=9."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.  [default: 20, more with few rows]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step.  [default: 64, fewer with few rows]")] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the initial params and the order of the rows.")
     ] = 0,
@@ -264,29 +298,34 @@ def train(
     if save is not None:
         _files.check_writable(save, "--save")
     _cache(cache_dir, no_cache)
-    task = tasks.prepare(
-        data, network, optimizer=optimizer, learning_rate=learning_rate, seed=seed, use_bias=not no_bias,
-        bias_only=bias_only, freeze=freeze or (),
+    options = {"target": target, "task": task, "missing": missing, "drop": drop, "header": header,
+               "delimiter": delimiter, "scale": scale}  # fmt: skip
+    run = tasks.prepare(
+        data, network, options=options, loss=loss, optimizer=optimizer, learning_rate=learning_rate, schedule=schedule,
+        epochs=epochs, batch_size=batch_size, seed=seed, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or (),
     )  # fmt: skip
+    print("\n".join(tasks.describe(run)), file=sys.stderr)
     with progress.Bars() as bars:
-        row = bars.row(f"training on {task.data.name}", epochs, note="compiling")
+        row = bars.row(f"training on {run.data.name}", run.epochs, note="compiling")
         fitted = tasks.run(
-            task, epochs=epochs, batch_size=batch_size, checkpoint=checkpoint,
-            progress=lambda told: bars.trained(row, told, tasks.describe(told.latest)),
+            run, checkpoint=checkpoint,
+            progress=lambda told: bars.trained(row, told, tasks.brief(told.latest)),
         )  # fmt: skip
     latest = {name: float(values[-1]) for name, values in fitted.history.items() if values.ndim == 1}
     resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
     problems = []
+
+    def write(path: Path) -> None:
+        io.save(path, fitted.params, metadata=tasks.metadata(run))
+
     try:
-        print(f"{epochs} epochs{resumed}: {tasks.describe(latest)}", flush=True)
+        print(f"{run.epochs} epochs{resumed}: {tasks.measured(run, latest)}", flush=True)
     finally:  # whatever becomes of standard output
         if save is not None:
-            problems.append(keep.write(save, lambda path: io.save(path, fitted.params), "the trained params"))
+            problems.append(keep.write(save, write, "the trained params"))
         elif fitted.unsaved:
             other = Path("params.safetensors")
-            problems.append(
-                keep.elsewhere(other, lambda path: io.save(path, fitted.params), "the trained params", fitted.unsaved)
-            )
+            problems.append(keep.elsewhere(other, write, "the trained params", fitted.unsaved))
     if save is not None and fitted.unsaved:
         problems.append(failure.Failure(f"{fitted.unsaved}; the trained params are in {save}.", failure.FAILED))
     if fitted.diverged is not None:
@@ -297,8 +336,15 @@ def train(
 
 @app.command()
 def summary(
-    data: Annotated[str, typer.Argument(help="digits, or the path of an .npz or .csv file.")] = "digits",
-    network: Annotated[str, typer.Option(help="For example dense:128,relu,dense:10.")] = "dense:128,relu,dense:10",
+    data: DataFile = "digits",
+    network: Network = None,
+    target: Target = None,
+    task: Kind = None,
+    missing: Missing = None,
+    drop: Drop = None,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    loss: Loss = None,
     no_bias: Annotated[bool, typer.Option("--no-bias", help="Build every layer without its bias.")] = False,
     bias_only: Annotated[bool, typer.Option("--bias-only", help="Only the biases count as trainable.")] = False,
     freeze: Annotated[list[str] | None, typer.Option(help="Path of params to freeze, such as 0 or 2.weight.")] = None,
@@ -307,8 +353,13 @@ def summary(
     import jaxbias
     from jaxbias.app import task as tasks
 
-    task = tasks.prepare(data, network, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or ())
-    print(jaxbias.summary(task.params, task.network, task.data.x_train[:1], task.trainable))
+    options = {"target": target, "task": task, "missing": missing, "drop": drop, "header": header,
+               "delimiter": delimiter}  # fmt: skip
+    run = tasks.prepare(
+        data, network, options=options, loss=loss, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or (),
+        command="summary",
+    )  # fmt: skip
+    print(jaxbias.summary(run.params, run.network, run.data.x_train[:1], run.trainable))
 
 
 @app.command()

@@ -105,6 +105,18 @@ def _parse_layer(text: str, spec: str, use_bias: bool) -> Layer:
         raise ValueError(f"spec: cannot build {text!r} ({error}). It is written like {shape}.") from None
 
 
+def call(text: str) -> tuple[str, dict[str, Any]]:
+    """A name with options, in the grammar of a layer without size: `adamw:weight_decay=0.01`.
+
+    Raises:
+        ValueError: a part after the name that is no `option=value`.
+    """
+    name, *rest = text.split(":")
+    if wrong := [part for part in rest if "=" not in part]:
+        raise ValueError(f"spec: {wrong[0]!r} in {text!r} must be option=value, as in adamw:weight_decay=0.01.")
+    return name, {key: _value(value) for key, value in (part.split("=", 1) for part in rest)}
+
+
 def _value(text: str) -> Any:
     for convert in (int, float):
         try:

@@ -115,9 +115,9 @@ def test_unwritable_output_is_found_before_any_work(monkeypatch, tmp_path):
 def test_bias_only_and_freeze(blobs):
     task = tasks.prepare(blobs, "dense:4,relu,dense:2", bias_only=True)
     assert task.trainable[0] == ("freeze", "train") and task.trainable[2] == ("freeze", "train")
-    task = tasks.prepare(blobs, "dense:4,relu,dense:2", freeze=["0", "2.weight"])
+    task = tasks.prepare(blobs, "dense:4,relu,dense:2", freeze=["0", "2.weight"], epochs=1, batch_size=8)
     assert task.trainable[0] == ("freeze", "freeze") and task.trainable[2] == ("freeze", "train")
-    fitted = tasks.run(task, epochs=1, batch_size=8)
+    fitted = tasks.run(task)
     assert np.array_equal(fitted.params[2].weight, task.params[2].weight)
     assert not np.array_equal(fitted.params[2].bias, task.params[2].bias)
 
