@@ -395,7 +395,7 @@ def _shortened(names: Sequence[str], most: int = 10) -> str:
 
 
 def measured(task: Task, latest: Mapping[str, float]) -> str:
-    """The last epoch in one line: losses, and the metrics of the held-out rows beside what a constant answer reaches."""
+    """The last epoch in one line: losses, and metrics of the held-out rows beside what a constant answer reaches."""
     data, lines = task.data, [brief(latest)]
     if data.classes is not None:
         frequent = np.bincount(data.y_train).argmax()
