@@ -110,6 +110,7 @@ def steps_after_accuracy(workload: Workload, path: Path) -> int | None:
 
     One number for all contenders that start from the same params and see the same rows in the same order.
     """
+    import jax
     import jax.numpy as jnp
     import optax
 
@@ -119,8 +120,9 @@ def steps_after_accuracy(workload: Workload, path: Path) -> int | None:
         return None
     arrays = dict(np.load(path))
     net = network(workload.name)
-    affine = ((jnp.asarray(arrays[f"weight{i}"]), jnp.asarray(arrays[f"bias{i}"])) for i in range(len(arrays)))
-    params = tuple(Params(*next(affine)) if part.name in ("dense", "conv") else () for part in net.parts)
+    affine = (Params(jnp.asarray(arrays[f"weight{i}"]), jnp.asarray(arrays[f"bias{i}"])) for i in range(len(arrays)))
+    like = jax.eval_shape(net.init, jax.random.key(0), arrays["x"][:1])
+    params = tuple(next(affine) if isinstance(part, Params) else part for part in like)  # () has nothing to learn
     fit = train.fit(
         net, losses.cross_entropy, params, (arrays["x"], arrays["y"]), optax.adam(workload.learning_rate),
         epochs=workload.epochs, batch_size=workload.batch, key=fit_key(),

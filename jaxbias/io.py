@@ -2,28 +2,31 @@
 
     layer            here                                PyTorch
     dense            weight (in, out)                    weight (out, in)
-    conv             weight (*spatial, in/groups, out)   weight (out, in/groups, *spatial)
-    conv_transpose   weight (*spatial, in/groups, out)   weight (in, out/groups, *spatial)
+    conv             weight (*kernel, in/groups, out)    weight (out, in/groups, *kernel)
+    conv_transpose   weight (*kernel, in/groups, out)    weight (in, out/groups, *kernel)
     bilinear         weight (in1, in2, out)              weight (out, in1, in2)
     bias_neuron      weight (in + 1, out)                weight (out, in) and bias (out,) of a Linear
     rnn              input.weight, hidden.weight,        weight_ih_l0, weight_hh_l0, both transposed, and
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
-Keras has dense and conv as here. Running statistics of norms are no params: they are neither written nor read.
+Keras keeps dense, conv, embedding, layer_norm, group_norm and rms_norm as here, bias_neuron as a Dense, and rnn as
+kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are neither written nor read.
 
-No other library is needed for the layouts: they are NumPy arrays under PyTorch's state-dict names or in Keras's order.
+Each layer's file holds its layouts (`jaxbias.layouts`). No other library is needed for them: they are NumPy arrays
+under PyTorch's state-dict names or in Keras's order.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _files
+from jaxbias.layouts import Arrays, Layout
 from jaxbias.leaves import get_weights, named_parameters, set_weights
 from jaxbias.params import Layer, Tree, map_layers
 
@@ -105,11 +108,7 @@ def _fill(like: Tree, arrays: Mapping[str, np.ndarray], where: str) -> Tree:
 
 # --- PyTorch and Keras ------------------------------------------------------------------------------------------------
 
-SAME_IN_PYTORCH = ("embedding", "batch_norm", "layer_norm", "group_norm", "rms_norm")
-"""Layers with params that have one layout here and in PyTorch."""
-
-Arrays = dict[str, np.ndarray]
-"""The arrays of one layer by their names within it."""
+_LIBRARIES = {"pytorch": "PyTorch", "keras": "Keras"}
 
 
 def to_pytorch(network: Layer, params: Tree) -> Arrays:
@@ -122,8 +121,8 @@ def to_pytorch(network: Layer, params: Tree) -> Arrays:
         ValueError: a layer whose PyTorch layout is not known here.
     """
     state_dict = {}
-    for layer, prefix, arrays in _by_layer(network, named_parameters(params), "io.to_pytorch"):
-        written = _LAYOUTS[layer.name].write(layer, {name: np.asarray(leaf) for name, leaf in arrays.items()})
+    for layout, prefix, leaves in _by_layer(network, named_parameters(params), "io.to_pytorch", "pytorch"):
+        written = layout.write({name: np.asarray(leaf) for name, leaf in leaves.items()})
         state_dict |= {prefix + name: np.ascontiguousarray(array) for name, array in written.items()}
     return state_dict
 
@@ -143,110 +142,83 @@ def from_pytorch(network: Layer, like: Tree, state_dict: Mapping[str, Any]) -> T
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     rest = {name: np.asarray(value) for name, value in state_dict.items() if name.rpartition(".")[2] not in statistics}
     arrays = {}
-    for layer, prefix, wanted in _by_layer(network, named_parameters(like), "io.from_pytorch"):
-        layout = _LAYOUTS[layer.name]
-        shapes = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in wanted.items()}
-        expected = layout.write(layer, shapes)
+    for layout, prefix, leaves in _by_layer(network, named_parameters(like), "io.from_pytorch", "pytorch"):
+        expected = layout.write(_shapes(leaves))
         names = [prefix + name for name in expected]
         if all(name in rest and rest[name].ndim == expected[name.removeprefix(prefix)].ndim for name in names):
-            found = {name.removeprefix(prefix): rest.pop(name) for name in names}
-            arrays |= {prefix + name: array for name, array in layout.read(layer, found).items()}
+            read = layout.read({name.removeprefix(prefix): rest.pop(name) for name in names})
+            arrays |= {prefix + name: array for name, array in read.items()}
     return _fill(like, arrays | rest, "io.from_pytorch: the state dict")  # which names what does not fit
 
 
-def _by_layer(network: Layer, named: Mapping[str, Any], function: str) -> list[tuple[Layer, str, dict[str, Any]]]:
-    """Every layer with params, the prefix of its paths, and its leaves by their names within it."""
-    found = []
+def to_keras(params: Tree, network: Layer | None = None) -> list[np.ndarray]:
+    """[kernel, bias, kernel, ...] as `model.set_weights` takes them (A0.10).
+
+    Args:
+        network: the layers that params belongs to. Without it the arrays are written as they are, which is Keras's
+            layout for dense and conv layers, embeddings and the norms without running statistics.
+
+    Raises:
+        ValueError: a layer of the network whose Keras layout is not known here.
+    """
+    if network is None:
+        return get_weights(params)
+    by_layer = _by_layer(network, named_parameters(params), "io.to_keras", "keras")
+    written = [
+        layout.write({name: np.asarray(leaf) for name, leaf in leaves.items()}) for layout, _, leaves in by_layer
+    ]
+    return [np.ascontiguousarray(array) for arrays in written for array in arrays.values()]
+
+
+def from_keras(like: Tree, weights: Sequence[Any], network: Layer | None = None) -> Tree:
+    """Params from `model.get_weights()`; the inverse of `to_keras`.
+
+    Args:
+        like: params of this network, or `jax.eval_shape(network.init, key, x)`.
+        network: the layers that params belongs to; without it the arrays are read as they are, see `to_keras`.
+
+    Raises:
+        ValueError: another number of arrays, an array of another shape, or a layer of the network whose Keras layout
+            is not known here.
+    """
+    if network is None:
+        return set_weights(like, weights)
+    by_layer = _by_layer(network, named_parameters(like), "io.from_keras", "keras")
+    expected = [(layout, prefix, layout.write(_shapes(leaves))) for layout, prefix, leaves in by_layer]
+    wanted = [array.shape for _, _, arrays in expected for array in arrays.values()]
+    came = [np.shape(array) for array in weights]
+    if came != wanted:
+        raise ValueError(f"io.from_keras: the network has arrays of shapes {wanted} in Keras, got {came}.")
+    left, named = iter(weights), {}
+    for layout, prefix, arrays in expected:
+        read = layout.read({name: np.asarray(next(left), array.dtype) for name, array in arrays.items()})
+        named |= {prefix + name: array for name, array in read.items()}
+    return _fill(like, named, "io.from_keras: the list")
+
+
+def _by_layer(
+    network: Layer, named: Mapping[str, Any], function: str, library: str
+) -> list[tuple[Layout, str, dict[str, Any]]]:
+    """Of every layer with params: its layout, the prefix of its paths, and its leaves by their names within it."""
+    layers = []
 
     def visit(layer, path):
         prefix = "".join(f"{part}." for part in path)
         leaves = {name.removeprefix(prefix): leaf for name, leaf in named.items() if name.startswith(prefix)}
-        if leaves and layer.name not in _LAYOUTS:
+        layout = getattr(layer.layouts, library)
+        if leaves and layout is None:
             raise ValueError(
-                f"{function}: the PyTorch layout of a {layer.name} layer ({prefix}{next(iter(leaves))}) is not known; "
-                f"take its arrays from jb.named_parameters(params) and arrange them yourself."
+                f"{function}: the {_LIBRARIES[library]} layout of a {layer.name} layer ({prefix}{next(iter(leaves))}) "
+                f"is not known; take its arrays from jb.named_parameters(params) and arrange them yourself."
             )
         if leaves:
-            found.append((layer, prefix, leaves))
+            layers.append((layout, prefix, leaves))
         return layer
 
     map_layers(visit, network)
-    return found
+    return layers
 
 
-class _Layout(NamedTuple):
-    """The arrays of a layer as PyTorch has them, and back."""
-
-    write: Callable[[Layer, Arrays], Arrays]
-    read: Callable[[Layer, Arrays], Arrays]
-
-
-def _of_weight(write: Callable[[Layer, np.ndarray], np.ndarray], read: Callable[[Layer, np.ndarray], np.ndarray]):
-    """A layout in which only the weight differs."""
-
-    def each(convert):
-        return lambda layer, arrays: {n: convert(layer, a) if n == "weight" else a for n, a in arrays.items()}
-
-    return _Layout(each(write), each(read))
-
-
-def _groups(layer: Layer) -> int:
-    return layer.forward.keywords["groups"]  # type: ignore[attr-defined]  # a partial with the layer's keywords
-
-
-def _write_transposed_kernel(layer: Layer, kernel: np.ndarray) -> np.ndarray:
-    *length, per_group, out = kernel.shape
-    split = kernel.reshape(*length, per_group, _groups(layer), out // _groups(layer))
-    return np.moveaxis(split, (-2, -3, -1), (0, 1, 2)).reshape(per_group * _groups(layer), -1, *length)
-
-
-def _read_transposed_kernel(layer: Layer, kernel: np.ndarray) -> np.ndarray:
-    channels_in, out_per_group, *length = kernel.shape
-    split = kernel.reshape(_groups(layer), -1, out_per_group, *length)
-    return np.moveaxis(split, (0, 1, 2), (-2, -3, -1)).reshape(*length, channels_in // _groups(layer), -1)
-
-
-def _write_rnn(layer: Layer, arrays: Arrays) -> Arrays:
-    del layer
-    written = {"weight_ih_l0": arrays["input.weight"].T, "weight_hh_l0": arrays["hidden.weight"].T}
-    if "input.bias" in arrays:
-        written |= {"bias_ih_l0": arrays["input.bias"], "bias_hh_l0": np.zeros_like(arrays["input.bias"])}
-    return written
-
-
-def _read_rnn(layer: Layer, arrays: Arrays) -> Arrays:
-    del layer
-    read = {"input.weight": arrays["weight_ih_l0"].T, "hidden.weight": arrays["weight_hh_l0"].T}
-    if "bias_ih_l0" in arrays:
-        read["input.bias"] = arrays["bias_ih_l0"] + arrays["bias_hh_l0"]
-    return read
-
-
-_AS_HERE = _Layout(lambda layer, arrays: arrays, lambda layer, arrays: arrays)
-_LAYOUTS = {
-    "dense": _of_weight(lambda layer, w: w.T, lambda layer, w: w.T),
-    "conv": _of_weight(
-        lambda layer, w: np.moveaxis(w, (-1, -2), (0, 1)), lambda layer, w: np.moveaxis(w, (1, 0), (-2, -1))
-    ),
-    "conv_transpose": _of_weight(_write_transposed_kernel, _read_transposed_kernel),
-    "bilinear": _of_weight(lambda layer, w: np.moveaxis(w, -1, 0), lambda layer, w: np.moveaxis(w, 0, -1)),
-    "bias_neuron": _Layout(
-        lambda layer, arrays: {"weight": arrays["weight"][:-1].T, "bias": arrays["weight"][-1]},
-        lambda layer, arrays: {"weight": np.concatenate([arrays["weight"].T, arrays["bias"][None]])},
-    ),
-    "rnn": _Layout(_write_rnn, _read_rnn),
-} | dict.fromkeys(SAME_IN_PYTORCH, _AS_HERE)
-
-
-def to_keras(params: Tree) -> list[np.ndarray]:
-    """[kernel, bias, kernel, ...] as `model.set_weights` takes them for dense and conv layers (A0.10)."""
-    return get_weights(params)
-
-
-def from_keras(like: Tree, weights: Sequence[Any]) -> Tree:
-    """Params from `model.get_weights()` of dense and conv layers: kernels are [in, out] and HWIO, as here.
-
-    Raises:
-        ValueError: another number of arrays, or an array of another shape.
-    """
-    return set_weights(like, weights)
+def _shapes(leaves: Mapping[str, Any]) -> Arrays:
+    """Arrays that have the shapes and dtypes of these leaves, and no memory of their own."""
+    return {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in leaves.items()}

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax.tree_util import register_static
 from jaxtyping import Array
 
+from jaxbias.layouts import Layouts
+
 Tree = Any
 """A pytree of arrays."""
 
@@ -57,6 +59,8 @@ class Layer(NamedTuple):
         parts: the layers a combinator is made of; empty for a leaf layer.
         rebuild: `(*parts) -> Layer`, the same combinator over other parts.
         state: how to treat what is not learned; None for a stateless layer.
+        layouts: its arrays in other libraries, for `jaxbias.io`.
+        convolves: whether XLA's convolution does its work: on CPU, autodiff of that crawls inside a compiled loop.
     """
 
     init: Callable[..., Tree]
@@ -66,6 +70,8 @@ class Layer(NamedTuple):
     parts: tuple["Layer", ...] = ()
     rebuild: Callable[..., "Layer"] | None = None
     state: State | None = None
+    layouts: Layouts = Layouts()
+    convolves: bool = False
 
 
 @register_static

@@ -1,13 +1,17 @@
 """Files that are whole or not there, another network's file, and the layouts of PyTorch and Keras (A0.11-A0.14)."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxbias as jb
-from jaxbias import _files, io
-from jaxbias.layers import conv, dense, layer_norm, relu, reshape
+from jaxbias import _files, io, selfcheck
+from jaxbias.derivation import problem
+from jaxbias.layers import batch_norm, bias_neuron, conv, conv_transpose, dense, layer_norm, relu, reshape, rnn
+from jaxbias.layouts import AS_HERE, Layouts
 
 NETWORK = jb.chain(dense.layer(4), relu, dense.layer(2, use_bias=False))
 ARTICLE = jb.chain(dense.layer(2), relu, dense.layer(1))
@@ -138,6 +142,54 @@ def test_pytorch_names_what_does_not_fit(key):
     state = io.to_pytorch(ARTICLE, like)
     with pytest.raises(ValueError, match=r"io.from_pytorch: .* it has no 0.weight, .*; it has fc1.weight"):
         io.from_pytorch(ARTICLE, like, {"fc1.weight": state["0.weight"]})
-    odd = ARTICLE.parts[0]._replace(name="attention")
+    odd = ARTICLE.parts[0]._replace(name="attention", layouts=Layouts())
     with pytest.raises(ValueError, match=r"io.to_pytorch: the PyTorch layout of a attention layer \(0.weight\)"):
         io.to_pytorch(jb.chain(odd), like[:1])
+
+
+def learning(key):
+    """Name → layouts of every layer that learns something."""
+    examples = [derivation.examples[0] for derivation in selfcheck.layer_derivations().values()]
+    return {
+        example.layer.name: example.layer.layouts
+        for example in examples
+        if jax.tree.leaves(problem(example, key, jnp.float32).params)
+    }
+
+
+def test_the_page_names_the_layouts_that_the_layers_have(key):
+    layouts = learning(key)
+    assert all(each.pytorch is not None for each in layouts.values()), "a layer's file says what PyTorch has"
+    rows = re.findall(r"^    (\w+) +\S", io.__doc__, flags=re.MULTILINE)
+    assert set(rows) - {"layer", "others", "input"} == {
+        name for name, each in layouts.items() if each.pytorch is not AS_HERE
+    }
+    keras = re.search(r"Keras keeps (.*?)\. Running", io.__doc__, flags=re.DOTALL)
+    assert keras and layouts.keys() & set(re.findall(r"\w+", keras[1])) == {
+        name for name, each in layouts.items() if each.keras is not None
+    }
+
+
+def test_keras_with_a_network_has_keras_order_and_names_what_does_not_fit(key):
+    network = jb.chain(rnn.layer(3), bias_neuron.layer(2), layer_norm.layer())
+    x = jnp.ones((2, 4, 5))
+    params = jax.tree.map(
+        lambda leaf: leaf + jnp.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape), network.init(key, x)
+    )
+    weights = io.to_keras(params, network)
+    assert [array.shape for array in weights] == [(5, 3), (3, 3), (3,), (3, 2), (2,), (2,), (2,)]
+    assert (weights[1] == params[0].hidden.weight).all() and (weights[4] == params[1].weight[-1]).all()
+    assert same(io.from_keras(jax.eval_shape(network.init, key, x), weights, network), params)
+    with pytest.raises(ValueError, match=r"io.from_keras: the network has arrays of shapes \[\(5, 3\).*got \[\(3, 3\)"):
+        io.from_keras(params, weights[1:], network)
+
+
+@pytest.mark.parametrize("layer", [conv_transpose.layer(2, 3), batch_norm.layer()])
+def test_an_unknown_layout_of_keras_is_refused(key, layer):
+    network = jb.chain(dense.layer(3), layer)
+    params = network.init(key, jnp.ones((2, 4, 4, 3)))
+    message = f"the Keras layout of a {layer.name} layer \\(1.weight\\) is not known"
+    with pytest.raises(ValueError, match=f"io.to_keras: {message}"):
+        io.to_keras(params, network)
+    with pytest.raises(ValueError, match=f"io.from_keras: {message}"):
+        io.from_keras(params, jax.tree.leaves(params), network)

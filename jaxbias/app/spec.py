@@ -12,8 +12,11 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxbias import layers
-from jaxbias.params import Layer, chain
+from jaxbias.params import Layer, chain, init_state, out_shape
 
 ACTIVATIONS = tuple(sorted(name for name, value in vars(layers).items() if isinstance(value, Layer)))
 
@@ -124,3 +127,17 @@ def _value(text: str) -> Any:
         except ValueError:
             pass
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def wants_images(network: Layer) -> bool:
+    """Whether a network takes rows of shape (height, width, channels) and no flat ones, as its shapes tell."""
+    return _takes(network, (1, 8, 8, 1)) and not _takes(network, (1, 64))
+
+
+def _takes(network: Layer, shape: tuple[int, ...]) -> bool:
+    key, x = jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
+    try:
+        out_shape(network, jax.eval_shape(network.init, key, x), x, init_state(network, key, x))
+    except (TypeError, ValueError):  # what a layer says of a shape that it cannot take
+        return False
+    return True

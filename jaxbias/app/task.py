@@ -311,7 +311,7 @@ def prepare(
     _check_known("optimizer", spec.call(optimizer)[0], optimizers(), "optax")  # before the data are read
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning rate: must be a positive number, got {learning_rate}.")
-    wants_images = built is not None and built.parts[0].name in ("conv", "max_pool", "avg_pool")
+    wants_images = built is not None and spec.wants_images(built)
     rows = read(data, options or {}, images=wants_images, command=command)
     chosen_loss = loss_by_name(loss, rows)
     targets, outputs = _for_loss(rows, chosen_loss)

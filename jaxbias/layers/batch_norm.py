@@ -40,6 +40,7 @@ from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias.derivation import Derivation, Example, generator
 from jaxbias.initializers import Initializer
 from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, moments, scale_and_shift
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, State, Static, inference
 
 
@@ -184,6 +185,9 @@ def _check(params: Params, x: Any, state: Running, eps: float, function: str) ->
         )
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE)  # Keras keeps the running statistics, which are no params, among its weights
+
+
 def layer(
     *,
     eps: float = 1e-5,
@@ -214,9 +218,11 @@ def layer(
         return state
 
     at_rest = State(init_state_for, keep, None)
-    resting = Layer(init_for, partial(inference_forward, eps=eps), inference_backward, "batch_norm", state=at_rest)
+    resting = Layer(
+        init_for, partial(inference_forward, eps=eps), inference_backward, "batch_norm", state=at_rest, layouts=LAYOUTS
+    )
     state = State(init_state_for, partial(step, momentum=momentum), resting)
-    return Layer(init_for, partial(forward, eps=eps), backward, "batch_norm", state=state)
+    return Layer(init_for, partial(forward, eps=eps), backward, "batch_norm", state=state, layouts=LAYOUTS)
 
 
 def _after_training(layer: Layer) -> Layer:

@@ -15,6 +15,7 @@ Source: derivation sheet 4.4.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -23,6 +24,7 @@ from jaxbias._numerics import check_features, check_float, matmul, rows
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import dense
+from jaxbias.layouts import Layout, Layouts
 from jaxbias.params import Layer, Params
 
 
@@ -100,6 +102,18 @@ def _with_constant_unit(x: Array) -> Array:
     return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
 
 
+LAYOUTS = Layouts(  # the weight and the bias of a dense layer
+    pytorch=Layout(
+        lambda arrays: {"weight": arrays["weight"][:-1].T, "bias": arrays["weight"][-1]},
+        lambda arrays: {"weight": np.concatenate([arrays["weight"].T, arrays["bias"][None]])},
+    ),
+    keras=Layout(
+        lambda arrays: {"kernel": arrays["weight"][:-1], "bias": arrays["weight"][-1]},
+        lambda arrays: {"weight": np.concatenate([arrays["kernel"], arrays["bias"][None]])},
+    ),
+)
+
+
 def layer(
     fan_out: int,
     *,
@@ -112,7 +126,7 @@ def layer(
         check_float(x, "bias_neuron.init")
         return init(key, x.shape[-1], fan_out, weight_init=weight_init, bias_init=bias_init, dtype=x.dtype)
 
-    return Layer(init_for, forward, backward, "bias_neuron")
+    return Layer(init_for, forward, backward, "bias_neuron", layouts=LAYOUTS)
 
 
 DERIVATIONS = (

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -21,6 +22,7 @@ from jaxbias import initializers
 from jaxbias._numerics import accumulation_dtype, check_features, check_float, matmul, rows, sum_over, widen
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
+from jaxbias.layouts import Layouts, of_weight
 from jaxbias.params import Layer, Params, Static
 
 
@@ -108,6 +110,11 @@ def _pair(x, function: str):
     return x
 
 
+LAYOUTS = Layouts(  # PyTorch: weight (out, in1, in2)
+    pytorch=of_weight(lambda weight: np.moveaxis(weight, -1, 0), lambda weight: np.moveaxis(weight, 0, -1))
+)
+
+
 def layer(
     fan_out: int,
     *,
@@ -131,7 +138,7 @@ def layer(
             dtype=x1.dtype,
         )
 
-    return Layer(init_for, forward, backward, "bilinear")
+    return Layer(init_for, forward, backward, "bilinear", layouts=LAYOUTS)
 
 
 def _random_pair(*leading: int):

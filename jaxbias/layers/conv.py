@@ -28,6 +28,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -38,6 +39,7 @@ from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import _patches
 from jaxbias.layers._windows import Padding, check_window_fits, dilated, per_axis, resolve_padding
+from jaxbias.layouts import AS_HERE, Layouts, of_weight
 from jaxbias.params import Layer, Params, Static
 
 
@@ -311,6 +313,14 @@ def _geometry(x_shape, weight_shape, stride, padding, input_dilation, kernel_dil
     return Geometry(stride, pads, input_dilation, kernel_dilation, groups)
 
 
+LAYOUTS = Layouts(
+    pytorch=of_weight(  # weight (out, in/groups, *kernel)
+        lambda weight: np.moveaxis(weight, (-1, -2), (0, 1)), lambda weight: np.moveaxis(weight, (1, 0), (-2, -1))
+    ),
+    keras=AS_HERE,
+)
+
+
 def layer(
     channels_out: int,
     kernel: int | Sequence[int],
@@ -352,7 +362,9 @@ def layer(
         "kernel_dilation": kernel_dilation,
         "groups": groups,
     }
-    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "conv")
+    return Layer(
+        init_for, partial(forward, **keywords), partial(backward, **keywords), "conv", layouts=LAYOUTS, convolves=True
+    )
 
 
 DERIVATIONS = (

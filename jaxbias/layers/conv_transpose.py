@@ -24,6 +24,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
@@ -32,6 +33,7 @@ from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import conv
 from jaxbias.layers._windows import Padding, dilated, per_axis, resolve_padding
+from jaxbias.layouts import Layouts, of_weight
 from jaxbias.params import Layer, Params, Static
 
 
@@ -139,6 +141,22 @@ def _geometry(
     return conv.Geometry(stride, pads, (1,) * axes, kernel_dilation, groups), lengths
 
 
+def _layouts(groups: int) -> Layouts:
+    """PyTorch: weight (in, out/groups, *kernel)."""
+
+    def write(weight):
+        *kernel, per_group, out = weight.shape
+        split = weight.reshape(*kernel, per_group, groups, out // groups)
+        return np.moveaxis(split, (-2, -3, -1), (0, 1, 2)).reshape(per_group * groups, -1, *kernel)
+
+    def read(weight):
+        channels_in, out_per_group, *kernel = weight.shape
+        split = weight.reshape(groups, -1, out_per_group, *kernel)
+        return np.moveaxis(split, (0, 1, 2), (-2, -3, -1)).reshape(*kernel, channels_in // groups, -1)
+
+    return Layouts(pytorch=of_weight(write, read))
+
+
 def layer(
     channels_out: int,
     kernel: int | Sequence[int],
@@ -167,7 +185,14 @@ def layer(
     init_for = conv.layer(
         channels_out, kernel, groups=groups, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
     ).init
-    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "conv_transpose")
+    return Layer(
+        init_for,
+        partial(forward, **keywords),
+        partial(backward, **keywords),
+        "conv_transpose",
+        layouts=_layouts(groups),
+        convolves=True,
+    )
 
 
 DERIVATIONS = (

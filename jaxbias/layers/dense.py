@@ -12,6 +12,7 @@ Source: M. Nielsen, Neural Networks and Deep Learning (2015), ch. 2, BP2-BP4. Hi
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -19,6 +20,7 @@ from jaxbias import initializers
 from jaxbias._numerics import check_features, check_float, matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
+from jaxbias.layouts import AS_HERE, Layouts, of_weight
 from jaxbias.params import Layer, Params, Static
 
 
@@ -69,6 +71,9 @@ def backward(
     return Params(grad_weight, grad_bias), matmul(delta, weight.T)
 
 
+LAYOUTS = Layouts(pytorch=of_weight(np.transpose, np.transpose), keras=AS_HERE)  # PyTorch: weight (out, in)
+
+
 def layer(
     fan_out: int,
     *,
@@ -90,7 +95,7 @@ def layer(
             dtype=x.dtype,
         )
 
-    return Layer(init_for, forward, backward, "dense")
+    return Layer(init_for, forward, backward, "dense", layouts=LAYOUTS)
 
 
 DERIVATIONS = (

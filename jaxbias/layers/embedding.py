@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer, by_name, normal
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, Static
 
 STANDARD_NORMAL = normal(1.0)
@@ -101,6 +102,9 @@ def _check_padding_id(function: str, padding_id: int | None, vocabulary: int) ->
         raise ValueError(f"{function}: padding_id must lie in 0 … {vocabulary - 1}, got {padding_id}.")
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE, keras=AS_HERE)
+
+
 def layer(
     vocabulary: int,
     features: int,
@@ -116,7 +120,13 @@ def layer(
         return init(key, vocabulary, features, padding_id=padding_id, weight_init=weight_init, dtype=dtype)
 
     keywords = {"padding_id": padding_id}
-    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "embedding")
+    return Layer(
+        init_for,
+        partial(forward, **keywords),
+        partial(backward, **keywords),
+        "embedding",
+        layouts=LAYOUTS,
+    )
 
 
 def _repeated_ids(*shape: int):

@@ -32,6 +32,7 @@ from jaxbias._numerics import check_float, widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers._norm import check_eps, check_input, moments, scale_and_shift
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, Static
 
 
@@ -115,6 +116,9 @@ def _check_groups(shape: tuple[int, ...], groups: int | None, function: str) -> 
         raise ValueError(f"{function}: groups={groups} must divide the {shape[-1]} channels of x, shape {shape}.")
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE, keras=AS_HERE)
+
+
 def layer(
     groups: int | None,
     *,
@@ -135,7 +139,13 @@ def layer(
         _check_groups(x.shape, groups, "group_norm.init")
         return init(key, x.shape[-1], use_bias=use_bias, weight_init=weight_init, bias_init=bias_init, dtype=x.dtype)
 
-    return Layer(init_for, partial(forward, groups=groups, eps=eps), backward, "group_norm")
+    return Layer(
+        init_for,
+        partial(forward, groups=groups, eps=eps),
+        backward,
+        "group_norm",
+        layouts=LAYOUTS,
+    )
 
 
 DERIVATIONS = (

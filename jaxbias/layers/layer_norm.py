@@ -36,6 +36,7 @@ from jaxbias.layers._norm import (
     moments,
     scale_and_shift,
 )
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, Static
 
 
@@ -99,6 +100,9 @@ def _unit_axes(weight: Array) -> tuple[int, ...]:
     return tuple(range(-weight.ndim, 0))
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE, keras=AS_HERE)
+
+
 def layer(
     *,
     axes: int = 1,
@@ -120,7 +124,7 @@ def layer(
         units = last_axes(x, axes, "layer_norm.init")
         return init(key, units, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init, dtype=x.dtype)
 
-    return Layer(init_for, partial(forward, eps=eps), backward, "layer_norm")
+    return Layer(init_for, partial(forward, eps=eps), backward, "layer_norm", layouts=LAYOUTS)
 
 
 DERIVATIONS = (

@@ -27,6 +27,7 @@ from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, mean_over, scale_and_shift
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, Static
 
 
@@ -87,6 +88,9 @@ def backward(
     return Params(grad_weight, grad_bias), delta_x.astype(residuals.x.dtype)
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE, keras=AS_HERE)
+
+
 def layer(
     *,
     eps: float = 1e-6,
@@ -105,7 +109,7 @@ def layer(
         (features,) = last_axes(x, 1, "rms_norm.init")
         return init(key, features, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init, dtype=x.dtype)
 
-    return Layer(init_for, partial(forward, eps=eps), backward, "rms_norm")
+    return Layer(init_for, partial(forward, eps=eps), backward, "rms_norm", layouts=LAYOUTS)
 
 
 DERIVATIONS = (

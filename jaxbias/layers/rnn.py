@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -28,6 +29,7 @@ from jaxbias import initializers
 from jaxbias._numerics import accumulation_dtype, check_float, matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
+from jaxbias.layouts import Arrays, Layout, Layouts
 from jaxbias.params import Layer, Params, Static
 
 ACTIVATIONS = {
@@ -156,6 +158,30 @@ def _activation(name: str):
     return ACTIVATIONS[name]
 
 
+def _to_pytorch(arrays: Arrays) -> Arrays:
+    written = {"weight_ih_l0": arrays["input.weight"].T, "weight_hh_l0": arrays["hidden.weight"].T}
+    if "input.bias" in arrays:
+        written |= {"bias_ih_l0": arrays["input.bias"], "bias_hh_l0": np.zeros_like(arrays["input.bias"])}
+    return written
+
+
+def _from_pytorch(arrays: Arrays) -> Arrays:
+    read = {"input.weight": arrays["weight_ih_l0"].T, "hidden.weight": arrays["weight_hh_l0"].T}
+    if "bias_ih_l0" in arrays:
+        read["input.bias"] = arrays["bias_ih_l0"] + arrays["bias_hh_l0"]
+    return read
+
+
+_KERAS = {"kernel": "input.weight", "recurrent_kernel": "hidden.weight", "bias": "input.bias"}
+LAYOUTS = Layouts(
+    pytorch=Layout(_to_pytorch, _from_pytorch),
+    keras=Layout(
+        lambda arrays: {there: arrays[here] for there, here in _KERAS.items() if here in arrays},
+        lambda arrays: {_KERAS[name]: array for name, array in arrays.items()},
+    ),
+)
+
+
 def layer(
     units: int,
     *,
@@ -183,7 +209,7 @@ def layer(
         )
 
     keywords = {"activation": activation}
-    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "rnn")
+    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "rnn", layouts=LAYOUTS)
 
 
 def _with_state(n: int, time: int, fan_in: int, units: int):

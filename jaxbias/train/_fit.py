@@ -176,12 +176,12 @@ def choose_loop(network: Layer, how: str, backend: str | None = None) -> str:
     88 times slower; jax issue 12868). The hand-derived backward is not affected.
     """
     backend = backend or jax.default_backend()
-    slow = backend == "cpu" and how == "autodiff" and any("conv" in name for name in _layer_names(network))
+    slow = backend == "cpu" and how == "autodiff" and _convolves(network)
     return "steps" if slow else "scan"
 
 
-def _layer_names(network: Layer) -> list[str]:
-    return [network.name, *(name for part in network.parts for name in _layer_names(part))]
+def _convolves(network: Layer) -> bool:
+    return network.convolves or any(map(_convolves, network.parts))
 
 
 def _device(params: Tree) -> Any:

@@ -63,3 +63,11 @@ BAD = [
 def test_bad_specs(text, match):
     with pytest.raises(ValueError, match=match):
         spec.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [("dense:4", False), ("relu,conv:2x3x3,flatten,dense:2", True), ("max_pool:2,flatten,dense:2", True)],
+)
+def test_shapes_tell_whether_a_network_wants_images(text, images):
+    assert spec.wants_images(spec.parse(text)) is images

@@ -145,7 +145,7 @@ def test_divergence_is_reported(problem, key):
 
 @pytest.mark.parametrize(("how", "expected"), [("delta", "scan"), ("autodiff", "steps")])
 def test_loop_choice_for_convolutions_on_cpu(how, expected):
-    network = jb.chain(jb.layers.tanh._replace(name="conv"))
+    network = jb.chain(jb.residual(jb.layers.tanh._replace(convolves=True)))
     assert train.choose_loop(network, how, "cpu") == expected
     assert train.choose_loop(network, how, "gpu") == "scan"
     assert train.choose_loop(NETWORK, how, "cpu") == "scan"
