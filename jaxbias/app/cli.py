@@ -17,7 +17,6 @@ from jaxbias.app import failure
 try:
     import typer
     from rich.console import Console
-    from rich.table import Table
 except ModuleNotFoundError as missing:
     sys.exit(f"jaxbias: the command line needs {missing.name}. Install jaxbias[cli].")
 
@@ -138,13 +137,13 @@ def report(
             bars.trained(training[name], told, f"test accuracy {told.latest['validation_accuracy']:.3f}")
 
         found = reports.collect(on_check=on_check, on_start=on_start, on_epoch=on_epoch)
-        chosen = claims.select() if all_claims else claims.select(claims.QUICK)
+        chosen = claims.select() if all_claims else claims.select(reports.QUICK_CLAIMS)
         claiming = bars.row("claims", len(chosen))
         results = claims.run(
             [each.number for each in chosen],
             done=lambda result: bars.update(claiming, advance=1, note=result.claim.number),
         )
-        section = claims.section(results, drawn=lambda name: bars.update(claiming, note=f"drawing {name}"))
+        section = reports.claims_section(results, drawn=lambda name: bars.update(claiming, note=f"drawing {name}"))
         bars.update(claiming, note="")
         page = reports.page(found, cache=use.sentence(), seconds=time.perf_counter() - began, claims=section)
     console = Console()
@@ -204,6 +203,9 @@ def run_claims(
     numbers: Annotated[
         list[str] | None, typer.Argument(help="Such as A4.7, E6 or A4 for a group; all by default.")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Each claim with what was measured, also where all are run.")
+    ] = False,
     figures: Annotated[Path | None, typer.Option(help="Directory for the figures of these claims, as SVG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array on stdout.")] = False,
     cache_dir: CacheDir = None,
@@ -211,7 +213,7 @@ def run_claims(
 ) -> int:
     """Run the claims about biases and compare what is measured with what is expected; exit status 1 when one fails."""
     from jaxbias import claims
-    from jaxbias.app import progress
+    from jaxbias.app import claims_table, progress
     from jaxbias.claims import gallery
 
     chosen = claims.select(numbers or ())
@@ -228,32 +230,11 @@ def run_claims(
             bars.update(task, note="drawing")
             gallery.write_all(figures, names)
         bars.update(task, note="")
-    failed = [result.claim.number for result in results if not result.passed]
     if as_json:
         print(claims.to_json(results))
     else:
-        Console().print(_claims_table(results))
-        total = f"{len(results) - len(failed)} of {len(results)} claims checked as stated"
-        Console().print(total + (f"; failed: {', '.join(failed)}" if failed else ""), highlight=False)
-    return 1 if failed else 0
-
-
-def _claims_table(results) -> Table:
-    from rich.markup import escape
-
-    table = Table("number", "statement", "verdict", "measured", "expected", show_lines=True)
-    colours = {"holds": "green", "holds under a condition": "yellow", "refuted": "magenta", "FAILED": "bold red"}
-    for result in results:
-        marks = [escape(each.measured) + ("" if each.passed else " [bold red]✗[/]") for each in result.findings]
-        measured = "\n".join(f"{escape(each.name)}: {mark}" for each, mark in zip(result.findings, marks))
-        table.add_row(
-            result.claim.number,
-            escape(result.claim.statement),
-            f"[{colours[result.verdict]}]{result.verdict}[/]",
-            measured or escape(result.error),
-            "\n".join(escape(each.expected) for each in result.findings),
-        )
-    return table
+        claims_table.show(Console(), results, every=every or bool(numbers))
+    return 0 if all(result.passed for result in results) else 1
 
 
 @app.command()

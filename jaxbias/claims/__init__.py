@@ -19,19 +19,21 @@ from . import (
     overview,
     statistics,
 )
+from ._articles import ARTICLES, Article, Group, articles_of, grouped
 from ._claim import CONDITIONAL, HOLDS, REFUTED, REGISTRY, Claim, claim
 from ._conditions import near
-from ._html import QUICK, section
 from ._run import Finding, Result, as_records, run, run_claim, select, to_json
 
 __all__ = [
+    "ARTICLES",
     "CONDITIONAL",
     "HOLDS",
-    "QUICK",
     "REFUTED",
     "REGISTRY",
+    "Article",
     "Claim",
     "Finding",
+    "Group",
     "Result",
     "article0",
     "article1",
@@ -39,19 +41,20 @@ __all__ = [
     "article2",
     "article3",
     "article4",
+    "articles_of",
     "as_records",
     "claim",
     "errata",
     "errata_training",
     "facts",
     "facts_random",
+    "grouped",
     "layers",
     "library",
     "near",
     "overview",
     "run",
     "run_claim",
-    "section",
     "select",
     "statistics",
     "to_json",

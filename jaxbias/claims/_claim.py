@@ -23,8 +23,8 @@ class Claim:
 
     Attributes:
         number: A… of the five articles, E… of their errata, F… of the published facts, S… of our own statistics.
-        statement: what is true, in one sentence.
-        verdict: on the statement as its source makes it; one of `VERDICTS`.
+        statement: what holds, in one sentence; the experiment shows it.
+        verdict: on the version of the source, `article` where that differs; one of `VERDICTS`.
         experiment: `key -> {name: array}`.
         expected: what each of these arrays must satisfy, under the same names.
         article: the source's version, where that is imprecise or wrong.
@@ -42,6 +42,11 @@ class Claim:
     equation: str = ""
     source: str = ""
     statistical: bool = False
+
+    @property
+    def cited_equation(self) -> str:
+        """`equation` in words: "equation (2)", "section 6"."""
+        return f"equation {self.equation}" if self.equation[:1] == "(" or self.equation[:1].isdigit() else self.equation
 
 
 REGISTRY: dict[str, Claim] = {}

@@ -12,8 +12,11 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxbias._trees import in_one_line
+from jaxbias.claims._articles import articles_of
 from jaxbias.claims._claim import REGISTRY, Claim, sort_key
 from jaxbias.claims._tools import own_settings
+
+SHOWN, FAILED, UNDECIDED = "shown", "FAILED", "undecided"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,15 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """The claim's verdict if its check passed, "FAILED" if not."""
-        return self.claim.verdict if self.passed else "FAILED"
+        """Of the claim's statement, which is what holds: "shown" if its check passed, "FAILED" if not."""
+        return SHOWN if self.passed else FAILED
+
+    @property
+    def source_verdict(self) -> str:
+        """Of the article's or the paper's version; "undecided" where the check failed, "" where there is no source."""
+        if self.claim.number[0] == "S":
+            return ""
+        return self.claim.verdict if self.passed else UNDECIDED
 
 
 def run_claim(claim: Claim, key: Array | None = None) -> Result:
@@ -130,15 +140,21 @@ def run(
 
 
 def as_records(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Results as plain dictionaries, one for each claim, ready for JSON."""
+    """Results as plain dictionaries, one for each claim, ready for JSON.
+
+    "verdict" is of "statement", which is what holds; "source_verdict" is of the version of the "articles" or of the
+    paper in "source", told by "source_says" where it differs.
+    """
     return [
         {
             "number": r.claim.number,
-            "statement": r.claim.statement,
-            "article": r.claim.article,
-            "equation": r.claim.equation,
+            "articles": [article._asdict() for article in articles_of(r.claim.number)],
             "source": r.claim.source,
+            "source_says": r.claim.article,
+            "source_verdict": r.source_verdict,
+            "statement": r.claim.statement,
             "verdict": r.verdict,
+            "equation": r.claim.equation,
             "passed": r.passed,
             "error": r.error,
             "seconds": round(r.seconds, 3),

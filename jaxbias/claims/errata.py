@@ -35,7 +35,7 @@ def relu_threshold(key):
     "Kernels are stored [input, unit]: x1→h2 is 0.9812743 and x2→h1 is −0.5948815.",
     REFUTED,
     {"printed prediction, kernel as stored": near(13.94088, 5e-6), "with the two labels swapped": near(7.597099, 5e-7)},
-    article="The labels of these two weights are swapped.",
+    article="x2→h1 is 0.9812743 and x1→h2 is −0.5948815.",
     equation="(2)",
 )
 def swapped_labels(key):
@@ -56,7 +56,7 @@ def swapped_labels(key):
         "distance of the nearest parameter to 2, to 1": above(0.01),
         "effective slopes and intercept": near([2, 3, 1], 0.1),
     },
-    article="Speaks of one neuron on y = 2x + 1 with learned weight 2 and bias 1.",
+    article="One neuron learns y = 2x + 1: its weight becomes 2, its bias 1.",
     equation="(2)",
 )
 def no_single_parameter(key):
@@ -165,7 +165,7 @@ def importance(key):
         "one step with the mean at α − with the sum at α/n": at_most(1e-15),
         "gradient pass changes the params": exactly(0.0),
     },
-    article="Epoch (iteration); backpropagation updates the weights; the reduction over a batch is left unsaid.",
+    article="An epoch is an iteration; backpropagation updates the weights; how a batch is reduced is left unsaid.",
     equation="section 3",
 )
 def epoch_and_iteration(key):
@@ -210,7 +210,7 @@ def epoch_and_iteration(key):
         "in-place update − correct update, layers 1 and 2": above(1e-3),
         "in-place update − correct update, last layer": at_most(1e-15),
     },
-    article="Equations (11) and (15) read as if applied layer by layer.",
+    article="Equations (11) and (15) update each layer on the way back, as they read.",
     equation="(8), (11), (15)",
 )
 def in_place(key):

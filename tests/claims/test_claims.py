@@ -43,6 +43,14 @@ def test_every_claim_says_what_it_is():
         assert each.source or each.number[0] != "F", each.number
 
 
+def test_every_statement_of_an_article_is_traced_to_it():
+    for number in claims.REGISTRY:
+        articles = claims.articles_of(number)
+        assert bool(articles) == (number[0] in "AE"), number
+        assert all(article.address.startswith("https://") and article.title for article in articles)
+    assert [article.number for article in claims.articles_of("A3.5")] == [3]
+
+
 def test_experiments_are_functions_of_their_key_and_leave_the_configuration_alone():
     def settings():
         return jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion

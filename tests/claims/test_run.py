@@ -45,7 +45,7 @@ def test_a_scalar_where_an_array_was_expected_is_no_pass():
 
 def test_a_failed_check_is_reported_as_failed():
     result = claims.run_claim(planted({"x": 2.0}, {"x": conditions.near(1.0, 0.5)}))
-    assert not result.passed and result.verdict == "FAILED"
+    assert not result.passed and (result.verdict, result.source_verdict) == ("FAILED", "undecided")
     assert result.findings[0].measured == "2"
 
 
@@ -83,6 +83,14 @@ def test_results_come_in_order_and_as_json():
     assert sorted(seen) == ["A4.6", "E12"]
     records = json.loads(claims.to_json(results))
     assert records[0]["number"] == "A4.6" and records[0]["passed"] is True
+    assert records[0]["articles"][0]["address"].startswith("https://mlmadesimple.in/")
+    told = {key: records[1][key] for key in ("source_says", "source_verdict", "statement", "verdict")}
+    assert told == {
+        "source_says": "The weight is the importance of its input.",
+        "source_verdict": "refuted",
+        "statement": claims.REGISTRY["E12"].statement,
+        "verdict": "shown",
+    }
     assert records[0]["findings"][0] == {
         "name": "slope",
         "measured": "3.2001405",

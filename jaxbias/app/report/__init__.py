@@ -1,5 +1,7 @@
 """The main job: check every derivation, train on the digits with and without biases, and show it on one page."""
 
+from ._claims import QUICK_CLAIMS as QUICK_CLAIMS
+from ._claims import claims_section as claims_section
 from ._collect import EPOCHS as EPOCHS
 from ._collect import NETWORKS as NETWORKS
 from ._collect import Report as Report

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,26 @@ def _ticks(low: float, high: float, wanted: int) -> list[float]:
 def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [10.0**p for p in powers if low <= 10.0**p * 1.0001 and 10.0**p <= high * 1.0001]
+
+
+_THEME = {
+    "#222222": "var(--ink)", "#ffffff": "var(--page)", "#8a8a8a": "var(--soft)", "#555555": "var(--soft)",
+    "#444444": "var(--soft)", "#e4e4e4": "var(--rule)",
+}  # fmt: skip
+"""Matplotlib's neutral colours in the claims' figures → those of the page, which follow the reader's theme."""
+
+
+def themed(svg: str, name: str, *, alt: str) -> str:
+    """A figure of the claims as an inline SVG in the page's colours; `name` keeps its ids apart from other figures'."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"#[0-9a-fA-F]{6}\b", lambda colour: _THEME.get(colour.group().lower(), colour.group()), svg)
+    width, height = (re.search(rf'{side}="([\d.]+)pt"', svg) for side in ("width", "height"))
+    assert width and height
+    svg = svg.replace(width.group(), "", 1).replace(height.group(), "", 1)
+    style = f"max-width:{float(width.group(1)) * 4 / 3:.0f}px"
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" style="{style}" ', 1)
 
 
 def tiles(images: np.ndarray, columns: int, *, alt: str, pixel: int) -> str:
