@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from typing import NoReturn
 
 _GRACE = 3.0
@@ -15,9 +16,10 @@ def program() -> NoReturn:
     """Run the command line and end the process with its exit status."""
     try:
         _answer_interrupts()
-        from jaxbias.app.cli import main
+        from jaxbias.app import cli, failure
 
-        status = main()
+        warnings.showwarning = failure.show_warning
+        status = cli.main()
     except KeyboardInterrupt:  # before `main` could catch it
         print("jaxbias: interrupted", file=sys.stderr, flush=True)
         status = 130

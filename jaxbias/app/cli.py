@@ -134,7 +134,7 @@ def report(
             training[name] = bars.row(name, reports.EPOCHS, note="compiling")
 
         def on_epoch(name, told):
-            bars.trained(training[name], told, f"test accuracy {told.latest['validation_accuracy']:.3f}")
+            bars.trained(training[name], told)
 
         found = reports.collect(on_check=on_check, on_start=on_start, on_epoch=on_epoch)
         chosen = claims.select() if all_claims else claims.select(reports.QUICK_CLAIMS)
@@ -288,10 +288,7 @@ def train(
     print("\n".join(tasks.describe(run)), file=sys.stderr)
     with progress.Bars() as bars:
         row = bars.row(f"training on {run.data.name}", run.epochs, note="compiling")
-        fitted = tasks.run(
-            run, checkpoint=checkpoint,
-            progress=lambda told: bars.trained(row, told, tasks.brief(told.latest)),
-        )  # fmt: skip
+        fitted = tasks.run(run, checkpoint=checkpoint, progress=lambda told: bars.trained(row, told))
     latest = {name: float(values[-1]) for name, values in fitted.history.items() if values.ndim == 1}
     resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
     problems = []

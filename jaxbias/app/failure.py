@@ -74,6 +74,17 @@ def say(failure: Failure, error: BaseException | None = None) -> int:
     return failure.status
 
 
+_SPOKEN: set[tuple[str, int]] = set()
+
+
+def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """`warnings.showwarning` in one line; a line of another package speaks once, however many files it complains of."""
+    if not filename.startswith(_PACKAGE) and (filename, lineno) in _SPOKEN:
+        return
+    _SPOKEN.add((filename, lineno))
+    print("jaxbias: warning: " + " ".join(str(message).split()), file=file or sys.stderr, flush=True)
+
+
 def reason(error: BaseException) -> str:
     """Why, without where: the system's own words, if it was the system that refused."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

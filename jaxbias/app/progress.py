@@ -33,7 +33,7 @@ class Bars(Progress):
         """A row, shown and timed from now on."""
         return self.add_task(description, total=total, note=note, **options)
 
-    def trained(self, row: TaskID, progress: train.Progress, note: str) -> None:
+    def trained(self, row: TaskID, progress: train.Progress) -> None:
         """Show epochs done; from the first on the clock is that of training, and the time to compile stands apart."""
         task = self._tasks[row]
         if task.completed == 0:
@@ -42,4 +42,7 @@ class Bars(Progress):
             )
         with self._lock:
             task.start_time = self.get_time() - progress.train_s
+        latest = progress.latest
+        accuracy = latest.get("validation_accuracy")
+        note = f"test loss {latest['validation_loss']:.4f}" if accuracy is None else f"test accuracy {accuracy:.3f}"
         self.update(row, completed=progress.epoch, total=progress.epochs, note=note)

@@ -1,10 +1,5 @@
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -154,21 +149,6 @@ def test_a_failed_check_is_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr("jaxbias.app.show.check_table", lambda found: "")
     assert cli.main(["check"]) == 1
     assert "1 of 1 gradients are wrong, the first: dense (matrix), bias in float64" in capsys.readouterr().out
-
-
-def test_ctrl_c_ends_cleanly_and_the_run_can_be_resumed(blobs, tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
-    arguments = ["train", blobs, "--network", "dense:4,relu,dense:2", "--batch-size", "8", "--no-cache"]
-    command = [sys.executable, "-m", "jaxbias", *arguments, "--epochs", "100000", "--checkpoint", str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "run").glob("epoch-*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130, stderr
-    assert "jaxbias: interrupted" in stderr and "Traceback" not in stderr
-    assert list((tmp_path / "run").glob("epoch-*"))
 
 
 def test_help_names_every_command(capsys):

@@ -128,6 +128,33 @@ def test_a_directory_that_cannot_be_written(key, tmp_path):
         run(key, tmp_path / "file" / "run")
 
 
+def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_itself(key, tmp_path, monkeypatch):
+    from jaxbias.train import _checkpoint
+
+    def full(directory, size=4096, asked=[]):  # noqa: B006
+        asked.append(size)
+        if 3 <= len(asked) <= 4:  # asked when the directory is taken, then for each of four checkpoints
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_checkpoint, "check_room", full)
+    match = (
+        r"after epoch 2 cannot be written to .* \(No space left on device\); the newest whole one is epoch-1\. Training"
+    )
+    with pytest.warns(UserWarning, match=match) as warned:
+        done = run(key, tmp_path)
+    assert len(warned) == 1 and done.unsaved == "" and identical(done, run(key, None))
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["epoch-1", "epoch-4"]
+
+
+def test_a_system_error_that_orbax_words_is_a_system_error_again():
+    from jaxbias.train._checkpoint import _system_errors
+
+    with pytest.raises(OSError, match="No space left on device"), _system_errors():
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing \"leaf-0\": No space left [os_error_code='28']")
+    with pytest.raises(ValueError, match=r"^another$"), _system_errors():
+        raise ValueError("another")
+
+
 def test_bad_interval():
     with pytest.raises(ValueError, match="every must be a whole number from 1, got 0"):
         train.Checkpoint("runs", every=0)
