@@ -68,7 +68,7 @@ def test_divergence_is_exit_status_1(blobs, capsys):
 BAD = [
     (["train", "--network", "dens:10"], "unknown layer 'dens' .*Did you mean dense"),
     (["train", "--network", "dense:3"], "gives rows of shape .* End it with dense:10"),
-    (["train", "--network", "embedding:3"], "unknown layer"),
+    (["train", "--network", "embedding:3"], "embedding in .* cannot be written as text"),
     (["train", "--network", "dense:5,conv:3x3x3,dense:10"], "does not fit rows of shape"),
     (["train", "--optimizer", "adm"], "optax has no optimizer 'adm'. Did you mean adam"),
     (["train", "--learning-rate", "-1"], "must be a positive number, got -1"),
