@@ -20,7 +20,7 @@ from jaxbias import train
 from jaxbias.app import failure, progress
 
 SMALL = ("--network", "dense:4,relu,dense:2", "--batch-size", "8", "--no-cache")
-WIDE = ("--network", "dense:4000,relu,dense:2", "--batch-size", "8", "--no-cache", "--optimizer", "sgd")  # 96 kB
+WIDE = ("--network", "dense:40000,relu,dense:2", "--batch-size", "8", "--no-cache", "--optimizer", "sgd")  # 1 MB
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def test_what_a_full_disk_refuses_is_said_after_the_result(blobs, run, tmp_path)
 
 
 def _may_mount(directory):
-    """A command that runs another one with a disk of 400 kB at `directory`, where this system lets us make one."""
-    make = 'mount -t tmpfs -o size=400k none "$0" && exec "$@"'
+    """A command that runs another one with a disk of 2.6 MB at `directory`, where this system lets us make one."""
+    make = 'mount -t tmpfs -o size=2600k none "$0" && exec "$@"'
     for unshare in (("unshare", "-m"), ("unshare", "-rm")):
         command = (*unshare, "sh", "-c", make, str(directory))
         if (
@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_costs_no_result(blobs, run, tmp_path):
     assert re.search(r"warning: fit: .*\(No space left on device\); the newest whole one is epoch-\d", warning)
     match = re.search(r"the newest whole one is epoch-\d; the trained params are in (\S+) instead", line)
     assert match, line
-    network = jb.chain(jb.layers.dense.layer(4000), jb.layers.relu, jb.layers.dense.layer(2))
+    network = jb.chain(jb.layers.dense.layer(40000), jb.layers.relu, jb.layers.dense.layer(2))
     params = jb.io.load(match[1], jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 3), np.float32)))
     assert np.isfinite(params[0].weight).all()
 
