@@ -1,4 +1,4 @@
-"""JAX primitives carried out in NumPy, one at a time: what `_jaxpr.py` evaluates a traced function with.
+"""JAX primitives carried out in NumPy, one at a time: what `evaluation` evaluates a program with.
 
 A float operation keeps the precision of its operands (float64 stays float64 even where the traced function rounds), so
 an evaluation in float64 gives what the traced formula means, apart from 1e-16. Compiling nothing, one equation costs
@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 Value = Callable[..., Any]
@@ -25,6 +27,25 @@ class _Special:
 
 
 special = _Special()
+
+
+def as_array(value: Any, copy: bool = False) -> Any:
+    """A NumPy array, its floats as float64; a JAX array where the dtype is JAX's own (random keys)."""
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return value
+    value = np.asarray(value)
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        return value.astype(np.float64, copy=copy)
+    return value.astype(np.complex128, copy=copy) if value.dtype.kind == "c" else value
+
+
+def cast(x: Any, dtype: Any, widen: bool = False) -> Any:
+    """The array in this dtype; `widen`: in float64 (complex128) where that is a float."""
+    if isinstance(x, jax.Array) or jnp.issubdtype(dtype, jax.dtypes.extended):
+        return x
+    if jnp.issubdtype(dtype, jnp.floating):
+        return x.astype(np.float64 if widen else dtype)
+    return x.astype(np.complex128 if widen and jnp.issubdtype(dtype, jnp.complexfloating) else dtype)
 
 
 def _is_float(x) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,13 @@ import numpy as np
 
 from jaxbias._jaxpr import Equation, Program
 from jaxbias._jaxpr.in_numpy import gather_positions
+
+LAYOUT = frozenset(
+    "convert_element_type reshape transpose squeeze expand_dims broadcast_in_dim slice rev copy copy_p split "  # noqa: SIM905
+    "reduce_precision optimization_barrier sharding_constraint layout_constraint mesh_cast reshard "
+    "pbroadcast pvary pcast name".split()
+)
+"""Primitives that move the entries of an array, or change how they are stored, but compute nothing."""
 
 
 def coarsest_constant(program: Program) -> float:
@@ -43,10 +51,12 @@ def depends_on(program: Program, numbers: Sequence[int], without: Sequence[Equat
     return reached
 
 
-def needed_for(program: Program, numbers: Sequence[int]) -> set[int]:
-    """Numbers of the values that the given ones are computed from, these included."""
-    needed = set(numbers)
+def backward_slice(program: Program, numbers: Sequence[int]) -> Program:
+    """The part of a program that these values are computed by: its inputs and equations that matter, same numbers."""
+    needed, equations = set(numbers), []
     for equation in reversed(program.equations):
-        if any(i in needed for i in equation.outputs):
+        if not needed.isdisjoint(equation.outputs):
             needed.update(equation.inputs)
-    return needed
+            equations.append(equation)
+    inputs = tuple(i for i in program.inputs if i in needed)
+    return replace(program, inputs=inputs, outputs=tuple(numbers), equations=equations[::-1])

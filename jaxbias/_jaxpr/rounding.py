@@ -39,7 +39,7 @@ def error_bounds(program: Program, values: Sequence[Any], eps: float, narrow: bo
             if any(isinstance(x, jax.Array) for x in (*xs, *outs)):
                 moved = [np.zeros(np.shape(out)) for out in outs]
             else:
-                moved = _moved(program, equation, xs, es, outs)
+                moved = _moved(equation, xs, es, outs)
             for number, out, error in zip(equation.outputs, outs, moved):
                 if not isinstance(out, jax.Array) and np.issubdtype(out.dtype, np.inexact):
                     if equation.name not in EXACT:
@@ -52,7 +52,7 @@ def error_bounds(program: Program, values: Sequence[Any], eps: float, narrow: bo
     return bounds
 
 
-def _moved(program: Program, equation: Equation, xs: Sequence[Any], es: Sequence[Any], outs: Sequence[Any]) -> list:
+def _moved(equation: Equation, xs: Sequence[Any], es: Sequence[Any], outs: Sequence[Any]) -> list:
     bound = BOUND.get(equation.name)
     if not any(np.any(e) for e in es):
         return [np.zeros(np.shape(out)) for out in outs]
@@ -69,7 +69,7 @@ def _moved(program: Program, equation: Equation, xs: Sequence[Any], es: Sequence
         moved_xs = [
             x + s * rng.uniform(-1, 1, np.shape(x)) * (e > 0) if f else x for x, s, e, f in zip(xs, size, es, floats)
         ]
-        moved = apply(program, equation, moved_xs)
+        moved = apply(equation, moved_xs)
         for k, (a, b) in enumerate(zip(moved, outs)):
             if np.issubdtype(np.asarray(b).dtype, np.inexact):
                 worst[k] = max(worst[k], float(np.max(np.abs(a - b), initial=0.0)) * scale * 2)

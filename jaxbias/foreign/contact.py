@@ -16,6 +16,7 @@ The walk enters jit, remat, scan, cond, while, shard_map and vmapped bodies. A c
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr import Block, Op
+from jaxbias._jaxpr import Equation, Program
+from jaxbias._jaxpr.queries import LAYOUT
 from jaxbias._trees import path_name
 
 ROLE_OF = {
@@ -71,34 +73,37 @@ class Origin:
     gathered: bool = False
 
 
+WALKED = {"scan", "cond", "remat"}
+"""Primitives whose bodies can be evaluated equation by equation without changing what they mean."""
+
 DATA = "data"
 """A value that depends on the data. Constants are None; everything else is an `Origin`."""
 
 Scope = tuple[tuple[int, int], ...]
-"""Where a block sits: for each enclosing equation its index, and the index of the body."""
+"""Where a program sits: for each enclosing equation its index, and the index of the body."""
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A contact, and where to find it: operand `position` of equation `index` of the block at `scope`."""
+    """A contact, and where to find it: operand `position` of equation `index` of the program at `scope`."""
 
     scope: Scope
     index: int
     position: int
-    op: Op
+    equation: Equation
     origin: Origin
     role: str
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """The traced function: its block, its contacts, what every value of every walked block is made of."""
+    """The traced function: its program, its contacts, what every value of every walked program is made of."""
 
-    block: Block
+    program: Program
     paths: tuple[str, ...]
     sites: tuple[Site, ...]
     kinds: dict[Scope, dict[int, Any]]
-    blocks: dict[Scope, Block]
+    programs: dict[Scope, Program]
     out_shape: Any
 
 
@@ -157,8 +162,8 @@ def contacts(fn: Callable, params: Any, *args: Any) -> tuple[Contact, ...]:
 
 def _describe(analysis: Analysis, site: Site) -> Contact:
     leaves = tuple(analysis.paths[i] for i in site.origin.leaves)
-    operand = site.op.eqn.invars[site.position].aval
-    return Contact(leaves, site.role, site.op.name, site.op.where, operand.shape, site.origin.layout)
+    equation, shape = site.equation, site.equation.shapes.inputs[site.position]
+    return Contact(leaves, site.role, equation.name, str(equation.source or ""), shape, site.origin.layout)
 
 
 def analyse(fn: Callable, params: Any, args: tuple[Any, ...]) -> Analysis:
@@ -173,11 +178,11 @@ def analyse(fn: Callable, params: Any, args: tuple[Any, ...]) -> Analysis:
         )
     leaves, paths, rebuild = split_params(params)
     data, _, rebuild_args = split_params(args)
-    block, out_shape = _jaxpr.trace_block(lambda ps, xs: fn(rebuild(ps), *rebuild_args(xs)), leaves, data)
+    program, out_shape = _jaxpr.trace_inlined(lambda ps, xs: fn(rebuild(ps), *rebuild_args(xs)), leaves, data)
     kinds = [Origin((i,)) for i in range(len(leaves))] + [DATA] * len(data)
     walk = _Walk()
-    walk.block(block, kinds, ())
-    return Analysis(block, paths, tuple(walk.sites), walk.kinds, walk.blocks, out_shape)
+    walk.program(program, kinds, ())
+    return Analysis(program, paths, tuple(walk.sites), walk.kinds, walk.programs, out_shape)
 
 
 def check_all_met(analysis: Analysis, function: str) -> None:
@@ -187,11 +192,11 @@ def check_all_met(analysis: Analysis, function: str) -> None:
         if i in met:
             continue
         used = [
-            op
-            for op in analysis.block.ops
-            if any(isinstance(k := analysis.kinds[()].get(v), Origin) and i in k.leaves for v in op.inputs)
+            equation
+            for equation in analysis.program.equations
+            if any(isinstance(k := analysis.kinds[()].get(v), Origin) and i in k.leaves for v in equation.inputs)
         ]
-        stop = f"it stops at operation {used[-1].name} at {used[-1].where}" if used else "the output does not use it"
+        stop = f"it stops at operation {used[-1].name} at {used[-1].source}" if used else "the output does not use it"
         raise ValueError(
             f"{function}: the params leaf {path} never meets data: {stop}. Leave it out of params, or pass "
             f'unused="other" where the function takes it.'
@@ -199,57 +204,57 @@ def check_all_met(analysis: Analysis, function: str) -> None:
 
 
 class _Walk:
-    """Follows params through blocks; collects the contacts and what every value is made of."""
+    """Follows params through programs; collects the contacts and what every value is made of."""
 
     def __init__(self):
         self.sites: list[Site] = []
         self.kinds: dict[Scope, dict[int, Any]] = {}
-        self.blocks: dict[Scope, Block] = {}
+        self.programs: dict[Scope, Program] = {}
 
-    def block(self, block: Block, inputs: list[Any], scope: Scope) -> list[Any]:
-        """What the block's outputs are made of, given that of its inputs."""
-        kinds: dict[int, Any] = dict.fromkeys(block.literals) | dict(zip(block.inputs, inputs))
-        self.kinds[scope], self.blocks[scope] = kinds, block
-        for index, op in enumerate(block.ops):
-            outputs = self.op(op, [kinds[i] for i in op.inputs], scope, index)
-            kinds.update(zip(op.outputs, outputs))
-        return [kinds[i] for i in block.outputs]
+    def program(self, program: Program, inputs: list[Any], scope: Scope) -> list[Any]:
+        """What the program's outputs are made of, given that of its inputs."""
+        kinds: dict[int, Any] = dict.fromkeys(program.constants) | dict(zip(program.inputs, inputs))
+        self.kinds[scope], self.programs[scope] = kinds, program
+        for index, equation in enumerate(program.equations):
+            outputs = self.equation(equation, [kinds[i] for i in equation.inputs], scope, index)
+            kinds.update(zip(equation.outputs, outputs))
+        return [kinds[i] for i in program.outputs]
 
-    def op(self, op: Op, kinds: list[Any], scope: Scope, index: int) -> list[Any]:
+    def equation(self, equation: Equation, kinds: list[Any], scope: Scope, index: int) -> list[Any]:
         origins = [kind for kind in kinds if isinstance(kind, Origin)]
         if DATA not in kinds:
-            return [_derived(op, origins)] * len(op.outputs)
+            return [_derived(equation, origins)] * len(equation.outputs)
         if not origins:
-            return [DATA] * len(op.outputs)
-        if op.bodies:
-            return self._enter(op, kinds, scope, index)
+            return [DATA] * len(equation.outputs)
+        if equation.bodies:
+            return self._enter(equation, kinds, scope, index)
         for position, kind in enumerate(kinds):
             if isinstance(kind, Origin):
-                role = "embedding" if kind.gathered else _role(op, position)
-                self.sites.append(Site(scope, index, position, op, kind, role))
-        return [DATA] * len(op.outputs)
+                role = "embedding" if kind.gathered else _role(equation, position)
+                self.sites.append(Site(scope, index, position, equation, kind, role))
+        return [DATA] * len(equation.outputs)
 
-    def _enter(self, op: Op, kinds: list[Any], scope: Scope, index: int) -> list[Any]:
+    def _enter(self, equation: Equation, kinds: list[Any], scope: Scope, index: int) -> list[Any]:
         """Walk the bodies. Where they cannot be evaluated piece by piece, the call itself is the contact."""
         found = len(self.sites)
-        whole = op.name not in _jaxpr.WALKED.values()
-        bodies = _jaxpr.body_inputs(op, kinds)
-        offset = len(kinds) - len(bodies[0])
+        whole = equation.name not in WALKED
+        inputs = equation.body_inputs(kinds)
+        offset = len(kinds) - len(inputs)
         carries: list[int] = []  # positions of params that a loop starts from and then overwrites
-        if op.name in ("scan", "while"):
-            bodies = [self._loop_inputs(op, bodies[0], carries)]
-        out_kinds: list[Any] = [DATA] * len(op.outputs)
-        for number, (body, body_kinds) in enumerate(zip(op.bodies, bodies)):
-            outputs = self.block(body, body_kinds, (*scope, (index, number)))
+        if equation.name in ("scan", "while"):
+            inputs = self._loop_inputs(equation, inputs, carries)
+        out_kinds: list[Any] = [DATA] * len(equation.outputs)
+        for number, body in enumerate(equation.bodies):
+            outputs = self.program(body, inputs, (*scope, (index, number)))
             for i, kind in enumerate(outputs):
                 if not isinstance(kind, Origin):
                     continue
-                if op.name in ("scan", "remat") and self._handed_through(op, body, i):
+                if equation.name in ("scan", "remat") and self._handed_through(equation, body, i):
                     out_kinds[i] = Origin(kind.leaves, layout=False, gathered=kind.gathered)
                 else:  # params (not data) leave the body: keep the call in one piece
                     whole = True
         for position in carries:
-            self.sites.append(Site(scope, index, position + offset, op, kinds[position + offset], "other"))
+            self.sites.append(Site(scope, index, position + offset, equation, kinds[position + offset], "other"))
         if not whole:
             return out_kinds
         inside = self.sites[found:]
@@ -258,27 +263,24 @@ class _Walk:
             if isinstance(kind, Origin):
                 roles = [site.role for site in inside if set(site.origin.leaves) & set(kind.leaves)]
                 for role in dict.fromkeys(roles or ["other"]):
-                    self.sites.append(Site(scope, index, position, op, kind, role))
-        return [DATA] * len(op.outputs)
+                    self.sites.append(Site(scope, index, position, equation, kind, role))
+        return [DATA] * len(equation.outputs)
 
     @staticmethod
-    def _handed_through(op: Op, body: Block, output: int) -> bool:
+    def _handed_through(equation: Equation, body: Program, output: int) -> bool:
         """Whether an output of the body is the input that it came in by."""
-        if op.name == "remat":
+        if equation.name == "remat":
             return body.outputs[output] in body.inputs
-        n_consts, n_carry = _jaxpr.scan_counts(op.params)
+        n_consts, n_carry = equation.carried
         return output < n_carry and body.outputs[output] == body.inputs[n_consts + output]
 
-    def _loop_inputs(self, op: Op, kinds: list[Any], carries: list[int]) -> list[Any]:
+    def _loop_inputs(self, equation: Equation, kinds: list[Any], carries: list[int]) -> list[Any]:
         """Kinds of a loop's body inputs: what is carried is data as soon as one iteration makes it data."""
-        body = op.bodies[0]
-        if op.name == "scan":
-            first, n_carry = _jaxpr.scan_counts(op.params)
-        else:
-            first, n_carry = op.params["body_nconsts"], len(kinds) - op.params["body_nconsts"]
+        body = equation.bodies[0]
+        first, n_carry = equation.carried
         kinds = list(kinds)
         for _ in range(n_carry + 1):
-            outputs = _Walk().block(body, kinds, ())
+            outputs = _Walk().program(body, kinds, ())
             changed = False
             for i in range(n_carry):
                 before, after = kinds[first + i], outputs[i]
@@ -292,28 +294,28 @@ class _Walk:
         return kinds
 
 
-def _derived(op: Op, origins: list[Origin]) -> Origin | None:
+def _derived(equation: Equation, origins: list[Origin]) -> Origin | None:
     """What comes out of an equation without data: of constants a constant, of params something made of them."""
     if not origins:
         return None
     leaves = tuple(sorted({i for origin in origins for i in origin.leaves}))
     gathered = any(origin.gathered for origin in origins)
-    if op.name == "gather" and len(op.inputs) == 2:
-        indices = op.eqn.invars[1].aval
-        one_row = int(np.prod(indices.shape[:-1])) == 1  # x[3] takes a slice, x[positions] looks rows up
+    if equation.name == "gather" and len(equation.inputs) == 2:
+        one_row = int(np.prod(equation.shapes.inputs[1][:-1])) == 1  # x[3] takes a slice, x[positions] looks rows up
         return Origin(leaves, len(origins) == 1 and origins[0].layout and one_row, gathered or not one_row)
-    if op.name == "dynamic_slice":
+    if equation.name == "dynamic_slice":
         return Origin(leaves, len(origins) == 1 and origins[0].layout, gathered)
-    layout = op.name in _jaxpr.LAYOUT and len(origins) == 1 and origins[0].layout and _stays_float(op)
+    layout = equation.name in LAYOUT and len(origins) == 1 and origins[0].layout and _stays_float(equation)
     return Origin(leaves, layout, gathered)
 
 
-def _stays_float(op: Op) -> bool:
-    return all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in (*op.eqn.invars, *op.eqn.outvars) if v.aval.ndim)
+def _stays_float(equation: Equation) -> bool:
+    values = zip(chain(*equation.shapes), chain(*equation.dtypes))
+    return all(jnp.issubdtype(dtype, jnp.floating) for shape, dtype in values if shape)
 
 
-def _role(op: Op, position: int) -> str:
-    role = ROLE_OF.get(op.name, "other")
+def _role(equation: Equation, position: int) -> str:
+    role = ROLE_OF.get(equation.name, "other")
     if role == "embedding" and position != 0:
         return "other"
     return role

@@ -1,5 +1,6 @@
 """Check a gradient derivation against autodiff, and say what is wrong with it; knows no layer of this library."""
 
+from jaxbias._jaxpr.sources import hide_folder_of
 from jaxbias._trees import leaf_errors, path_name, relative_errors
 
 from .entrances import assert_vjp, custom_vjp, gradient, hessian_vector, jvp, layer, vjp
@@ -23,3 +24,5 @@ __all__ = [
     "steps",
     "vjp",
 ]
+
+hide_folder_of(__file__)

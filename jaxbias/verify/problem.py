@@ -4,11 +4,9 @@ A seed is what the rule is linear in: a cotangent (reverse mode), a tangent (for
 """
 
 import inspect
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ import numpy as np
 from jax.dtypes import float0
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.sources import place as place
 from jaxbias._trees import in_one_line, is_float, path_name
 
 Arrays = list[Any]
@@ -232,16 +231,6 @@ def call_rule(problem: Problem, primals: Arrays, seeds: Arrays) -> Arrays:
         ) from error
     except Exception as error:
         raise RuleError(f"the rule raised {in_one_line(error)}{place(error)}", "make the rule run") from error
-
-
-def place(error: BaseException) -> str:
-    """Where an exception comes from: the last line that is neither JAX's nor the checker's, as " (file:line: text)"."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if not any(part in f.filename for part in ("/jax/", "/jax_src/", "/jaxbias/verify/", "/jaxbias/_jaxpr/"))
-    ]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
 
 
 class Runner:

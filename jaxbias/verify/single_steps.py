@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxbias import _jaxpr
 from jaxbias._trees import is_float
 from jaxbias.verify.decide import check
 from jaxbias.verify.entrances import _Args, _key, _outputs
@@ -92,12 +93,12 @@ def _true_gradients(forward, primals, ordered, arg_names, cotangent):
     The gradient of a value is that of what is added to it where it is made: the forward is traced, and its equations
     are evaluated with an offset at each named value.
     """
-    closed, shape = jax.make_jaxpr(forward, return_shape=True)(*primals)
+    program, shape = _jaxpr.read(forward, *primals)
     flat_names = [path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(shape)]
-    from jaxbias._jaxpr import evaluate_with_offsets
 
     def run(offsets, primals):
-        outs = evaluate_with_offsets(closed, list(jax.tree.leaves(primals)), dict(zip(flat_names, offsets)), flat_names)
+        named = dict(zip(flat_names, offsets))
+        outs = _jaxpr.evaluate_with_offsets(program, jax.tree.leaves(primals), named, flat_names)
         return dict(zip(flat_names, outs))[ordered[-1]]
 
     zeros = [jnp.zeros(s.shape, s.dtype) for s in jax.tree.leaves(shape)]

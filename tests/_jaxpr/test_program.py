@@ -73,3 +73,22 @@ def test_per_example_norms_need_no_formed_gradient_of_a_platform_dependent_produ
     clipped = jb.clipped_grad(loss, l2_clip_norm=0.5, keep_batch_dim=False, how="book-keeping")(params, x)
     factors = jnp.minimum(1, 0.5 / norms.total)
     np.testing.assert_allclose(clipped["weight"], jnp.einsum("n,nij->ij", factors, rows["weight"]), rtol=1e-9)
+
+
+def test_a_program_with_bodies_evaluates_under_jax_to_what_the_function_gives(key):
+    def fn(p, x):
+        def body(c, w):
+            return jax.checkpoint(lambda c, w: jax.nn.relu(jax.jit(jnp.dot)(c, w)))(c, w), c.sum()
+
+        c, sums = lax.scan(body, x, p)
+        return lax.cond(sums[0] > 0, lambda c: c * 2.0, lambda c: c, c), sums
+
+    p, x = jax.random.normal(key, (3, 4, 4)), jax.random.normal(key, (2, 4))
+    program, _ = _jaxpr.trace_inlined(fn, p, x)
+    for ours, theirs in zip(_jaxpr.run_in_jax(program, (p, x)), jax.tree.leaves(fn(p, x)), strict=True):
+        assert jnp.array_equal(ours, theirs)
+    assert names(program) >= {"scan", "cond"} and "jit" not in names(program)
+    flat = _jaxpr.trace(lambda p, x: jax.tree.leaves(fn(p, x)), p, x)
+    for ours, theirs in zip(_jaxpr.run(flat, (p, x)), jax.tree.leaves(fn(p, x)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    assert {e.iteration for e in flat.equations} == {0, 1, 2} and names(flat).isdisjoint({"scan", "remat", "jit"})

@@ -4,7 +4,6 @@ import pytest
 from jax import lax
 
 import jaxbias as jb
-from jaxbias import _jaxpr
 
 
 def test_contacts_name_leaf_role_operation_and_line():
@@ -73,22 +72,6 @@ def test_shard_map_bodies_are_walked():
 
     found = jb.contacts(fn, {"w": jnp.ones((3, 2)), "b": jnp.ones((1, 2))}, jnp.ones((4, 3)))
     assert [(c.leaves, c.role) for c in found] == [(("w",), "weight"), (("b",), "bias")]
-
-
-def test_a_block_evaluates_to_what_the_function_gives(key):
-    def fn(p, x):
-        def body(c, w):
-            return jax.checkpoint(lambda c, w: jax.nn.relu(jax.jit(jnp.dot)(c, w)))(c, w), c.sum()
-
-        c, sums = lax.scan(body, x, p)
-        return lax.cond(sums[0] > 0, lambda c: c * 2.0, lambda c: c, c), sums
-
-    p, x = jax.random.normal(key, (3, 4, 4)), jax.random.normal(key, (2, 4))
-    block, _ = _jaxpr.trace_block(fn, p, x)
-    got = _jaxpr.evaluate_block(block, (p, x), lambda index, op, values: op.bind(*values))
-    for ours, theirs in zip(got, jax.tree.leaves(fn(p, x)), strict=True):
-        assert jnp.array_equal(ours, theirs)
-    assert {op.name for op in block.ops} >= {"scan", "cond"} and "jit" not in {op.name for op in block.ops}
 
 
 def test_leaf_that_never_meets_data_is_named():

@@ -34,17 +34,17 @@ class Readings(NamedTuple):
 
 def _tapped_loss(problem: Problem, methods: list[Method], keep: bool):
     """`(leaves, slots, shifts, data of one example) -> (loss, (aux, operands))`, and zeros for slots and shifts."""
-    block = problem.analysis.block
-    tapped = Tapped(block, methods, keep)
+    program = problem.analysis.program
+    tapped = Tapped(program, methods, keep)
     shifted = {
-        i: shift_value(block, block.inputs[i]) for i, m in enumerate(methods) if m.name == "formed" and not m.taps
+        i: shift_value(program, program.inputs[i]) for i, m in enumerate(methods) if m.name == "formed" and not m.taps
     }
 
     def loss(leaves, slots, shifts, data):
         outputs, operands = tapped(leaves, data, slots, {shifted[i]: x for i, x in shifts.items()})
         return outputs[0], (outputs[1:], operands)
 
-    shifts = {i: jnp.zeros(block.avals[v].shape, block.avals[v].dtype) for i, v in shifted.items()}
+    shifts = {i: jnp.zeros(program.shapes[v], program.dtypes[v]) for i, v in shifted.items()}
     return loss, zero_slots(methods, keep), shifts
 
 
@@ -112,7 +112,7 @@ def tap_factors(method: Method, operands: list[Any], deltas: list[Any]) -> list[
 
 def _factors_of(tap: Tap, operands: list[Any], delta: Array, several: bool) -> Factors:
     site = tap.site
-    f = lambda operands, delta: _factors.factors(site.op, site.position, operands, delta)
+    f = lambda operands, delta: _factors.factors(site.equation, site.position, operands, delta)
     for _ in tap_lengths(tap):
         f = jax.vmap(f)
     found = f(operands, delta)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxbias._jaxpr import Op
+from jaxbias._jaxpr import Equation
 from jaxbias._numerics import accumulation_dtype
 
 
@@ -49,48 +49,34 @@ class Sizes(NamedTuple):
     right_axes: tuple[int, ...]
 
 
-def _dot_axes(op: Op, position: int):
-    """Axes of the other operand and of the weight: (batch, contracting, free) of each."""
-    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
-    sides = [(lhs_batch, lhs_contract), (rhs_batch, rhs_contract)]
-
-    def with_free(side, operand):
-        batch, contract = sides[side]
-        free = tuple(i for i in range(operand.aval.ndim) if i not in (*batch, *contract))
-        return tuple(batch), tuple(contract), free
-
-    operands = op.eqn.invars
-    return with_free(1 - position, operands[1 - position]), with_free(position, operands[position])
-
-
-def _gather_rows(op: Op) -> bool:
+def _gather_rows(equation: Equation) -> bool:
     """Whether a gather looks whole rows up: e[ids]."""
-    numbers, shape = op.params["dimension_numbers"], op.eqn.invars[0].aval.shape
+    numbers, shape = equation.params["dimension_numbers"], equation.shapes.inputs[0]
     return (
         tuple(numbers.collapsed_slice_dims) == (0,)
         and tuple(numbers.start_index_map) == (0,)
         and not numbers.operand_batching_dims
-        and tuple(op.params["slice_sizes"][1:]) == tuple(shape[1:])
+        and tuple(equation.params["slice_sizes"][1:]) == tuple(shape[1:])
     )
 
 
-def sizes(op: Op, position: int) -> Sizes | None:
+def sizes(equation: Equation, position: int) -> Sizes | None:
     """Sizes of the factors of this contact; None where it has none."""
-    shape = op.eqn.invars[position].aval.shape
-    if op.name == "dot_general":
-        (batch, contract, free), (_, w_contract, w_free) = _dot_axes(op, position)
-        other = op.eqn.invars[1 - position].aval.shape
-        count = lambda axes: math.prod(other[i] for i in axes)
-        right = math.prod(shape[i] for i in w_free)
-        return Sizes(count(batch), count(free), count(contract), right, w_contract, w_free)
-    if op.name == "gather" and position == 0 and _gather_rows(op):
-        rows = math.prod(op.eqn.invars[1].aval.shape[:-1])
+    shape = equation.shapes.inputs[position]
+    if equation.name == "dot_general":
+        axes = equation.dot_axes()
+        weight, a, of_a = axes[position], axes[1 - position], equation.shapes.inputs[1 - position]
+        count = lambda axes: math.prod(of_a[i] for i in axes)
+        right = math.prod(shape[i] for i in weight.free)
+        return Sizes(count(a.batch), count(a.free), count(a.contracted), right, weight.contracted, weight.free)
+    if equation.name == "gather" and position == 0 and _gather_rows(equation):
+        rows = math.prod(equation.shapes.inputs[1][:-1])
         return Sizes(1, rows, shape[0], math.prod(shape[1:]), (0,), tuple(range(1, len(shape))))
-    if op.name == "conv_general_dilated" and position == 1 and op.params["feature_group_count"] == 1:
-        if op.params["batch_group_count"] != 1:
+    if equation.name == "conv_general_dilated" and position == 1 and equation.params["feature_group_count"] == 1:
+        if equation.params["batch_group_count"] != 1:
             return None
-        numbers = op.params["dimension_numbers"]
-        out = op.eqn.outvars[0].aval.shape
+        numbers = equation.params["dimension_numbers"]
+        out = equation.shapes.outputs[0]
         rows = math.prod(out) // out[numbers.out_spec[1]]
         channels = numbers.rhs_spec[0]
         left_axes = tuple(i for i in numbers.rhs_spec[1:])
@@ -98,10 +84,11 @@ def sizes(op: Op, position: int) -> Sizes | None:
     return None
 
 
-def factors(op: Op, position: int, others: list[Any], delta: Array) -> Factors:
+def factors(equation: Equation, position: int, others: list[Any], delta: Array) -> Factors:
     """Factors of one example's gradient from the other operands of the contact and its error signal."""
-    if op.name == "dot_general":
-        (batch, contract, free), (_, _, w_free) = _dot_axes(op, position)
+    if equation.name == "dot_general":
+        axes = equation.dot_axes()
+        (batch, contract, free), w_free = axes[1 - position], axes[position].free
         (a,) = others
         shape = a.shape
         left = lax.transpose(a, (*batch, *free, *contract))
@@ -115,21 +102,21 @@ def factors(op: Op, position: int, others: list[Any], delta: Array) -> Factors:
             left.reshape(groups, rows, math.prod(shape[i] for i in contract)),
             delta.reshape(groups, rows, math.prod(delta.shape[n_batch + n_free :])),
         )
-    if op.name == "gather":
+    if equation.name == "gather":
         (indices,) = others
-        table = op.eqn.invars[0].aval.shape
-        offset = tuple(op.params["dimension_numbers"].offset_dims)
+        table = equation.shapes.inputs[0]
+        offset = tuple(equation.params["dimension_numbers"].offset_dims)
         order = (*(i for i in range(delta.ndim) if i not in offset), *offset)
         ids = indices.reshape(-1)
         right = lax.transpose(delta, order).reshape(1, ids.size, -1)
-        if "FILL" in str(op.params["mode"]):
+        if "FILL" in str(equation.params["mode"]):
             inside = (ids >= 0) & (ids < table[0])
             right = jnp.where(inside[None, :, None], right, jnp.zeros_like(right))
         return Factors(jnp.clip(ids, 0, table[0] - 1), right)
     (x,) = others
-    params = op.params
+    params = equation.params
     numbers = params["dimension_numbers"]
-    kernel = op.eqn.invars[1].aval.shape
+    kernel = equation.shapes.inputs[1]
     patches = lax.conv_general_dilated_patches(
         jnp.transpose(x, numbers.lhs_spec),
         [kernel[i] for i in numbers.rhs_spec[2:]],

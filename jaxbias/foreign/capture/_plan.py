@@ -9,13 +9,14 @@ For each leaf one of
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax.numpy as jnp
 
-from jaxbias._jaxpr import backward_slice, scan_counts, slice_ops
+from jaxbias._jaxpr import Equation, Program
+from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.contact import Analysis, Origin, Site
@@ -39,7 +40,7 @@ class Tap:
         links: for each scope from the outside in, how the leaf enters it: "sliced" or "whole" by a scan, "call".
         lengths: of those scans, 1 for a call.
         permutation: axis of the leaf that each axis of the operand is; None where there is more than permutation.
-        operand: the operand as a function of what enters the innermost scope, whose shape and dtype `root` gives.
+        operand: the operand as a program of what enters the innermost scope.
     """
 
     number: int
@@ -49,8 +50,7 @@ class Tap:
     links: tuple[str, ...]
     lengths: tuple[int, ...]
     permutation: tuple[int, ...] | None
-    operand: Callable[[Any], Any]
-    root: Any
+    operand: Program
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _numbered(methods: list[Method]) -> list[Method]:
 
 
 def _has_gradient(site: Site) -> bool:
-    return any(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in site.op.eqn.outvars)
+    return any(jnp.issubdtype(dtype, jnp.floating) for dtype in site.equation.dtypes.outputs)
 
 
 def _choose(taps: list[Tap | None], array, batch: int, memory_limit: int, form_at_leaf: bool) -> Method:
@@ -141,11 +141,11 @@ def _choose(taps: list[Tap | None], array, batch: int, memory_limit: int, form_a
             return Method("gram", (tap,), _block(batch * size.groups * size.rows, size.rows, memory_limit, itemsize))
         if form_at_leaf:
             return formed
-        if tap.site.op.name != "dot_general":
+        if tap.site.equation.name != "dot_general":
             return Method("formed", (tap,), at_contact=True)
         columns = _block(batch * size.groups * size.left, size.right, memory_limit, itemsize)
         return Method("formed", (tap,), columns, at_contact=True)
-    sliced_lookup = any("sliced" in tap.links and tap.site.op.name == "gather" for tap in known)
+    sliced_lookup = any("sliced" in tap.links and tap.site.equation.name == "gather" for tap in known)
     if sliced_lookup or any("call" in tap.links for tap in known) or not _compatible(known):
         return formed
     rows = 0
@@ -191,33 +191,36 @@ def leaf_axes(tap: Tap) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _tap(analysis: Analysis, site: Site, leaf: int) -> Tap | None:
     """The tap at this site; None where the way from the leaf to it is more than moving entries."""
-    if site.op.bodies or site.origin.leaves != (leaf,):
+    if site.equation.bodies or site.origin.leaves != (leaf,):
         return None
-    elementwise = site.op.name in ELEMENTWISE and bool(site.scope)  # elsewhere the leaf itself serves
-    if not elementwise and site.op.name not in PRODUCTS:
+    elementwise = site.equation.name in ELEMENTWISE and bool(site.scope)  # elsewhere the leaf itself serves
+    if not elementwise and site.equation.name not in PRODUCTS:
         return None
-    size = _factors.sizes(site.op, site.position)
-    value = root = site.op.inputs[site.position]
+    size = _factors.sizes(site.equation, site.position)
+    value = site.equation.inputs[site.position]
+    operand = backward_slice(analysis.programs[site.scope], [value])
     links, lengths = [], []
-    permutation: list[int] | None = list(range(len(site.op.eqn.invars[site.position].aval.shape)))
+    permutation: list[int] | None = list(range(len(site.equation.shapes.inputs[site.position])))
     for depth in range(len(site.scope), -1, -1):
-        block = analysis.blocks[site.scope[:depth]]
+        program = analysis.programs[site.scope[:depth]]
         kinds = analysis.kinds[site.scope[:depth]]
-        ops = slice_ops(block, value)
+        equations = backward_slice(program, [value]).equations
         innermost = depth == len(site.scope)
-        if not all(op.name in SAME_NORM or _broadcasts(op, elementwise and innermost) for op in ops):
+        if not all(
+            equation.name in SAME_NORM or _broadcasts(equation, elementwise and innermost) for equation in equations
+        ):
             return None
-        for op in reversed(ops):
-            permutation = _permute(op, permutation)
-        value = next((op.inputs[0] for op in ops), value)  # a chain: each operation reads the one before
-        if not isinstance(kinds[value], Origin) or value not in block.inputs:
+        for equation in reversed(equations):
+            permutation = _permute(equation, permutation)
+        value = next(
+            (equation.inputs[0] for equation in equations), value
+        )  # a chain: each operation reads the one before
+        if not isinstance(kinds[value], Origin) or value not in program.inputs:
             return None
-        if innermost:
-            root = value
         if depth == 0:
             break
-        outer = analysis.blocks[site.scope[: depth - 1]].ops[site.scope[depth - 1][0]]
-        position = block.inputs.index(value)
+        outer = analysis.programs[site.scope[: depth - 1]].equations[site.scope[depth - 1][0]]
+        position = program.inputs.index(value)
         if outer.name == "scan":
             link = _scan_link(outer, position)
             if link is None:
@@ -228,39 +231,34 @@ def _tap(analysis: Analysis, site: Site, leaf: int) -> Tap | None:
         else:
             links.append("call")
             lengths.append(1)
-        value = outer.inputs[position + (len(outer.inputs) - len(block.inputs))]
-    innermost_block = analysis.blocks[site.scope]
-    operand = backward_slice(innermost_block, site.op.inputs[site.position])[1]
+        value = outer.inputs[position + (len(outer.inputs) - len(program.inputs))]
     order = None if permutation is None else tuple(permutation)
-    return Tap(
-        0,
-        leaf,
-        site,
-        size,
-        tuple(reversed(links)),
-        tuple(reversed(lengths)),
-        order,
-        operand,
-        innermost_block.avals[root],
-    )
+    return Tap(0, leaf, site, size, tuple(reversed(links)), tuple(reversed(lengths)), order, operand)
 
 
-def _scan_link(op, position: int) -> str | None:
-    n_consts, n_carry = scan_counts(op.params)
+def _scan_link(equation: Equation, position: int) -> str | None:
+    n_consts, n_carry = equation.carried
     if position < n_consts:
         return "whole"
     return None if position < n_consts + n_carry else "sliced"
 
 
-def _broadcasts(op, repeats: bool) -> bool:
+def _broadcasts(equation: Equation, repeats: bool) -> bool:
     """A broadcast; unless it may repeat entries, one that only adds axes of size 1."""
-    return op.name == "broadcast_in_dim" and (repeats or op.eqn.invars[0].aval.size == op.eqn.outvars[0].aval.size)
+    same_size = math.prod(equation.shapes.inputs[0]) == math.prod(equation.shapes.outputs[0])
+    return equation.name == "broadcast_in_dim" and (repeats or same_size)
 
 
-def _permute(op, permutation: list[int] | None) -> list[int] | None:
-    """Permutation of the operand in terms of the input of `op`, given that in terms of its output."""
-    if permutation is None or op.name in ("convert_element_type", "copy", "copy_p", "optimization_barrier", "name"):
+def _permute(equation: Equation, permutation: list[int] | None) -> list[int] | None:
+    """Permutation of the operand in terms of the input of `equation`, given that in terms of its output."""
+    if permutation is None or equation.name in (
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "optimization_barrier",
+        "name",
+    ):
         return permutation
-    if op.name == "transpose":
-        return [op.params["permutation"][i] for i in permutation]
+    if equation.name == "transpose":
+        return [equation.params["permutation"][i] for i in permutation]
     return None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbias._jaxpr import Block
+from jaxbias._jaxpr import Program
 from jaxbias._trees import path_name
 from jaxbias.foreign.contact import DATA, Analysis, analyse, split_params
 
@@ -25,7 +25,7 @@ class Problem(NamedTuple):
         in_axes: 0 or None for each of `data`.
         batch: number of examples.
         loss: `(leaves, data of one example) -> (scalar, aux)`.
-        analysis: contacts of that loss; the first output of its block is the loss.
+        analysis: contacts of that loss; the first output of its program is the loss.
     """
 
     leaves: list[Any]
@@ -130,9 +130,9 @@ def prepare(
                 else "The loss is called without the batch axis; with keep_batch_dim=True an axis of size 1 stays."
             )
         )
-    if analysis.kinds[()][analysis.block.outputs[0]] != DATA:
+    if analysis.kinds[()][analysis.program.outputs[0]] != DATA:
         raise ValueError(f"{function}: the loss does not depend on the batch, so every example has the same gradient.")
-    if any(_batch_statistics(block) for block in analysis.blocks.values()):
+    if any(_batch_statistics(program) for program in analysis.programs.values()):
         raise ValueError(f"{function}: the loss takes statistics over a batch axis: {BATCH_NORM}")
     return Problem(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, spmd_axis_name)
 
@@ -157,24 +157,24 @@ def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:
     return next(iter(found.values()))[0]
 
 
-def _batch_statistics(block: Block) -> bool:
+def _batch_statistics(program: Program) -> bool:
     """Whether data is centred or scaled by a mean over its own leading axis of size 1: batch norm of one example."""
     keeps = {"div", "mul", "add", "sub", "square", "integer_pow", "rsqrt", "sqrt", "max"}
     layout = {"broadcast_in_dim", "reshape", "convert_element_type", "expand_dims", "squeeze"}
     means: dict[int, tuple[int, ...]] = {}  # value made of such a mean -> shape of the data it came from
-    for op in block.ops:
-        shapes = [v.aval.shape for v in op.eqn.invars]
-        if op.name == "reduce_sum":
-            axes, shape = tuple(op.params["axes"]), shapes[0]
+    for equation in program.equations:
+        shapes = equation.shapes.inputs
+        if equation.name == "reduce_sum":
+            axes, shape = tuple(equation.params["axes"]), shapes[0]
             if len(shape) > 1 and shape[0] == 1 and 0 in axes and len(axes) < len(shape):
-                means[op.outputs[0]] = shape
-        elif op.name in keeps | layout:
-            source = next((means[i] for i in op.inputs if i in means), None)
+                means[equation.outputs[0]] = shape
+        elif equation.name in keeps | layout:
+            source = next((means[i] for i in equation.inputs if i in means), None)
             if source is None:
                 continue
-            if op.name in ("sub", "mul") and any(
-                i not in means and shape == source for i, shape in zip(op.inputs, shapes)
+            if equation.name in ("sub", "mul") and any(
+                i not in means and shape == source for i, shape in zip(equation.inputs, shapes)
             ):
                 return True
-            means[op.outputs[0]] = source
+            means[equation.outputs[0]] = source
     return False

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr import Block, Op
+from jaxbias._jaxpr import Equation, Program
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._plan import Method, Tap
@@ -24,7 +24,7 @@ Slots = dict[int, Any]
 
 def others(tap: Tap, values: list[Any]) -> list[Any]:
     """The operands of a contact, other than the weight, that its gradient depends on."""
-    if tap.site.op.name in ("add", "add_any", "sub"):
+    if tap.site.equation.name in ("add", "add_any", "sub"):
         return []
     return [value for i, value in enumerate(values) if i != tap.site.position]
 
@@ -41,10 +41,10 @@ def _read_norm(tap: Tap, method: Method):
 
     def backward(operands, delta):
         site = tap.site
-        if method.at_contact and site.op.name != "dot_general":
+        if method.at_contact and site.equation.name != "dot_general":
             norm = _form(tap, operands, delta)
         else:
-            factors = _factors.factors(site.op, site.position, operands, delta)
+            factors = _factors.factors(site.equation, site.position, operands, delta)
             norm = (_factors.formed_norm if method.at_contact else _factors.gram_norm)(factors, method.block)
         return delta, norm, None
 
@@ -54,17 +54,19 @@ def _read_norm(tap: Tap, method: Method):
 
 def _form(tap: Tap, operands: list[Any], delta: Any) -> Any:
     """Squared norm of the gradient at a contact that is linear in the weight, by its transpose."""
-    op = tap.site.op
+    equation = tap.site.equation
 
     def contact(root):
-        weight = tap.operand(root)
-        if op.name in ("add", "add_any", "sub"):
+        (weight,) = _jaxpr.run_in_jax(tap.operand, [root])
+        if equation.name in ("add", "add_any", "sub"):
             return jnp.broadcast_to(weight, delta.shape)
         values = list(operands)
         values.insert(tap.site.position, weight)
-        return op.bind(*values)[0]
+        return equation.bind(*values)[0]
 
-    (gradient,) = jax.linear_transpose(contact, jax.ShapeDtypeStruct(tap.root.shape, tap.root.dtype))(delta)
+    (root,) = tap.operand.inputs
+    form = jax.ShapeDtypeStruct(tap.operand.shapes[root], tap.operand.dtypes[root])
+    (gradient,) = jax.linear_transpose(contact, form)(delta)
     return jnp.sum(jnp.square(gradient.astype(accumulation_dtype(gradient.dtype))))
 
 
@@ -82,11 +84,12 @@ def zero_slots(methods: list[Method], keep: bool) -> Slots:
     slots = {}
     for method in methods:
         for tap in method.taps:
-            z = tap.site.op.eqn.outvars[0].aval
+            site = tap.site
+            shape, dtype = site.equation.shapes.outputs[0], site.equation.dtypes.outputs[0]
             if method.name == "shared" or keep:
-                slots[tap.number] = jnp.zeros((*tap_lengths(tap), *z.shape), z.dtype)
+                slots[tap.number] = jnp.zeros((*tap_lengths(tap), *shape), dtype)
             else:
-                slots[tap.number] = jnp.zeros((), accumulation_dtype(z.dtype))
+                slots[tap.number] = jnp.zeros((), accumulation_dtype(dtype))
     return slots
 
 
@@ -95,29 +98,29 @@ def tap_lengths(tap: Tap) -> tuple[int, ...]:
     return tuple(n for link, n in zip(tap.links, tap.lengths) if link != "call")
 
 
-def shift_value(block: Block, leaf: int) -> int:
+def shift_value(program: Program, leaf: int) -> int:
     """The value at which the gradient of a formed leaf is read: the leaf, or the wider float it is cast to at once.
 
     A sum of many δ in bfloat16 would lose what the float32 that the model computes with still has.
     """
-    uses = [op for op in block.ops if leaf in op.inputs]
-    if len(uses) == 1 and uses[0].name == "convert_element_type" and leaf not in block.outputs:
+    uses = [equation for equation in program.equations if leaf in equation.inputs]
+    if len(uses) == 1 and uses[0].name == "convert_element_type" and leaf not in program.outputs:
         (out,) = uses[0].outputs
-        if block.avals[out].dtype.itemsize > block.avals[leaf].dtype.itemsize:
+        if program.dtypes[out].itemsize > program.dtypes[leaf].itemsize:
             return out
     return leaf
 
 
 class Tapped:
-    """The loss block of one example with taps; `(leaves, data, slots) -> (outputs, operands read at the taps)`.
+    """The loss of one example with taps; `(leaves, data, slots) -> (outputs, operands read at the taps)`.
 
     Args:
         methods: one per leaf.
         keep: read δ and hand the other operands out at every tap, not only where a leaf is shared.
     """
 
-    def __init__(self, block: Block, methods: list[Method], keep: bool = False):
-        self.top = block
+    def __init__(self, program: Program, methods: list[Method], keep: bool = False):
+        self.top = program
         self.taps: dict[tuple[Scope, int], list[tuple[Tap, Method]]] = {}
         self.keep = keep
         for method in methods:
@@ -125,34 +128,34 @@ class Tapped:
                 self.taps.setdefault((tap.site.scope, tap.site.index), []).append((tap, method))
 
     def __call__(self, leaves: list[Any], data: list[Any], slots: Slots, shifts: Slots):
-        """Outputs of the block, and the other operands read at the taps, by number of the tap.
+        """Outputs of the program, and the other operands read at the taps, by number of the tap.
 
         Args:
-            shifts: added to values of the outermost block, by number of the value (see `shift_values`).
+            shifts: added to values of the outermost program, by number of the value (see `shift_value`).
         """
-        return self.block(self.top, [*leaves, *data], slots, (), shifts)
+        return self.program(self.top, [*leaves, *data], slots, (), shifts)
 
-    def block(self, block: Block, inputs: list[Any], slots: Slots, scope: Scope, shifts: Slots | None = None):
+    def program(self, program: Program, inputs: list[Any], slots: Slots, scope: Scope, shifts: Slots | None = None):
         read: dict[int, Any] = {}
         shifts = shifts or {}
-        inputs = [x + shifts[i] if i in shifts else x for i, x in zip(block.inputs, inputs)]
+        inputs = [x + shifts[i] if i in shifts else x for i, x in zip(program.inputs, inputs)]
 
-        def apply(index: int, op: Op, values: list[Any]) -> list[Any]:
-            within = self.within(scope, index) if op.bodies else ()
+        def apply(index: int, equation: Equation, values: list[Any]) -> list[Any]:
+            within = self.within(scope, index) if equation.bodies else ()
             if within:
-                outputs, found = self.call(op, values, {n: slots[n] for n in within}, scope, index)
+                outputs, found = self.call(equation, values, {n: slots[n] for n in within}, scope, index)
                 read.update(found)
                 return outputs
-            outputs = op.bind(*values)
+            outputs = equation.bind(*values)
             for tap, method in self.taps.get((scope, index), ()):
                 if method.name == "shared" or self.keep:
                     outputs[0] = _read_delta(outputs[0], slots[tap.number])
                     read[tap.number] = others(tap, values)
                 else:
                     outputs[0] = _read_norm(tap, method)(outputs[0], slots[tap.number], others(tap, values))
-            return [x + shifts[i] if i in shifts else x for i, x in zip(op.outputs, outputs)]
+            return [x + shifts[i] if i in shifts else x for i, x in zip(equation.outputs, outputs)]
 
-        return _jaxpr.evaluate_block(block, inputs, apply), read
+        return _jaxpr.run_by(apply, program, inputs), read
 
     def within(self, scope: Scope, index: int) -> list[int]:
         """Numbers of the taps in the bodies of one equation."""
@@ -162,22 +165,22 @@ class Tapped:
         ]
         return [tap.number for taps in inner for tap, _ in taps]
 
-    def call(self, op: Op, values: list[Any], slots: Slots, scope: Scope, index: int):
+    def call(self, equation: Equation, values: list[Any], slots: Slots, scope: Scope, index: int):
         """An equation with a body that holds taps."""
-        bodies = [(body, (*scope, (index, i))) for i, body in enumerate(op.bodies)]
-        if op.name == "scan":
-            return self.scan(op, values, slots, *bodies[0])
-        if op.name == "remat":
+        bodies = [(body, (*scope, (index, i))) for i, body in enumerate(equation.bodies)]
+        if equation.name == "scan":
+            return self.scan(equation, values, slots, *bodies[0])
+        if equation.name == "remat":
             body, inner = bodies[0]
-            policy, prevent = op.params["policy"], op.params["prevent_cse"]
+            policy, prevent = equation.params["policy"], equation.params["prevent_cse"]
             prevent = prevent if isinstance(prevent, bool) else any(prevent)
-            run = jax.checkpoint(lambda s, v: self.block(body, v, s, inner), policy=policy, prevent_cse=prevent)
+            run = jax.checkpoint(lambda s, v: self.program(body, v, s, inner), policy=policy, prevent_cse=prevent)
             return run(slots, values)
-        branches = [lambda s, v, body=body, inner=inner: self.block(body, v, s, inner)[0] for body, inner in bodies]
+        branches = [lambda s, v, body=body, inner=inner: self.program(body, v, s, inner)[0] for body, inner in bodies]
         return lax.switch(values[0], branches, slots, list(values[1:])), {}
 
-    def scan(self, op: Op, values: list[Any], slots: Slots, body: Block, scope: Scope):
-        n_consts, n_carry = _jaxpr.scan_counts(op.params)
+    def scan(self, equation: Equation, values: list[Any], slots: Slots, body: Program, scope: Scope):
+        n_consts, n_carry = equation.carried
         consts, carry, xs = values[:n_consts], values[n_consts : n_consts + n_carry], values[n_consts + n_carry :]
         # a norm adds up over the iterations, δ is read in each of them
         summed = {n: slot for n, slot in slots.items() if slot.ndim == 0}
@@ -185,15 +188,15 @@ class Tapped:
 
         def step(carry, sliced):
             xs, stacked = sliced
-            outputs, read = self.block(body, [*consts, *carry, *xs], summed | stacked, scope)
+            outputs, read = self.program(body, [*consts, *carry, *xs], summed | stacked, scope)
             return outputs[:n_carry], (outputs[n_carry:], read)
 
         carry, (ys, read) = lax.scan(
             step,
             carry,
             (xs, stacked),
-            length=op.params["length"],
-            reverse=op.params["reverse"],
-            unroll=op.params["unroll"],
+            length=equation.params["length"],
+            reverse=equation.params["reverse"],
+            unroll=equation.params["unroll"],
         )
         return [*carry, *ys], read

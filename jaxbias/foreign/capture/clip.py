@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
-from jaxbias._jaxpr import backward_slice
+from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
 from jaxbias.foreign.capture._plan import Method, Tap, plan
@@ -208,7 +209,7 @@ def _book_keeping(problem: Problem, how: str) -> bool:
         leaf = problem.paths[nested[0].origin.leaves[0]]
         raise ValueError(
             f'clipped_grad: how="book-keeping" keeps (a, δ) of every contact, but the leaf {leaf} is used inside a '
-            f"scan, a remat or a cond ({nested[0].op.where}), where that would undo the saving of memory. "
+            f"scan, a remat or a cond ({nested[0].equation.source}), where that would undo the saving of memory. "
             f'Use how="two-pass".'
         )
     return how == "book-keeping" or (how == "auto" and not nested)
@@ -256,15 +257,15 @@ def _book_kept_sum(
 
 def weight_gradient(problem: Problem, tap: Tap, leaf: Array, operands: list[Array], delta: Array) -> Array:
     """Gradient of the leaf at one contact, summed over the batch: the backward of the contact and of the layout."""
-    op, position = tap.site.op, tap.site.position
-    _, compute = backward_slice(problem.analysis.block, op.inputs[position])
-    weight, through_layout = jax.vjp(compute, leaf)
+    equation, position = tap.site.equation, tap.site.position
+    layout = backward_slice(problem.analysis.program, [equation.inputs[position]])
+    weight, through_layout = jax.vjp(lambda leaf: _jaxpr.run_in_jax(layout, [leaf])[0], leaf)
 
     def contact(weight):
         def one(*others):
             values = list(others)
             values.insert(position, weight)
-            return op.bind(*values)[0]
+            return equation.bind(*values)[0]
 
         return jax.vmap(one)(*operands)
 

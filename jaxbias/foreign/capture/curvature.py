@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxbias._jaxpr import LAYOUT
+from jaxbias._jaxpr.queries import LAYOUT
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._backward import backward, tap_factors
@@ -110,7 +110,7 @@ def _one_row(method: Method) -> bool:
     if len(method.taps) != 1:
         return False
     tap = method.taps[0]
-    return not tap.links and tap.site.op.name == "dot_general" and tap.sizes is not None and tap.sizes.rows == 1
+    return not tap.links and tap.site.equation.name == "dot_general" and tap.sizes is not None and tap.sizes.rows == 1
 
 
 def _cross_entropy_root(output: Array, column: Array) -> Array:
@@ -287,7 +287,7 @@ def gradient_dots(loss: Callable[..., Any], **options: Any) -> Callable[..., Flo
 
 def _pairs(tap: Tap) -> bool:
     """Whether (a, δ) of this tap can be kept for all examples: not in a remat or a cond, no lookup in a scan."""
-    return "call" not in tap.links and not (tap.links and tap.site.op.name == "gather")
+    return "call" not in tap.links and not (tap.links and tap.site.equation.name == "gather")
 
 
 def _pair_dots(method: Method, operands: list[Any], deltas: list[Any]) -> Array:
@@ -346,7 +346,9 @@ def kfac_factors(
     def factors(*args):
         problem = prepare("kfac_factors", loss, args, **options)
         methods = tap_products(problem.analysis, problem.leaves)
-        methods = [m if len(m.taps) == 1 and m.taps[0].site.op.name != "gather" else Method("unused") for m in methods]
+        methods = [
+            m if len(m.taps) == 1 and m.taps[0].site.equation.name != "gather" else Method("unused") for m in methods
+        ]
         readings = backward(problem, methods)
         found = {}
         for path, method in zip(problem.paths, methods):
@@ -377,15 +379,15 @@ def _kronecker(a: Array, delta: Array, bias: str | None, approximation: str) -> 
 def _bias_of(problem: Problem, tap) -> str | None:
     """Path of the leaf that is added to the tap's output, nothing but layout in between."""
     analysis = problem.analysis
-    block, kinds = analysis.blocks[tap.site.scope], analysis.kinds[tap.site.scope]
-    same = set(tap.site.op.outputs)
-    for op in block.ops:
-        if op.name in LAYOUT and same & set(op.inputs):
-            same |= set(op.outputs)
-        elif op.name in ("add", "add_any") and same & set(op.inputs):
+    program, kinds = analysis.programs[tap.site.scope], analysis.kinds[tap.site.scope]
+    same = set(tap.site.equation.outputs)
+    for equation in program.equations:
+        if equation.name in LAYOUT and same & set(equation.inputs):
+            same |= set(equation.outputs)
+        elif equation.name in ("add", "add_any") and same & set(equation.inputs):
             for site in analysis.sites:
-                if site.scope == tap.site.scope and site.op is op and len(site.origin.leaves) == 1:
-                    data = op.inputs[1 - site.position]
+                if site.scope == tap.site.scope and site.equation is equation and len(site.origin.leaves) == 1:
+                    data = equation.inputs[1 - site.position]
                     if data in same and kinds[data] == DATA:
                         return problem.paths[site.origin.leaves[0]]
     return None

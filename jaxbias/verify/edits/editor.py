@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.queries import depends_on, needed_for
+from jaxbias._jaxpr.queries import backward_slice, depends_on
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias.verify.expressions import Expressions
 from jaxbias.verify.loops import Places
@@ -76,8 +76,8 @@ class Editor:
         self.seeds = program.inputs[len(program.inputs) - seeds :]
         self.linear = depends_on(program, self.seeds)
         self.write = Expressions(program, names, () if repairing else program.outputs[len(cases[0].expected) :])
-        wanted = needed_for(program, [program.outputs[i] for i in leaves])
-        self.needed = [any(o in wanted for o in eqn.outputs) for eqn in self.equations]
+        wanted = set(backward_slice(program, [program.outputs[i] for i in leaves]).equations)
+        self.needed = [eqn in wanted for eqn in self.equations]
         self.uses: dict[int, int] = defaultdict(int)
         for eqn in self.equations:
             for i in eqn.inputs:
@@ -251,7 +251,7 @@ class Editor:
         return self.activation_lines.get((eqn.source.file, eqn.source.line), []) if eqn.source is not None else []
 
     def compute(self, position: int, inputs: Sequence[Any], params: Any = None) -> list[Any]:
-        return _jaxpr.apply(self.active, self.active.equations[position], inputs, params)
+        return _jaxpr.apply(self.active.equations[position], inputs, params)
 
     def shape(self, position):
         return self.active.shapes[self.active.equations[position].outputs[0]]

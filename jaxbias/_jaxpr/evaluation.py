@@ -1,0 +1,172 @@
+"""Evaluates programs: in NumPy and float64, again with some equations rewritten, or by any other step."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbias._jaxpr import in_numpy
+from jaxbias._jaxpr.in_numpy import as_array, cast
+from jaxbias._jaxpr.program import NUMBERED, Equation, Program, read
+
+Step = Callable[[int, Equation, list[Any]], Sequence[Any]]
+"""`(position, equation, inputs) -> outputs` of one equation."""
+
+Rewrite = Callable[[Callable[[int], Any], list[Any]], list[Any]]
+"""`(read, inputs) -> outputs` in place of one equation; `read(number)` gives any value computed so far."""
+
+
+def run_by(step: Step, program: Program, inputs: Iterable[Any]) -> list[Any]:
+    """Outputs of the program, each equation carried out by `step`; what is no longer needed is let go on the way."""
+    last = {number: k for k, equation in enumerate(program.equations) for number in equation.inputs}
+    last |= dict.fromkeys(program.outputs, len(program.equations))
+    values = dict(program.constants) | dict(zip(program.inputs, inputs))
+    for k, equation in enumerate(program.equations):
+        outs = step(k, equation, [values[i] for i in equation.inputs])
+        values.update((number, out) for number, out in zip(equation.outputs, outs) if number in last)
+        for number in equation.inputs:
+            if last[number] == k:
+                values.pop(number, None)
+    return [values[i] for i in program.outputs]
+
+
+def run_in_jax(program: Program, inputs: Iterable[Any]) -> list[Any]:
+    """Outputs of the program under JAX, so that it can be traced, differentiated and mapped again."""
+    return run_by(lambda _, equation, values: equation.bind(*values), program, inputs)
+
+
+# --- in NumPy ---------------------------------------------------------------------------------------------------------
+
+
+def apply(equation: Equation, inputs: Sequence[Any], params: dict[str, Any] | None = None) -> list[Any]:
+    """Outputs of one equation, optionally with other parameters than it was traced with."""
+    if equation.bodies:
+        return _control_flow(equation, inputs)
+    value = in_numpy.VALUE.get(equation.name)
+    if value is None or any(isinstance(x, jax.Array) for x in inputs):
+        return _by_jax(equation, inputs)
+    out = value(equation.params if params is None else params, *inputs)
+    return list(out) if isinstance(out, list) else [out]
+
+
+def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
+    """One equation as JAX carries it out, in float64 where the traced function has floats."""
+    dtypes = equation.dtypes.inputs
+    bits = equation.name == "bitcast_convert_type"
+    bind = equation.compiled if equation.name == "pallas_call" else equation.bind  # else compiled each time
+    with jax.enable_x64(True):
+        try:
+            outs = bind(*(cast(x, dtype, widen=not bits) for x, dtype in zip(inputs, dtypes)))
+        except (TypeError, jax.errors.JaxRuntimeError):  # the equation insists on the dtype it was traced with
+            outs = bind(*(cast(x, dtype) for x, dtype in zip(inputs, dtypes)))
+    return [as_array(out) for out in outs]
+
+
+def _control_flow(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
+    p, bodies = equation.params, equation.bodies
+    called = equation.body_inputs(inputs)
+    if equation.name == "cond":
+        return run(bodies[int(np.clip(inputs[0], 0, len(bodies) - 1))], called)
+    n_consts, n_carry = equation.carried
+    consts, carry, xs = called[:n_consts], called[n_consts : n_consts + n_carry], called[n_consts + n_carry :]
+    if equation.test is not None:
+        while run(equation.test, [*inputs[: p["cond_nconsts"]], *carry])[0]:
+            carry = run(bodies[0], [*consts, *carry])
+        return carry
+    steps = range(p["length"])
+    rows = []
+    for step in reversed(steps) if p["reverse"] else steps:
+        outs = run(bodies[0], [*consts, *carry, *(x[step] for x in xs)])
+        carry = outs[:n_carry]
+        rows.append(outs[n_carry:])
+    rows = rows[::-1] if p["reverse"] else rows
+    return [*carry, *(np.stack(column) for column in zip(*rows))]
+
+
+def _rounded(equation: Equation, outs: Sequence[Any]) -> list[Any]:
+    return [as_array(cast(out, dtype)) for out, dtype in zip(outs, equation.dtypes.outputs)]
+
+
+def run(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[Any]:
+    """Outputs of the program in float64; `rounded`: each result rounded to the dtype it was traced with."""
+
+    def step(_, equation: Equation, values: list[Any]) -> list[Any]:
+        outs = apply(equation, values)
+        return _rounded(equation, outs) if rounded else outs
+
+    with np.errstate(all="ignore"):
+        return run_by(step, program, map(as_array, inputs))
+
+
+def evaluate(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[Any]:
+    """Every value of the program by number, as `run` computes them."""
+    values: list[Any] = [None] * len(program.shapes)
+    for number, value in (*program.constants.items(), *zip(program.inputs, map(as_array, inputs))):
+        values[number] = value
+    with np.errstate(all="ignore"):
+        for equation in program.equations:
+            outs = apply(equation, [values[i] for i in equation.inputs])
+            for number, out in zip(equation.outputs, _rounded(equation, outs) if rounded else outs):
+                values[number] = out
+    return values
+
+
+def rerun(
+    program: Program, values: Sequence[Any], rewrites: dict[int, Rewrite], needed: Sequence[bool] | None = None
+) -> dict[int, Any]:
+    """Values that change, by number, when some equations (by position) are rewritten; the others are not evaluated.
+
+    Args:
+        needed: which equations matter for the outputs of interest.
+    """
+    changed: dict[int, Any] = {}
+
+    def read(number):
+        return changed[number] if number in changed else values[number]
+
+    with np.errstate(all="ignore"):
+        for position in range(min(rewrites), len(program.equations)):
+            equation = program.equations[position]
+            rewrite = rewrites.get(position)
+            if rewrite is not None:
+                outs = rewrite(read, [read(i) for i in equation.inputs])
+            elif (needed is not None and not needed[position]) or not any(i in changed for i in equation.inputs):
+                continue
+            else:
+                outs = apply(equation, [read(i) for i in equation.inputs])
+            changed.update(zip(equation.outputs, outs))
+    return changed
+
+
+# --- under JAX, equation by equation ----------------------------------------------------------------------------------
+
+
+def evaluate_with_offsets(
+    program: Program, inputs: Iterable[Any], offsets: dict[str, Any], names: Sequence[str]
+) -> list[Any]:
+    """Outputs of a program that was `read`, an offset added to each named output where its value is made.
+
+    So the derivative by an offset is the gradient of that intermediate value, through everything that uses it. Each
+    equation stands in a name scope with its position.
+    """
+    marked = {number: offsets[name] for name, number in zip(names, program.outputs)}
+
+    def step(position: int, equation: Equation, values: list[Any]) -> list[Any]:
+        with jax.named_scope(f"{NUMBERED}{position}"):
+            outs = equation.bind(*values)
+        return [out + marked[i] if i in marked else out for i, out in zip(equation.outputs, outs)]
+
+    return run_by(step, program, inputs)
+
+
+def numbered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, each of its equations in a name scope with its number, which its derivatives inherit."""
+
+    def run(*args):
+        program, shapes = read(function, *args)
+        return jax.tree.unflatten(
+            jax.tree.structure(shapes), evaluate_with_offsets(program, jax.tree.leaves(args), {}, ())
+        )
+
+    return run

@@ -1,0 +1,50 @@
+"""Where in a user's files something comes from: the line of an equation, and the place of an exception."""
+
+import linecache
+import os
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jax._src import source_info_util  # jax.extend would bring Pallas with it
+
+
+@dataclass(frozen=True)
+class Source:
+    """A line of the user's function; the column tells no two of them apart."""
+
+    file: str
+    line: int
+    function: str
+    column: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column} ({self.function})"
+
+    @property
+    def text(self) -> str:
+        return linecache.getline(self.file, self.line).strip()
+
+
+def hide_folder_of(file: str) -> None:
+    """Files in the folder of this one are machinery: they are no user's lines, for us and for JAX.
+
+    The folder itself decides, as it does for JAX's own files, so a user's folder may have any name.
+    """
+    source_info_util.register_exclusion(os.path.dirname(file) + os.sep)
+
+
+def user_line(trace: Any) -> Source | None:
+    """The innermost line of the user's in the traceback that JAX keeps of an equation."""
+    frame = next(iter(source_info_util.user_frames(trace)), None)
+    return frame and Source(frame.file_name, frame.start_line, frame.function_name, frame.start_column)
+
+
+def place(error: BaseException) -> str:
+    """Where an exception comes from: the innermost line of the user's, as " (file:line: text)"; "" if there is none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if source_info_util.is_user_filename(f.filename)]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
+
+
+hide_folder_of(__file__)
