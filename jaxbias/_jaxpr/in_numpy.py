@@ -4,7 +4,12 @@ A float operation keeps the precision of its operands (float64 stays float64 eve
 an evaluation in float64 gives what the traced formula means, apart from 1e-16. Compiling nothing, one equation costs
 microseconds, so thousands of variations of a backward pass can be tried in a second.
 
-`VALUE[name](params, *inputs)` gives the output. A primitive without an entry is left to JAX.
+`VALUE[name](params, *inputs)` gives the output. A primitive without an entry is left to JAX, which compiles it: on
+purpose where it stands in `LEFT_TO_JAX`, with the reason; of any other the report has a note (`queries.without_value`).
+
+To add a primitive: its row in `VALUE` here; its row in `BOUND`, and its name in `EXACT` if it rounds nothing, in
+`rounding`; a line that uses it in the cases of `tests/_jaxpr/test_in_numpy.py`, which compare value, gradient and bound
+with JAX. `tests/_jaxpr/test_primitives.py` is red as long as one of the three is missing.
 """
 
 import importlib
@@ -358,7 +363,7 @@ VALUE: dict[str, Value] = {
             "acosh": np.arccosh, "atanh": np.arctanh, "logistic": special.expit, "erf": special.erf,
             "erfc": special.erfc, "erf_inv": special.erfinv, "lgamma": special.gammaln, "digamma": special.digamma,
             "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite, "not": np.invert, "real": np.real,
-            "imag": np.imag, "conj": np.conj, "stop_gradient": lambda x: x, "copy": lambda x: x, "copy_p": lambda x: x,
+            "imag": np.imag, "conj": np.conj, "stop_gradient": lambda x: x, "copy": lambda x: x,
             "one_minus_square": lambda x: (1 - x) * (1 + x),
             "exp_neg_sq": lambda x: np.exp(-x * x),
             "reduce_precision": lambda x: x, "population_count": np.bitwise_count,
@@ -380,7 +385,6 @@ VALUE: dict[str, Value] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "reshape": _reshape,
     "squeeze": lambda p, x: np.squeeze(x, tuple(p["dimensions"])),
-    "expand_dims": lambda p, x: np.expand_dims(x, tuple(p["dimensions"])),
     "transpose": lambda p, x: x.transpose(p["permutation"]),
     "rev": lambda p, x: np.flip(x, p["dimensions"]),
     "tile": lambda p, x: np.tile(x, p["reps"]),
@@ -432,3 +436,42 @@ VALUE: dict[str, Value] = {
 
 FUNCTIONS = {"exp_neg_sq"}
 """Names of functions of JAX's own that stand for one equation, though they are calls."""
+
+LEFT_TO_JAX: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "conv_general_dilated", "ragged_dot_general", "cholesky", "cholesky_update", "lu", "svd", "eig", "eigh",
+            "lu_pivots_to_permutation", "qr", "geqrf", "geqp3", "householder_product", "ormqr", "schur", "hessenberg",
+            "tridiagonal", "tridiagonal_solve", "symmetric_product", "fft", "select_and_scatter",
+            "select_and_scatter_add", "select_and_gather_add",
+        ),
+        "a whole algorithm: JAX's is the one that the function runs",
+    ),
+    **dict.fromkeys(
+        (
+            "bessel_i0e", "bessel_i1e", "igamma", "igammac", "igamma_grad_a", "random_gamma_grad", "zeta",
+            "regularized_incomplete_beta", "polynomial",
+        ),
+        "a special function that JAX computes in float64 as well",
+    ),
+    **dict.fromkeys(
+        (
+            "random_bits", "random_clone", "random_fold_in", "random_gamma", "random_seed", "random_split",
+            "random_unwrap", "random_wrap", "rng_bit_generator", "rng_uniform", "threefry2x32",
+        ),
+        "random bits: only JAX has the same",
+    ),
+    **dict.fromkeys(("bitcast_convert_type", "clz", "empty", "empty2"), "works on the bits of one dtype"),
+    **dict.fromkeys(
+        (
+            "device_put", "sharding_constraint", "layout_constraint", "mesh_cast", "reshard", "pbroadcast", "pvary",
+            "pcast", "name",
+        ),
+        "says where or under which name a value is kept",
+    ),
+    **dict.fromkeys(
+        ("pallas_call", "shard_map", "pure_callback", "io_callback", "debug_callback", "debug_print", "ffi_call"),
+        "a program of the user's that only JAX can run",
+    ),
+}  # fmt: skip
+"""Primitives without a value here on purpose → why."""

@@ -1,6 +1,7 @@
 """What can be told of a traced function without changing it: which value depends on which, what its constants hold."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias._jaxpr import Equation, Program
-from jaxbias._jaxpr.in_numpy import gather_positions
+from jaxbias._jaxpr.in_numpy import LEFT_TO_JAX, VALUE, gather_positions
 
 LAYOUT = frozenset(
-    "convert_element_type reshape transpose squeeze expand_dims broadcast_in_dim slice rev copy copy_p split "  # noqa: SIM905
+    "convert_element_type reshape transpose squeeze broadcast_in_dim slice rev copy split "  # noqa: SIM905
     "reduce_precision optimization_barrier sharding_constraint layout_constraint mesh_cast reshard "
     "pbroadcast pvary pcast name".split()
 )
@@ -29,6 +30,17 @@ def coarsest_constant(program: Program) -> float:
     if any(float(np.float32(v)) == v and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars if math.isfinite(v)):
         dtypes.add(np.dtype(np.float32))
     return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
+
+
+def without_value(program: Program) -> Counter[str]:
+    """Primitives that `in_numpy` knows nothing of, not even that they are JAX's, and how many equations of each."""
+    counts: Counter[str] = Counter()
+    for equation in program.equations:
+        for body in (*equation.bodies, equation.test):
+            counts += without_value(body) if body is not None else Counter()
+        if not equation.bodies and equation.name not in VALUE.keys() | LEFT_TO_JAX.keys():
+            counts[equation.name] += 1
+    return counts
 
 
 def reads_outside(program: Program, values: Sequence[Any]) -> bool:

@@ -9,7 +9,9 @@ equation by equation (`_jaxpr_errors`). It follows the magnitude of the terms th
 cancels to zero is judged by the terms that cancel, and a small regulariser by its own size.
 """
 
-from collections import OrderedDict
+import functools
+import operator
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.queries import coarsest_constant, reads_outside
+from jaxbias._jaxpr.queries import coarsest_constant, reads_outside, without_value
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.probes import Probe
@@ -200,6 +202,11 @@ class Checker:
             rule = Runner(lambda primals, seeds: call_rule(problem, primals, seeds), dtypes, native)
             self.runners[key] = Runner(problem.reference, dtypes, native), rule
         return self.runners[key]
+
+    def without_value(self) -> Counter[str]:
+        """Primitives of reference and rule that `_jaxpr` leaves to JAX unasked, and the most equations of each."""
+        programs = [p for pair in self.runners.values() for runner in pair for p in runner.programs.values() if p]
+        return functools.reduce(operator.or_, map(without_value, programs), Counter())
 
     # --- the reference ---
 

@@ -133,6 +133,9 @@ def check(
         rule = checker.rule.program(probes[0].primals, probes[0].seeds)
         if rule is not None:
             notes += remarks.of_right_rule(cases[0], rule)
+    for name, count in checker.without_value().items():
+        equations = f"{count} equation" + "s" * (count > 1)
+        notes.append(f"the checker has no value of its own for `{name}` ({equations}): JAX computed it")
     report_leaves = {}
     for i, (path, shape, dtype) in enumerate(leaves):
         report_leaves[path] = _leaf(path, shape, dtype, i, cases, judged[i], i in bad, precision, calls, shape_found)

@@ -8,6 +8,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.in_numpy import LEFT_TO_JAX, VALUE
 from jaxbias._jaxpr.queries import coarsest_constant
 from jaxbias._jaxpr.rounding import error_bounds
 
@@ -101,6 +102,13 @@ CASES = {
 WITH_GRADIENT = [name for name in CASES if name not in ("integers", "a loop without a gradient")]
 
 
+NOT_IN_CASES = {
+    "complex", "real", "imag", "conj", "eq_to", "le_to", "lt_to", "nextafter", "copy", "reduce_precision",
+    "reduce_window_min", "optimization_barrier", "clamp", "exp_neg_sq", "stack", "unstack", "one_minus_square",
+}  # fmt: skip
+"""Primitives that the cases reach in one release or in none; `test_the_others` evaluates them."""
+
+
 @pytest.fixture(autouse=True)
 def standard():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -118,9 +126,8 @@ def test_values_are_those_of_jax(name):
         assert np.allclose(g, e, rtol=1e-12, atol=1e-12, equal_nan=True), (name, k)
 
 
-@pytest.mark.parametrize("name", WITH_GRADIENT)
-def test_gradients_are_those_of_jax(name):
-    function, args = CASES[name]
+def gradient_of(function, args):
+    """Gradient of a weighted sum of the float outputs, and the float arguments."""
     floats = [k for k, x in enumerate(args) if x.dtype.kind == "f"]
 
     def total(*some):
@@ -130,11 +137,52 @@ def test_gradients_are_those_of_jax(name):
         outs = [o for o in function(*full) if jnp.issubdtype(o.dtype, jnp.floating)]
         return sum((jnp.cos(jnp.arange(o.size).reshape(o.shape)) * o).sum() for o in outs)
 
-    chosen = [args[k] for k in floats]
     gradient = jax.grad(total, tuple(range(len(floats))))
-    program = _jaxpr.trace(lambda *some: list(gradient(*some)), *chosen)
+    return lambda *some: list(gradient(*some)), [args[k] for k in floats]
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENT)
+def test_gradients_are_those_of_jax(name):
+    gradient, chosen = gradient_of(*CASES[name])
+    program = _jaxpr.trace(gradient, *chosen)
     for g, e in zip(_jaxpr.run(program, chosen), jax.jit(gradient)(*chosen)):
         assert np.allclose(g, e, rtol=1e-9, atol=1e-10, equal_nan=True)
+
+
+def every_name(program):
+    for equation in program.equations:
+        yield equation.name
+        for body in (*equation.bodies, equation.test):
+            yield from every_name(body) if body else ()
+
+
+def test_every_value_is_compared_with_that_of_jax():
+    reached = set()
+    for name, (function, args) in CASES.items():
+        reached.update(every_name(_jaxpr.trace(function, *args)))
+        if name in WITH_GRADIENT:
+            gradient, chosen = gradient_of(function, args)
+            reached.update(every_name(_jaxpr.trace(gradient, *chosen)))
+    assert reached - LEFT_TO_JAX.keys() - {"scan", "while", "cond"} <= VALUE.keys()
+    assert VALUE.keys() - reached - NOT_IN_CASES == set(), "add a line to the cases above"
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_others(rounded):
+    x = np.array([0.5, -1.25, 3.0])
+
+    def function(x):
+        z = lax.complex(x, 2 * x)
+        shown = lax.optimization_barrier((x, lax.clamp(-1.0, x, 1.0)))
+        smallest = lax.reduce_window(x, np.inf, lax.min, (2,), (1,), "VALID")
+        return [
+            lax.real(z), lax.imag(lax.conj(z)), lax.nextafter(x, 2 * x), jnp.array(x, copy=True), *shown, smallest,
+            lax.reduce_precision(x, 11, 52), jnp.stack([x, x]), jnp.sort(x), jnp.isnan(x),
+        ]  # fmt: skip
+
+    program = _jaxpr.trace(function, x)
+    for ours, theirs in zip(_jaxpr.run(program, [x], rounded), jax.jit(function)(x), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["elementwise", "sums"])

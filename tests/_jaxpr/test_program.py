@@ -1,5 +1,8 @@
 """A traced function as a program: what of it is read, and how."""
 
+import ast
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ from jax import lax
 
 import jaxbias as jb
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import backward_slice
 
 
 def product(x, weight):
@@ -92,3 +96,47 @@ def test_a_program_with_bodies_evaluates_under_jax_to_what_the_function_gives(ke
     for ours, theirs in zip(_jaxpr.run(flat, (p, x)), jax.tree.leaves(fn(p, x)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     assert {e.iteration for e in flat.equations} == {0, 1, 2} and names(flat).isdisjoint({"scan", "remat", "jit"})
+
+
+def test_only_this_room_touches_jaxprs():
+    """No file outside of `_jaxpr/` reads a jaxpr's variables; what is asked of an equation it offers itself."""
+    package = pathlib.Path(jb.__file__).parent
+    internals = {"eqn", "eqns", "aval", "invars", "outvars", "jaxpr", "constvars"}
+    touched = [
+        f"{file.relative_to(package)}:{node.lineno} .{node.attr}"
+        for file in package.rglob("*.py")
+        if file.parent.name != "_jaxpr"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in internals
+    ]
+    assert not touched
+
+
+def test_a_contraction_tells_what_becomes_of_each_axis():
+    function = lambda a, b: jnp.einsum("bij,bkj->bik", a, b)
+    program, shapes = _jaxpr.trace_inlined(function, np.ones((5, 2, 3)), np.ones((5, 4, 3)))
+    (dot,) = [e for e in program.equations if e.name == "dot_general"]
+    a, b = dot.dot_axes()
+    assert (a.batch, a.contracted, a.free) == (b.batch, b.contracted, b.free) == ((0,), (2,), (1,))
+    assert dot.shapes.outputs[0][0] == 5 and dot.dtypes.inputs == (np.float64, np.float64) and shapes.shape == (5, 2, 4)
+
+
+def test_a_backward_slice_is_the_part_that_a_value_is_computed_by():
+    program = _jaxpr.trace(lambda x, y: [jnp.sin(x) * 2.0, jnp.cos(y) + x], np.ones(2), np.ones(2))
+    part = backward_slice(program, program.outputs[:1])
+    assert names(part) == {"sin", "mul"} and part.inputs == program.inputs[:1]
+    np.testing.assert_allclose(_jaxpr.run(part, [np.ones(2)])[0], 2 * np.sin(1.0), rtol=1e-15)
+    both = backward_slice(program, program.outputs)
+    assert both.equations == program.equations and both.inputs == program.inputs
+
+
+def test_copies_of_an_equation_keep_group_origin_and_line_through_calls_and_loops():
+    inner = jax.jit(lambda h, row: jnp.tanh(h + row))
+    function = _jaxpr.numbered(lambda x: [lax.scan(lambda h, row: (inner(h, row), None), x[0] * 3.0, x)[0]])
+    program = _jaxpr.trace(function, np.ones((4, 2)))
+    copies = [e for e in program.equations if e.name == "tanh"]
+    assert [e.iteration for e in copies] == [0, 1, 2, 3] and len({e.group for e in copies}) == 1
+    (loop,) = {e.origin for e in copies}
+    (before,) = {e.origin for e in program.equations if e.name == "mul"}
+    assert loop > before  # the number of the scan, which is one equation of the function
+    assert all(e.source is not None and "jnp.tanh(h + row)" in e.source.text for e in copies)

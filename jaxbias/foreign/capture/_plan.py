@@ -22,7 +22,7 @@ from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.contact import Analysis, Origin, Site
 
 SAME_NORM = frozenset(
-    "convert_element_type reshape transpose squeeze expand_dims rev copy copy_p reduce_precision slice name "  # noqa: SIM905
+    "convert_element_type reshape transpose squeeze rev copy reduce_precision slice name "  # noqa: SIM905
     "optimization_barrier sharding_constraint layout_constraint mesh_cast reshard pbroadcast pvary pcast".split()
 )
 """Operations whose backward keeps the norm of a gradient: they move entries and drop none that has a gradient."""
@@ -254,7 +254,6 @@ def _permute(equation: Equation, permutation: list[int] | None) -> list[int] | N
     if permutation is None or equation.name in (
         "convert_element_type",
         "copy",
-        "copy_p",
         "optimization_barrier",
         "name",
     ):

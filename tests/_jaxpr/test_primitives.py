@@ -1,0 +1,59 @@
+"""The tables of primitives agree: value, bound, what is exact, activations, remarks. See `in_numpy` for adding one."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax._src.interpreters import mlir
+
+import jaxbias as jb
+from jaxbias import _jaxpr
+from jaxbias._jaxpr.in_numpy import FUNCTIONS, LEFT_TO_JAX, VALUE
+from jaxbias._jaxpr.queries import LAYOUT, without_value
+from jaxbias._jaxpr.rounding import BOUND, EXACT, MEASURED
+from jaxbias.verify import remarks
+from jaxbias.verify.edits.editor import ACTIVATIONS
+
+REMARKS = {*remarks._EXPONENTIALS, *remarks._LOGARITHMS, *remarks._FROM_OUTPUT}
+OWN = {"loop_index", "loop_stack", *FUNCTIONS}
+"""Names of our own, which no primitive of JAX has."""
+
+NOT_EVERYWHERE = {"one_minus_square", "stack", "unstack"}
+"""Primitives that only one of the supported releases of JAX has."""
+
+
+def test_every_primitive_with_a_value_has_a_bound_or_the_reason_why_not():
+    assert VALUE.keys() - BOUND.keys() == MEASURED.keys()
+    assert VALUE.keys().isdisjoint(LEFT_TO_JAX) and all([*MEASURED.values(), *LEFT_TO_JAX.values()])
+
+
+def test_every_other_table_names_primitives_with_value_and_bound():
+    for table in (BOUND, EXACT, ACTIVATIONS, REMARKS):
+        assert set(table) <= VALUE.keys() - MEASURED.keys()
+    assert REMARKS <= ACTIVATIONS
+
+
+def test_what_only_moves_entries_is_exact_and_no_activation():
+    moved = LAYOUT & VALUE.keys() - {"convert_element_type", "reduce_precision", "optimization_barrier"}
+    assert moved <= EXACT and moved.isdisjoint(ACTIVATIONS)
+
+
+def test_every_name_is_a_primitive_of_jax():
+    tables = [mlir._lowerings, *mlir._platform_specific_lowerings.values()]
+    known = {primitive.name for table in tables for primitive in table}
+    assert VALUE.keys() - OWN - NOT_EVERYWHERE <= known
+
+
+def test_a_primitive_without_a_value_is_named_in_the_report_and_only_there():
+    x = np.array([0.3, 1.7, -2.2])
+    rule = lambda args, delta: (delta * jnp.cos(args[0]),)
+    assert not jb.verify.vjp(jnp.sin, rule, (x,)).notes
+    report = jb.verify.vjp(lambda x: jnp.sin(x) + 0 * jnp.round(x), rule, (x,))
+    assert report.verdict == "right"
+    assert [note for note in report.notes if "`round`" in note and "JAX computed it" in note], report.notes
+
+
+def test_primitives_without_a_value_are_counted_in_bodies_too():
+    def function(x):
+        return [lax.while_loop(lambda v: jnp.round(v).sum() < 9, lambda v: v + jnp.round(v) + 1, x), jnp.round(x)]
+
+    assert without_value(_jaxpr.trace(function, np.ones(3))) == {"round": 3}
