@@ -219,12 +219,12 @@ def digest_of(arrays: Sequence[Any]) -> bytes:
 def read(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     """`function(*args)` as JAX traces it, one input per leaf of args, and the shapes of what it returns."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    return _read(closed), shapes
+    return _read(*_open(closed)), shapes
 
 
 def trace(function: Callable[..., Any], *args: Any) -> Program:
     """`function(*args)`, which returns a flat list of arrays, with every call written out and short loops unrolled."""
-    return _WrittenOut(_read(jax.make_jaxpr(function)(*args)), flat=True).out
+    return _WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), flat=True).out
 
 
 def trace_inlined(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
@@ -241,8 +241,7 @@ def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     return (inner, jaxpr.consts) if inner is not None and hasattr(jaxpr, "consts") else (jaxpr, ())
 
 
-def _read(jaxpr: Any, consts: Sequence[Any] = ()) -> Program:
-    jaxpr, consts = (jaxpr, consts) if consts else _open(jaxpr)
+def _read(jaxpr: Any, consts: Sequence[Any]) -> Program:
     program = Program()
     numbers: dict[Any, int] = {}
 
@@ -261,8 +260,8 @@ def _read(jaxpr: Any, consts: Sequence[Any] = ()) -> Program:
     for eqn in jaxpr.eqns:
         name = "remat" if eqn.primitive.name in ("remat2", "checkpoint") else eqn.primitive.name
         inputs, outputs = tuple(map(number, eqn.invars)), tuple(new(v.aval) for v in eqn.outvars)
-        bodies = tuple(map(_read, _bodies(eqn)))
-        test = _read(eqn.params["cond_jaxpr"]) if name == "while" else None
+        bodies = tuple(_read(*_open(body)) for body in _bodies(eqn))
+        test = _read(*_open(eqn.params["cond_jaxpr"])) if name == "while" else None
         program.equations.append(Equation(name, inputs, outputs, eqn.params, program, bodies, test, _eqn=eqn))
         numbers.update(zip(eqn.outvars, outputs))
     program.outputs = tuple(map(number, jaxpr.outvars))
@@ -344,7 +343,7 @@ class _WrittenOut:
         if self.flat and name == "custom_linear_solve":
             before, consts = sum(params["const_lengths"][:2]), params["const_lengths"].solve
             inputs = (*inputs[before : before + consts], *inputs[sum(params["const_lengths"]) :])
-            return self.run(_read(params["jaxprs"].solve), inputs, equation, equation.iteration)
+            return self.run(_read(*_open(params["jaxprs"].solve)), inputs, equation, equation.iteration)
         if self.flat and name == "scan" and len(equation.bodies[0].equations) * params["length"] <= MAX_UNROLLED:
             return self.unrolled(equation, inputs)
         if equation.bodies and (name in PLAIN_CALLS or (self.flat and name not in CALLED_WHOLE)):

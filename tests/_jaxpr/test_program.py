@@ -138,5 +138,7 @@ def test_copies_of_an_equation_keep_group_origin_and_line_through_calls_and_loop
     assert [e.iteration for e in copies] == [0, 1, 2, 3] and len({e.group for e in copies}) == 1
     (loop,) = {e.origin for e in copies}
     (before,) = {e.origin for e in program.equations if e.name == "mul"}
-    assert loop > before  # the number of the scan, which is one equation of the function
+    assert (
+        loop is not None and before is not None and loop > before
+    )  # the number of the scan, which is one equation of the function
     assert all(e.source is not None and "jnp.tanh(h + row)" in e.source.text for e in copies)

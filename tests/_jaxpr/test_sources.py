@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ def forward(x, weight):
 def wrong(args, delta):
     x, weight = args
     return delta @ weight.T, x.T @ delta  # without 1 - a²
+
+def unused(params, x):
+    return x @ params["weight"], jnp.sin(params["bias"])
 
 def raises(args, delta):
     x, weight = args
@@ -47,13 +51,19 @@ def args(key):
 def test_a_users_line_is_shown_whatever_the_folder_is_called(user, args):
     report = jb.verify.vjp(user.forward, user.wrong, args)
     assert {d.source for d in report.diagnoses} == {"problem.py:5: return jnp.tanh(x @ weight)"}, str(report)
-    (contact,) = jb.contacts(lambda weight, x: user.forward(x, weight), args[1], args[0])
+
+
+def test_roles_name_a_users_line_whatever_the_folder_is_called(user, args):
+    x, weight = args
+    (contact,) = jb.contacts(lambda weight, x: user.forward(x, weight), weight, x)
     assert contact.where.startswith(f"{user.__file__}:5:") and contact.where.endswith("(forward)")
+    with pytest.raises(ValueError, match=rf"it stops at operation sin at {re.escape(user.__file__)}:12:\d+ \(unused\)"):
+        jb.roles(user.unused, {"weight": weight, "bias": weight[0]}, x)
 
 
 def test_the_place_of_a_users_exception_is_shown_whatever_the_folder_is_called(user, args):
     report = jb.verify.vjp(user.forward, user.raises, args)
-    assert "(problem.py:13: return x @ delta, weight  # does not fit)" in report.diagnoses[0].explanation
+    assert "(problem.py:16: return x @ delta, weight  # does not fit)" in report.diagnoses[0].explanation
 
 
 def test_lines_of_a_layer_are_shown_when_it_is_what_is_checked(args):
@@ -64,7 +74,7 @@ def test_lines_of_a_layer_are_shown_when_it_is_what_is_checked(args):
 
 
 def test_no_equation_of_a_check_comes_from_the_checker(args):
-    rooms = [pathlib.Path(module.__file__).parent for module in (_jaxpr, jb.verify)]
+    rooms = [pathlib.Path(module.__file__ or "").parent for module in (_jaxpr, jb.verify)]
     gradient = lambda x, w: jax.vjp(_jaxpr.numbered(lambda x, w: jnp.tanh(x @ w)), x, w)[1](jnp.ones((4, 2)))
     program = _jaxpr.trace(lambda *args: list(gradient(*args)), *args)
     files = [pathlib.Path(e.source.file) for e in program.equations if e.source]
