@@ -42,7 +42,7 @@ def run_in_jax(program: Program, inputs: Iterable[Any]) -> list[Any]:
 def apply(equation: Equation, inputs: Sequence[Any], params: dict[str, Any] | None = None) -> list[Any]:
     """Outputs of one equation, optionally with other parameters than it was traced with."""
     if equation.bodies:
-        return _control_flow(equation, inputs)
+        return control_flow(equation, inputs, run)
     value = in_numpy.VALUE.get(equation.name)
     if value is None or any(isinstance(x, jax.Array) for x in inputs):
         return _by_jax(equation, inputs)
@@ -63,7 +63,10 @@ def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     return [as_array(out) for out in outs]
 
 
-def _control_flow(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
+def control_flow(
+    equation: Equation, inputs: Sequence[Any], run: Callable[[Program, list[Any]], list[Any]]
+) -> list[Any]:
+    """A branch or a loop, its bodies evaluated by `run`."""
     p, bodies = equation.params, equation.bodies
     called = equation.body_inputs(inputs)
     if equation.name == "cond":

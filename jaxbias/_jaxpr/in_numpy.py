@@ -67,7 +67,7 @@ def _broadcast_in_dim(p, x, *_):
     return np.broadcast_to(x.reshape(kept), p["shape"])
 
 
-def _pad(p, x, value):
+def pad(p, x, value):
     config = p["padding_config"]
     lows, highs, inner = zip(*config) if config else ((), (), ())
     full = [
@@ -271,9 +271,10 @@ def _top_k(p, x):
     return [np.take_along_axis(x, order, axis), order.astype(np.int32)]
 
 
-def _windows(p, x, value):
+def windows(p, x, value):
+    """Every window of an array padded with `value`, its axes behind those of the positions."""
     config = [(lo, hi, d - 1) for (lo, hi), d in zip(p["padding"], p["base_dilation"])]
-    padded = _pad({"padding_config": config}, x, np.asarray(value, x.dtype))
+    padded = pad({"padding_config": config}, x, np.asarray(value, x.dtype))
     spans = [(n - 1) * d + 1 for n, d in zip(p["window_dimensions"], p["window_dilation"])]
     view = np.lib.stride_tricks.sliding_window_view(padded, spans)
     step = tuple(slice(None, None, s) for s in p["window_strides"])
@@ -282,8 +283,7 @@ def _windows(p, x, value):
 
 def _reduce_window(name, start):
     def run(p, x):
-        windows = _windows(p, x, start)
-        return getattr(windows, name)(axis=tuple(range(x.ndim, 2 * x.ndim)))
+        return getattr(windows(p, x, start), name)(axis=tuple(range(x.ndim, 2 * x.ndim)))
 
     return run
 
@@ -392,7 +392,7 @@ VALUE: dict[str, Value] = {
     "stack": lambda p, *xs: np.stack(xs, p["axis"]),
     "unstack": _unstack,
     "split": _split,
-    "pad": _pad,
+    "pad": pad,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,

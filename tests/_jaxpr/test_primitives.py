@@ -7,6 +7,7 @@ from jax._src.interpreters import mlir
 
 import jaxbias as jb
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.in_balls import BALL
 from jaxbias._jaxpr.in_numpy import FUNCTIONS, LEFT_TO_JAX, VALUE
 from jaxbias._jaxpr.queries import LAYOUT, without_value
 from jaxbias._jaxpr.rounding import BOUND, EXACT, MEASURED
@@ -24,6 +25,13 @@ NOT_EVERYWHERE = {"one_minus_square", "stack", "unstack"}
 def test_every_primitive_with_a_value_has_a_bound_or_the_reason_why_not():
     assert VALUE.keys() - BOUND.keys() == MEASURED.keys()
     assert VALUE.keys().isdisjoint(LEFT_TO_JAX) and all([*MEASURED.values(), *LEFT_TO_JAX.values()])
+
+
+def test_every_primitive_with_a_value_has_an_enclosure_but_those_of_bits():
+    bits = {"and", "or", "xor", "not", "nextafter", "population_count", "reduce_and", "reduce_or"}
+    bits |= {"shift_left", "shift_right_arithmetic", "shift_right_logical"}
+    assert VALUE.keys() - BALL.keys() == bits
+    assert BALL.keys() - VALUE.keys() <= LEFT_TO_JAX.keys() | {"round"}
 
 
 def test_every_other_table_names_primitives_with_value_and_bound():
