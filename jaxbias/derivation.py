@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxbias._trees import is_float
-from jaxbias.params import Layer, Tree, init_state, run_forward
+from jaxbias.params import Layer, Loss, SomeTree, Tree, init_state, run_forward
 
 
 class Example(NamedTuple):
@@ -40,7 +40,7 @@ class LossExample(NamedTuple):
     """
 
     label: str
-    loss: Any
+    loss: Loss
     out: tuple[int, ...]
     targets: Callable[[Array, DTypeLike], Any]
 
@@ -94,7 +94,7 @@ def random_like(key: Array, tree: Tree) -> Tree:
     )
 
 
-def cast(tree: Tree, dtype: DTypeLike) -> Tree:
+def cast(tree: SomeTree, dtype: DTypeLike) -> SomeTree:
     """The float leaves of `tree` in another dtype; integer leaves and keys are kept."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_float(leaf) else leaf, tree)
 

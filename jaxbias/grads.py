@@ -1,22 +1,48 @@
 """Loss and gradients of a network, by the hand-derived backward passes or by autodiff."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import jax
 from jaxtyping import Array
 
-from jaxbias.params import Layer, map_layers, run_forward, step_state
+from jaxbias.params import Layer, Loss, SomeTree, Tree, map_layers, run_forward, step_state
 
 HOW = ("delta", "autodiff")
 
 
-def value_and_grad(network: Layer, loss: Any, how: str = "delta", *, has_aux: bool = False) -> Callable[..., Any]:
+@runtime_checkable
+class ValueAndGrad(Protocol):
+    """`(params, x, targets, state=None) -> (loss, grads)`: grads has the type of params."""
+
+    def __call__(self, params: SomeTree, x: Any, targets: Any, state: Tree = None) -> tuple[Array, SomeTree]: ...
+
+
+@runtime_checkable
+class ValueAndGradWithAux(Protocol):
+    """`(params, x, targets, state=None) -> ((loss, (out, state)), grads)`: grads has the type of params."""
+
+    def __call__(
+        self, params: SomeTree, x: Any, targets: Any, state: Tree = None
+    ) -> tuple[tuple[Array, tuple[Array, Tree]], SomeTree]: ...
+
+
+@overload
+def value_and_grad(network: Layer, loss: Loss, how: str = ..., *, has_aux: Literal[False] = ...) -> ValueAndGrad: ...
+@overload
+def value_and_grad(network: Layer, loss: Loss, how: str = ..., *, has_aux: Literal[True]) -> ValueAndGradWithAux: ...
+@overload
+def value_and_grad(
+    network: Layer, loss: Loss, how: str = ..., *, has_aux: bool
+) -> ValueAndGrad | ValueAndGradWithAux: ...
+def value_and_grad(
+    network: Layer, loss: Loss, how: str = "delta", *, has_aux: bool = False
+) -> ValueAndGrad | ValueAndGradWithAux:
     """Jit-compiled `(params, x, targets, state=None) -> (loss, grads)`.
 
     Args:
         network: any layer, so any network.
-        loss: a module of `jb.losses`, or a configured `Loss`.
+        loss: a module of `jb.losses`, or any `Loss`.
         how: "delta" runs the hand-derived backward passes, the recursion (8); "autodiff" differentiates the forward.
         has_aux: return `((loss, (out, state)), grads)` instead, with the network output and the state of the next
             training step (None for a stateless network).
@@ -46,7 +72,7 @@ def value_and_grad(network: Layer, loss: Any, how: str = "delta", *, has_aux: bo
     return jax.jit(by_delta if how == "delta" else by_autodiff)
 
 
-def as_function(layer: Layer) -> Callable[..., Any]:
+def as_function(layer: Layer) -> Callable[..., Array]:
     """A plain `(params, x) -> out` whose custom_vjp is the hand-derived backward; `(params, x, state)` if stateful.
 
     A custom_vjp has no forward mode: use `lambda params, x: layer.forward(params, x)[0]`, the plain forward, under
@@ -69,7 +95,7 @@ def as_function(layer: Layer) -> Callable[..., Any]:
     return function
 
 
-def deltas(network: Layer, loss: Any) -> Callable[..., dict[str, Array]]:
+def deltas(network: Layer, loss: Loss) -> Callable[..., dict[str, Array]]:
     """Jit-compiled `(params, x, targets, state=None) -> {path: delta}` with ∂L/∂(output) of every layer.
 
     For an affine layer this is the error signal δ = ∂L/∂z of equation (6), summed over nothing: under a mean over rows

@@ -28,7 +28,7 @@ import numpy as np
 from jaxbias import _files
 from jaxbias.layouts import Arrays, Layout
 from jaxbias.leaves import get_weights, named_parameters, set_weights
-from jaxbias.params import Layer, Tree, map_layers
+from jaxbias.params import Layer, SomeTree, Tree, map_layers
 
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_,
@@ -56,7 +56,7 @@ def save(path: str | Path, params: Tree, *, metadata: Mapping[str, str] | None =
     _files.write(path, safetensors.numpy.save(arrays, metadata={**(metadata or {}), "format": "jaxbias"}))
 
 
-def load(path: str | Path, like: Tree) -> Tree:
+def load(path: str | Path, like: SomeTree) -> SomeTree:
     """Read the params of a network from a safetensors file.
 
     Args:
@@ -127,7 +127,7 @@ def to_pytorch(network: Layer, params: Tree) -> Arrays:
     return state_dict
 
 
-def from_pytorch(network: Layer, like: Tree, state_dict: Mapping[str, Any]) -> Tree:
+def from_pytorch(network: Layer, like: SomeTree, state_dict: Mapping[str, Any]) -> SomeTree:
     """Params from a PyTorch state dict; the inverse of `to_pytorch`.
 
     Running statistics of norms (`running_mean`, `running_var`, `num_batches_tracked`) are no params and are left out.
@@ -170,7 +170,7 @@ def to_keras(params: Tree, network: Layer | None = None) -> list[np.ndarray]:
     return [np.ascontiguousarray(array) for arrays in written for array in arrays.values()]
 
 
-def from_keras(like: Tree, weights: Sequence[Any], network: Layer | None = None) -> Tree:
+def from_keras(like: SomeTree, weights: Sequence[Any], network: Layer | None = None) -> SomeTree:
     """Params from `model.get_weights()`; the inverse of `to_keras`.
 
     Args:

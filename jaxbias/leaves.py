@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array
 
 from jaxbias._trees import path_name
-from jaxbias.params import Tree
+from jaxbias.params import SomeTree, Tree
 
 TRAIN, FREEZE = "train", "freeze"
 """Labels of the leaves."""
@@ -38,7 +38,7 @@ def get_weights(params: Tree) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
 
 
-def set_weights(params: Tree, weights: Sequence[Any]) -> Tree:
+def set_weights(params: SomeTree, weights: Sequence[Any]) -> SomeTree:
     """A tree like `params` with these arrays, in the order and of the shapes of `get_weights`; its inverse.
 
     Raises:

@@ -12,19 +12,41 @@ the delta recursion, equation (8) of the derivation sheet: each layer hands `del
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import register_static
 from jaxtyping import Array
+from typing_extensions import TypeVar
 
 from jaxbias.layouts import Layouts
 
 Tree = Any
-"""A pytree of arrays."""
+"""A pytree of arrays, or of what stands in the place of each array: a role, a label, a bool."""
+
+SomeTree = TypeVar("SomeTree")
+"""The type of a tree that comes out as it went in, as that of grads is the type of params."""
+
+P = TypeVar("P", covariant=True, default=Any)
+"""The type of the params of a `Layer`."""
+
+SomeTuple = TypeVar("SomeTuple", bound=type)
+
+
+def plain_at_runtime(generic: SomeTuple) -> SomeTuple:
+    """A generic NamedTuple for type checkers, a plain one at runtime, where `Layer[Params]` is `Layer`.
+
+    beartype, as of 0.22, refuses a generic NamedTuple in an annotation.
+    """
+    generic.__bases__ = (tuple,)
+    generic.__orig_bases__ = (NamedTuple,)
+    generic.__class_getitem__ = classmethod(lambda cls, _: cls)
+    del generic.__parameters__
+    return generic
 
 
 class Params(NamedTuple):
@@ -48,7 +70,8 @@ class State(NamedTuple):
     inference: "Layer | None"
 
 
-class Layer(NamedTuple):
+@plain_at_runtime
+class Layer(NamedTuple, Generic[P]):
     """Three pure functions, and what the tools need to look inside.
 
     Attributes:
@@ -63,15 +86,50 @@ class Layer(NamedTuple):
         convolves: whether XLA's convolution does its work: on CPU, autodiff of that crawls inside a compiled loop.
     """
 
-    init: Callable[..., Tree]
-    forward: Callable[..., tuple[Any, Tree]]
-    backward: Callable[[Tree, Any], tuple[Tree, Any]]
+    init: Callable[..., P]
+    forward: Callable[..., tuple[Array, Tree]]
+    backward: Callable[[Tree, Any], tuple[P, Any]]
     name: str = "layer"
     parts: tuple["Layer", ...] = ()
     rebuild: Callable[..., "Layer"] | None = None
     state: State | None = None
     layouts: Layouts = Layouts()
     convolves: bool = False
+
+
+class ConfiguredLoss(NamedTuple):
+    """A loss with its configuration bound, or a loss of your own.
+
+    Attributes:
+        forward: `(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32.
+        backward: `residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out.
+        name: for tables and error messages.
+    """
+
+    forward: Callable[[Any, Any], tuple[Array, Tree]]
+    backward: Callable[[Tree], Array]
+    name: str = "loss"
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What a loss can do: a module of `jb.losses` can, a `ConfiguredLoss` can, and so can any object with these two."""
+
+    def __new__(cls, *fields: Any, **named_fields: Any) -> Any:
+        if cls is not Loss:
+            return super().__new__(cls)
+        warnings.warn("Loss(forward, backward, name) is now ConfiguredLoss.", DeprecationWarning, stacklevel=2)
+        return ConfiguredLoss(*fields, **named_fields)
+
+    @property
+    def forward(self) -> Callable[[Any, Any], tuple[Array, Tree]]:
+        """`(out, targets) -> (loss, residuals)`; loss is a scalar."""
+        ...
+
+    @property
+    def backward(self) -> Callable[[Tree], Array]:
+        """`residuals -> delta`, the first error signal ∂L/∂out (9)."""
+        ...
 
 
 @register_static
@@ -82,7 +140,7 @@ class Static:
     value: Any
 
 
-def run_forward(layer: Layer, params: Tree, x: Any, state: Tree = None) -> tuple[Any, Tree]:
+def run_forward(layer: Layer, params: Tree, x: Any, state: Tree = None) -> tuple[Array, Tree]:
     """`layer.forward`, handing over `state` only where the layer keeps one.
 
     Raises:
@@ -108,12 +166,12 @@ def step_state(layer: Layer, state: Tree, residuals: Tree) -> Tree:
     return None if layer.state is None else layer.state.step(state, residuals)
 
 
-def inference(layer: Layer) -> Layer:
+def inference(layer: Layer[P]) -> Layer[P]:
     """The same network when not training: dropout passes through, batch norm uses its running statistics."""
     return layer if layer.state is None or layer.state.inference is None else layer.state.inference
 
 
-def out_shape(layer: Layer, params: Tree, x: Any, state: Tree = None) -> Any:
+def out_shape(layer: Layer, params: Tree, x: Any, state: Tree = None) -> jax.ShapeDtypeStruct:
     """`jax.ShapeDtypeStruct` of the layer's output, without computing it."""
     return jax.eval_shape(lambda p, x, s: run_forward(layer, p, x, s)[0], params, x, state)
 
@@ -161,6 +219,41 @@ def _combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals)
     return State(init, step, rebuild(*(inference(layer) for layer in layers)))
 
 
+# The params of up to eight layers are known one by one; those of a longer chain are a tuple.
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+F = TypeVar("F")
+G = TypeVar("G")
+H = TypeVar("H")
+
+
+@overload
+def chain(a: Layer[A], /) -> Layer[tuple[A]]: ...
+@overload
+def chain(a: Layer[A], b: Layer[B], /) -> Layer[tuple[A, B]]: ...
+@overload
+def chain(a: Layer[A], b: Layer[B], c: Layer[C], /) -> Layer[tuple[A, B, C]]: ...
+@overload
+def chain(a: Layer[A], b: Layer[B], c: Layer[C], d: Layer[D], /) -> Layer[tuple[A, B, C, D]]: ...
+@overload
+def chain(a: Layer[A], b: Layer[B], c: Layer[C], d: Layer[D], e: Layer[E], /) -> Layer[tuple[A, B, C, D, E]]: ...
+@overload
+def chain(
+    a: Layer[A], b: Layer[B], c: Layer[C], d: Layer[D], e: Layer[E], f: Layer[F], /
+) -> Layer[tuple[A, B, C, D, E, F]]: ...
+@overload
+def chain(
+    a: Layer[A], b: Layer[B], c: Layer[C], d: Layer[D], e: Layer[E], f: Layer[F], g: Layer[G], /
+) -> Layer[tuple[A, B, C, D, E, F, G]]: ...
+@overload
+def chain(
+    a: Layer[A], b: Layer[B], c: Layer[C], d: Layer[D], e: Layer[E], f: Layer[F], g: Layer[G], h: Layer[H], /
+) -> Layer[tuple[A, B, C, D, E, F, G, H]]: ...
+@overload
+def chain(*layers: Layer) -> Layer[tuple[Any, ...]]: ...
 def chain(*layers: Layer) -> Layer:
     """Layers one after another; params, residuals and grads are tuples with one entry per layer.
 
@@ -203,7 +296,7 @@ def chain(*layers: Layer) -> Layer:
     return Layer(init, forward, backward, "chain", layers, chain, state)
 
 
-def residual(layer: Layer) -> Layer:
+def residual(layer: Layer[P]) -> Layer[P]:
     """A layer with a skip connection; params are those of the layer inside.
 
     Forward     z = x + f(x)
@@ -228,7 +321,7 @@ def residual(layer: Layer) -> Layer:
     return Layer(layer.init, forward, backward, "residual", (layer,), residual, state)
 
 
-def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer:
+def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer[tuple[Any, ...]]:
     """The same input through several layers, their outputs combined; params is a tuple with one entry per layer.
 
     Forward     z = Σᵢ fᵢ(x)            combine="sum"
@@ -259,6 +352,7 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
     def forward(params, x, state=None):
         _check_params("parallel", params, layers)
         results = [run_forward(*each) for each in zip(layers, params, [x] * len(layers), _states(layers, state))]
+        outs: tuple[Array, ...]
         outs, residuals = zip(*results)
         shared = [out.shape if combine_name == "sum" else out.shape[:-1] for out in outs]
         if any(shape != shared[0] for shape in shared):

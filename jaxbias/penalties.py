@@ -11,7 +11,7 @@ Source: derivation sheet, section 7; claims A2.6, E20.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from jaxtyping import Array
 from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias._trees import path_name
 from jaxbias.params import Tree
+
+SomeFunction = TypeVar("SomeFunction", bound=Callable[..., Any])
 
 
 class Penalty(NamedTuple):
@@ -81,7 +83,7 @@ def _penalty(
     return Penalty(value, gradient, name)
 
 
-def add(value_and_grad: Callable[..., Any], *penalties: Penalty) -> Callable[..., Any]:
+def add(value_and_grad: SomeFunction, *penalties: Penalty) -> SomeFunction:
     """`(params, ...) -> (loss, grads)` with the penalties and their gradients added.
 
     Args:
@@ -95,4 +97,4 @@ def add(value_and_grad: Callable[..., Any], *penalties: Penalty) -> Callable[...
             grads = jax.tree.map(jnp.add, grads, penalty.gradient(params))
         return loss, grads
 
-    return penalised
+    return cast(SomeFunction, penalised)

@@ -14,11 +14,12 @@ import optax
 
 from jaxbias.foreign.contact import Analysis, analyse, check_all_met, split_params
 from jaxbias.leaves import FREEZE, TRAIN
+from jaxbias.params import Tree
 
 ROLES = ("weight", "bias", "scale", "embedding", "other")
 
 
-def roles(fn: Callable, params: Any, *args: Any, unused: str = "error") -> Any:
+def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error") -> Tree:
     """Role of every leaf of params in `fn(params, *args)`, in a tree like params.
 
     A leaf that is used in several ways gets all of its roles, joined in the order of their use: the table of a tied
@@ -89,7 +90,7 @@ class RolesSummary:
         return "\n".join([*lines, f"biases: {self.bias_share:.2%} of all entries"])
 
 
-def roles_summary(fn: Callable, params: Any, *args: Any) -> RolesSummary:
+def roles_summary(fn: Callable, params: Tree, *args: Any) -> RolesSummary:
     """Role, shape and size of every leaf of any model, and the share of its biases; nothing is computed.
 
     Args:
@@ -108,7 +109,7 @@ def _is_role(leaf: Any) -> bool:
     return isinstance(leaf, str)
 
 
-def _check(roles: Any, names: Iterable[str], function: str) -> None:
+def _check(roles: Tree, names: Iterable[str], function: str) -> None:
     for leaf in jax.tree.leaves(roles):
         if not _is_role(leaf):
             raise TypeError(
@@ -130,7 +131,7 @@ def has_role(leaf: str, names: Iterable[str]) -> bool:
     return bool(set(leaf.split("+")) & set(names))
 
 
-def mask(roles: Any, *names: str) -> Any:
+def mask(roles: Tree, *names: str) -> Tree:
     """Tree of bools, True at every leaf one of whose roles is among `names`; for `optax.masked` and `mask=`.
 
     It is a plain tree. Only where the tree itself is callable (an Equinox module) does it come as a function that
@@ -146,7 +147,7 @@ def mask(roles: Any, *names: str) -> Any:
     return _for_optax(jax.tree.map(lambda leaf: has_role(leaf, names), roles))
 
 
-def labels(roles: Any, default: str | None = None, /, **groups: str | Iterable[str]) -> Any:
+def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[str]) -> Tree:
     """Tree of labels for `optax.partition`.
 
     Without groups each leaf is labelled with its role ("embedding+weight" for a tied table). With groups, a leaf gets
@@ -174,13 +175,13 @@ def labels(roles: Any, default: str | None = None, /, **groups: str | Iterable[s
     return _for_optax(jax.tree.map(label, roles))
 
 
-def no_decay(roles: Any) -> Any:
+def no_decay(roles: Tree) -> Tree:
     """The mask for `optax.adamw(mask=...)` under which biases and scales do not decay: False there, True elsewhere."""
     _check(roles, (), "no_decay")
     return _for_optax(jax.tree.map(lambda leaf: not has_role(leaf, ("bias", "scale")), roles))
 
 
-def bias_only(roles: Any) -> Any:
+def bias_only(roles: Tree) -> Tree:
     """Labels "train" at biases and "freeze" elsewhere, for `jb.with_frozen`, `jb.train.fit` or `optax.partition`.
 
     Source: E. Ben Zaken, S. Ravfogel, Y. Goldberg, BitFit (2022).
@@ -189,7 +190,7 @@ def bias_only(roles: Any) -> Any:
     return _for_optax(jax.tree.map(lambda leaf: TRAIN if leaf == "bias" else FREEZE, roles))
 
 
-def lr_by_role(roles: Any, default: float = 1.0, **factors: float) -> optax.GradientTransformation:
+def lr_by_role(roles: Tree, default: float = 1.0, **factors: float) -> optax.GradientTransformation:
     """Multiplies the updates of every leaf by the factor of its role; chain it after an optimizer.
 
     A leaf with several roles takes the smallest of their factors. Example:

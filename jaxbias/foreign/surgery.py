@@ -18,12 +18,13 @@ from jaxbias.foreign.contact import split_params
 from jaxbias.foreign.redundant import Redundant as Redundant
 from jaxbias.foreign.redundant import parts_of
 from jaxbias.foreign.redundant import redundant_biases as redundant_biases
+from jaxbias.params import SomeTree, Tree
 
 
 class Surgery(NamedTuple):
     """New params, and the change of the output: max |after − before| / max |before|, measured on the given data."""
 
-    params: Any
+    params: Tree
     change: float
 
 
@@ -53,7 +54,7 @@ def get_leaf(params: Any, path: str, function: str) -> Array:
     return split.leaves[split.paths.index(path)]
 
 
-def set_leaves(params: Any, new: dict[str, Array]) -> Any:
+def set_leaves(params: SomeTree, new: dict[str, Array]) -> SomeTree:
     """The same tree with some leaves replaced, cast to the dtype that they had."""
     split = split_params(params)
     leaves = [new[p].astype(x.dtype) if p in new else x for p, x in zip(split.paths, split.leaves)]

@@ -42,6 +42,7 @@ __all__ = [
     "GAINS",
     "NAMES",
     "PRESETS",
+    "Draw",
     "FanInUniform",
     "Initializer",
     "affine",
@@ -71,8 +72,11 @@ __all__ = [
     "zeros",
 ]
 
-Initializer = str | Callable[..., Array]
-"""`(key, shape, dtype) -> array`, as in `jax.nn.initializers`, or one of `NAMES`."""
+Draw = Callable[..., Array]
+"""`(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
+
+Initializer = str | Draw
+"""A `Draw`, or the name of one of `NAMES`."""
 
 _FOR_A_BIAS = "zeros, constant(v), normal(std), positive(v), log_prior(p), or fan_in_uniform as bias_init of a layer"
 
@@ -105,16 +109,16 @@ _BY_STD = {"uniform": _centred_uniform, "normal": _normal, "truncated_normal": _
 
 # --- constants and plain distributions --------------------------------------------------------------------------------
 
-zeros = jax.nn.initializers.zeros
-ones = jax.nn.initializers.ones
+zeros: Draw = jax.nn.initializers.zeros
+ones: Draw = jax.nn.initializers.ones
 
 
-def constant(value: float) -> Callable[..., Array]:
+def constant(value: float) -> Draw:
     """Every entry is `value`."""
     return jax.nn.initializers.constant(value)
 
 
-def normal(std: float = 0.01, mean: float = 0.0) -> Callable[..., Array]:
+def normal(std: float = 0.01, mean: float = 0.0) -> Draw:
     """N(mean, std²), not truncated."""
 
     def init(key, shape, dtype=jnp.float32):
@@ -123,7 +127,7 @@ def normal(std: float = 0.01, mean: float = 0.0) -> Callable[..., Array]:
     return init
 
 
-def uniform(low: float = -0.05, high: float = 0.05) -> Callable[..., Array]:
+def uniform(low: float = -0.05, high: float = 0.05) -> Draw:
     """U(low, high)."""
     if not low < high:
         raise ValueError(f"initializers.uniform: low must be below high, got low={low}, high={high}.")
@@ -145,7 +149,7 @@ def _needs_fan(name: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _by_fan(name: str, gain: float, fan: str, distribution: str) -> Callable[..., Array]:
+def _by_fan(name: str, gain: float, fan: str, distribution: str) -> Draw:
     """Variance gain²/fan, for shapes (*axes, fan_out)."""
 
     def init(key, shape, dtype=jnp.float32):
@@ -163,7 +167,7 @@ def orthogonal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float3
     return jax.nn.initializers.orthogonal()(key, shape, dtype)
 
 
-GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
+GAINS: dict[str, float] = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
 
 
 def gain(nonlinearity: str, slope: float = 0.01) -> float:
@@ -180,7 +184,7 @@ def gain(nonlinearity: str, slope: float = 0.01) -> float:
     return GAINS[nonlinearity]
 
 
-def scaled(gain: float = 1.0, fan: str = "fan_in", distribution: str = "uniform") -> Callable[..., Array]:
+def scaled(gain: float = 1.0, fan: str = "fan_in", distribution: str = "uniform") -> Draw:
     """Variance gain²/fan, for example `scaled(gain("tanh"), "fan_avg")`: Xavier uniform before tanh.
 
     Args:
@@ -200,12 +204,16 @@ def scaled(gain: float = 1.0, fan: str = "fan_in", distribution: str = "uniform"
     return _by_fan("scaled", gain, fan, distribution)
 
 
-xavier_uniform = glorot_uniform = _by_fan("xavier_uniform", 1.0, "fan_avg", "uniform")
-xavier_normal = glorot_normal = _by_fan("xavier_normal", 1.0, "fan_avg", "truncated_normal")
-he_uniform = kaiming_uniform = _by_fan("he_uniform", math.sqrt(2), "fan_in", "uniform")
-he_normal = kaiming_normal = _by_fan("he_normal", math.sqrt(2), "fan_in", "truncated_normal")
-lecun_uniform = _by_fan("lecun_uniform", 1.0, "fan_in", "uniform")
-lecun_normal = _by_fan("lecun_normal", 1.0, "fan_in", "truncated_normal")
+xavier_uniform: Draw = _by_fan("xavier_uniform", 1.0, "fan_avg", "uniform")
+glorot_uniform: Draw = xavier_uniform
+xavier_normal: Draw = _by_fan("xavier_normal", 1.0, "fan_avg", "truncated_normal")
+glorot_normal: Draw = xavier_normal
+he_uniform: Draw = _by_fan("he_uniform", math.sqrt(2), "fan_in", "uniform")
+kaiming_uniform: Draw = he_uniform
+he_normal: Draw = _by_fan("he_normal", math.sqrt(2), "fan_in", "truncated_normal")
+kaiming_normal: Draw = he_normal
+lecun_uniform: Draw = _by_fan("lecun_uniform", 1.0, "fan_in", "uniform")
+lecun_normal: Draw = _by_fan("lecun_normal", 1.0, "fan_in", "truncated_normal")
 
 
 # --- for biases -------------------------------------------------------------------------------------------------------
@@ -230,10 +238,10 @@ class FanInUniform:
         return _drawn(jax.random.uniform, key, tuple(shape), dtype, -bound, bound)
 
 
-fan_in_uniform = FanInUniform()
+fan_in_uniform: FanInUniform = FanInUniform()
 
 
-def positive(value: float = 0.1) -> Callable[..., Array]:
+def positive(value: float = 0.1) -> Draw:
     """A constant above 0, which starts ReLU units on their active side.
 
     Raises:
@@ -244,7 +252,7 @@ def positive(value: float = 0.1) -> Callable[..., Array]:
     return constant(value)
 
 
-def log_prior(p: Any) -> Callable[..., Array]:
+def log_prior(p: Any) -> Draw:
     """Bias of the last layer for which zero weights predict the prior p: the log-odds, or one log p per class.
 
     Args:
@@ -275,7 +283,7 @@ def log_prior(p: Any) -> Callable[..., Array]:
 
 # --- by name ----------------------------------------------------------------------------------------------------------
 
-NAMES: dict[str, Callable[..., Array]] = {
+NAMES: dict[str, Draw] = {
     "zeros": zeros,
     "ones": ones,
     "normal": normal(),
@@ -301,7 +309,7 @@ PRESETS: dict[str, dict[str, Initializer]] = {
 }
 
 
-def preset(library: str) -> dict[str, Any]:
+def preset(library: str) -> dict[str, Initializer]:
     """The defaults of "pytorch", "keras" or "flax" for dense and conv: `dense.layer(10, **preset("pytorch"))`.
 
     Raises:
@@ -312,7 +320,7 @@ def preset(library: str) -> dict[str, Any]:
     return dict(PRESETS[library])
 
 
-def by_name(init: Initializer) -> Callable[..., Array]:
+def by_name(init: Initializer) -> Draw:
     """The initializer of that name; a function is handed through.
 
     Raises:

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxbias._numerics import widen
-from jaxbias.params import Layer, Params, Tree, run_forward
+from jaxbias.params import Layer, Params, SomeTree, Tree, run_forward
 
 
-def data_dependent(network: Layer, params: Tree, x: Any, state: Tree = None, *, unit_variance: bool = True) -> Tree:
+def data_dependent(
+    network: Layer, params: SomeTree, x: Any, state: Tree = None, *, unit_variance: bool = True
+) -> SomeTree:
     """Params with which every affine layer that has a bias starts at mean 0 and variance 1 on the batch x.
 
     The layers are set from the first to the last, each on what the layers before it now give. Layers without a bias,

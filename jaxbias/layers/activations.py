@@ -48,7 +48,7 @@ def _without_params(
     error_signal: Callable[[Array, Array], Array],
     keep: str,
     check: Callable[[Any, str], None] = check_float,
-) -> Layer:
+) -> Layer[tuple[()]]:
     """A layer a = function(z) whose backward is error_signal(kept, δ), computed in at least float32."""
 
     def init(key, x):
@@ -71,7 +71,7 @@ def _without_params(
 
 def elementwise(
     name: str, function: Callable[[Array], Array], derivative: Callable[[Array], Array], keep: str = "output"
-) -> Layer:
+) -> Layer[tuple[()]]:
     """A layer a = function(z) whose backward is δ · derivative(kept), equation (7).
 
     Args:
@@ -97,15 +97,17 @@ def _identity_forward(params, x):
     return x, ()
 
 
-identity = Layer(lambda key, x: (), _identity_forward, lambda residuals, delta: ((), delta), "identity")
+identity: Layer[tuple[()]] = Layer(
+    lambda key, x: (), _identity_forward, lambda residuals, delta: ((), delta), "identity"
+)
 """a = z; σ′ = 1, so nothing is kept."""
 
 # z <= 0 and not z > 0, so that a NaN comes out as a NaN; jnp.maximum would have σ′(0) = 1/2 under autodiff.
-relu = elementwise("relu", lambda z: jnp.where(z <= 0, 0, z), lambda a: (a > 0).astype(a.dtype))
+relu: Layer[tuple[()]] = elementwise("relu", lambda z: jnp.where(z <= 0, 0, z), lambda a: (a > 0).astype(a.dtype))
 """a = max(z, 0); σ′ = [a > 0], so σ′(0) = 0."""
 
 
-def make_leaky_relu(slope: float = 0.01) -> Layer:
+def make_leaky_relu(slope: float = 0.01) -> Layer[tuple[()]]:
     """a = z where z > 0, c z elsewhere; σ′ = 1 where z > 0, c elsewhere, so σ′(0) = c.
 
     Args:
@@ -119,7 +121,7 @@ def make_leaky_relu(slope: float = 0.01) -> Layer:
     )
 
 
-def make_elu(alpha: float = 1.0) -> Layer:
+def make_elu(alpha: float = 1.0) -> Layer[tuple[()]]:
     """a = z where z > 0, α (eᶻ − 1) elsewhere; σ′ = 1 where a > 0, α eᶻ = a + α elsewhere, so σ′(0) = α.
 
     Raises:
@@ -135,19 +137,19 @@ def make_elu(alpha: float = 1.0) -> Layer:
     )
 
 
-leaky_relu = make_leaky_relu()
+leaky_relu: Layer[tuple[()]] = make_leaky_relu()
 """Leaky ReLU with slope 0.01."""
 
-elu = make_elu()
+elu: Layer[tuple[()]] = make_elu()
 """ELU with α = 1: smooth, σ′(0) = 1."""
 
-softplus = elementwise("softplus", lambda z: jnp.logaddexp(z, 0), lambda a: -jnp.expm1(-a))
+softplus: Layer[tuple[()]] = elementwise("softplus", lambda z: jnp.logaddexp(z, 0), lambda a: -jnp.expm1(-a))
 """a = log(1 + eᶻ); σ′ = sigmoid(z) = 1 − e⁻ᵃ, which keeps its relative accuracy where both are small."""
 
-sigmoid = elementwise("sigmoid", jax.lax.logistic, lambda a: a * (1 - a))
+sigmoid: Layer[tuple[()]] = elementwise("sigmoid", jax.lax.logistic, lambda a: a * (1 - a))
 """a = 1 / (1 + e⁻ᶻ); σ′ = a (1 − a)."""
 
-tanh = elementwise("tanh", jnp.tanh, lambda a: 1 - a * a)
+tanh: Layer[tuple[()]] = elementwise("tanh", jnp.tanh, lambda a: 1 - a * a)
 """a = tanh z; σ′ = 1 − a²."""
 
 
@@ -156,7 +158,7 @@ def _silu_derivative(z: Array) -> Array:
     return s * (1 + z * (1 - s))
 
 
-silu = elementwise("silu", lambda z: z * jax.lax.logistic(z), _silu_derivative, keep="input")
+silu: Layer[tuple[()]] = elementwise("silu", lambda z: z * jax.lax.logistic(z), _silu_derivative, keep="input")
 """a = z s with s = sigmoid(z), also called swish; σ′ = s (1 + z (1 − s))."""
 
 
@@ -184,7 +186,7 @@ def _gelu_tanh_derivative(z: Array) -> Array:
     return s + 2 * z * s * (1 - s) * slope
 
 
-def make_gelu(*, approximate: bool = False) -> Layer:
+def make_gelu(*, approximate: bool = False) -> Layer[tuple[()]]:
     """a = z Φ(z); σ′ = Φ(z) + z φ(z).
 
     Args:
@@ -196,7 +198,7 @@ def make_gelu(*, approximate: bool = False) -> Layer:
     return elementwise("gelu", lambda z: z * _normal_cdf(z), _gelu_derivative, keep="input")
 
 
-gelu = make_gelu()
+gelu: Layer[tuple[()]] = make_gelu()
 """GELU in its exact form."""
 
 
@@ -218,7 +220,7 @@ def _shifted(z: Array, axis: int) -> Array:
     return z - jax.lax.stop_gradient(z.max(axis=axis, keepdims=True, initial=-jnp.inf))
 
 
-def make_softmax(axis: int = -1) -> Layer:
+def make_softmax(axis: int = -1) -> Layer[tuple[()]]:
     """a = e^z / Σ e^z along `axis`; ∂L/∂z = a (δ − Σ a δ), whose sum along the axis is 0.
 
     Raises (from init and forward):
@@ -235,7 +237,7 @@ def make_softmax(axis: int = -1) -> Layer:
     return _without_params("softmax", function, error_signal, "output", _check_axis(axis))
 
 
-def make_log_softmax(axis: int = -1) -> Layer:
+def make_log_softmax(axis: int = -1) -> Layer[tuple[()]]:
     """a = z − log Σ e^z along `axis`; ∂L/∂z = δ − eᵃ Σ δ, whose sum along the axis is 0.
 
     Raises (from init and forward):
@@ -252,10 +254,10 @@ def make_log_softmax(axis: int = -1) -> Layer:
     return _without_params("log_softmax", function, error_signal, "output", _check_axis(axis))
 
 
-softmax = make_softmax()
+softmax: Layer[tuple[()]] = make_softmax()
 """Softmax along the last axis."""
 
-log_softmax = make_log_softmax()
+log_softmax: Layer[tuple[()]] = make_log_softmax()
 """Log-softmax along the last axis; stable where the logarithm of a softmax would be log 0."""
 
 

@@ -91,7 +91,7 @@ def layer(
     stride: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
     count_include_pad: bool = True,
-) -> Layer:
+) -> Layer[tuple[()]]:
     """Average pooling over windows of length `window`, by default side by side."""
 
     def init(key, x):

@@ -195,7 +195,7 @@ def layer(
     use_bias: bool = True,
     weight_init: Initializer = jax.nn.initializers.ones,
     bias_init: Initializer = jax.nn.initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """Batch norm in training; `jb.inference` makes the form with running statistics. Features and dtype are those of x.
 
     Raises:
@@ -225,7 +225,7 @@ def layer(
     return Layer(init_for, partial(forward, eps=eps), backward, "batch_norm", state=state, layouts=LAYOUTS)
 
 
-def _after_training(layer: Layer) -> Layer:
+def _after_training(layer: Layer[Params]) -> Layer[Params]:
     """The inference form with running statistics that are not those of the start."""
 
     def init_state_for(key, x):

@@ -119,7 +119,7 @@ def layer(
     *,
     weight_init: Initializer = initializers.lecun_normal,
     bias_init: Initializer = initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """A dense layer with `fan_out` units whose bias is a neuron; fan_in and dtype are those of the input."""
 
     def init_for(key, x):

@@ -121,7 +121,7 @@ def layer(
     use_bias: bool = True,
     weight_init: Initializer = initializers.lecun_normal,
     bias_init: Initializer = initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """A bilinear layer with `fan_out` units; its input is a pair (x1, x2), which also gives the fan-ins and dtype."""
 
     def init_for(key, x):

@@ -333,7 +333,7 @@ def layer(
     use_bias: bool = True,
     weight_init: Initializer = initializers.lecun_normal,
     bias_init: Initializer = initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """A convolution with `channels_out` filters; channels_in, spatial axes and dtype are those of the input.
 
     Args:

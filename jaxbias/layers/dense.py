@@ -80,7 +80,7 @@ def layer(
     use_bias: bool = True,
     weight_init: Initializer = initializers.lecun_normal,
     bias_init: Initializer = initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """A dense layer with `fan_out` units; fan_in and dtype are those of the input."""
 
     def init_for(key, x):

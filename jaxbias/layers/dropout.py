@@ -77,7 +77,7 @@ def _check_rate(rate: float, function: str) -> None:
         raise ValueError(f"{function}: rate is the probability of silencing a unit, in [0, 1]; got {rate}.")
 
 
-def layer(rate: float = 0.5) -> Layer:
+def layer(rate: float = 0.5) -> Layer[tuple[()]]:
     """Dropout with probability `rate`; its state is a key, and `jb.inference` makes it the identity.
 
     Raises:

@@ -112,7 +112,7 @@ def layer(
     padding_id: int | None = None,
     weight_init: Initializer = STANDARD_NORMAL,
     dtype: DTypeLike = jnp.float32,
-) -> Layer:
+) -> Layer[Params]:
     """An embedding of `vocabulary` ids in `features` numbers of `dtype`; the ids do not say which."""
 
     def init_for(key, x):

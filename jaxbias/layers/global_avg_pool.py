@@ -42,7 +42,7 @@ def backward(
     return (), jnp.broadcast_to(share, shape)
 
 
-def layer() -> Layer:
+def layer() -> Layer[tuple[()]]:
     """Global average pooling: (n, *spatial, channels) → (n, channels)."""
 
     def init(key, x):

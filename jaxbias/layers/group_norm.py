@@ -126,7 +126,7 @@ def layer(
     use_bias: bool = True,
     weight_init: Initializer = jax.nn.initializers.ones,
     bias_init: Initializer = jax.nn.initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """Group norm with `groups` groups, None for instance norm; channels and dtype are those of the input.
 
     Raises:

@@ -110,7 +110,7 @@ def layer(
     use_bias: bool = True,
     weight_init: Initializer = jax.nn.initializers.ones,
     bias_init: Initializer = jax.nn.initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """A layer norm over the last `axes` axes of its input, whose dtype the params take.
 
     Raises:

@@ -207,7 +207,7 @@ def _add_winners(winner: Array, delta: Array, axis: int, window: int, stride: in
 
 def layer(
     window: int | Sequence[int], *, stride: int | Sequence[int] | None = None, padding: Padding = "VALID"
-) -> Layer:
+) -> Layer[tuple[()]]:
     """Max pooling over windows of length `window`, by default side by side."""
 
     def init(key, x):

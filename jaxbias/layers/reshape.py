@@ -56,7 +56,7 @@ def _lengths(shape: tuple[int, ...], size: int, x_shape: tuple[int, ...]) -> tup
     )
 
 
-def layer(shape: Sequence[int] | None = None) -> Layer:
+def layer(shape: Sequence[int] | None = None) -> Layer[tuple[()]]:
     """Reshape each row to `shape`; without a shape, flatten it."""
 
     def init(key, x):

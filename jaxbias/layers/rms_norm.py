@@ -97,7 +97,7 @@ def layer(
     use_bias: bool = False,
     weight_init: Initializer = jax.nn.initializers.ones,
     bias_init: Initializer = jax.nn.initializers.zeros,
-) -> Layer:
+) -> Layer[Params]:
     """An RMS norm over the last axis; features and dtype are those of the input.
 
     Raises:

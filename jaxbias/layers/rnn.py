@@ -190,7 +190,7 @@ def layer(
     weight_init: Initializer = initializers.lecun_normal,
     hidden_init: Initializer = initializers.orthogonal,
     bias_init: Initializer = initializers.zeros,
-) -> Layer:
+) -> Layer[RnnParams]:
     """A simple recurrent cell with `units` units over time; fan_in and dtype are those of the input."""
     _activation(activation)
 

@@ -1,7 +1,6 @@
-"""What the losses share: the `Loss` protocol, the explicit reduction over rows, the checks at their public doors."""
+"""What the losses share: the explicit reduction over rows, the checks at their public doors."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +11,6 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxbias._numerics import check_float
 
 REDUCTIONS = ("mean", "sum")
-
-
-class Loss(NamedTuple):
-    """A configured loss.
-
-    Attributes:
-        forward: `(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32.
-        backward: `residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out.
-        name: for tables and error messages.
-    """
-
-    forward: Callable[[Any, Any], tuple[Array, Any]]
-    backward: Callable[[Any], Array]
-    name: str = "loss"
 
 
 def check_reduction(reduction: str, function: str) -> None:

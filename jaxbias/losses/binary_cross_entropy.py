@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, uniform
-from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor
-from jaxbias.params import Static
+from jaxbias.losses._loss import check_reduction, check_same_shape, reduce_rows, row_factor
+from jaxbias.params import ConfiguredLoss, Static
 
 
 class Residuals(NamedTuple):
@@ -67,10 +67,10 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     return (r.value * (p - widen(targets))).astype(out.dtype)
 
 
-def loss(*, reduction: str = "mean") -> Loss:
+def loss(*, reduction: str = "mean") -> ConfiguredLoss:
     """The loss with its reduction bound."""
     check_reduction(reduction, "binary_cross_entropy.loss")
-    return Loss(partial(forward, reduction=reduction), backward, "binary_cross_entropy")
+    return ConfiguredLoss(partial(forward, reduction=reduction), backward, "binary_cross_entropy")
 
 
 def _check_probabilities(targets: Array) -> None:

@@ -26,8 +26,8 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxbias._numerics import check_float, widen
 from jaxbias.derivation import Derivation, LossExample, generator, uniform
-from jaxbias.losses._loss import Loss, check_out, check_reduction, is_label, is_valid, read_labels, row_factor
-from jaxbias.params import Static
+from jaxbias.losses._loss import check_out, check_reduction, is_label, is_valid, read_labels, row_factor
+from jaxbias.params import ConfiguredLoss, Static
 
 
 class Residuals(NamedTuple):
@@ -103,11 +103,11 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     return jnp.where(row_weight == 0, 0, delta).astype(logits.dtype)
 
 
-def loss(*, label_smoothing: float = 0.0, ignore_label: int | None = None, reduction: str = "mean") -> Loss:
+def loss(*, label_smoothing: float = 0.0, ignore_label: int | None = None, reduction: str = "mean") -> ConfiguredLoss:
     """The loss with its smoothing, ignored label and reduction bound."""
     check_configuration(label_smoothing, ignore_label, reduction, "cross_entropy.loss")
     bound = {"label_smoothing": label_smoothing, "ignore_label": ignore_label, "reduction": reduction}
-    return Loss(partial(forward, **bound), backward, "cross_entropy")
+    return ConfiguredLoss(partial(forward, **bound), backward, "cross_entropy")
 
 
 def check_configuration(label_smoothing: float, ignore_label: int | None, reduction: str, function: str) -> None:

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, normal
-from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor
-from jaxbias.params import Static
+from jaxbias.losses._loss import check_reduction, check_same_shape, reduce_rows, row_factor
+from jaxbias.params import ConfiguredLoss, Static
 
 
 class Residuals(NamedTuple):
@@ -52,10 +52,10 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     return (r.value * (widen(out) - widen(targets))).astype(out.dtype)
 
 
-def loss(*, reduction: str = "mean") -> Loss:
+def loss(*, reduction: str = "mean") -> ConfiguredLoss:
     """The loss with its reduction bound."""
     check_reduction(reduction, "half_squared_error.loss")
-    return Loss(partial(forward, reduction=reduction), backward, "half_squared_error")
+    return ConfiguredLoss(partial(forward, reduction=reduction), backward, "half_squared_error")
 
 
 def _targets(key, dtype):

@@ -25,7 +25,6 @@ from jaxtyping import Array, Float, Integer, Shaped
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, generator
 from jaxbias.losses._loss import (
-    Loss,
     check_out,
     check_reduction,
     check_same_shape,
@@ -35,7 +34,7 @@ from jaxbias.losses._loss import (
     reduce_rows,
     row_factor,
 )
-from jaxbias.params import Static
+from jaxbias.params import ConfiguredLoss, Static
 
 
 class BinaryResiduals(NamedTuple):
@@ -109,10 +108,10 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     return ((up.astype(row_weight.dtype) - down.astype(row_weight.dtype)) * row_weight[..., None]).astype(dtype.value)
 
 
-def loss(*, reduction: str = "mean") -> Loss:
+def loss(*, reduction: str = "mean") -> ConfiguredLoss:
     """The loss with its reduction bound."""
     check_reduction(reduction, "hinge.loss")
-    return Loss(partial(forward, reduction=reduction), backward, "hinge")
+    return ConfiguredLoss(partial(forward, reduction=reduction), backward, "hinge")
 
 
 def _check_signs(targets: Array) -> None:

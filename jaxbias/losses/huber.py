@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, normal
-from jaxbias.losses._loss import Loss, check_reduction, check_same_shape, reduce_rows, row_factor
-from jaxbias.params import Static
+from jaxbias.losses._loss import check_reduction, check_same_shape, reduce_rows, row_factor
+from jaxbias.params import ConfiguredLoss, Static
 
 
 class Residuals(NamedTuple):
@@ -68,11 +68,11 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
     return (r.value * jnp.clip(error, -threshold.value, threshold.value)).astype(out.dtype)
 
 
-def loss(*, threshold: float = 1.0, reduction: str = "mean") -> Loss:
+def loss(*, threshold: float = 1.0, reduction: str = "mean") -> ConfiguredLoss:
     """The loss with its threshold and reduction bound."""
     _check_threshold(threshold, "huber.loss")
     check_reduction(reduction, "huber.loss")
-    return Loss(partial(forward, threshold=threshold, reduction=reduction), backward, "huber")
+    return ConfiguredLoss(partial(forward, threshold=threshold, reduction=reduction), backward, "huber")
 
 
 def _check_threshold(threshold: float, function: str) -> None:

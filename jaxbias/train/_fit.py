@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from jaxbias.leaves import TRAIN, read_labels, with_frozen
-from jaxbias.params import Layer, Tree, init_state
+from jaxbias.params import Layer, Loss, P, SomeTree, Tree, init_state, plain_at_runtime
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
@@ -43,7 +43,8 @@ class Progress(NamedTuple):
     train_s: float
 
 
-class Fit(NamedTuple):
+@plain_at_runtime
+class Fit(NamedTuple, Generic[P]):
     """What `fit` returns.
 
     Attributes:
@@ -58,7 +59,7 @@ class Fit(NamedTuple):
         unsaved: why the last checkpoints could not be written, and which is the newest; empty where all were.
     """
 
-    params: Tree
+    params: P
     state: Tree
     opt_state: Tree
     history: dict[str, np.ndarray]
@@ -222,8 +223,8 @@ def _masked(optimizer: optax.GradientTransformation, params: Tree, trainable: Tr
 
 def fit(
     network: Layer,
-    loss: Any,
-    params: Tree,
+    loss: Loss,
+    params: SomeTree,
     data: tuple[Any, Any],
     optimizer: optax.GradientTransformation,
     *,
@@ -238,7 +239,7 @@ def fit(
     metrics: Mapping[str, Metric] | None = None,
     how: str = "delta",
     loop: str = "auto",
-) -> Fit:
+) -> Fit[SomeTree]:
     """Train a network: params ← params + optimizer(grads), batch after batch.
 
     Each epoch draws a new order of the rows from `fold_in(key, epoch)` and cuts it into ⌊n / batch_size⌋ whole batches;
@@ -248,7 +249,7 @@ def fit(
 
     Args:
         network: any layer, so any network.
-        loss: a module of `jb.losses`, or a configured `Loss`; a mean over rows keeps the step size independent of
+        loss: a module of `jb.losses`, or any `Loss`; a mean over rows keeps the step size independent of
             batch_size.
         params: initial parameters; the caller's arrays are left untouched.
         data: (x, targets), arrays with one row per example.

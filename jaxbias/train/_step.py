@@ -9,8 +9,8 @@ import optax
 from jaxtyping import Array
 
 from jaxbias._numerics import accumulation_dtype
-from jaxbias.grads import value_and_grad
-from jaxbias.params import Layer, Tree, inference, run_forward
+from jaxbias.grads import ValueAndGradWithAux, value_and_grad
+from jaxbias.params import Layer, Loss, Tree, inference, run_forward
 
 Metric = Callable[[Any, Any], Array]
 """`(out, targets) -> scalar`, a mean over rows."""
@@ -38,12 +38,12 @@ class Objective(NamedTuple):
     """
 
     network: Layer
-    loss: Any
+    loss: Loss
     metrics: Mapping[str, Metric]
-    gradient: Callable[..., Any]
+    gradient: ValueAndGradWithAux
 
     @classmethod
-    def of(cls, network: Layer, loss: Any, metrics: Mapping[str, Metric] | None, how: str) -> "Objective":
+    def of(cls, network: Layer, loss: Loss, metrics: Mapping[str, Metric] | None, how: str) -> "Objective":
         return cls(network, loss, dict(metrics or {}), value_and_grad(network, loss, how, has_aux=True))
 
     def measured(self, value: Array, out: Any, targets: Any) -> dict[str, Array]:
@@ -59,7 +59,7 @@ class Objective(NamedTuple):
         Args:
             only: what of the gradient, and of the update, is used.
         """
-        (value, (out, state)), grads = self.gradient(learned.params, *batch, learned.state)
+        (value, (out, state)), grads = self.gradient(learned.params, batch[0], batch[1], learned.state)
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(only(grads), learned.opt_state, learned.params)
             params = optax.apply_updates(learned.params, only(updates))

@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxbias._trees import path_name
 from jaxbias.leaves import is_bias
-from jaxbias.params import Layer, Tree, init_state
+from jaxbias.params import Layer, Loss, Tree, init_state
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
@@ -44,7 +44,7 @@ class SweepProgress(NamedTuple):
 
 def sweep(
     network: Layer,
-    loss: Any,
+    loss: Loss,
     data: tuple[Any, Any],
     optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation],
     *,
@@ -76,7 +76,7 @@ def sweep(
 
     Args:
         network: any layer, so any network; with its biases.
-        loss: a module of `jb.losses`, or a configured `Loss`.
+        loss: a module of `jb.losses`, or any `Loss`.
         data: (x, targets), arrays with one row per example.
         optimizer: an optax gradient transformation; with `hyper`, a function of these hyper-parameters that makes one.
         keys: (seeds,) PRNG keys, `jax.random.split(key, seeds)`.
