@@ -15,7 +15,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -97,17 +97,23 @@ class Layer(NamedTuple, Generic[P]):
     convolves: bool = False
 
 
+class LossForward(Protocol):
+    """`(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32."""
+
+    def __call__(self, out: Any, targets: Any, /) -> tuple[Array, Tree]: ...
+
+
+class LossBackward(Protocol):
+    """`residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out."""
+
+    def __call__(self, residuals: Any, /) -> Array: ...
+
+
 class ConfiguredLoss(NamedTuple):
-    """A loss with its configuration bound, or a loss of your own.
+    """A loss with its configuration bound, or a loss of your own; `name` is for tables and error messages."""
 
-    Attributes:
-        forward: `(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32.
-        backward: `residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out.
-        name: for tables and error messages.
-    """
-
-    forward: Callable[[Any, Any], tuple[Array, Tree]]
-    backward: Callable[[Tree], Array]
+    forward: LossForward
+    backward: LossBackward
     name: str = "loss"
 
 
@@ -115,21 +121,19 @@ class ConfiguredLoss(NamedTuple):
 class Loss(Protocol):
     """What a loss can do: a module of `jb.losses` can, a `ConfiguredLoss` can, and so can any object with these two."""
 
-    def __new__(cls, *fields: Any, **named_fields: Any) -> Any:
-        if cls is not Loss:
-            return super().__new__(cls)
-        warnings.warn("Loss(forward, backward, name) is now ConfiguredLoss.", DeprecationWarning, stacklevel=2)
-        return ConfiguredLoss(*fields, **named_fields)
+    @property
+    def forward(self) -> LossForward: ...
 
     @property
-    def forward(self) -> Callable[[Any, Any], tuple[Array, Tree]]:
-        """`(out, targets) -> (loss, residuals)`; loss is a scalar."""
-        ...
+    def backward(self) -> LossBackward: ...
 
-    @property
-    def backward(self) -> Callable[[Tree], Array]:
-        """`residuals -> delta`, the first error signal ∂L/∂out (9)."""
-        ...
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *fields, **named_fields):
+            if cls is not Loss:
+                return super().__new__(cls)
+            warnings.warn("Loss(forward, backward, name) is now ConfiguredLoss.", DeprecationWarning, stacklevel=2)
+            return ConfiguredLoss(*fields, **named_fields)
 
 
 @register_static

@@ -3,6 +3,10 @@
 from jaxbias.foreign.capture.clip import Aux, ClippedGrad, clipped_grad
 from jaxbias.foreign.capture.curvature import (
     Capture,
+    DeltaHistogram,
+    KroneckerFactors,
+    LikeParams,
+    NoiseScale,
     capture,
     delta_histograms,
     fisher_diagonal,
@@ -18,6 +22,10 @@ __all__ = [
     "Aux",
     "Capture",
     "ClippedGrad",
+    "DeltaHistogram",
+    "KroneckerFactors",
+    "LikeParams",
+    "NoiseScale",
     "PerExampleNorms",
     "capture",
     "clipped_grad",

@@ -9,7 +9,7 @@ With g_s the gradient of example s of n, everything here is a mean over the exam
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,14 @@ from jaxbias.foreign.capture.clip import both_passes, weight_gradient
 from jaxbias.foreign.capture.norms import MEMORY_LIMIT, PerExampleNorms
 from jaxbias.foreign.contact import DATA
 from jaxbias.foreign.roles import leaf_roles
+from jaxbias.params import SomeTree, Tree
+
+
+@runtime_checkable
+class LikeParams(Protocol):
+    """`(params, ...) -> tree`, of the type of params."""
+
+    def __call__(self, params: SomeTree, /, *args: Any, **kwargs: Any) -> SomeTree: ...
 
 
 class Capture:
@@ -47,11 +55,11 @@ class Capture:
         self.norms = PerExampleNorms(leaves, problem.paths, tuple(names), ("",) * len(names))
         self.roles = problem.rebuild(names, None)
 
-    def pullback(self, weights: Float[Array, " batch"]) -> Any:
+    def pullback(self, weights: Float[Array, " batch"]) -> Tree:
         """Σ_s weights_s ∂L_s/∂θ, a tree like params: any weighting of the examples, without another forward pass."""
         return self._problem.rebuild(self._weighted_sum(weights, None), None)
 
-    def gradient(self) -> Any:
+    def gradient(self) -> Tree:
         """Gradient of the mean loss, a tree like params."""
         return self.pullback(jnp.full_like(self.values, 1 / self._problem.batch))
 
@@ -72,7 +80,7 @@ def capture(loss: Callable[..., Any], *, memory_limit: int = MEMORY_LIMIT, **opt
 # --- second moments and diagonals -------------------------------------------------------------------------------------
 
 
-def second_moments(loss: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def second_moments(loss: Callable[..., Any], **options: Any) -> Callable[..., Tree]:
     """Function `(params, batch) -> tree`: mean of the squared per-example gradient: the empirical Fisher.
 
         (1/n) Σ_s (∂L_s/∂θ)²
@@ -132,7 +140,7 @@ def _check_kind(function: str, kind: str) -> None:
         raise ValueError(f"{function}: kind must be one of {', '.join(ROOTS)}, got {kind!r}.")
 
 
-def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Callable[..., Any]:
+def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> LikeParams:
     """Function `(params, inputs) -> tree`: diagonal of the generalised Gauss-Newton matrix, mean over the examples.
 
         (1/n) Σ_s diag(J_sᵀ H_s J_s) = (1/n) Σ_s Σ_c (J_sᵀ S_s[:, c])²,   H = S Sᵀ
@@ -173,7 +181,7 @@ def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Ca
     return diagonal
 
 
-def fisher_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Callable[..., Any]:
+def fisher_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> LikeParams:
     """Function `(params, inputs, key) -> tree`: diagonal of the true Fisher matrix, labels drawn from the model.
 
         (1/n) Σ_s (∂ log p(y_s | x_s)/∂θ)²,   y_s ~ p(· | x_s);  its expectation is `ggn_diagonal`
