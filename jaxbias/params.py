@@ -53,7 +53,7 @@ class Params(NamedTuple):
     """What an affine layer learns. Without a bias, `bias` is None: an empty subtree, so there is no leaf."""
 
     weight: Array
-    bias: Array | None
+    bias: Array | Any  # or None; `Array | None` would fit no tree of arrays as optax writes its type
 
 
 class State(NamedTuple):
@@ -223,7 +223,8 @@ def _combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals)
     return State(init, step, rebuild(*(inference(layer) for layer in layers)))
 
 
-# The params of up to eight layers are known one by one; those of a longer chain are a tuple.
+# The params of up to eight layers are known one by one; those of a longer chain are a tuple. Its `| Any` is for mypy,
+# which (as of 2.4) makes something unusable of `chain(*layers)` where all overloads return a NamedTuple.
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
@@ -257,7 +258,9 @@ def chain(
     a: Layer[A], b: Layer[B], c: Layer[C], d: Layer[D], e: Layer[E], f: Layer[F], g: Layer[G], h: Layer[H], /
 ) -> Layer[tuple[A, B, C, D, E, F, G, H]]: ...
 @overload
-def chain(*layers: Layer) -> Layer[tuple[Any, ...]]: ...
+def chain(
+    a: Layer, b: Layer, c: Layer, d: Layer, e: Layer, f: Layer, g: Layer, h: Layer, i: Layer, /, *layers: Layer
+) -> Layer[tuple[Any, ...]] | Any: ...
 def chain(*layers: Layer) -> Layer:
     """Layers one after another; params, residuals and grads are tuples with one entry per layer.
 

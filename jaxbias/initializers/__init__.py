@@ -309,7 +309,7 @@ PRESETS: dict[str, dict[str, Initializer]] = {
 }
 
 
-def preset(library: str) -> dict[str, Initializer]:
+def preset(library: str) -> dict[str, Any]:
     """The defaults of "pytorch", "keras" or "flax" for dense and conv: `dense.layer(10, **preset("pytorch"))`.
 
     Raises:
