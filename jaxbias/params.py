@@ -97,12 +97,14 @@ class Layer(NamedTuple, Generic[P]):
     convolves: bool = False
 
 
+@runtime_checkable
 class LossForward(Protocol):
     """`(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32."""
 
     def __call__(self, out: Any, targets: Any, /) -> tuple[Array, Tree]: ...
 
 
+@runtime_checkable
 class LossBackward(Protocol):
     """`residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out."""
 

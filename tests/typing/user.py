@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, assert_type
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax  # type: ignore[import-untyped]
 
 import jaxbias as jb
 from jaxbias.foreign.capture import Capture, KroneckerFactors, NoiseScale, PerExampleNorms
@@ -53,7 +53,7 @@ assert_type(grads, Network)
 assert_type(jb.deltas(network, losses[2])(params, x, y), dict[str, jax.Array])
 assert_type(jb.as_function(network)(params, x), jax.Array)
 updates, _ = optax.adam(1e-3).update(grads, optax.adam(1e-3).init(params), params)
-params = optax.apply_updates(params, updates)
+optax.apply_updates(params, updates)
 
 # training, files
 result = jb.train.fit(network, losses[0], params, (x, y), optax.adam(1e-3), epochs=1, batch_size=4, key=key)

@@ -159,17 +159,16 @@ class Editor:
         """One number for every value that is no constant and different from the earlier ones; floats only."""
         seen: dict[Any, int] = {}
         for number, value in enumerate(self.values):
-            if not isinstance(value, np.ndarray | np.generic) or np.asarray(value).dtype.kind != "f":
+            if not isinstance(value, np.ndarray | np.generic):
                 continue
-            value = np.asarray(value)
-            if number in self.program.constants and value.ndim == 0:
+            array: np.ndarray = np.asarray(value)
+            if array.dtype.kind != "f" or (number in self.program.constants and array.ndim == 0):
                 continue
             with np.errstate(all="ignore"):
-                weights = np.cos(np.arange(value.size)).reshape(value.shape)
-                print_ = (value.shape, number in self.linear, float(np.sum(value)), float(np.sum(weights * value)))
-            if not np.isfinite(print_[2]):
-                continue
-            seen.setdefault(print_, number)
+                weights = np.cos(np.arange(array.size)).reshape(array.shape)
+                fingerprint = (array.shape, number in self.linear, float(array.sum()), float((weights * array).sum()))
+            if np.isfinite(fingerprint[2]):
+                seen.setdefault(fingerprint, number)
         return list(seen.values())
 
     def partner(self, number: int, position: int, shift: int = 0) -> int | None:
