@@ -95,14 +95,14 @@ def _run(asked: argparse.Namespace) -> int:
     import dataclasses
 
     from benchmarks import agree, goals, record, roofline, tables
-    from benchmarks.record import Store
+    from benchmarks.record import ResultStore
 
     setting = _setting(asked)
     began = time.perf_counter()
     machine = record.machine()
     path = asked.json or record.RESULTS / f"{record.machine_name(machine)}.json"
     key = f"jax {record.versions()['jax']}"
-    store = Store(path, key, record.environment())  # an unwritable file is found before any work
+    store = ResultStore(path, key, record.environment())  # an unwritable file is found before any work
     print(f"{machine['device_kind']}, {machine['processor']}, {machine['cores']} cores; {setting.scale} set; {path}")
     compiling_only = asked.names == ["backends"] and machine["platform"] == "cpu"
     limits = {} if compiling_only else roofline.limits(setting.scale)

@@ -176,7 +176,7 @@ class Unwritable(RuntimeError):
     """The results file cannot be written; the message says why."""
 
 
-class Store:
+class ResultStore:
     """A results file that is complete after every case, so that an interrupted run keeps what was finished.
 
     A record replaces the older one of the same suite, case, contender and dtype, made under the same `environment`.

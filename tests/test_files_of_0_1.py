@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxbias as jb
-from jaxbias.train._checkpoint import Checkpoint, Store
+from jaxbias.train._checkpoint import Checkpoint, CheckpointStore
 from tests.data import runs
 
 FILES = Path(__file__).parent / "data" / "0.1"
@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_the_same_jax_and_is_refused_with_another(release, fi
 
 def test_the_arrays_of_a_checkpoint_are_read_with_any_jax(files):
     identity = json.loads((files / "fit" / "epoch-2" / "manifest.json").read_text(encoding="utf-8"))["identity"]
-    done, leaves = Store(Checkpoint(files / "fit"), identity).restore(
+    done, leaves = CheckpointStore(Checkpoint(files / "fit"), identity).restore(
         [np.zeros(())] * 9
     )  # params, then the optimizer's
     expected = jax.tree.leaves(runs.fit(None, 2).params)

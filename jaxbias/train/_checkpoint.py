@@ -97,7 +97,7 @@ def _named_leaves(tree: Tree) -> dict[str, Any]:
     return {f"leaf-{i}": leaf for i, leaf in enumerate(leaves) if np.size(leaf)}
 
 
-class Store:
+class CheckpointStore:
     """The checkpoints of one run in one directory."""
 
     def __init__(self, checkpoint: Checkpoint, identity: dict[str, str]):
@@ -122,7 +122,7 @@ class Store:
 
     @classmethod
     @contextmanager
-    def held(cls, checkpoint: Checkpoint, identity: dict[str, str]) -> Iterator["Store"]:
+    def held(cls, checkpoint: Checkpoint, identity: dict[str, str]) -> Iterator["CheckpointStore"]:
         """The directory for this run alone, cleared of what a kill left behind.
 
         Raises:

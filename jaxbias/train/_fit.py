@@ -16,7 +16,7 @@ from jaxtyping import Array
 from jaxbias.leaves import TRAIN, read_labels, with_frozen
 from jaxbias.params import Layer, Loss, P, SomeTree, Tree, init_state, plain_at_runtime
 from jaxbias.train import _memory
-from jaxbias.train._checkpoint import Checkpoint, Store, array_digest, program_digest
+from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
 
@@ -192,7 +192,7 @@ def _device(params: Tree) -> Any:
     return next(iter(devices))
 
 
-def _saved(store: Store, epoch: int, carry: _Carry, unsaved: str) -> str:
+def _saved(store: CheckpointStore, epoch: int, carry: _Carry, unsaved: str) -> str:
     """ "" after a checkpoint that was written, else why it was not; a row of failures is warned of once."""
     try:
         store.save(epoch, carry)
@@ -329,7 +329,7 @@ def fit(
                 "key": array_digest(key),
                 "loop": loop,
             }
-            store = held.enter_context(Store.held(checkpoint, identity))
+            store = held.enter_context(CheckpointStore.held(checkpoint, identity))
             done, carry = _resumed(store, carry, epochs)
         resumed, unsaved = done, ""
 
@@ -394,7 +394,7 @@ def _history(carry: _Carry) -> dict[str, np.ndarray]:
     return {**means, **validation, "step_loss": train["loss"]}
 
 
-def _resumed(store: Store, carry: _Carry, epochs: int) -> tuple[int, _Carry]:
+def _resumed(store: CheckpointStore, carry: _Carry, epochs: int) -> tuple[int, _Carry]:
     """(epochs done, carry) from the newest complete checkpoint; its history is as long as that run was to be."""
     found = store.restore(carry)
     if found is None:

@@ -25,7 +25,7 @@ from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
-from jaxbias.train._sweep_store import Store
+from jaxbias.train._sweep_store import SweepStore
 from jaxbias.train._sweep_table import Sweep
 
 Init = Callable[[Array, Any], Tree]
@@ -166,7 +166,7 @@ def sweep(
                 "chunk": str(chunk),
                 "keep_params": str(keep_params),
             }
-            store = held.enter_context(Store.held(directory, identity))
+            store = held.enter_context(SweepStore.held(directory, identity))
             loaded = {start: store.load(start, min(start + chunk, count)) for start in starts}
             finished = {start: leaves for start, leaves in loaded.items() if leaves is not None}
         resumed = sum(min(start + chunk, count) - start for start in finished)
@@ -212,7 +212,7 @@ def sweep(
     return Sweep(axes, results, ~np.logical_and.reduce(finite), params, resumed, compile_s, train_s)
 
 
-def _kept(store: Store, start: int, stop: int, leaves: list[np.ndarray], before: bool) -> bool:
+def _kept(store: SweepStore, start: int, stop: int, leaves: list[np.ndarray], before: bool) -> bool:
     """Whether these members' results are on disk now; a row of failures is warned of once."""
     try:
         store.save(start, stop, leaves)

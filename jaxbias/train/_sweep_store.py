@@ -16,7 +16,7 @@ from jaxbias.train._lock import locked
 _IDENTITY = "sweep.json"
 
 
-class Store:
+class SweepStore:
     """One file for each finished chunk, written beside and renamed; `sweep.json` says which sweep it is."""
 
     def __init__(self, directory: Path):
@@ -24,7 +24,7 @@ class Store:
 
     @classmethod
     @contextmanager
-    def held(cls, directory: str | Path, identity: dict[str, str]) -> Iterator["Store"]:
+    def held(cls, directory: str | Path, identity: dict[str, str]) -> Iterator["SweepStore"]:
         """The directory for this sweep alone: made, or found to hold this very sweep.
 
         Raises:

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import goals, report, sentence
-from benchmarks.record import Record, Store
+from benchmarks.record import Record, ResultStore
 
 
 def derivation(case, contender, ratio, **extra):
@@ -82,7 +82,7 @@ def test_sweep_goals_are_against_the_fastest_other():
 
 def test_the_readme_says_of_sweeps_what_the_results_say(tmp_path):
     environments = {"jax 0.12": {}}
-    store = Store(tmp_path / "cpu-two-cores.json", "jax 0.12", environments["jax 0.12"])
+    store = ResultStore(tmp_path / "cpu-two-cores.json", "jax 0.12", environments["jax 0.12"])
     store.add(SWEPT)
     readme = tmp_path / "README.md"
     readme.write_text(f"Before.\n\n{sentence.MARKER}\nAn older\nsentence.\n\nAfter.\n")

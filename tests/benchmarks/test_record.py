@@ -5,12 +5,12 @@ import json
 import pytest
 
 from benchmarks import record
-from benchmarks.record import Record, Store, Unwritable, load
+from benchmarks.record import Record, ResultStore, Unwritable, load
 
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "results.json", "here", record.environment())
+    return ResultStore(tmp_path / "results.json", "here", record.environment())
 
 
 def test_every_finished_case_is_in_the_file(store):
@@ -23,9 +23,9 @@ def test_every_finished_case_is_in_the_file(store):
 
 def test_a_later_run_replaces_its_own_records_only(store):
     store.add([Record("bias", "dense", "bias", samples=[1.0]), Record("bias", "dense", "no bias", samples=[1.0])])
-    again = Store(store.path, "here", record.environment())
+    again = ResultStore(store.path, "here", record.environment())
     again.add([Record("bias", "dense", "bias", samples=[3.0])])
-    elsewhere = Store(store.path, "another JAX", record.environment())
+    elsewhere = ResultStore(store.path, "another JAX", record.environment())
     elsewhere.add([Record("bias", "dense", "bias", samples=[5.0])])
     found = {(r.contender, r.environment): r.samples for r in load(store.path)["records"]}
     assert found == {("bias", "here"): [3.0], ("no bias", "here"): [1.0], ("bias", "another JAX"): [5.0]}
@@ -56,7 +56,7 @@ def test_the_file_names_machine_versions_and_flags(store):
 def test_no_place_to_write_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Unwritable, match=r"results cannot be written to .*results\.json: File exists"):
-        Store(tmp_path / "file" / "results.json", "here", {})
+        ResultStore(tmp_path / "file" / "results.json", "here", {})
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 99}', '{"schema": 1, "records": [{"unknown": 1}]}'])
