@@ -62,7 +62,7 @@ class Run(NamedTuple):
         return self.fitted.diverged is None and self.accuracy >= self.setting.wanted
 
 
-class Report(NamedTuple):
+class PageData(NamedTuple):
     """Everything on the page."""
 
     checks: list[Check]
@@ -83,7 +83,7 @@ def collect(
     on_check: Callable[[Check, int, int], None] | None = None,
     on_start: Callable[[str], None] | None = None,
     on_epoch: Callable[[str, Progress], None] | None = None,
-) -> Report:
+) -> PageData:
     """Do the work of the report.
 
     Args:
@@ -107,7 +107,7 @@ def collect(
     with ThreadPoolExecutor(1) as beside:
         runs = [beside.submit(_train, name, epochs, on_start, on_epoch) for name in names]
         found = check_all(progress=checked) if checks is None else checks
-        return Report(found, [run.result() for run in runs], machine())
+        return PageData(found, [run.result() for run in runs], machine())
 
 
 def _train(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbias.app.report._collect import Report, Run
+from jaxbias.app.report._collect import PageData, Run
 from jaxbias.app.report._formulas import Typesetter
 from jaxbias.app.report._pictures import bars, curves, tiles
 from jaxbias.selfcheck import DTYPES, TOLERANCE, Check
@@ -15,7 +15,7 @@ from jaxbias.selfcheck import DTYPES, TOLERANCE, Check
 _e = html.escape
 
 
-def page(report: Report, *, cache: str = "", seconds: float | None = None, claims: str = "") -> str:
+def page(report: PageData, *, cache: str = "", seconds: float | None = None, claims: str = "") -> str:
     """The whole page as text; `claims` is a section of HTML, from `jaxbias.claims.section`."""
     typesetter = Typesetter()
     body = "".join(
@@ -49,7 +49,7 @@ def _number(text: str, *, ok: bool = True) -> str:
     return f'<td class="number">{text}</td>' if ok else f'<td class="number bad">{text} ✗</td>'
 
 
-def _head(report: Report) -> str:
+def _head(report: PageData) -> str:
     right = sum(check.ok for check in report.checks)
     leaves = [leaf for check in report.checks for leaf in check.leaves]
     wrong = [check.derivation.name for check in report.checks if not check.ok]
