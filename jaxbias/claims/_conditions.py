@@ -94,7 +94,7 @@ def true() -> Condition:
 # --- conditions on the mean over seeds --------------------------------------------------------------------------------
 
 
-class Summary(NamedTuple):
+class SampleStatistics(NamedTuple):
     """Mean over seeds, its standard error, and the standard deviation of one seed."""
 
     mean: float
@@ -103,11 +103,11 @@ class Summary(NamedTuple):
     seeds: int
 
 
-def summarize(samples: Any) -> Summary:
+def summarize(samples: Any) -> SampleStatistics:
     """Mean, standard error and standard deviation of one number per seed."""
     samples = np.asarray(samples, np.float64)
     deviation = float(np.std(samples, ddof=1))
-    return Summary(float(np.mean(samples)), deviation / np.sqrt(samples.size), deviation, samples.size)
+    return SampleStatistics(float(np.mean(samples)), deviation / np.sqrt(samples.size), deviation, samples.size)
 
 
 def _show_mean(samples: np.ndarray) -> str:

@@ -10,7 +10,7 @@
 
 from jaxbias.selfcheck.planted.derivations import rules_of as rules_of
 from jaxbias.selfcheck.planted.judge import Outcome as Outcome
-from jaxbias.selfcheck.planted.judge import Summary as Summary
+from jaxbias.selfcheck.planted.judge import Scores as Scores
 from jaxbias.selfcheck.planted.judge import good_enough as good_enough
 from jaxbias.selfcheck.planted.judge import run as run
 from jaxbias.selfcheck.planted.judge import summarise as summarise

@@ -230,7 +230,7 @@ def run(
 
 
 @dataclass
-class Summary:
+class Scores:
     """Shares over all mutants."""
 
     count: int
@@ -240,11 +240,11 @@ class Summary:
     misnamed: float
 
 
-def summarise(outcomes: list[Outcome]) -> Summary:
+def summarise(outcomes: list[Outcome]) -> Scores:
     """Shares of detected, exactly localised, named and confidently misnamed mutants."""
     placed = [o for o in outcomes if o.localised is not None]
     share = lambda rows, f: sum(map(f, rows)) / max(len(rows), 1)
-    return Summary(
+    return Scores(
         len(outcomes),
         share(outcomes, lambda o: o.detected),
         share(placed, lambda o: bool(o.localised)),
@@ -265,6 +265,6 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def good_enough(summary: Summary) -> bool:
+def good_enough(summary: Scores) -> bool:
     """What is required: detected ≥ 99 %, leaves exactly right ≥ 97 %, named ≥ 85 %, confidently misnamed ≤ 1 %."""
     return summary.detected >= 0.99 and summary.localised >= 0.97 and summary.named >= 0.85 and summary.misnamed <= 0.01
