@@ -302,7 +302,7 @@ def fit(
     jax.eval_shape(objective.gradient, params, *first, state)  # the layers' and the loss' own errors, before any work
     device = _device(params)
     unallocated = jax.eval_shape(lambda *of: Learned.at_start(optimizer, *of), params, state)
-    _memory.check(
+    _memory.require(
         _memory.size(unallocated), device, "fit: params and optimizer state need",
         f"Params have {_memory.size(params):,} bytes: take fewer units, or an optimizer that keeps less, such as sgd.",
     )  # fmt: skip
@@ -339,7 +339,7 @@ def fit(
         began = time.perf_counter()
         compiled = program.compiled(loop, carry, (x, targets), checked)
         compile_s = time.perf_counter() - began
-        _memory.check(compiled.needed, device, "fit: one step of this network needs", too_large)
+        _memory.require(compiled.needed, device, "fit: one step of this network needs", too_large)
 
         at_once, trained_from = 1, time.perf_counter()
         while done < epochs:

@@ -87,7 +87,7 @@ def size(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check(needed: int, device: Any, of: str, remedy: str) -> None:
+def require(needed: int, device: Any, of: str, remedy: str) -> None:
     """Raise unless `needed` more bytes fit.
 
     Args:

@@ -331,4 +331,4 @@ def _check_memory(compiled: Any, device: Any, devices: int, chunk: int, threads:
     needed = analysis.argument_size_in_bytes + (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) * threads
     if device.platform == "cpu":  # all host devices share it
         needed *= devices
-    _memory.check(needed, device, f"sweep: chunk={chunk} members on {devices} device(s) need", _smaller(chunk))
+    _memory.require(needed, device, f"sweep: chunk={chunk} members on {devices} device(s) need", _smaller(chunk))
