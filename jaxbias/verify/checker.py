@@ -26,11 +26,11 @@ from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.probes import Probe
 from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule
 
-EXACT = 1000.0, 100.0
+SLACK_IN_FLOAT64 = 1000.0, 100.0
 """In float64: how many times the bound of an element, and of its leaf's largest element, an error may be. A rule that
 is right in another form rounds otherwise than the reference does; a mistake is 10⁶ times larger still."""
 
-ROUNDED = 16.0, 2.0
+SLACK_IN_ARGUMENT_DTYPE = 16.0, 2.0
 """The same in the dtype of the arguments, where rounding errors come closer to mistakes."""
 
 
@@ -264,7 +264,7 @@ class Checker:
         program = self.reference.program(probe.primals, probe.seeds)
         assert program is not None
         eps = 2.0**-53 if self.exact else float(jnp.finfo(self.dtype).eps)
-        factors = EXACT if self.exact else ROUNDED
+        factors = SLACK_IN_FLOAT64 if self.exact else SLACK_IN_ARGUMENT_DTYPE
         inputs = probe.inputs
         return program, self.truth(program, inputs, eps, factors, narrow=not self.exact)
 
@@ -301,7 +301,7 @@ class Checker:
         case = Case(probe, program, expected, actual, tolerance).compare()
         if any(np.any(mask) for mask in case.wrong) and (coarse := self.coarseness(probe, program)) > 1e-15:
             inputs = probe.inputs
-            case.tolerance = self.truth(program, inputs, coarse, ROUNDED).tolerance
+            case.tolerance = self.truth(program, inputs, coarse, SLACK_IN_ARGUMENT_DTYPE).tolerance
             case.compare()
         drawn = probe.name != "as given"
         if drawn and any(np.any(mask) for mask in case.wrong) and reads_outside(program, case.values):

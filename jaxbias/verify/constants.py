@@ -22,11 +22,11 @@ class Constant:
     leading_mean: bool = False
 
 
-EXACT = 1e-7
+SAME_FACTOR = 1e-7
 """How far, relatively, a factor in float64 may be from what its name says."""
 
 
-def close(a: float | int, b: float | int, tolerance: float = EXACT) -> bool:
+def close(a: float | int, b: float | int, tolerance: float = SAME_FACTOR) -> bool:
     return bool(abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-300))
 
 
@@ -58,7 +58,7 @@ def sizes(shapes: Shapes) -> list[tuple[str, int, bool]]:
     return list(found.values())
 
 
-def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes], tolerance: float = EXACT) -> Constant | None:
+def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes], tolerance: float = SAME_FACTOR) -> Constant | None:
     """Name of a factor seen on several probes, each with its own shapes: one name has to fit all of them.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias._trees import first_line
-from jaxbias.verify.checker import EXACT, ROUNDED
+from jaxbias.verify.checker import SLACK_IN_FLOAT64, SLACK_IN_ARGUMENT_DTYPE
 from jaxbias.verify.problem import Arrays, narrow_np, widen
 from jaxbias.verify.report import Diagnosis
 
@@ -84,7 +84,7 @@ def _truth(checker: "Checker", dtypes: list[Any], eps: float, primals: Arrays, s
         return None
     if program is None:
         return None
-    factors = EXACT if eps <= jnp.finfo(jnp.float64).eps else ROUNDED  # a lost digit is no mistake where there are 16
+    factors = SLACK_IN_FLOAT64 if eps <= jnp.finfo(jnp.float64).eps else SLACK_IN_ARGUMENT_DTYPE  # a lost digit is no mistake where there are 16
     return checker.truth(program, [*primals, *seeds], eps, factors, narrow=True, rounded=True)
 
 

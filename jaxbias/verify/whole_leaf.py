@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbias.verify.constants import EXACT, name_constant
+from jaxbias.verify.constants import SAME_FACTOR, name_constant
 from jaxbias.verify.findings import Evidence, Finding, scaled
 
 BLURRED = 1e-4
@@ -87,7 +87,7 @@ def _moved(x, shift, axis):
 
 
 def _constant(evidence: list[Evidence], i: int) -> Any:
-    factors, shapes, accuracy, unsure = [], [], 0.0, EXACT
+    factors, shapes, accuracy, unsure = [], [], 0.0, SAME_FACTOR
     for e in evidence:
         for case in e.cases:
             expected, actual = case.expected[i], case.actual[i]
