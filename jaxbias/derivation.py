@@ -61,7 +61,7 @@ class Derivation(NamedTuple):
     examples: tuple[Example, ...] | tuple[LossExample, ...]
 
 
-class Problem(NamedTuple):
+class Instance(NamedTuple):
     """Random values for an example: what `jax.vjp(forward, params, x, has_aux=True)` and its cotangent need."""
 
     forward: Callable[[Tree, Any], tuple[Any, Tree]]
@@ -104,9 +104,9 @@ def _held(tree: Tree, dtype: DTypeLike) -> Tree:
     return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf).astype(dtype)) if is_float(leaf) else leaf, tree)
 
 
-def problem(
+def instance(
     example: Example | LossExample, key: Array, dtype: DTypeLike, *, held_in: DTypeLike | None = None
-) -> Problem:
+) -> Instance:
     """Random input, random params (no bias is zero) and a random error signal for one example.
 
     A loss takes the form of a layer without params: x is the network output, and delta is the scalar 1.
@@ -116,11 +116,11 @@ def problem(
         held_in: the values are then held in this dtype; the same numbers in float64 make the reference for bfloat16.
     """
     if isinstance(example, LossExample):
-        return _loss_problem(example, key, dtype, held_in or dtype)
-    return _layer_problem(example, key, dtype, held_in or dtype)
+        return _loss_instance(example, key, dtype, held_in or dtype)
+    return _layer_instance(example, key, dtype, held_in or dtype)
 
 
-def _layer_problem(example: Example, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Problem:
+def _layer_instance(example: Example, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Instance:
     x_key, init_key, params_key, state_key, delta_key = jax.random.split(key, 5)
     layer = example.layer
     x = example.x(x_key, dtype) if callable(example.x) else normal(x_key, example.x, dtype)
@@ -129,10 +129,10 @@ def _layer_problem(example: Example, key: Array, dtype: DTypeLike, held_in: DTyp
     out = jax.eval_shape(lambda: run_forward(layer, params, x, state)[0])
     delta = random_like(delta_key, out)
     state, params, x, delta = _held((state, params, x, delta), held_in)
-    return Problem(lambda params, x: run_forward(layer, params, x, state), layer.backward, params, x, delta)
+    return Instance(lambda params, x: run_forward(layer, params, x, state), layer.backward, params, x, delta)
 
 
-def _loss_problem(example: LossExample, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Problem:
+def _loss_instance(example: LossExample, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Instance:
     out_key, targets_key = jax.random.split(key)
     out = _held(normal(out_key, example.out, dtype), held_in)
     targets = _held(example.targets(targets_key, dtype), held_in)
@@ -145,4 +145,4 @@ def _loss_problem(example: LossExample, key: Array, dtype: DTypeLike, held_in: D
         return (), delta.astype(held_in) * example.loss.backward(residuals)
 
     value = jax.eval_shape(forward, (), out)[0]
-    return Problem(forward, backward, (), out, jax.device_put(np.ones((), value.dtype)))
+    return Instance(forward, backward, (), out, jax.device_put(np.ones((), value.dtype)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import verify
-from jaxbias.derivation import Example, LossExample, problem
+from jaxbias.derivation import Example, LossExample, instance
 
 EXACT, WRONG = 1e-12, 1e-3
 
@@ -40,7 +40,7 @@ def _right_answer(example: Example | LossExample, key: jax.Array) -> tuple[Any, 
     # the example is part of the entry, not only its id, so that the id stays its own
     name = id(example), tuple(np.asarray(jax.random.key_data(key)).tolist())
     if name not in _judged:
-        case = problem(example, key, jnp.float64)
+        case = instance(example, key, jnp.float64)
 
         @jax.jit
         def program(params, x, delta):

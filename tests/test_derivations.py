@@ -15,7 +15,7 @@ from jax.dtypes import float0
 from jax.interpreters import ad
 
 from jaxbias import selfcheck, verify
-from jaxbias.derivation import cast, problem
+from jaxbias.derivation import cast, instance
 
 DERIVATIONS = selfcheck.layer_derivations() | selfcheck.loss_derivations()
 every_example = pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def by_differences(case, params, x, delta):
 
 
 def gradients(key, example) -> Gradients:
-    case = problem(example, key, jnp.bfloat16, held_in=jnp.float64)
-    narrow = {dtype: problem(example, key, jnp.bfloat16, held_in=jnp.dtype(dtype)) for dtype in NARROW}
+    case = instance(example, key, jnp.bfloat16, held_in=jnp.float64)
+    narrow = {dtype: instance(example, key, jnp.bfloat16, held_in=jnp.dtype(dtype)) for dtype in NARROW}
 
     @jax.jit
     def program(values, narrow_values):
@@ -112,7 +112,7 @@ def test_backward_equals_autodiff_differences_vmap_and_itself_in_narrow_floats(k
 
 @every_derivation
 def test_jit_equals_eager(key, name):
-    case = problem(DERIVATIONS[name].examples[0], key, jnp.float64)
+    case = instance(DERIVATIONS[name].examples[0], key, jnp.float64)
     values = case.params, case.x, case.delta
     assert_within(1e-13, jax.jit(lambda *values: backward(case, *values))(*values), backward(case, *values))
 
@@ -136,7 +136,7 @@ def no_autodiff(monkeypatch):
 
 @every_example
 def test_backward_lowers_for_every_platform_and_calls_no_autodiff(key, example, no_autodiff):
-    case = problem(example, key, jnp.float32)
+    case = instance(example, key, jnp.float32)
     traced = jax.jit(lambda *values: backward(case, *values)).trace(case.params, case.x, case.delta)
     for platform in ("cpu", "cuda", "tpu"):
         assert "func.func public @main" in traced.lower(lowering_platforms=(platform,)).as_text()

@@ -9,7 +9,7 @@ import pytest
 
 import jaxbias as jb
 from jaxbias import _files, io, selfcheck
-from jaxbias.derivation import problem
+from jaxbias.derivation import instance
 from jaxbias.layers import batch_norm, bias_neuron, conv, conv_transpose, dense, layer_norm, relu, reshape, rnn
 from jaxbias.layouts import AS_HERE, Layouts
 
@@ -153,7 +153,7 @@ def learning(key):
     return {
         example.layer.name: example.layer.layouts
         for example in examples
-        if jax.tree.leaves(problem(example, key, jnp.float32).params)
+        if jax.tree.leaves(instance(example, key, jnp.float32).params)
     }
 
 

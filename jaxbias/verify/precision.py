@@ -84,7 +84,8 @@ def _truth(checker: "Checker", dtypes: list[Any], eps: float, primals: Arrays, s
         return None
     if program is None:
         return None
-    factors = SLACK_IN_FLOAT64 if eps <= jnp.finfo(jnp.float64).eps else SLACK_IN_ARGUMENT_DTYPE  # a lost digit is no mistake where there are 16
+    # a lost digit is no mistake where there are 16
+    factors = SLACK_IN_FLOAT64 if eps <= jnp.finfo(jnp.float64).eps else SLACK_IN_ARGUMENT_DTYPE
     return checker.truth(program, [*primals, *seeds], eps, factors, narrow=True, rounded=True)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbias.derivation import problem
+from jaxbias.derivation import instance
 from jaxbias.layers import rnn
 from jaxbias.params import Params
 from tests.planted import assert_caught
@@ -15,7 +15,7 @@ EXAMPLES = {example.label: example for example in rnn.DERIVATIONS[0].examples}
 def test_per_element_loops_of_the_equations(key, activation):
     """Equations 5.4 for one row, receiver-first as the sheet writes them."""
     layer = rnn.layer(4, activation=activation)
-    case = problem(EXAMPLES["tanh"]._replace(layer=layer, x=(1, 5, 3)), key, jnp.float64)
+    case = instance(EXAMPLES["tanh"]._replace(layer=layer, x=(1, 5, 3)), key, jnp.float64)
     out, residuals = case.forward(case.params, case.x)
     grads, delta_x = case.backward(residuals, case.delta)
 

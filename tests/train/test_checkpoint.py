@@ -165,7 +165,9 @@ def test_random_keys_and_empty_leaves_survive(tmp_path, key):
 
     tree = {"key": key, "empty": np.zeros((0, 3)), "half": jax.numpy.ones(3, "bfloat16") / 3, "count": np.int32(4)}
     CheckpointStore(train.Checkpoint(tmp_path), {"run": "a"}).save(7, tree)
-    epoch, back = CheckpointStore(train.Checkpoint(tmp_path), {"run": "a"}).restore(jax.tree.map(lambda leaf: leaf, tree))
+    epoch, back = CheckpointStore(train.Checkpoint(tmp_path), {"run": "a"}).restore(
+        jax.tree.map(lambda leaf: leaf, tree)
+    )
     assert epoch == 7 and back["half"].dtype == "bfloat16"
     assert jax.random.key_data(back["key"]).tolist() == jax.random.key_data(key).tolist()
     assert np.array_equal(back["half"], tree["half"]) and back["count"] == 4

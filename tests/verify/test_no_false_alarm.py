@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxbias import selfcheck, verify
-from jaxbias.derivation import problem
+from jaxbias.derivation import instance
 from jaxbias.verify import decide
 from jaxbias.verify.checker import Checker
 from jaxbias.verify.entrances import vjp_problem
@@ -267,13 +267,13 @@ EXAMPLES = [
 
 def library_alarms(example, dtype, seeds):
     """Reports of one of the library's derivations that call it wrong, one input per seed; it is traced once."""
-    first = problem(example, jax.random.key(seeds[0]), dtype)
+    first = instance(example, jax.random.key(seeds[0]), dtype)
     forward = lambda params, x: first.forward(params, x)[0]
     rule = lambda args, ct: tuple(first.backward(first.forward(*args)[1], ct))
     flat = vjp_problem(forward, rule, (first.params, first.x), None, ["params", "x"], None, "verify.vjp")
     checker, found = Checker(flat), []
     for seed in seeds:
-        drawn = problem(example, jax.random.key(seed), dtype)
+        drawn = instance(example, jax.random.key(seed), dtype)
         flat.primals = [x if isinstance(x, jax.Array) else np.asarray(x) for x in jax.tree.leaves(drawn[2:4])]
         report = decide.check(flat, key=jax.random.key(seed), diagnose=False, checker=checker)
         if not report.ok:

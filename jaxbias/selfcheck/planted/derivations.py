@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbias.derivation import Derivation, Example, LossExample, problem
+from jaxbias.derivation import Derivation, Example, LossExample, instance
 from jaxbias.selfcheck.planted.registry import Rule
 
 
@@ -19,7 +19,7 @@ def rules_of(derivations: Iterable[Derivation]) -> list[Rule]:
 
 
 def _rule(name: str, example: Example | LossExample) -> Rule:
-    given = problem(example, jax.random.key(0), jnp.float32)
+    given = instance(example, jax.random.key(0), jnp.float32)
     tree = jax.tree.structure((given.params, given.x))
     is_loss = isinstance(example, LossExample)
 
@@ -38,7 +38,7 @@ def _rule(name: str, example: Example | LossExample) -> Rule:
         return rule
 
     def draw(key):
-        drawn = problem(example, key, jnp.float32)
+        drawn = instance(example, key, jnp.float32)
         return tuple(jax.tree.leaves((drawn.params, drawn.x)))
 
     backward = example.loss.backward if is_loss else example.layer.backward
