@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias._trees import first_line
-from jaxbias.verify.checker import SLACK_IN_FLOAT64, SLACK_IN_ARGUMENT_DTYPE
+from jaxbias.verify.checker import SLACK_IN_ARGUMENT_DTYPE, SLACK_IN_FLOAT64
 from jaxbias.verify.problem import Arrays, narrow_np, widen
 from jaxbias.verify.report import Diagnosis
 
