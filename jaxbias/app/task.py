@@ -53,7 +53,7 @@ class Task(NamedTuple):
 
     data: datasets.Data
     network: Layer
-    loss: losses.Loss
+    loss: losses.ConfiguredLoss
     targets: tuple[np.ndarray, np.ndarray]
     metrics: dict[str, Callable[..., Array]]
     params: Tree
@@ -170,7 +170,7 @@ def schedule_by_name(text: str, learning_rate: float, steps: int) -> Any:
     return _built("schedule", name, known[name], {key: filled[key] for key in needed} | options)
 
 
-def loss_by_name(text: str | None, data: datasets.Data) -> losses.Loss:
+def loss_by_name(text: str | None, data: datasets.Data) -> losses.ConfiguredLoss:
     """`huber`, or `huber:threshold=0.5`; without a name the first of `LOSSES` for this task.
 
     Raises:
@@ -252,7 +252,7 @@ def default_batch_size(rows: int) -> int:
     return BATCH_SIZE if rows >= 16 * BATCH_SIZE else rows // math.ceil(rows / BATCH_SIZE)
 
 
-def _for_loss(data: datasets.Data, loss: losses.Loss) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+def _for_loss(data: datasets.Data, loss: losses.ConfiguredLoss) -> tuple[tuple[np.ndarray, np.ndarray], int]:
     """The targets in the form that the loss takes, and how many outputs belong to them."""
     targets = data.y_train, data.y_test
     if data.classes is None:
