@@ -68,7 +68,7 @@ def test_every_epoch_uses_whole_batches_of_distinct_rows(key):
     """The gradient of each step is the mean of its rows: with one-hot rows and plain SGD the weight counts them."""
     rows, batch = 7, 3
     network = jb.layers.dense.layer(1, use_bias=False, weight_init=jb.initializers.zeros)
-    count = jb.losses.Loss(  # ∂L/∂out = -1 whatever the targets are
+    count = jb.losses.ConfiguredLoss(  # ∂L/∂out = -1 whatever the targets are
         lambda out, targets: (-out.sum() + 0 * targets.sum(), jnp.zeros_like(out)), lambda r: -jnp.ones_like(r)
     )
     x, y = jnp.eye(rows), jnp.zeros((rows, 1))
