@@ -76,12 +76,12 @@ class Table(NamedTuple):
     """What a file holds.
 
     Attributes:
-        lines: of the rows in the file, from 1; None where every cell is a finite number, so that there is none to name.
+        lines: of the rows in the file, from 1; none where every cell is a finite number, so that there is none to name.
         notes: in words what the reader took for granted.
     """
 
     columns: tuple[Column, ...]
-    lines: np.ndarray | None
+    lines: np.ndarray
     notes: tuple[str, ...]
 
     @property
@@ -188,7 +188,7 @@ def _read(
             numbers = _all_numbers(itertools.islice(file, layout.first_line, None), layout)
         if numbers is not None:
             columns = [Column(j + 1, name, numbers[:, j], None) for j, name in enumerate(layout.names)]
-            return Table(tuple(columns), None, layout.notes)
+            return Table(tuple(columns), np.array([], int), layout.notes)
     with reopen() as file:
         rows = (row for row in _rows(file, layout.delimiter) if row[0] > layout.first_line)
         return _columns(path, rows, layout, as_text)

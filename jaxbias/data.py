@@ -211,20 +211,20 @@ def load(
     chosen = "classification" if labels else "regression"
     notes = [f"{chosen}, {'as asked for' if task else 'since ' + reason}", *rows.notes]
     if x_scaling is not None:
-        notes.append(_scale_note(x_scaling, y_scaling, x))
+        notes.append(_scale_note(x, rows.levels, y_scaling))
     return Data(
-        path.name,
-        *(
-            _stored(path, array, scaling)
-            for array, scaling in ((x, x_scaling), (y, y_scaling), (x_test, x_scaling), (y_test, y_scaling))
-        ),
-        len(labels) or None,
-        labels,
-        rows.features,
-        rows.targets,
-        x_scaling,
-        y_scaling,
-        tuple(notes),
+        name=path.name,
+        x_train=_stored(path, x, x_scaling),
+        y_train=_stored(path, y, y_scaling),
+        x_test=_stored(path, x_test, x_scaling),
+        y_test=_stored(path, y_test, y_scaling),
+        classes=len(labels) or None,
+        labels=labels,
+        features=rows.features,
+        targets=rows.targets,
+        x_scaling=x_scaling,
+        y_scaling=y_scaling,
+        notes=tuple(notes),
     )
 
 
@@ -300,10 +300,11 @@ def _read_table(
     except _table.OddCell as odd:
         raise _about_odd_cell(path, odd, targets, drop) from None
     features, wanted, left_out = _chosen(path, table, targets, drop)
-    if wide := [column for column in features if column.is_text and len(_levels(column)) > MOST_LEVELS]:
+    if wide := [column for column in features if column.is_text and _is_wide(column)]:
         counts = ", ".join(f"{column.title} holds {len(_levels(column))} different texts" for column in wide)
         raise Question(
-            f"data: {path}: {counts}, more than the {MOST_LEVELS} that would each become a column. Leave out?",
+            f"data: {path}: {counts}, such as {_levels(wide[0])[0]!r}, too many to become a column each (at most "
+            f"{MOST_LEVELS}, with two rows or more for each). Leave out?",
             [{"drop": [*drop, *(_table.reference(column.number, table.names) for column in wide)]}],
         )
     encoded = [_encoded(column) for column in features]
@@ -333,6 +334,11 @@ def _read_table(
     )
 
 
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """The names, for people: all of a few, the first of many."""
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
 def _about_odd_cell(
     path: Path, odd: _table.OddCell, targets: Sequence[str | int], drop: Sequence[str | int]
 ) -> Question:
@@ -346,11 +352,12 @@ def _chosen(
     path: Path, table: _table.Table, targets: Sequence[str | int], drop: Sequence[str | int]
 ) -> tuple[list[_table.Column], list[_table.Column], list[str]]:
     """The features, the targets, and in words what is left out."""
-    dropped = {_table.number_of(reference, table.names, path) for reference in drop}
-    named = {_table.number_of(reference, table.names, path) for reference in targets if str(reference) != "-1"}
+    names = table.names
+    dropped = {_table.number_of(reference, names, path) for reference in drop}
+    named = {_table.number_of(reference, names, path) for reference in targets if str(reference) != "-1"}
     kept, notes = [], []
     for column in table.columns:
-        reason = "as asked for" if column.number in dropped else _why_no_feature(column, any(table.names))
+        reason = "as asked for" if column.number in dropped else _why_no_feature(column, any(names))
         if reason and column.number not in named - dropped:
             notes.append(f"{column.title} left out, {reason}")
         else:
@@ -375,7 +382,7 @@ def _encoded(column: _table.Column) -> tuple[np.ndarray, list[str]]:
 
 
 def _text_note(column: _table.Column) -> str:
-    return f"{column.title} is text: a column of 0 and 1 each for {', '.join(_levels(column))}"
+    return f"{column.title} is text: a column of 0 and 1 each for {shortened(_levels(column))}"
 
 
 def _why_no_feature(column: _table.Column, named: bool) -> str:
@@ -394,11 +401,16 @@ def _levels(column: _table.Column) -> list[str]:
     return sorted(set(column.values) - {""})
 
 
+def _is_wide(column: _table.Column) -> bool:
+    levels = len(_levels(column))
+    return levels > MOST_LEVELS or 2 * levels > len(column.values)
+
+
 # --- missing values, targets, scale -----------------------------------------------------------------------------------
 
 
 def _is_missing(array: np.ndarray) -> np.ndarray:
-    return array == "" if array.dtype == object else np.isnan(array)
+    return np.asarray(array == "" if array.dtype == object else np.isnan(array))
 
 
 def _has_missing(array: np.ndarray) -> np.ndarray:
@@ -414,9 +426,10 @@ def _without_missing(path: Path, rows: _Rows, missing: str | None) -> _Rows:
     affected = sum(int((_has_missing(x) | _has_missing(y)).sum()) for x, y in pairs)
     count = sum(len(x) for x, _ in pairs)
     if missing is None:
+        no_target = any(_has_missing(y).any() for _, y in pairs)
         raise Question(
             f"data: {path}, {rows.first_missing}. {affected} of {count} rows have such a gap: leave these rows out, or "
-            f"put the mean of the training rows there?",
+            f"put the mean of the training rows there{' (rows without a target are left out)' if no_target else ''}?",
             [{"missing": choice} for choice in MISSING],
         )
     kept = []
@@ -449,8 +462,8 @@ def _guess(path: Path, rows: _Rows, y: np.ndarray) -> tuple[str, str]:
         if not sparse:
             return "classification", f"{subject} text"
         raise Question(
-            f"data: {path}: {subject} {count} different texts in {len(y)} rows. Are they classes, or is another column "
-            f"the target?",
+            f"data: {path}: {subject} {count} different texts, such as {values[0]!r}, in {len(y)} rows. Are they "
+            f"classes, or is another column the target?",
             [{"task": "classification"}, *([{"target": "COLUMN"}] if rows.targets else [])],
         )
     if (values != np.floor(values)).any():
@@ -519,10 +532,12 @@ def _scaling(train: np.ndarray, unscaled: np.ndarray) -> Scaling:
     return Scaling(np.where(unscaled, 0, mean), np.where(unscaled | constant, 1, train.std(axis=0)))
 
 
-def _scale_note(x_scaling: Scaling, y_scaling: Scaling | None, x: np.ndarray) -> str:
-    constant = int((x.max(axis=0) == x.min(axis=0)).sum())
-    names = "features" if y_scaling is None else "features and targets"
-    return f"{names} standardised by the training rows" + (f"; {constant} features are constant" if constant else "")
+def _scale_note(train: np.ndarray, unscaled: np.ndarray, y_scaling: Scaling | None) -> str:
+    names = [*([] if unscaled.all() else ["features"]), *([] if y_scaling is None else ["targets"])]
+    constant = int(((train.max(axis=0) == train.min(axis=0)) & ~unscaled).sum())
+    return f"{' and '.join(names) or 'nothing'} standardised by the training rows" + (
+        f"; {constant} features are constant" if constant else ""
+    )
 
 
 def _stored(path: Path, array: np.ndarray, scaling: Scaling | None) -> np.ndarray:

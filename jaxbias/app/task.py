@@ -139,12 +139,12 @@ _RATE = {"init_value", "peak_value"}
 
 def schedules() -> dict[str, Callable[..., Any]]:
     """The schedules of optax that a rate and a number of steps describe, by their names without `_decay_schedule`."""
-    found = {}
+    described = {}
     for name, function in vars(optax.schedules).items():
         parameters = inspect.signature(function).parameters if inspect.isfunction(function) else {}
         if _RATE & set(parameters) and "boundaries_and_scales" not in parameters:
-            found[re.sub("(_decay)?(_schedule)?$", "", name)] = function
-    return found
+            described[re.sub("(_decay)?(_schedule)?$", "", name)] = function
+    return described
 
 
 def schedule_by_name(text: str, learning_rate: float, steps: int) -> Any:
@@ -217,13 +217,14 @@ def read(path: str, options: Mapping[str, Any], *, images: bool = False, command
     Raises:
         ValueError: whatever is wrong with the file; a question is put with the commands that answer it.
     """
-    given = {name: value for name, value in options.items() if value is not None and value != []}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None and value != []}
     if path == "digits":
         if given:
             raise ValueError(f"data: digits take no --{next(iter(given))}: that is for files of your own.")
         return datasets.digits(images=images)
     try:
-        return datasets.load(path, **{"scale": not path.endswith(".npz")} | given)
+        scale = given.get("scale", not path.endswith(".npz"))
+        return datasets.load(path, **{**given, "scale": scale})
     except datasets.Question as question:
         commands = [
             f"jaxbias {command} {shlex.quote(path)}{_flags({**given, **answer})}" for answer in question.answers
@@ -260,8 +261,9 @@ def _for_loss(data: datasets.Data, loss: losses.ConfiguredLoss) -> tuple[tuple[n
     if loss.name != "binary_cross_entropy":
         return targets, data.classes
     if data.classes == 2:  # one output: the log-odds of the second class
-        return tuple(y[:, None].astype(np.float32) for y in targets), 1
-    return tuple(np.eye(data.classes, dtype=np.float32)[y] for y in targets), data.classes
+        return (data.y_train[:, None].astype(np.float32), data.y_test[:, None].astype(np.float32)), 1
+    one_hot = np.eye(data.classes, dtype=np.float32)
+    return (one_hot[data.y_train], one_hot[data.y_test]), data.classes
 
 
 def _accuracy(out: Array, targets: Array) -> Array:
@@ -384,14 +386,10 @@ def describe(task: Task) -> list[str]:
     data, shape = task.data, "×".join(map(str, task.data.x_train.shape[1:]))
     size = f"{data.name}: {len(data.x_train)} rows to train, {len(data.x_test)} held out, {shape} features"
     if data.classes is not None:
-        size += f", {data.classes} classes: {_shortened(data.labels)}"
+        size += f", {data.classes} classes: {datasets.shortened(data.labels)}"
     elif data.targets:
-        size += f", target {_shortened(data.targets)}"
+        size += f", target {datasets.shortened(data.targets)}"
     return [size, *(f"  {note}" for note in data.notes), *(f"  {name}: {word}" for name, word in task.words.items())]
-
-
-def _shortened(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
 def measured(task: Task, latest: Mapping[str, float]) -> str:
