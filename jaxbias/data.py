@@ -410,12 +410,12 @@ def _is_wide(column: _table.Column) -> bool:
 
 
 def _is_missing(array: np.ndarray) -> np.ndarray:
-    return np.asarray(array == "" if array.dtype == object else np.isnan(array))
+    return np.equal(array, "").astype(bool) if array.dtype == object else np.isnan(array)
 
 
 def _has_missing(array: np.ndarray) -> np.ndarray:
     """Which rows."""
-    return _is_missing(array).reshape(len(array), -1).any(axis=1)
+    return np.any(_is_missing(array).reshape(len(array), -1), axis=1)
 
 
 def _without_missing(path: Path, rows: _Rows, missing: str | None) -> _Rows:

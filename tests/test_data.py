@@ -390,7 +390,7 @@ BAD_TABLES = [
     ("1,2,a\n" * 10, {}, data.Question, "holds a in every row.*Which column is the target"),
     ("1,2,5\n" * 10, {"task": "regression"}, data.Question, "holds 5.0 in every row"),
     (NAMES, {}, data.Question, r"column 2 holds 50 different texts, such as 'name0', too many.*drop=\[2\]"),
-    ("a;1,0\nb;2,5\nc;3,5\nd;4,5\ne;5,5\n", {}, data.Question, "column 1 holds 5 different texts, such as 'a'"),
+    ("a;0,5\nb;2,5\nc;3,5\nd;4,5\ne;5,5\n", {}, data.Question, "column 1 holds 5 different texts, such as 'a'"),
     (
         NAMES,
         {"target": 2},
