@@ -109,6 +109,31 @@ def test_what_is_taken_for_granted_is_said(tmp_path, name, note):
     assert not [text for text in data.load(tmp_path / "b.csv").notes if re.match(note, text)]
 
 
+def test_a_first_line_of_text_that_recurs_below_is_a_row(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "\n".join(f"{'uv'[i % 2]},{'xyz'[i % 3]},{'no' if i % 2 else 'yes'}" for i in range(12))
+    )
+    rows = data.load(tmp_path / "a.csv")
+    assert len(rows.x_train) + len(rows.x_test) == 12 and rows.features[:2] == ("1=u", "1=v")
+
+
+def test_a_number_with_an_underscore_is_a_name(tmp_path):
+    (tmp_path / "a.csv").write_text("a,y\n" + "\n".join(f"{i},{'1_1' if i % 2 else '1_2'}" for i in range(12)))
+    assert data.load(tmp_path / "a.csv").labels == ("1_1", "1_2")
+
+
+def test_cells_are_quoted_after_a_blank(tmp_path):
+    (tmp_path / "a.csv").write_text("a, y\n" + "\n".join(f'{i}, "{"u, v" if i % 2 else "w"}"' for i in range(12)))
+    assert data.load(tmp_path / "a.csv").labels == ("u, v", "w")
+
+
+def test_the_blank_of_a_time_is_no_delimiter(tmp_path):
+    lines = [f"2026-01-01 10:{i:02d},{i},{i % 2}" for i in range(12)]
+    (tmp_path / "a.csv").write_text("\n".join([*lines, "2026-01-01 11:00,1"]))
+    with pytest.raises(ValueError, match=r"line 13: 2 cells, wanted 3 as in the first row .the delimiter is ','"):
+        data.load(tmp_path / "a.csv")
+
+
 def test_the_fast_reader_and_the_careful_one_agree(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text(PLAIN)
     fast = data.load(tmp_path / "a.csv")
@@ -202,6 +227,7 @@ def test_clear_targets(tmp_path, y, classes, labels):
 
 UNCLEAR = [
     (column(-1, 1, times=6), r"y holds 2 different whole numbers \(-1, 1\) in 12 rows: are they classes or values\?"),
+    (column(-1, 0, 1, times=6), "3 different whole numbers"),
     (column(3, 4, 5, 6, times=6), r"4 different whole numbers \(3, 4, 5, … 6\)"),
     (column(0, 1000000000, times=6), r"2 different whole numbers \(0, 1000000000\)"),
     (np.arange(100) % 25, "25 different whole numbers"),
