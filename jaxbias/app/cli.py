@@ -225,15 +225,16 @@ def run_claims(
         results = claims.run(
             [each.number for each in chosen], done=lambda result: bars.update(task, advance=1, note=result.claim.number)
         )
-        names = tuple(name for each in chosen for name in gallery.UNDER.get(each.number, ()))
-        if figures is not None and names:
-            bars.update(task, note="drawing")
-            gallery.write_all(figures, names)
         bars.update(task, note="")
     if as_json:
-        print(claims.to_json(results))
+        print(claims.to_json(results), flush=True)
     else:
         claims_table.show(Console(), results, every=every or bool(numbers))
+    names = tuple(name for each in chosen for name in gallery.UNDER.get(each.number, ()))
+    if figures is not None and names:  # after the results, which a full disk must not cost
+        with progress.Bars() as bars:
+            bars.row("drawing", note=", ".join(names))
+            gallery.write_all(figures, names)
     return 0 if all(result.passed for result in results) else 1
 
 

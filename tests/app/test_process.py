@@ -195,6 +195,35 @@ def test_a_disk_that_fills_up_costs_no_result(blobs, run, tmp_path):
     assert np.isfinite(params[0].weight).all()
 
 
+ASKED = """
+import sys
+from pathlib import Path
+from jaxbias.app import failure, keep
+sys.exit(failure.say(keep.write(Path("no/params"), lambda path: path.write_text("trained"), "the trained params")))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of a test is a Unix matter")
+@pytest.mark.parametrize(("answers", "last"), [("nor/this\nhere\n", "are in here instead"), ("\n", "params are lost")])
+def test_a_person_at_a_terminal_is_asked_for_another_path(tmp_path, answers, last):
+    ours, theirs = os.openpty()
+    code = [sys.executable, "-c", ASKED]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(code, cwd=tmp_path, env=environment, stdin=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        os.write(ours, answers.encode())
+        said = b""
+        with contextlib.suppress(OSError):  # how Linux ends the reading of a terminal whose last user has left
+            while chunk := os.read(ours, 4096):
+                said += chunk
+        assert process.wait(timeout=60) == failure.FAILED
+    os.close(ours)
+    text = said.decode()
+    assert "cannot be written to no/params (No such file or directory)." in text and "Another path, or nothing" in text
+    assert last in text.splitlines()[-1] and (tmp_path / "here").exists() == ("here" in answers)
+    assert ("nor/this cannot be written either" in text) == ("nor" in answers)
+
+
 def test_a_full_standard_output_is_one_line(start):
     process = start("sh", "-c", f"{sys.executable} -m jaxbias --help > /dev/full")
     _, err = process.communicate(timeout=60)
