@@ -334,7 +334,7 @@ def prepare(
             f"network: {network!r} gives rows of shape {out[1:]}, but {rows.name} needs ({outputs},) for {meaning}. "
             f"End it with dense:{outputs}."
         )
-    _memory.check(
+    _memory.require(
         _memory.size(shapes),
         jax.devices()[0],
         f"network: the params of {network!r} need",

@@ -120,9 +120,12 @@ def _train(
     if on_start is not None:
         on_start(name)
     began = time.perf_counter()
-    task = tasks.prepare("digits", setting.spec, learning_rate=LEARNING_RATE, use_bias=setting.use_bias)
+    task = tasks.prepare(
+        "digits", setting.spec, learning_rate=LEARNING_RATE, epochs=epochs, batch_size=BATCH_SIZE,
+        use_bias=setting.use_bias,
+    )  # fmt: skip
     progress = None if on_epoch is None else lambda each: on_epoch(name, each)
-    fitted = tasks.run(task, epochs=epochs, batch_size=BATCH_SIZE, progress=progress)
+    fitted = tasks.run(task, progress=progress)
     params = jax.tree.map(np.asarray, fitted.params)
     return Run(
         name,
