@@ -69,9 +69,10 @@ def correlate(
 ) -> Float[Array, "n *positions channels_out"]:
     """Σ_c Σ_u w[u,c,o] x̃[n, S i + F u − P, c], accumulated in at least float32."""
     positions = _positions(x.shape[1:-1], weight.shape[:-2], geometry)
+    convolution = partial(_convolve, geometry=geometry)
     if _as_product(x.shape, positions, weight.shape[:-2], geometry):
-        return _patches.forward(x, weight, geometry)
-    return _convolve(x, weight, geometry)
+        return _patches.on_cpu(partial(_patches.forward, geometry=geometry), convolution, x, weight)
+    return convolution(x, weight)
 
 
 def _positions(lengths: tuple[int, ...], kernel: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
@@ -83,7 +84,7 @@ def _positions(lengths: tuple[int, ...], kernel: tuple[int, ...], geometry: Geom
 
 
 def _as_product(x_shape, positions, kernel, geometry: Geometry) -> bool:
-    """Whether the three maps between x and its image are taken as one matrix product each."""
+    """Whether the three maps between x and its image are taken as one matrix product each, on CPU."""
     if geometry.groups > 1 or any(e > 1 for e in geometry.input_dilation):
         return False
     return _patches.pays(math.prod((x_shape[0], *positions)), math.prod((*kernel, x_shape[-1])))
@@ -147,16 +148,21 @@ def grad_input(
     stride, pads, input_dilation, kernel_dilation, groups = geometry
     kernel = weight.shape[:-2]
     x_shape = (len(delta), *lengths, weight.shape[-2] * groups)
-    if _as_product(x_shape, delta.shape[1:-1], kernel, geometry):
-        return _patches.grad_input(delta, weight, lengths, geometry)
     back = []
     for n, i, k, s, f, e, (low, _) in zip(
         lengths, delta.shape[1:-1], kernel, stride, kernel_dilation, input_dilation, pads
     ):
         first = f * (k - 1) - low
         back.append((first, (n - 1) * e + dilated(k, f) - dilated(i, s) - first))  # high: so that n positions come out
-    flipped = jnp.flip(swap_channels(weight, groups), range(len(kernel)))
-    return _convolve(delta, flipped, Geometry(input_dilation, tuple(back), stride, kernel_dilation, groups))
+    turned = Geometry(input_dilation, tuple(back), stride, kernel_dilation, groups)
+
+    def convolution(delta, weight):
+        return _convolve(delta, jnp.flip(swap_channels(weight, groups), range(len(kernel))), turned)
+
+    if _as_product(x_shape, delta.shape[1:-1], kernel, geometry):
+        product = partial(_patches.grad_input, lengths=lengths, geometry=geometry)
+        return _patches.on_cpu(product, convolution, delta, weight)
+    return convolution(delta, weight)
 
 
 def grad_weight(
@@ -174,19 +180,24 @@ def grad_weight(
     """
     stride, pads, input_dilation, kernel_dilation, groups = geometry
     n, *lengths, channels_in = x.shape
-    if _as_product(x.shape, delta.shape[1:-1], kernel, geometry):
-        return _patches.grad_weight(x, delta, kernel, geometry)
     per_group = channels_in // groups
-    images = jnp.moveaxis(x.reshape(n, *lengths, groups, per_group), -1, 0)  # (in/groups, n, *spatial, groups)
-    images = jnp.moveaxis(images, 1, -1).reshape(per_group, *lengths, groups * n)
-    kernels = jnp.moveaxis(delta, 0, -2)  # (*positions, n, channels_out)
     across = []
     for m, i, k, s, f, e, (low, _) in zip(
         lengths, delta.shape[1:-1], kernel, stride, kernel_dilation, input_dilation, pads
     ):
         across.append((low, (k - 1) * f + dilated(i, s) - dilated(m, e) - low))  # high: so that k positions come out
     turned = Geometry(kernel_dilation, tuple(across), input_dilation, stride, groups)
-    return jnp.moveaxis(_convolve(images, kernels, turned), 0, -2)
+
+    def convolution(x, delta):
+        images = jnp.moveaxis(x.reshape(n, *lengths, groups, per_group), -1, 0)  # (in/groups, n, *spatial, groups)
+        images = jnp.moveaxis(images, 1, -1).reshape(per_group, *lengths, groups * n)
+        kernels = jnp.moveaxis(delta, 0, -2)  # (*positions, n, channels_out)
+        return jnp.moveaxis(_convolve(images, kernels, turned), 0, -2)
+
+    if _as_product(x.shape, delta.shape[1:-1], kernel, geometry):
+        product = partial(_patches.grad_weight, kernel=kernel, geometry=geometry)
+        return _patches.on_cpu(product, convolution, x, delta)
+    return convolution(x, delta)
 
 
 # --- the layer --------------------------------------------------------------------------------------------------------

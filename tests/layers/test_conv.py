@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jaxbias.layers import _patches, conv
+import jaxbias as jb
+from jaxbias.layers import _patches, conv, dense, relu, reshape
 from jaxbias.params import Params
 from tests.layers.loops import convolution
 from tests.planted import assert_caught
@@ -177,7 +178,7 @@ def test_narrow_deltas_are_summed_in_float32():
         ((32, 32, 32, 16), 32, 3),
     ],
 )
-def test_the_form_is_chosen_by_shape(x_shape, channels_out, convolutions):
+def test_the_form_on_cpu_is_chosen_by_shape(x_shape, channels_out, convolutions):
     layer = conv.layer(channels_out, 3, padding="SAME")
 
     def gradient(params, x):
@@ -186,7 +187,8 @@ def test_the_form_is_chosen_by_shape(x_shape, channels_out, convolutions):
 
     x = jax.ShapeDtypeStruct(x_shape, jnp.float32)
     params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
-    assert str(jax.make_jaxpr(gradient)(params, x)).count("conv_general_dilated[") == convolutions
+    text = jax.jit(gradient).trace(params, x).lower(lowering_platforms=("cpu",)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -221,6 +223,54 @@ def test_backward_is_two_channels_last_convolutions(by_convolution, key, groups)
     channels_last = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
     assert layouts(by_hand) == [channels_last] * 3
     assert layouts(by_autodiff) != [channels_last] * 3
+
+
+def both_ways(params, x):
+    z, residuals = conv.forward(params, x)
+    _, pull_back, _ = jax.vjp(conv.forward, params, x, has_aux=True)
+    return conv.backward(residuals, z), pull_back(z)
+
+
+def in_scan(params, x):
+    return lax.scan(lambda x, _: (both_ways(params, x)[0][1], None), x, None, length=2)[0]
+
+
+@pytest.mark.parametrize("function", [both_ways, in_scan, jax.vmap(both_ways, in_axes=(None, 0))])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_form_is_chosen_by_the_platform_that_a_program_is_lowered_for(function, dtype):
+    """Not by the host's: lowered here for CUDA or TPU, it holds convolutions and no matrix product."""
+    shape = (2, 5, 5, 3) if function in (both_ways, in_scan) else (2, 2, 5, 5, 3)
+    params = Params(jax.ShapeDtypeStruct((3, 3, 3, 4), dtype), jax.ShapeDtypeStruct((4,), dtype))
+    traced = jax.jit(function).trace(params, jax.ShapeDtypeStruct(shape, dtype))
+    maps = 2 if function is in_scan else 5  # z, and ∂L/∂w and ∂L/∂x both ways; the scan hands on ∂L/∂x alone
+    for platform, operation in (("cpu", "dot_general"), ("cuda", "convolution"), ("tpu", "convolution")):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        counts = {name: text.count(f"stablehlo.{name}") for name in ("dot_general", "convolution")}
+        assert counts.pop(operation) == maps and set(counts.values()) == {0}, (platform, text)
+
+
+def test_a_compiled_program_pays_nothing_for_the_choice(key):
+    params, x = Params(jax.random.normal(key, (3, 3, 3, 4)), jnp.ones(4)), jax.random.normal(key, (2, 5, 5, 3))
+    text = jax.jit(both_ways).lower(params, x).compile().as_text()
+    assert text is not None and "conditional(" not in text and "convolution(" not in text
+
+
+def test_tools_read_a_convolution_as_the_platform_here_runs_it(key):
+    """verify, roles, capture and deltas: the choice is no branch of the model."""
+    network = jb.chain(conv.layer(2, 2), relu, reshape.layer(), dense.layer(3))
+    x, labels = jax.random.normal(key, (4, 3, 3, 2)), jnp.array([0, 2, 1, 2])
+    params = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape, leaf.dtype), network.init(key, x))
+    assert jb.verify.layer(network.parts[0], params[0], x).ok
+    roles = jb.roles(lambda p, x: network.forward(p, x)[0], params, x)
+    assert roles[0] == Params("weight", "bias")
+
+    def loss(p, x, label):
+        return jb.losses.cross_entropy.forward(network.forward(p, x[None])[0], label[None])[0]
+
+    norms = jb.per_example_norms(loss, batch_argnums=(1, 2))(params, x, labels)
+    grads = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, x, labels)
+    squares = sum((leaf.reshape(4, -1) ** 2).sum(1) for leaf in jax.tree.leaves(grads))
+    np.testing.assert_allclose(norms.total, np.sqrt(squares), rtol=1e-10)
 
 
 def test_without_a_bias_there_is_no_leaf(key):
