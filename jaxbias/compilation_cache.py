@@ -1,4 +1,8 @@
-"""JAX's persistent compilation cache, set up for programs as small as these, and counted."""
+"""JAX's persistent compilation cache, set up for programs as small as these, and counted.
+
+`use = enable(default_directory())`, before anything is compiled, turns the cache on for this process; `use.sentence()`
+says at its end how many programs came from there. The command line does it unless told `--no-cache`.
+"""
 
 import os
 import sys

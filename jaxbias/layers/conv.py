@@ -14,7 +14,8 @@ Backward, with the error signal δ = ∂L/∂z of the shape of z:
 
 Both sums over positions are convolutions themselves, and `grad_weight` and `grad_input` say which. They are written in
 the layout of the forward with explicit transposes: other layouts miss the fast convolution of XLA's CPU backend inside
-a loop such as `lax.scan` (jax issue 12868). Few channels or tiny images take one matrix product instead (`_patches`).
+a loop such as `lax.scan` (jax issue 12868). In a program lowered for CPU, few channels or tiny images take one matrix
+product instead (`_patches`).
 
 Padding is "VALID" (none), "SAME" (ceil(length / stride) positions, the odd zero at the end), "CAUSAL" (one spatial
 axis; z[i] sees no x after i), an int for every side, or one pair (low, high) per spatial axis; negative padding crops.
