@@ -1,7 +1,6 @@
-"""Sums and products of deltas, accumulated in at least float32, and the checks at the public doors of the layers."""
+"""Sums and products of deltas, accumulated in at least float32."""
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -38,26 +37,3 @@ def matmul(a: Array, b: Array) -> Array:
 def rows(x: Array) -> Array:
     """All leading axes made one: (..., features) becomes (n, features)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-
-
-def check_float(x: Any, function: str, argument: str = "x") -> None:
-    """Raise a TypeError unless x is a floating-point array."""
-    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
-        got = x.dtype if hasattr(x, "dtype") else type(x).__name__
-        raise TypeError(
-            f"{function}: {argument} must be a floating-point array, got {got}. Convert it first, "
-            f"for example {argument}.astype(jnp.float32)."
-        )
-
-
-def check_features(x: Any, features: int, function: str, needed_by: str) -> None:
-    """Raise unless x is a floating-point array whose last axis has `features` entries.
-
-    Raises:
-        TypeError: x is not a floating-point array.
-        ValueError: x has no axis, or another number of features.
-    """
-    check_float(x, function)
-    if x.ndim == 0 or x.shape[-1] != features:
-        got = "is a scalar" if x.ndim == 0 else f"has {x.shape[-1]} features"
-        raise ValueError(f"{function}: x {got} but {needed_by} (x has shape {x.shape}).")

@@ -6,9 +6,10 @@ from typing import Any, overload
 
 import jax
 
+from jaxbias._doors import describe
 from jaxbias.foreign.roles import RolesSummary, roles_summary
 from jaxbias.leaves import FREEZE, TRAIN, is_bias, named_parameters, read_labels
-from jaxbias.params import Layer, Tree, init_state, map_layers, run_forward
+from jaxbias.params import Layer, Tree, as_layer, init_state, map_layers, run_forward
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,36 @@ def summary(*args: Any, **options: Any) -> Summary | RolesSummary:
         args: data for fn, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
+        TypeError: no params, params that hold what is no array, or a network that is no `Layer`.
         ValueError: trainable has another tree than params, or x came without a network.
     """
     is_function = bool(args) and callable(args[0]) and jax.tree_util.all_leaves(args[:1])
+    if len(args) < (2 if is_function else 1) and "params" not in options:
+        came = describe(args[0]) if args else "nothing"
+        raise TypeError(
+            f"summary: params are missing, got {came}. Write summary(params, network, x), or summary(fn, params, "
+            f"*args) for anyone's function."
+        )
     return roles_summary(*args, **options) if is_function else _of_layers(*args, **options)
 
 
 def _of_layers(params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None) -> Summary:
     if x is not None and network is None:
         raise ValueError("summary: x came without a network; output shapes need summary(params, network, x).")
+    if isinstance(params, Layer):
+        raise TypeError(
+            f"summary: {describe(params)} came where params belong; the order is summary(params, network, x), with "
+            f"params = network.init(key, x)."
+        )
+    if network is not None:
+        as_layer(network, "summary")
     named = named_parameters(params)
+    for name, leaf in named.items():
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"summary: params must hold arrays, got {describe(leaf)}{f' at {name}' if name else ''}. "
+                f"The order is summary(params, network, x), or summary(fn, params, *args) for anyone's function."
+            )
     if network is None:
         groups = dict.fromkeys(name.rpartition(".")[0] for name in named)
         layers = dict.fromkeys(groups, "")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 import jax
 from jaxtyping import Array
 
-from jaxbias.params import Layer, Loss, SomeTree, Tree, map_layers, run_forward, step_state
+from jaxbias.params import Layer, Loss, SomeTree, Tree, as_layer, as_loss, map_layers, run_forward, step_state
 
 HOW = ("delta", "autodiff")
 
@@ -48,8 +48,11 @@ def value_and_grad(
             training step (None for a stateless network).
 
     Raises:
+        TypeError: network is no `Layer`, or loss no loss.
         ValueError: another `how`.
     """
+    as_layer(network, "value_and_grad")
+    as_loss(loss, "value_and_grad")
     if how not in HOW:
         raise ValueError(f'value_and_grad: how must be "delta" or "autodiff", got {how!r}.')
 
@@ -77,7 +80,11 @@ def as_function(layer: Layer) -> Callable[..., Array]:
 
     A custom_vjp has no forward mode: use `lambda params, x: layer.forward(params, x)[0]`, the plain forward, under
     `jax.jvp`, `jax.jacfwd` and `jax.hessian`.
+
+    Raises:
+        TypeError: the argument is no `Layer`.
     """
+    as_layer(layer, "as_function")
 
     @jax.custom_vjp
     def function(params, x, *state):
@@ -100,7 +107,12 @@ def deltas(network: Layer, loss: Loss) -> Callable[..., dict[str, Array]]:
 
     For an affine layer this is the error signal δ = ∂L/∂z of equation (6), summed over nothing: under a mean over rows
     it carries the factor 1/n of the loss. The path is that of the layer in `params`, for example "0" or "2.1".
+
+    Raises:
+        TypeError: network is no `Layer`, or loss no loss.
     """
+    as_layer(network, "deltas")
+    as_loss(loss, "deltas")
 
     def tap(layer, path):
         def backward(residuals, delta):

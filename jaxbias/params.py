@@ -11,10 +11,13 @@ The combinators `chain`, `residual` and `parallel` return a `Layer`, so a networ
 the delta recursion, equation (8) of the derivation sheet: each layer hands `delta_x` to the layer below.
 """
 
+import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, overload, runtime_checkable
 
 import jax
@@ -23,6 +26,7 @@ from jax.tree_util import register_static
 from jaxtyping import Array
 from typing_extensions import TypeVar
 
+from jaxbias._doors import check_float, check_key, describe, function_name
 from jaxbias.layouts import Layouts
 
 Tree = Any
@@ -146,6 +150,122 @@ class Static:
     value: Any
 
 
+# --- doors ------------------------------------------------------------------------------------------------------------
+
+
+def weight_and_bias(
+    params: Any, function: str, axes: tuple[str, ...] | None = None, bias_axes: int | None = 1
+) -> tuple[Array, Array | None]:
+    """The two leaves of `Params`, which must fit together: a broadcast bias would get a gradient of another shape.
+
+    Args:
+        axes: names of the axes of the weight, whose number is checked; None where the layer does that itself.
+        bias_axes: how many of the last axes of the weight the bias has; None for all, 0 for a layer without a bias.
+
+    Raises:
+        TypeError: params is no `Params`, or a leaf is not a floating-point array.
+        ValueError: a weight of another rank, or a bias of another shape.
+    """
+    if not isinstance(params, Params):
+        raise TypeError(
+            f"{function}: params must be jb.Params(weight, bias), got {describe(params)}. Make it with "
+            f"layer.init(key, x), or write jb.Params(weight, bias) with None for no bias."
+        )
+    weight, bias = params
+    check_float(weight, function, "weight")
+    if axes is not None and len(weight.shape) != len(axes):
+        swapped = bias is not None and len(getattr(bias, "shape", ())) == len(axes)
+        raise ValueError(
+            f"{function}: weight must have the axes ({', '.join(axes)}), got shape {weight.shape}."
+            + (" Weight and bias are exchanged: the order is Params(weight, bias)." if swapped else "")
+        )
+    if bias is None:
+        return weight, bias
+    if bias_axes == 0:
+        raise ValueError(
+            f"{function}: this layer has no bias, got {describe(bias)} for it. Write jb.Params(weight, None)."
+        )
+    check_float(bias, function, "bias")
+    wanted = weight.shape if bias_axes is None else weight.shape[len(weight.shape) - bias_axes :]
+    if bias.shape != wanted:
+        repeats = bias.size == 1
+        raise ValueError(
+            f"{function}: bias has shape {bias.shape}, but a weight of shape {weight.shape} wants a bias of shape "
+            f"{wanted}. "
+            + (
+                f"Repeat it with jnp.broadcast_to(bias, {wanted})."
+                if repeats
+                else "Make params with layer.init(key, x)."
+            )
+        )
+    return weight, bias
+
+
+def as_layer(x: Any, function: str) -> Layer:
+    """x, which must be a `Layer`; the error says how to make one of what came instead.
+
+    Raises:
+        TypeError: a module of layers or losses, a function, a list of layers, or anything else.
+    """
+    if isinstance(x, Layer):
+        return x
+    came = f"{function}: {describe(x)} is no layer"
+    if isinstance(x, ModuleType) and hasattr(x, "layer"):
+        raise TypeError(f"{came}: it makes them. Write {_call(x.layer)}.")
+    if hasattr(x, "forward") and hasattr(x, "backward") and not hasattr(x, "init"):
+        name = describe(x).rpartition(".")[2].rpartition(" ")[2]
+        raise TypeError(f"{came}, but a loss, which comes after the network: jb.value_and_grad(network, {name}).")
+    if isinstance(x, list | tuple) and x and all(isinstance(part, Layer) for part in x):
+        raise TypeError(f"{came}, though its entries are. Write jb.chain(*layers).")
+    if isinstance(x, type) or not callable(x):
+        raise TypeError(f"{came}. A layer is what jb.layers.dense.layer(16), jb.layers.relu or jb.chain(...) returns.")
+    if _returns(x) == "Layer":
+        raise TypeError(f"{came}: it makes one. Call it: {_call(x)}.")
+    name = getattr(x, "__name__", "")
+    # by its dotted name, and only for these words: layers import this file
+    if isinstance(getattr(import_module("jaxbias.layers"), name, None), Layer):
+        raise TypeError(f"{came}: it has no backward. Write jb.layers.{name}.")
+    raise TypeError(
+        f"{came}: it has no backward. Write jb.layers.activations.elementwise(name, function, derivative), or "
+        f"jb.Layer(init, forward, backward)."
+    )
+
+
+def as_loss(x: Any, function: str) -> Loss:
+    """x, which must be a loss: anything with `forward(out, targets)` and `backward(residuals)`, but no layer.
+
+    Raises:
+        TypeError: anything else; the error says how to make a loss of it.
+    """
+    if hasattr(x, "forward") and hasattr(x, "backward") and not hasattr(x, "init"):
+        return x
+    came = f"{function}: {describe(x)} is no loss"
+    if isinstance(x, str):
+        raise TypeError(f"{came}, only its name. Write jb.losses.{x} if there is one of that name.")
+    if isinstance(x, Layer) or (isinstance(x, ModuleType) and hasattr(x, "layer")):
+        raise TypeError(f"{came}: layers belong into the network, and a loss such as jb.losses.cross_entropy ends it.")
+    if callable(x) and _returns(x) in ("Loss", "ConfiguredLoss"):
+        raise TypeError(f"{came}: it makes one. Call it: {_call(x)}.")
+    raise TypeError(
+        f"{came}. A loss has forward(out, targets) -> (loss, residuals) and backward(residuals) -> delta, as "
+        f"jb.losses.cross_entropy has; make one with jb.losses.ConfiguredLoss(forward, backward)."
+    )
+
+
+def _returns(function: Callable[..., Any]) -> str:
+    """Name of the return annotation, as far as there is one."""
+    annotation = getattr(function, "__annotations__", {}).get("return")
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+
+
+def _call(function: Callable[..., Any]) -> str:
+    """How to call it: its name with the arguments that have no default."""
+    needed = [
+        name for name, p in inspect.signature(function).parameters.items() if p.default is inspect.Parameter.empty
+    ]
+    return f"{function_name(function)}({', '.join(needed)})"
+
+
 def run_forward(layer: Layer, params: Tree, x: Any, state: Tree = None) -> tuple[Array, Tree]:
     """`layer.forward`, handing over `state` only where the layer keeps one.
 
@@ -173,7 +293,12 @@ def step_state(layer: Layer, state: Tree, residuals: Tree) -> Tree:
 
 
 def inference(layer: Layer[P]) -> Layer[P]:
-    """The same network when not training: dropout passes through, batch norm uses its running statistics."""
+    """The same network when not training: dropout passes through, batch norm uses its running statistics.
+
+    Raises:
+        TypeError: the argument is no `Layer`.
+    """
+    as_layer(layer, "inference")
     return layer if layer.state is None or layer.state.inference is None else layer.state.inference
 
 
@@ -196,19 +321,27 @@ def map_layers(f: Callable[[Layer, tuple[str, ...]], Layer], network: Layer, pat
 
 def _keys(key: Array, layers: Sequence[Layer]) -> list[Array]:
     """One key per layer; `fold_in` is one compiled program for any number of layers, a `split` one for each number."""
+    check_key(key, "init")
     return [jax.random.fold_in(key, i) for i in range(len(layers))]
 
 
-def _states(layers: Sequence[Layer], state: Tree) -> Sequence[Tree]:
-    return (None,) * len(layers) if state is None else state
+def _states(name: str, layers: Sequence[Layer], state: Tree) -> Sequence[Tree]:
+    if state is None:
+        return (None,) * len(layers)
+    _check_entries(name, "state", state, layers, "network.state.init(key, x)")
+    return state
 
 
-def _check_params(name: str, params: Tree, layers: Sequence[Layer]) -> None:
-    if type(params) not in (tuple, list) or len(params) != len(layers):  # a Params is a tuple too, of one layer
-        got = f"{len(params)} entries" if type(params) in (tuple, list) else type(params).__name__
+def _check_entries(name: str, argument: str, entries: Any, layers: Sequence[Layer], maker: str) -> None:
+    """Raise a ValueError unless there is a tuple with one entry per layer; a Params is a tuple too, but of one layer.
+
+    A list will not do: the grads are a tuple, and no optimizer takes params and grads of different trees.
+    """
+    if type(entries) is not tuple or len(entries) != len(layers):
+        remedy = f"tuple({argument})" if type(entries) is list and len(entries) == len(layers) else maker
         raise ValueError(
-            f"{name}.forward: params must be a tuple with one entry for each of the {len(layers)} layers, got {got}. "
-            f"Make it with network.init(key, x)."
+            f"{name}.forward: {argument} must be a tuple with one entry for each of the {len(layers)} layers, got "
+            f"{describe(entries)}. Make it with {remedy}."
         )
 
 
@@ -270,7 +403,12 @@ def chain(*layers: Layer) -> Layer:
     Backward    δˡ⁻¹ = backwardˡ(δˡ), from the last layer to the first        (8)
 
     All deltas are computed with the weights of the forward pass; nothing is updated on the way (E23).
+
+    Raises:
+        TypeError: an argument is no `Layer`.
     """
+    for layer in layers:
+        as_layer(layer, "chain")
 
     def init(key, x):
         params = []
@@ -287,9 +425,9 @@ def chain(*layers: Layer) -> Layer:
         return tuple(states)
 
     def forward(params, x, state=None):
-        _check_params("chain", params, layers)
+        _check_entries("chain", "params", params, layers, "network.init(key, x)")
         residuals = []
-        for layer, layer_params, layer_state in zip(layers, params, _states(layers, state)):
+        for layer, layer_params, layer_state in zip(layers, params, _states("chain", layers, state)):
             x, layer_residuals = run_forward(layer, layer_params, x, layer_state)
             residuals.append(layer_residuals)
         return x, tuple(residuals)
@@ -310,7 +448,11 @@ def residual(layer: Layer[P]) -> Layer[P]:
 
     Forward     z = x + f(x)
     Backward    ∂L/∂x = δ + backward_f(δ): x reaches the loss on both ways, so its errors add up       (5)
+
+    Raises:
+        TypeError: the argument is no `Layer`.
     """
+    as_layer(layer, "residual")
 
     def forward(params, x, state=None):
         out, residuals = run_forward(layer, params, x, state)
@@ -341,8 +483,11 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
         combine: "sum" or "concatenate"; the functions `sum` and `jnp.concatenate` are taken by their name.
 
     Raises:
+        TypeError: an argument is no `Layer`.
         ValueError: another `combine`, no layers, or outputs whose shapes do not fit together.
     """
+    for layer in layers:
+        as_layer(layer, "parallel")
     combine_name = getattr(combine, "__name__", combine)
     if combine_name not in ("sum", "concatenate"):
         raise ValueError(f'parallel: combine must be "sum" or "concatenate", got {combine!r}.')
@@ -359,8 +504,9 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
         return tuple(init_state(layer, k, x) for layer, k in zip(layers, _keys(key, layers)))
 
     def forward(params, x, state=None):
-        _check_params("parallel", params, layers)
-        results = [run_forward(*each) for each in zip(layers, params, [x] * len(layers), _states(layers, state))]
+        _check_entries("parallel", "params", params, layers, "network.init(key, x)")
+        states = _states("parallel", layers, state)
+        results = [run_forward(*each) for each in zip(layers, params, [x] * len(layers), states)]
         outs: tuple[Array, ...]
         outs, residuals = zip(*results)
         shared = [out.shape if combine_name == "sum" else out.shape[:-1] for out in outs]
@@ -377,6 +523,11 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
         else:
             residuals, widths = zip(*residuals)
             stops = list(itertools.accumulate(width.value for width in widths))
+            if delta.shape[-1:] != (stops[-1],):  # of the other axes each layer sees to its own
+                raise ValueError(
+                    f"parallel.backward: delta has shape {delta.shape} but the concatenated outputs have {stops[-1]} "
+                    f"features. Hand over the residuals and the delta of one forward pass."
+                )
             deltas = jnp.split(delta, stops[:-1], axis=-1)
         grads, delta_xs = zip(*(layer.backward(r, d) for layer, r, d in zip(layers, residuals, deltas)))
         return grads, jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *delta_xs)  # x may be a pair, or integer

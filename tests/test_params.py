@@ -143,9 +143,9 @@ def test_map_layers_visits_leaf_layers_with_their_params_path():
 def test_errors_name_what_came_and_what_was_wanted(key, x):
     network = NETWORKS["chain"]
     params = made(network, key, x)
-    with pytest.raises(ValueError, match="tuple with one entry for each of the 3 layers, got 2 entries"):
+    with pytest.raises(ValueError, match="tuple with one entry for each of the 3 layers, got a tuple of 2"):
         network.forward(params[:2], x)
-    with pytest.raises(ValueError, match=r"got Params\..* network\.init"):
+    with pytest.raises(ValueError, match=r"got Params\(weight, bias\)\..* network\.init"):
         jb.chain(dense.layer(2)).forward(params[0], x)
     with pytest.raises(ValueError, match=r"keep the shape, got out \(5, 4\) for x \(5, 3\)"):
         jb.residual(dense.layer(4)).forward(params[0], x)

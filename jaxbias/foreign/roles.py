@@ -26,6 +26,10 @@ def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error") -> Tree
     embedding is "embedding+weight". A use counts only where nothing but layout lies between the leaf and the data; what
     is computed from params alone (a penalty Σw² added to the loss) decides only for leaves that have no other use.
 
+    The use decides also where a name suggests something else: a learned position that is added to the tokens is a
+    "bias", for z = a + b is all that is done with it; the same table looked up by data (`table[positions]`, with
+    positions among the args) is an "embedding". So `no_decay` keeps the first from decaying and lets the second decay.
+
     Args:
         fn: the model or its loss, any traceable function.
         params: pytree of arrays. Leaves that are not arrays (functions in an Equinox module) become None.
@@ -137,6 +141,9 @@ def mask(roles: Tree, *names: str) -> Tree:
     It is a plain tree. Only where the tree itself is callable (an Equinox module) does it come as a function that
     returns the tree, because optax would call the module.
 
+    A table of learned positions that is added to the tokens is a "bias" here, one that is looked up an "embedding"
+    (see `roles`): name both to treat them alike.
+
     Example: `optax.adamw(1e-3, mask=jb.mask(jb.roles(model, params, x), "weight", "embedding"))`.
 
     Raises:
@@ -176,7 +183,14 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
 
 
 def no_decay(roles: Tree) -> Tree:
-    """The mask for `optax.adamw(mask=...)` under which biases and scales do not decay: False there, True elsewhere."""
+    """The mask for `optax.adamw(mask=...)` under which biases and scales do not decay: False there, True elsewhere.
+
+    A table of learned positions that is added to the tokens is a bias and does not decay; the same table looked up by
+    data, as an embedding is, decays (see `roles`). Embeddings are kept from it too by `mask(roles, "weight")`.
+
+    Raises:
+        TypeError: `roles` is not what `jb.roles` returned.
+    """
     _check(roles, (), "no_decay")
     return _for_optax(jax.tree.map(lambda leaf: not has_role(leaf, ("bias", "scale")), roles))
 

@@ -156,6 +156,9 @@ def fold_value_bias(fn: Callable, params: Any, *args: Any, value_bias: str, out_
 def drop_bias(fn: Callable, params: Any, *args: Any, bias: str) -> Surgery:
     """The bias at a path set to zero; `change` is what that costs.
 
+    Args:
+        bias: its path in params, for example "layer.bias".
+
     Raises:
         KeyError: a path that does not exist.
     """

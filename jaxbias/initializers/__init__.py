@@ -35,6 +35,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from jaxbias._doors import check_key, check_size, describe
 from jaxbias.initializers._data_dependent import data_dependent
 from jaxbias.params import Params
 
@@ -324,9 +325,15 @@ def by_name(init: Initializer) -> Draw:
     """The initializer of that name; a function is handed through.
 
     Raises:
+        TypeError: init is neither a name nor a function.
         ValueError: no initializer has this name.
     """
     if not isinstance(init, str):
+        if not callable(init):
+            raise TypeError(
+                f"initializers: an initializer is a function (key, shape, dtype) -> array or one of its names, got "
+                f"{describe(init)}. For a number v use initializers.constant(v)."
+            )
         return init
     if init not in NAMES:
         raise ValueError(f"initializers: no initializer is called {init!r}. Names are {', '.join(NAMES)}.")
@@ -347,12 +354,17 @@ def affine(
     """Params of an affine layer, as every layer of this library draws them.
 
     Args:
+        use_bias: whether there is a bias; without one it is None.
         weight_init, bias_init: a function or one of `NAMES`.
         fan_in: inputs per unit, for `fan_in_uniform`; by default the product of all weight axes but the last.
 
     Raises:
-        ValueError: an unknown name, or an initializer that makes no sense for the shape.
+        TypeError: key is no JAX key, or a length is no whole number.
+        ValueError: an unknown name, a negative length, or an initializer that makes no sense for the shape.
     """
+    check_key(key, "init")
+    for size in (*weight_shape, *bias_shape):
+        check_size(size, "init", "every length of an axis", least=0)
     weight_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     weight_init, bias_init = by_name(weight_init), by_name(bias_init)
     of_layer = FanInUniform(fan_in if fan_in is not None else math.prod(weight_shape[:-1]))

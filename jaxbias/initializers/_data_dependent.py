@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxbias._numerics import widen
-from jaxbias.params import Layer, Params, SomeTree, Tree, run_forward
+from jaxbias.params import Layer, Params, SomeTree, Tree, as_layer, run_forward
 
 
 def data_dependent(
@@ -33,8 +33,10 @@ def data_dependent(
         unit_variance: False shifts the biases to mean 0 and leaves the weights alone.
 
     Raises:
+        TypeError: network is no `Layer`.
         ValueError: fewer than two rows.
     """
+    as_layer(network, "data_dependent")
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
     if not shapes or any(not shape or shape[0] < 2 for shape in shapes):
         got = ", ".join(map(str, shapes)) or "nothing"

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbias._numerics import check_float
-from jaxbias.params import Params
+from jaxbias._doors import check_float, check_number
+from jaxbias.params import Params, weight_and_bias
 
 
 def mean_over(x: Array, axes: tuple[int, ...]) -> Array:
@@ -37,6 +37,7 @@ def scale_and_shift(x_hat: Array, params: Params) -> Array:
 
 def check_eps(eps: float, function: str) -> None:
     """Raise a ValueError unless eps is at least 0."""
+    check_number(eps, function, "eps")
     if not eps >= 0:
         raise ValueError(f"{function}: eps must be at least 0, got {eps}.")
 
@@ -45,18 +46,16 @@ def check_input(params: Params, x: Any, eps: float, function: str) -> None:
     """Raise unless x is a float array whose last axes are those of the weight, and the bias has the weight's shape.
 
     Raises:
-        TypeError: x is not a floating-point array.
+        TypeError: x is not a floating-point array, or params no `Params` of such arrays.
         ValueError: shapes that do not fit together, or a negative eps.
     """
     check_float(x, function)
     check_eps(eps, function)
-    weight, bias = params
+    weight, _ = weight_and_bias(params, function, bias_axes=None)
     if x.ndim < weight.ndim or x.shape[x.ndim - weight.ndim :] != weight.shape:
         raise ValueError(
             f"{function}: the last axes of x must be those of the weight, got x {x.shape} and weight {weight.shape}."
         )
-    if bias is not None and bias.shape != weight.shape:
-        raise ValueError(f"{function}: bias {bias.shape} must have the shape of the weight, {weight.shape}.")
 
 
 def last_axes(x: Any, axes: int, function: str) -> tuple[int, ...]:

@@ -6,26 +6,62 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from jaxbias._doors import check_size, describe
+
 PADDINGS = ("SAME", "VALID", "CAUSAL")
 
 Padding = str | int | Sequence[tuple[int, int]]
 """The name of a rule, the zeros on every side, or one pair (low, high) per spatial axis; negative padding crops."""
 
 
-def per_axis(value: int | Sequence[int], axes: int, function: str, argument: str, least: int = 1) -> tuple[int, ...]:
-    """One int per spatial axis, from an int for all of them or from a sequence.
+def check_lengths(value: int | Sequence[int], function: str, argument: str, least: int = 1) -> None:
+    """Raise unless value is a whole number of at least `least`, or a sequence of them.
 
     Raises:
+        TypeError: another kind.
+        ValueError: a smaller number.
+    """
+    for entry in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
+        check_size(entry, function, argument, least)
+
+
+def per_axis(
+    value: int | Sequence[int],
+    axes: int,
+    function: str,
+    argument: str,
+    x_shape: tuple[int, ...] | None = None,
+    *,
+    least: int = 1,
+) -> tuple[int, ...]:
+    """One int per spatial axis, from an int for all of them or from a sequence.
+
+    Args:
+        x_shape: of the input, for the message: an image without a batch axis has one spatial axis less.
+
+    Raises:
+        TypeError: an entry that is no whole number.
         ValueError: another length, or an entry below `least`.
     """
-    values = (value,) * axes if isinstance(value, int) else tuple(value)
+    check_lengths(value, function, argument, least)
+    values = tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),) * axes
     if len(values) != axes:
+        hint = "" if x_shape is None else f" (x has shape {x_shape}; a single image needs a batch axis: x[None])"
         raise ValueError(
-            f"{function}: {argument} must be an int or have one entry for each of the {axes} spatial axes, got {value}."
+            f"{function}: {argument} must be an int or have one entry for each of the {axes} spatial axes, got "
+            f"{value}{hint}."
         )
-    if any(not isinstance(v, int) or v < least for v in values):
-        raise ValueError(f"{function}: {argument} must be made of ints of at least {least}, got {value}.")
     return values
+
+
+def spatial_axes(x_shape: tuple[int, ...], function: str) -> int:
+    """How many spatial axes x (n, *spatial, channels) has; a ValueError where there is none."""
+    if len(x_shape) < 3:
+        raise ValueError(
+            f"{function}: x must be (n, *spatial, channels) with at least one spatial axis, got shape {x_shape}. A "
+            f"single image needs a batch axis: x[None]."
+        )
+    return len(x_shape) - 2
 
 
 def dilated(length: int, dilation: int) -> int:
@@ -49,6 +85,11 @@ def resolve_padding(
         ValueError: an unknown name, CAUSAL on more than one axis, or another number of pairs.
     """
     axes = len(lengths)
+    if isinstance(padding, bool) or not isinstance(padding, str | int | Sequence):
+        raise TypeError(
+            f"{function}: padding must be one of {', '.join(PADDINGS)}, an int or (low, high) pairs, got "
+            f"{describe(padding)}."
+        )
     if isinstance(padding, int):
         return ((padding, padding),) * axes
     if not isinstance(padding, str):
@@ -90,13 +131,9 @@ def pooling_windows(
             input or could lie in the padding alone.
     """
     function = f"{name}.forward"
-    axes = len(x_shape) - 2
-    if axes < 1:
-        raise ValueError(
-            f"{function}: x must be (n, *spatial, channels) with at least one spatial axis, got shape {x_shape}."
-        )
-    windows = per_axis(window, axes, function, "window")
-    strides = windows if stride is None else per_axis(stride, axes, function, "stride")
+    axes = spatial_axes(x_shape, function)
+    windows = per_axis(window, axes, function, "window", x_shape)
+    strides = windows if stride is None else per_axis(stride, axes, function, "stride", x_shape)
     pads = resolve_padding(padding, x_shape[1:-1], windows, strides, function)
     if any(not 0 <= p < w for w, pair in zip(windows, pads) for p in pair):
         raise ValueError(
@@ -105,6 +142,19 @@ def pooling_windows(
         )
     check_window_fits(x_shape[1:-1], windows, pads, function, "window", x_shape)
     return tuple((w, s, *pair) for w, s, pair in zip(windows, strides, pads))
+
+
+def pooled_shape(x_shape: tuple[int, ...], windows: Sequence[tuple[int, int, int, int]]) -> tuple[int, ...]:
+    """Shape of the pooled x (n, *spatial, channels); windows as `pooling_windows` gives them."""
+    positions = ((low + n + high - w) // s + 1 for n, (w, s, low, high) in zip(x_shape[1:-1], windows))
+    return (x_shape[0], *positions, x_shape[-1])
+
+
+def check_pool(window: int | Sequence[int], stride: int | Sequence[int] | None, function: str) -> None:
+    """What can be said of a pooling layer's keywords before there is an input: whole numbers of at least 1."""
+    check_lengths(window, function, "window")
+    if stride is not None:
+        check_lengths(stride, function, "stride")
 
 
 def check_window_fits(

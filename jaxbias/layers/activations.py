@@ -37,9 +37,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype, check_float, widen
+from jaxbias._doors import check_delta, check_float, check_no_params, check_number, describe
+from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias.derivation import Derivation, Example
-from jaxbias.params import Layer
+from jaxbias.params import Layer, Static
 
 
 def _without_params(
@@ -57,12 +58,13 @@ def _without_params(
         return ()
 
     def forward(params, x):
-        del params
+        check_no_params(params, f"{name}.forward")
         check(x, f"{name}.forward")
         out = function(x)
         return out, out if keep == "output" else x
 
     def backward(residuals, delta):
+        delta = check_delta(delta, residuals.shape, f"{name}.backward")
         wide = accumulation_dtype(delta.dtype)
         return (), error_signal(residuals.astype(wide), delta.astype(wide)).astype(delta.dtype)
 
@@ -92,15 +94,17 @@ def elementwise(
 
 
 def _identity_forward(params, x):
-    del params
+    check_no_params(params, "identity.forward")
     check_float(x, "identity.forward")
-    return x, ()
+    return x, Static(x.shape)
 
 
-identity: Layer[tuple[()]] = Layer(
-    lambda key, x: (), _identity_forward, lambda residuals, delta: ((), delta), "identity"
-)
-"""a = z; σ′ = 1, so nothing is kept."""
+def _identity_backward(residuals, delta):
+    return (), check_delta(delta, residuals.value, "identity.backward")
+
+
+identity: Layer[tuple[()]] = Layer(lambda key, x: (), _identity_forward, _identity_backward, "identity")
+"""a = z; σ′ = 1, so nothing but the shape is kept."""
 
 # z <= 0 and not z > 0, so that a NaN comes out as a NaN; jnp.maximum would have σ′(0) = 1/2 under autodiff.
 relu: Layer[tuple[()]] = elementwise("relu", lambda z: jnp.where(z <= 0, 0, z), lambda a: (a > 0).astype(a.dtype))
@@ -112,7 +116,11 @@ def make_leaky_relu(slope: float = 0.01) -> Layer[tuple[()]]:
 
     Args:
         slope: c, any number. a has the sign of z only for c ≥ 0; for a negative c, z is kept instead.
+
+    Raises:
+        TypeError: slope is no number.
     """
+    check_number(slope, "make_leaky_relu", "slope")
     return elementwise(
         "leaky_relu",
         lambda z: jnp.where(z > 0, z, slope * z),
@@ -125,8 +133,10 @@ def make_elu(alpha: float = 1.0) -> Layer[tuple[()]]:
     """a = z where z > 0, α (eᶻ − 1) elsewhere; σ′ = 1 where a > 0, α eᶻ = a + α elsewhere, so σ′(0) = α.
 
     Raises:
+        TypeError: alpha is no number.
         ValueError: a negative alpha: then a no longer tells the sign of z.
     """
+    check_number(alpha, "make_elu", "alpha")
     if alpha < 0:
         raise ValueError(f"make_elu: alpha must be at least 0, got {alpha}.")
     return elementwise(
@@ -205,7 +215,10 @@ gelu: Layer[tuple[()]] = make_gelu()
 # --- coupled along one axis -------------------------------------------------------------------------------------------
 
 
-def _check_axis(axis: int) -> Callable[[Any, str], None]:
+def _check_axis(axis: int, function: str) -> Callable[[Any, str], None]:
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"{function}: axis must be the number of one axis, got {describe(axis)}.")
+
     def check(x: Any, function: str) -> None:  # at init, x may be a ShapeDtypeStruct
         check_float(x, function)
         if not -len(x.shape) <= axis < len(x.shape):
@@ -234,7 +247,7 @@ def make_softmax(axis: int = -1) -> Layer[tuple[()]]:
     def error_signal(a, delta):
         return a * (delta - (a * delta).sum(axis=axis, keepdims=True))
 
-    return _without_params("softmax", function, error_signal, "output", _check_axis(axis))
+    return _without_params("softmax", function, error_signal, "output", _check_axis(axis, "make_softmax"))
 
 
 def make_log_softmax(axis: int = -1) -> Layer[tuple[()]]:
@@ -251,7 +264,7 @@ def make_log_softmax(axis: int = -1) -> Layer[tuple[()]]:
     def error_signal(a, delta):
         return delta - jnp.exp(a) * delta.sum(axis=axis, keepdims=True)
 
-    return _without_params("log_softmax", function, error_signal, "output", _check_axis(axis))
+    return _without_params("log_softmax", function, error_signal, "output", _check_axis(axis, "make_log_softmax"))
 
 
 softmax: Layer[tuple[()]] = make_softmax()

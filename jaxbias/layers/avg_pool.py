@@ -19,9 +19,19 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbias._numerics import check_float, widen
+from jaxbias._doors import check_delta, check_float, check_no_params
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
-from jaxbias.layers._windows import Padding, covering_windows, join_blocks, pad_axis, pooling_windows, window_slices
+from jaxbias.layers._windows import (
+    Padding,
+    check_pool,
+    covering_windows,
+    join_blocks,
+    pad_axis,
+    pooled_shape,
+    pooling_windows,
+    window_slices,
+)
 from jaxbias.params import Layer, Static
 
 
@@ -48,7 +58,7 @@ def forward(
         ValueError: x has no spatial axis, a keyword does not fit its spatial axes, a window is larger than the padded
             input, or the padding is negative or not smaller than the window.
     """
-    del params
+    check_no_params(params, "avg_pool.forward")
     check_float(x, "avg_pool.forward")
     z = widen(x)
     for axis, (w, s, low, high) in enumerate(pooling_windows(x.shape, window, stride, padding, "avg_pool"), start=1):
@@ -66,10 +76,17 @@ def backward(
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> tuple[tuple[()], Float[Array, "n *spatial channels"]]:
-    """No grads; ∂L/∂x collects δ/m of every window it lies in; the keywords are those of forward."""
+    """No grads; ∂L/∂x collects δ/m of every window it lies in; the keywords are those of forward.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x_shape = residuals.value
+    windows = pooling_windows(x_shape, window, stride, padding, "avg_pool")
+    delta = check_delta(delta, pooled_shape(x_shape, windows), "avg_pool.backward")
     delta_x = widen(delta)
-    for axis, (w, s, low, high) in enumerate(pooling_windows(x_shape, window, stride, padding, "avg_pool"), start=1):
+    for axis, (w, s, low, high) in enumerate(windows, start=1):
         share = delta_x / _entries(x_shape, axis, w, s, low, high, count_include_pad).astype(delta_x.dtype)
         seen = covering_windows(share, axis, w, s, low + x_shape[axis] + high)
         shares = [jnp.where(place < w, each, 0) for place, each in seen]
@@ -92,7 +109,14 @@ def layer(
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> Layer[tuple[()]]:
-    """Average pooling over windows of length `window`, by default side by side."""
+    """Average pooling over windows of length `window`, by default side by side.
+
+    Keywords as for `forward`.
+
+    Raises:
+        TypeError, ValueError: an entry of window or stride is no positive whole number.
+    """
+    check_pool(window, stride, "avg_pool.layer")
 
     def init(key, x):
         del key

@@ -36,6 +36,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
+from jaxbias._doors import check_delta, check_number, describe
 from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias.derivation import Derivation, Example, generator
 from jaxbias.initializers import Initializer
@@ -69,20 +70,30 @@ def init(
     bias_init: Initializer = jax.nn.initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Scale (weight), by default 1, and shift (bias), by default 0."""
+    """Scale (weight), by default 1, and shift (bias), by default 0.
+
+    Args:
+        use_bias: whether there is a shift; without one the bias is None.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of weight and bias.
+    """
     return initializers.affine(
         key, (features,), (features,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
     )
 
 
 def init_state(features: int, *, dtype: DTypeLike = jnp.float32) -> Running:
-    """Mean 0 and variance 1, in at least float32."""
+    """Mean 0 and variance 1, in at least float32.
+
+    Args:
+        dtype: of the input.
+    """
     dtype = accumulation_dtype(dtype)
     return Running(jnp.zeros(features, dtype), jnp.ones(features, dtype))
 
 
 def forward(
-    params: Params, x: Float[Array, "*batch features"], state: Running, *, eps: float = 1e-5
+    params: Params, x: Float[Array, "*batch features"], state: Running | None = None, *, eps: float = 1e-5
 ) -> tuple[Float[Array, "*batch features"], Residuals]:
     """z = γ (x − μ)/√(v + eps) + β with the statistics of this batch, the form for training.
 
@@ -92,9 +103,9 @@ def forward(
         eps: added to the variance, in the squared unit of x.
 
     Raises:
-        TypeError: x is not floating point.
-        ValueError: x or state has another number of features than the weight, a bias of another shape, or a negative
-            eps.
+        TypeError: x is not floating point, or state is no `Running`.
+        ValueError: no state, x or state has another number of features than the weight, a bias of another shape, or a
+            negative eps.
     """
     _check(params, x, state, eps, "batch_norm.forward")
     mean, variance = moments(widen(x), _batch_axes(x))
@@ -104,8 +115,14 @@ def forward(
 def backward(
     residuals: Residuals, delta: Float[Array, "*batch features"]
 ) -> tuple[Params, Float[Array, "*batch features"]]:
-    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = γ r (δ − (∂L/∂β + x̂ ∂L/∂γ)/m)."""
+    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = γ r (δ − (∂L/∂β + x̂ ∂L/∂γ)/m).
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, _, _, rstd, weight, _ = residuals
+    delta = check_delta(delta, x.shape, "batch_norm.backward")
     x_hat, delta = _x_hat(residuals), widen(delta)
     grad_weight, grad_bias = _sums(x_hat, delta)
     m = max(_entries(x), 1)
@@ -115,7 +132,11 @@ def backward(
 
 
 def step(state: Running, residuals: Residuals, *, momentum: float = 0.1) -> Running:
-    """Running statistics after a training step; `momentum` is the share of the new batch."""
+    """Running statistics after a training step.
+
+    Args:
+        momentum: the share of the new batch, in [0, 1].
+    """
     m = _entries(residuals.x)
 
     def averaged(old, new):
@@ -130,10 +151,10 @@ def step(state: Running, residuals: Residuals, *, momentum: float = 0.1) -> Runn
 
 
 def inference_forward(
-    params: Params, x: Float[Array, "*batch features"], state: Running, *, eps: float = 1e-5
+    params: Params, x: Float[Array, "*batch features"], state: Running | None = None, *, eps: float = 1e-5
 ) -> tuple[Float[Array, "*batch features"], Residuals]:
     """z = γ (x − μ_run)/√(v_run + eps) + β, the form for inference; arguments and errors as in `forward`."""
-    _check(params, x, state, eps, "batch_norm.inference_forward")
+    state = _check(params, x, state, eps, "batch_norm.inference_forward")
     dtype = accumulation_dtype(x.dtype)
     return _normalise(params, x, state.mean.astype(dtype), state.variance.astype(dtype), eps)
 
@@ -141,7 +162,13 @@ def inference_forward(
 def inference_backward(
     residuals: Residuals, delta: Float[Array, "*batch features"]
 ) -> tuple[Params, Float[Array, "*batch features"]]:
-    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = γ r δ."""
+    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = γ r δ.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
+    delta = check_delta(delta, residuals.x.shape, "batch_norm.inference_backward")
     x_hat, delta = _x_hat(residuals), widen(delta)
     delta_x = delta * broadcast_like(residuals.weight.astype(residuals.rstd.dtype) * residuals.rstd, delta)
     return _grads(residuals, *_sums(x_hat, delta)), delta_x.astype(residuals.x.dtype)
@@ -176,13 +203,19 @@ def _grads(residuals: Residuals, grad_weight: Array, grad_bias: Array) -> Params
     return Params(grad_weight.astype(dtype), grad_bias.astype(dtype) if residuals.has_bias.value else None)
 
 
-def _check(params: Params, x: Any, state: Running, eps: float, function: str) -> None:
+def _check(params: Params, x: Any, state: Any, eps: float, function: str) -> Running:
     check_input(params, x, eps, function)
+    if not isinstance(state, Running):
+        raise (ValueError if state is None else TypeError)(
+            f"{function}: the state must be the running statistics, a Running(mean, variance), got {describe(state)}. "
+            f"Pass state=layer.state.init(key, x)."
+        )
     if state.mean.shape != params.weight.shape or state.variance.shape != params.weight.shape:
         raise ValueError(
             f"{function}: the running mean {state.mean.shape} and variance {state.variance.shape} must have the shape "
             f"of the weight, {params.weight.shape}. Make them with layer.state.init(key, x)."
         )
+    return state
 
 
 LAYOUTS = Layouts(pytorch=AS_HERE)  # Keras keeps the running statistics, which are no params, among its weights
@@ -198,10 +231,13 @@ def layer(
 ) -> Layer[Params]:
     """Batch norm in training; `jb.inference` makes the form with running statistics. Features and dtype are those of x.
 
+    Keywords as for `init`, `forward` and `step`.
+
     Raises:
         ValueError: a negative eps, or a momentum outside [0, 1].
     """
     check_eps(eps, "batch_norm")
+    check_number(momentum, "batch_norm", "momentum")
     if not 0 <= momentum <= 1:
         raise ValueError(f"batch_norm: momentum is the share of the new batch, in [0, 1]; got {momentum}.")
 

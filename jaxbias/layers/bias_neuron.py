@@ -20,12 +20,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import check_features, check_float, matmul, rows
+from jaxbias._doors import check_delta, check_features, check_float, check_size
+from jaxbias._numerics import matmul, rows
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import dense
 from jaxbias.layouts import Layout, Layouts
-from jaxbias.params import Layer, Params
+from jaxbias.params import Layer, Params, weight_and_bias
 
 
 class Residuals(NamedTuple):
@@ -39,7 +40,7 @@ def from_dense(params: Params) -> Params:
     Raises:
         ValueError: there is no bias.
     """
-    weight, bias = params
+    weight, bias = weight_and_bias(params, "bias_neuron.from_dense", ("fan_in", "fan_out"))
     if bias is None:
         raise ValueError(
             "bias_neuron.from_dense: params has no bias, so there is no bias neuron. Keep the dense layer, or convert "
@@ -72,7 +73,13 @@ def init(
     bias_init: Initializer = initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Weight (fan_in + 1, fan_out): that of `dense.init`, and its bias as the last row."""
+    """Weight (fan_in + 1, fan_out): that of `dense.init`, and its bias as the last row.
+
+    Args:
+        weight_init, bias_init: of the dense weight and of its bias, the last row; a function
+            `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of the weight.
+    """
     return from_dense(dense.init(key, fan_in, fan_out, weight_init=weight_init, bias_init=bias_init, dtype=dtype))
 
 
@@ -80,10 +87,10 @@ def forward(params: Params, x: Float[Array, "*batch fan_in"]) -> tuple[Float[Arr
     """z = [x, 1] W̃.
 
     Raises:
-        TypeError: x is not floating point.
-        ValueError: the last axis of x is not fan_in long.
+        TypeError: x is not floating point, or params is no `Params` of floating-point arrays.
+        ValueError: the last axis of x is not fan_in long, or params has a bias beside the last row of its weight.
     """
-    weight = params.weight
+    weight, _ = weight_and_bias(params, "bias_neuron.forward", ("fan_in + 1", "fan_out"), bias_axes=0)
     fan_in = weight.shape[0] - 1
     check_features(x, fan_in, "bias_neuron.forward", f"weight has fan_in={fan_in} and one row more, {weight.shape}")
     return matmul(_with_constant_unit(x), weight), Residuals(x, weight)
@@ -92,8 +99,14 @@ def forward(params: Params, x: Float[Array, "*batch fan_in"]) -> tuple[Float[Arr
 def backward(
     residuals: Residuals, delta: Float[Array, "*batch fan_out"]
 ) -> tuple[Params, Float[Array, "*batch fan_in"]]:
-    """∂L/∂W̃ = [x, 1]ᵀ δ, ∂L/∂x = δ W̃ᵀ without the constant unit."""
+    """∂L/∂W̃ = [x, 1]ᵀ δ, ∂L/∂x = δ W̃ᵀ without the constant unit.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, weight = residuals
+    delta = check_delta(delta, (*x.shape[:-1], weight.shape[1]), "bias_neuron.backward")
     grad_weight = matmul(rows(_with_constant_unit(x)).T, rows(delta))
     return Params(grad_weight, None), matmul(delta, weight.T)[..., :-1]
 
@@ -120,7 +133,14 @@ def layer(
     weight_init: Initializer = initializers.lecun_normal,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer[Params]:
-    """A dense layer with `fan_out` units whose bias is a neuron; fan_in and dtype are those of the input."""
+    """A dense layer with `fan_out` units whose bias is a neuron; fan_in and dtype are those of the input.
+
+    Keywords as for `init` and `forward`.
+
+    Raises:
+        TypeError, ValueError: fan_out is no positive whole number.
+    """
+    check_size(fan_out, "bias_neuron.layer", "fan_out")
 
     def init_for(key, x):
         check_float(x, "bias_neuron.init")

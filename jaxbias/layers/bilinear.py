@@ -19,11 +19,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import accumulation_dtype, check_features, check_float, matmul, rows, sum_over, widen
+from jaxbias._doors import check_delta, check_features, check_float, check_size, describe
+from jaxbias._numerics import accumulation_dtype, matmul, rows, sum_over, widen
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.layouts import Layouts, of_weight
-from jaxbias.params import Layer, Params, Static
+from jaxbias.params import Layer, Params, Static, weight_and_bias
 
 
 class Residuals(NamedTuple):
@@ -47,6 +48,11 @@ def init(
     """Weight (fan_in1, fan_in2, fan_out), by default LeCun normal, and bias (fan_out,), by default zero.
 
     The fan-in is fan_in1 · fan_in2, the number of products that each output adds up.
+
+    Args:
+        use_bias: whether there is a bias; without one it is None.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of weight and bias.
     """
     weight_shape = (fan_in1, fan_in2, fan_out)
     return initializers.affine(
@@ -60,10 +66,11 @@ def forward(
     """z_o = x1ᵀ W_o x2 + b_o.
 
     Raises:
-        TypeError: x1 or x2 is not floating point.
-        ValueError: x is not a pair, the last axes do not fit the weight, or the leading axes differ.
+        TypeError: x1 or x2 is not floating point, or params is no `Params` of floating-point arrays.
+        ValueError: x is not a pair, the last axes do not fit the weight, the leading axes differ, or the bias is not
+            fan_out long.
     """
-    weight, bias = params
+    weight, bias = weight_and_bias(params, "bilinear.forward", ("fan_in1", "fan_in2", "fan_out"))
     x1, x2 = _pair(x, "bilinear.forward")
     check_features(x1, weight.shape[0], "bilinear.forward (x1)", f"weight has fan_in1={weight.shape[0]}")
     check_features(x2, weight.shape[1], "bilinear.forward (x2)", f"weight has fan_in2={weight.shape[1]}")
@@ -81,8 +88,14 @@ def forward(
 def backward(
     residuals: Residuals, delta: Float[Array, "*batch fan_out"]
 ) -> tuple[Params, tuple[Float[Array, "*batch fan_in1"], Float[Array, "*batch fan_in2"]]]:
-    """(∂L/∂W, ∂L/∂b), (∂L/∂x1, ∂L/∂x2)."""
+    """(∂L/∂W, ∂L/∂b), (∂L/∂x1, ∂L/∂x2).
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x1, x2, weight, has_bias = residuals
+    delta = check_delta(delta, (*x1.shape[:-1], weight.shape[2]), "bilinear.backward")
     grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
     through = _through_first(x1, weight)  # not kept: fan_in2 times as large as z, and one product in one program
     delta_x2 = jnp.einsum("njo,no->nj", through, widen(rows(delta))).astype(x2.dtype).reshape(x2.shape)
@@ -105,8 +118,7 @@ def _side_by_side(arrays: Float[Array, "n fan_in2 fan_out"]) -> Float[Array, "n 
 
 def _pair(x, function: str):
     if not isinstance(x, tuple | list) or len(x) != 2:
-        got = f"{len(x)} entries" if isinstance(x, tuple | list) else type(x).__name__
-        raise ValueError(f"{function}: x must be a pair (x1, x2) of arrays, got {got}.")
+        raise ValueError(f"{function}: x must be a pair (x1, x2) of arrays, got {describe(x)}.")
     return x
 
 
@@ -122,7 +134,14 @@ def layer(
     weight_init: Initializer = initializers.lecun_normal,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer[Params]:
-    """A bilinear layer with `fan_out` units; its input is a pair (x1, x2), which also gives the fan-ins and dtype."""
+    """A bilinear layer with `fan_out` units; its input is a pair (x1, x2), which also gives the fan-ins and dtype.
+
+    Keywords as for `init` and `forward`.
+
+    Raises:
+        TypeError, ValueError: fan_out is no positive whole number.
+    """
+    check_size(fan_out, "bilinear.layer", "fan_out")
 
     def init_for(key, x):
         x1, x2 = _pair(x, "bilinear.init")

@@ -35,13 +35,22 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import accumulation_dtype, check_float, sum_over
+from jaxbias._doors import check_delta, check_float, check_size
+from jaxbias._numerics import accumulation_dtype, sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import _patches
-from jaxbias.layers._windows import Padding, check_window_fits, dilated, per_axis, resolve_padding
+from jaxbias.layers._windows import (
+    Padding,
+    check_lengths,
+    check_window_fits,
+    dilated,
+    per_axis,
+    resolve_padding,
+    spatial_axes,
+)
 from jaxbias.layouts import AS_HERE, Layouts, of_weight
-from jaxbias.params import Layer, Params, Static
+from jaxbias.params import Layer, Params, Static, weight_and_bias
 
 
 class Residuals(NamedTuple):
@@ -220,6 +229,12 @@ def init(
 
     The fan-in is channels_in/groups times the size of the kernel.
 
+    Args:
+        groups: as for `forward`.
+        use_bias: whether there is a bias; without one it is None.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of weight and bias.
+
     Raises:
         ValueError: groups does not divide both numbers of channels.
     """
@@ -248,11 +263,12 @@ def forward(
         groups: the channels are split in so many groups, each convolved on its own; groups = channels_in is depthwise.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not floating point, or params is no `Params` of floating-point arrays.
         ValueError: x has another rank or number of channels than the kernel wants, groups does not divide the channels,
-            the kernel is larger than the padded input, or a keyword does not fit the number of spatial axes.
+            the kernel is larger than the padded input, a keyword does not fit the number of spatial axes, or the bias
+            is not channels_out long.
     """
-    weight, bias = params
+    weight, bias = weight_and_bias(params, "conv.forward")
     check_float(x, "conv.forward")
     geometry = _geometry(x.shape, weight.shape, stride, padding, input_dilation, kernel_dilation, groups)
     z = correlate(x, weight, geometry)
@@ -271,9 +287,16 @@ def backward(
     kernel_dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> tuple[Params, Float[Array, "n *spatial channels_in"]]:
-    """(∂L/∂w = x ⋆ δ, ∂L/∂b = Σ δ over rows and positions), ∂L/∂x = δ ⋆ flipped w; keywords as for forward."""
+    """(∂L/∂w = x ⋆ δ, ∂L/∂b = Σ δ over rows and positions), ∂L/∂x = δ ⋆ flipped w; keywords as for forward.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, weight, has_bias = residuals
     geometry = _geometry(x.shape, weight.shape, stride, padding, input_dilation, kernel_dilation, groups)
+    positions = _positions(x.shape[1:-1], weight.shape[:-2], geometry)
+    delta = check_delta(delta, (len(x), *positions, weight.shape[-1]), "conv.backward")
     grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
     if delta.size == 0:  # an empty sum; XLA wants at least one channel to sum over
         return Params(jnp.zeros_like(weight), grad_bias), jnp.zeros_like(x)
@@ -282,7 +305,8 @@ def backward(
 
 
 def _check_groups(function: str, groups: int, channels_in: int, channels_out: int) -> None:
-    if groups < 1 or channels_in % groups or channels_out % groups:
+    check_size(groups, function, "groups")
+    if channels_in % groups or channels_out % groups:
         raise ValueError(
             f"{function}: groups must divide the channels in and out, got groups={groups}, channels_in={channels_in}, "
             f"channels_out={channels_out}."
@@ -348,13 +372,21 @@ def layer(
 ) -> Layer[Params]:
     """A convolution with `channels_out` filters; channels_in, spatial axes and dtype are those of the input.
 
+    Keywords as for `init` and `forward`.
+
     Args:
         kernel: its length, the same on every spatial axis, or one per axis.
+
+    Raises:
+        TypeError, ValueError: channels_out, an entry of kernel or groups is no positive whole number.
     """
+    check_size(channels_out, "conv.layer", "channels_out")
+    check_size(groups, "conv.layer", "groups")
+    check_lengths(kernel, "conv.layer", "kernel")
 
     def init_for(key, x):
         check_float(x, "conv.init")
-        lengths = per_axis(kernel, len(x.shape) - 2, "conv.init", "kernel")
+        lengths = per_axis(kernel, spatial_axes(x.shape, "conv.init"), "conv.init", "kernel", x.shape)
         return init(
             key,
             x.shape[-1],

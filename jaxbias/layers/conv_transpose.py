@@ -28,13 +28,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import check_float, sum_over
+from jaxbias._doors import check_delta, check_float, check_size
+from jaxbias._numerics import sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import conv
-from jaxbias.layers._windows import Padding, dilated, per_axis, resolve_padding
+from jaxbias.layers._windows import Padding, check_lengths, dilated, per_axis, resolve_padding
 from jaxbias.layouts import Layouts, of_weight
-from jaxbias.params import Layer, Params, Static
+from jaxbias.params import Layer, Params, Static, weight_and_bias
 
 
 class Residuals(NamedTuple):
@@ -67,11 +68,12 @@ def forward(
         groups: the channels are split in so many groups, each on its own.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not floating point, or params is no `Params` of floating-point arrays.
         ValueError: x has another rank or number of channels than the kernel wants, groups does not divide the channels,
-            the padding leaves nothing of z, or a keyword does not fit the number of spatial axes.
+            the padding leaves nothing of z, a keyword does not fit the number of spatial axes, or the bias is not
+            channels_out long.
     """
-    weight, bias = params
+    weight, bias = weight_and_bias(params, "conv_transpose.forward")
     check_float(x, "conv_transpose.forward")
     geometry, lengths = _geometry(x.shape, weight.shape, stride, padding, output_padding, kernel_dilation, groups)
     z = conv.grad_input(x, conv.swap_channels(weight, groups), lengths, geometry)
@@ -90,9 +92,15 @@ def backward(
     kernel_dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> tuple[Params, Float[Array, "n *spatial channels_in"]]:
-    """(∂L/∂w = δ ⋆ x, ∂L/∂b = Σ δ over rows and positions), ∂L/∂x = w ⋆ δ; keywords as for forward."""
+    """(∂L/∂w = δ ⋆ x, ∂L/∂b = Σ δ over rows and positions), ∂L/∂x = w ⋆ δ; keywords as for forward.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, weight, has_bias = residuals
-    geometry, _ = _geometry(x.shape, weight.shape, stride, padding, output_padding, kernel_dilation, groups)
+    geometry, lengths = _geometry(x.shape, weight.shape, stride, padding, output_padding, kernel_dilation, groups)
+    delta = check_delta(delta, (len(x), *lengths, weight.shape[-1]), "conv_transpose.backward")
     grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
     if delta.size == 0:  # an empty sum; XLA wants at least one channel to sum over
         return Params(jnp.zeros_like(weight), grad_bias), jnp.zeros_like(x)
@@ -172,9 +180,17 @@ def layer(
 ) -> Layer[Params]:
     """A transposed convolution to `channels_out` channels; channels_in, spatial axes and dtype are those of the input.
 
+    Keywords as for `init` and `forward`.
+
     Args:
         kernel: its length, the same on every spatial axis, or one per axis.
+
+    Raises:
+        TypeError, ValueError: channels_out, an entry of kernel or groups is no positive whole number.
     """
+    check_size(channels_out, "conv_transpose.layer", "channels_out")
+    check_size(groups, "conv_transpose.layer", "groups")
+    check_lengths(kernel, "conv_transpose.layer", "kernel")
     keywords = {
         "stride": stride,
         "padding": padding,

@@ -17,11 +17,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import check_features, check_float, matmul, rows, sum_over
+from jaxbias._doors import check_delta, check_features, check_float, check_size
+from jaxbias._numerics import matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layouts import AS_HERE, Layouts, of_weight
-from jaxbias.params import Layer, Params, Static
+from jaxbias.params import Layer, Params, Static, weight_and_bias
 
 
 class Residuals(NamedTuple):
@@ -40,7 +41,13 @@ def init(
     bias_init: Initializer = initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Weight (fan_in, fan_out), by default LeCun normal, and bias (fan_out,), by default zero (A1.21)."""
+    """Weight (fan_in, fan_out), by default LeCun normal, and bias (fan_out,), by default zero (A1.21).
+
+    Args:
+        use_bias: whether there is a bias; without one it is None.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of weight and bias.
+    """
     return initializers.affine(
         key, (fan_in, fan_out), (fan_out,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
     )
@@ -50,10 +57,10 @@ def forward(params: Params, x: Float[Array, "*batch fan_in"]) -> tuple[Float[Arr
     """z = x W + 1 bᵀ.
 
     Raises:
-        TypeError: x is not floating point.
-        ValueError: the last axis of x is not fan_in long.
+        TypeError: x is not floating point, or params is no `Params` of floating-point arrays.
+        ValueError: the last axis of x is not fan_in long, or the bias not fan_out.
     """
-    weight, bias = params
+    weight, bias = weight_and_bias(params, "dense.forward", ("fan_in", "fan_out"))
     check_features(x, weight.shape[0], "dense.forward", f"weight has fan_in={weight.shape[0]}, shape {weight.shape}")
     z = matmul(x, weight)
     if bias is not None:
@@ -64,8 +71,14 @@ def forward(params: Params, x: Float[Array, "*batch fan_in"]) -> tuple[Float[Arr
 def backward(
     residuals: Residuals, delta: Float[Array, "*batch fan_out"]
 ) -> tuple[Params, Float[Array, "*batch fan_in"]]:
-    """(∂L/∂W = xᵀ δ, ∂L/∂b = δᵀ 1), ∂L/∂x = δ Wᵀ."""
+    """(∂L/∂W = xᵀ δ, ∂L/∂b = δᵀ 1), ∂L/∂x = δ Wᵀ.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, weight, has_bias = residuals
+    delta = check_delta(delta, (*x.shape[:-1], weight.shape[1]), "dense.backward")
     grad_weight = matmul(rows(x).T, rows(delta))
     grad_bias = sum_over(delta, tuple(range(delta.ndim - 1))) if has_bias.value else None
     return Params(grad_weight, grad_bias), matmul(delta, weight.T)
@@ -81,7 +94,14 @@ def layer(
     weight_init: Initializer = initializers.lecun_normal,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer[Params]:
-    """A dense layer with `fan_out` units; fan_in and dtype are those of the input."""
+    """A dense layer with `fan_out` units; fan_in and dtype are those of the input.
+
+    Keywords as for `init` and `forward`.
+
+    Raises:
+        TypeError, ValueError: fan_out is no positive whole number.
+    """
+    check_size(fan_out, "dense.layer", "fan_out")
 
     def init_for(key, x):
         check_float(x, "dense.init")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxbias._numerics import check_float
+from jaxbias._doors import check_delta, check_float, check_key, check_no_params, check_number
 from jaxbias.derivation import Derivation, Example
 from jaxbias.layers.activations import identity
 from jaxbias.params import Layer, State, Static
@@ -32,7 +32,7 @@ class Residuals(NamedTuple):
 
 
 def forward(
-    params: tuple[()], x: Float[Array, "*shape"], key: Array, *, rate: float = 0.5
+    params: tuple[()], x: Float[Array, "*shape"], key: Array | None = None, *, rate: float = 0.5
 ) -> tuple[Float[Array, "*shape"], Residuals]:
     """z = M x / q, the form for training.
 
@@ -42,10 +42,16 @@ def forward(
         rate: p, the probability of silencing a unit.
 
     Raises:
-        TypeError: x is not floating point.
-        ValueError: a rate outside [0, 1].
+        TypeError: x is not floating point, or the state is no key.
+        ValueError: no key, a rate outside [0, 1], or params that another layer learns.
     """
-    del params
+    check_no_params(params, "dropout.forward")
+    if key is None:
+        raise ValueError(
+            "dropout.forward: the state is missing, a random key from which the mask is drawn. Pass "
+            "layer.state.init(key, x), or use jb.inference(layer) when not training."
+        )
+    check_key(key, "dropout.forward")
     check_float(x, "dropout.forward")
     _check_rate(rate, "dropout.forward")
     keep = 1 - rate
@@ -57,7 +63,13 @@ def forward(
 
 
 def backward(residuals: Residuals, delta: Float[Array, "*shape"]) -> tuple[tuple[()], Float[Array, "*shape"]]:
-    """∂L/∂x = M δ / q."""
+    """∂L/∂x = M δ / q.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
+    delta = check_delta(delta, residuals.mask.shape, "dropout.backward")
     return (), _masked(residuals, delta)
 
 
@@ -73,6 +85,7 @@ def _masked(residuals: Residuals, values: Array) -> Array:
 
 
 def _check_rate(rate: float, function: str) -> None:
+    check_number(rate, function, "rate")
     if not 0 <= rate <= 1:
         raise ValueError(f"{function}: rate is the probability of silencing a unit, in [0, 1]; got {rate}.")
 

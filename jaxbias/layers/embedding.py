@@ -23,18 +23,19 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxbias._doors import check_delta, check_size, describe
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer, by_name, normal
 from jaxbias.layouts import AS_HERE, Layouts
-from jaxbias.params import Layer, Params, Static
+from jaxbias.params import Layer, Params, Static, weight_and_bias
 
 STANDARD_NORMAL = normal(1.0)
 
 
 class Residuals(NamedTuple):
     ids: Int[Array, "*batch"]
-    vocabulary: Static
+    table_shape: Static
 
 
 def init(
@@ -46,7 +47,13 @@ def init(
     weight_init: Initializer = STANDARD_NORMAL,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Weight (vocabulary, features), by default standard normal; the row of the padding id is zero. No bias."""
+    """Weight (vocabulary, features), by default standard normal; the row of the padding id is zero. No bias.
+
+    Args:
+        padding_id: its row is zero.
+        weight_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of the weight.
+    """
     _check_padding_id("embedding.init", padding_id, vocabulary)
     weight = by_name(weight_init)(key, (vocabulary, features), dtype)
     return Params(weight if padding_id is None else weight.at[padding_id].set(0), None)
@@ -61,10 +68,10 @@ def forward(
         padding_id: its row gets no gradient.
 
     Raises:
-        TypeError: x is not an integer array.
-        ValueError: an id, or the padding id, is outside 0 … vocabulary − 1.
+        TypeError: x is not an integer array, or params is no `Params` with a floating-point weight.
+        ValueError: an id, or the padding id, is outside 0 … vocabulary − 1; or params has a bias.
     """
-    weight = params.weight
+    weight, _ = weight_and_bias(params, "embedding.forward", ("vocabulary", "features"), bias_axes=0)
     vocabulary = weight.shape[0]
     _check_ids(x)
     _check_padding_id("embedding.forward", padding_id, vocabulary)
@@ -77,14 +84,21 @@ def forward(
             )
     ids = jnp.where(x < 0, jnp.asarray(vocabulary, x.dtype), x)  # else −1 would be the last row
     z = weight.at[ids].get(mode="fill", fill_value=jnp.nan)
-    return z, Residuals(ids, Static(vocabulary))
+    return z, Residuals(ids, Static(weight.shape))
 
 
 def backward(
     residuals: Residuals, delta: Float[Array, "*batch features"], *, padding_id: int | None = None
 ) -> tuple[Params, None]:
-    """∂L/∂W: δ added up by id, in at least float32; None for the ids."""
-    zero = jnp.zeros((residuals.vocabulary.value, delta.shape[-1]), accumulation_dtype(delta.dtype))
+    """∂L/∂W: δ added up by id, in at least float32; None for the ids. The keyword is that of `forward`.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
+    table_shape = residuals.table_shape.value
+    delta = check_delta(delta, (*residuals.ids.shape, table_shape[1]), "embedding.backward")
+    zero = jnp.zeros(table_shape, accumulation_dtype(delta.dtype))
     grad = zero.at[residuals.ids].add(delta.astype(zero.dtype), mode="drop")
     if padding_id is not None:
         grad = grad.at[padding_id].set(0)
@@ -93,12 +107,17 @@ def backward(
 
 def _check_ids(x) -> None:
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.integer):
-        got = x.dtype if hasattr(x, "dtype") else type(x).__name__
-        raise TypeError(f"embedding.forward: x must be an array of integer ids, got {got}.")
+        got = x.dtype if hasattr(x, "dtype") else describe(x)
+        raise TypeError(
+            f"embedding.forward: x must be an array of integer ids, got {got}. Convert it first, for example "
+            f"jnp.asarray(x, jnp.int32)."
+        )
 
 
 def _check_padding_id(function: str, padding_id: int | None, vocabulary: int) -> None:
-    if padding_id is not None and not 0 <= padding_id < vocabulary:
+    if padding_id is not None:
+        check_size(padding_id, function, "padding_id", least=0)
+    if padding_id is not None and padding_id >= vocabulary:
         raise ValueError(f"{function}: padding_id must lie in 0 … {vocabulary - 1}, got {padding_id}.")
 
 
@@ -113,7 +132,20 @@ def layer(
     weight_init: Initializer = STANDARD_NORMAL,
     dtype: DTypeLike = jnp.float32,
 ) -> Layer[Params]:
-    """An embedding of `vocabulary` ids in `features` numbers of `dtype`; the ids do not say which."""
+    """An embedding of `vocabulary` ids in `features` numbers of `dtype`; the ids do not say which.
+
+    `jb.roles` calls the table "embedding", so a weight decay behind `jb.no_decay` shrinks it. The same table added to
+    tokens as a learned position, without a look-up by data, has the role "bias" and does not decay.
+
+    Keywords as for `init` and `forward`.
+
+    Raises:
+        TypeError, ValueError: vocabulary or features is no positive whole number, or the padding id is outside
+            0 … vocabulary − 1.
+    """
+    check_size(vocabulary, "embedding.layer", "vocabulary")
+    check_size(features, "embedding.layer", "features")
+    _check_padding_id("embedding.layer", padding_id, vocabulary)
 
     def init_for(key, x):
         _check_ids(x)

@@ -11,7 +11,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbias._numerics import check_float, sum_over
+from jaxbias._doors import check_delta, check_float, check_no_params
+from jaxbias._numerics import sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.params import Layer, Static
 
@@ -23,12 +24,12 @@ def forward(params: tuple[()], x: Float[Array, "n *spatial channels"]) -> tuple[
         TypeError: x is not floating point.
         ValueError: x has no spatial axis, or an empty one: the mean of nothing does not exist.
     """
-    del params
+    check_no_params(params, "global_avg_pool.forward")
     check_float(x, "global_avg_pool.forward")
     if x.ndim < 3 or 0 in x.shape[1:-1]:
         raise ValueError(
             f"global_avg_pool.forward: x must be (n, *spatial, channels) with at least one spatial axis, none of them "
-            f"empty, got shape {x.shape}."
+            f"empty, got shape {x.shape}. A single image needs a batch axis: x[None]."
         )
     return sum_over(x, tuple(range(1, x.ndim - 1))) / math.prod(x.shape[1:-1]), Static(x.shape)
 
@@ -36,8 +37,14 @@ def forward(params: tuple[()], x: Float[Array, "n *spatial channels"]) -> tuple[
 def backward(
     residuals: Static, delta: Float[Array, "n channels"]
 ) -> tuple[tuple[()], Float[Array, "n *spatial channels"]]:
-    """No grads; ∂L/∂x = δ/m at every position."""
+    """No grads; ∂L/∂x = δ/m at every position.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     shape = residuals.value
+    delta = check_delta(delta, (shape[0], shape[-1]), "global_avg_pool.backward")
     share = jnp.expand_dims(delta / math.prod(shape[1:-1]), range(1, len(shape) - 1))
     return (), jnp.broadcast_to(share, shape)
 

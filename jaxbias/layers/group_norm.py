@@ -28,7 +28,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import check_float, widen
+from jaxbias._doors import check_delta, check_float, check_size
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers._norm import check_eps, check_input, moments, scale_and_shift
@@ -53,7 +54,13 @@ def init(
     bias_init: Initializer = jax.nn.initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Scale (weight), by default 1, and shift (bias), by default 0."""
+    """Scale (weight), by default 1, and shift (bias), by default 0.
+
+    Args:
+        use_bias: whether there is a shift; without one the bias is None.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of weight and bias.
+    """
     return initializers.affine(
         key, (channels,), (channels,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
     )
@@ -87,8 +94,14 @@ def forward(
 def backward(
     residuals: Residuals, delta: Float[Array, "n *positions channels"]
 ) -> tuple[Params, Float[Array, "n *positions channels"]]:
-    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − mean δ̂ − x̂ mean(δ̂ x̂))."""
+    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − mean δ̂ − x̂ mean(δ̂ x̂)).
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, mean, rstd, weight, has_bias = residuals
+    delta = check_delta(delta, x.shape, "group_norm.backward")
     groups = rstd.shape[2]
     x_hat = (_grouped(widen(x), groups) - mean) * rstd
     delta = _grouped(widen(delta), groups)
@@ -112,7 +125,9 @@ def _check_groups(shape: tuple[int, ...], groups: int | None, function: str) -> 
         raise ValueError(f"{function}: x must have the axes (n, *positions, channels), got shape {shape}.")
     if shape[-1] == 0:
         raise ValueError(f"{function}: x of shape {shape} has no channels.")
-    if groups is not None and (groups < 1 or shape[-1] % groups):
+    if groups is not None:
+        check_size(groups, function, "groups")
+    if groups is not None and shape[-1] % groups:
         raise ValueError(f"{function}: groups={groups} must divide the {shape[-1]} channels of x, shape {shape}.")
 
 
@@ -129,10 +144,14 @@ def layer(
 ) -> Layer[Params]:
     """Group norm with `groups` groups, None for instance norm; channels and dtype are those of the input.
 
+    Keywords as for `init` and `forward`.
+
     Raises:
         ValueError: a negative eps, or (from init and forward) groups that do not divide the channels.
     """
     check_eps(eps, "group_norm")
+    if groups is not None:
+        check_size(groups, "group_norm.layer", "groups")
 
     def init_for(key, x):
         check_float(x, "group_norm.init")

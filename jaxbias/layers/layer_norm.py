@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
+from jaxbias._doors import check_delta, check_size
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
@@ -57,7 +58,13 @@ def init(
     bias_init: Initializer = jax.nn.initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Scale (weight), by default 1, and shift (bias), by default 0; `units` is the shape of both."""
+    """Scale (weight), by default 1, and shift (bias), by default 0; `units` is the shape of both.
+
+    Args:
+        use_bias: whether there is a shift; without one the bias is None.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of weight and bias.
+    """
     return initializers.affine(
         key, units, units, dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
     )
@@ -84,8 +91,14 @@ def forward(
 
 
 def backward(residuals: Residuals, delta: Float[Array, "*shape"]) -> tuple[Params, Float[Array, "*shape"]]:
-    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − mean δ̂ − x̂ mean(δ̂ x̂))."""
+    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − mean δ̂ − x̂ mean(δ̂ x̂)).
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, mean, rstd, weight, has_bias = residuals
+    delta = check_delta(delta, x.shape, "layer_norm.backward")
     units, samples = _unit_axes(weight), tuple(range(x.ndim - weight.ndim))
     x_hat = (widen(x) - mean) * rstd
     delta = widen(delta)
@@ -113,12 +126,13 @@ def layer(
 ) -> Layer[Params]:
     """A layer norm over the last `axes` axes of its input, whose dtype the params take.
 
+    Keywords as for `init` and `forward`.
+
     Raises:
         ValueError: a negative eps, fewer than one axis, or (from init) an input with fewer axes.
     """
     check_eps(eps, "layer_norm")
-    if axes < 1:
-        raise ValueError(f"layer_norm: axes, the number of last axes to normalise over, must be positive, got {axes}.")
+    check_size(axes, "layer_norm", "axes, the number of last axes to normalise over,")
 
     def init_for(key, x):
         units = last_axes(x, axes, "layer_norm.init")

@@ -31,9 +31,18 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxbias._numerics import check_float
+from jaxbias._doors import check_delta, check_float, check_no_params
 from jaxbias.derivation import Derivation, Example
-from jaxbias.layers._windows import Padding, covering_windows, join_blocks, pad_axis, pooling_windows, window_slices
+from jaxbias.layers._windows import (
+    Padding,
+    check_pool,
+    covering_windows,
+    join_blocks,
+    pad_axis,
+    pooled_shape,
+    pooling_windows,
+    window_slices,
+)
 from jaxbias.params import Layer, Static
 
 WRITTEN_OUT = 4
@@ -67,7 +76,7 @@ def forward(
         ValueError: x has no spatial axis, a keyword does not fit its spatial axes, a window is larger than the padded
             input, or the padding is negative or not smaller than the window.
     """
-    del params
+    check_no_params(params, "max_pool.forward")
     check_float(x, "max_pool.forward")
     axes = _last_axis_first(x.shape, window, stride, padding)
     if _overlap(axes):
@@ -95,9 +104,15 @@ def backward(
     stride: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
 ) -> tuple[tuple[()], Float[Array, "n *spatial channels"]]:
-    """No grads; ∂L/∂x collects the δ of every window whose maximum it is; the keywords are those of forward."""
+    """No grads; ∂L/∂x collects the δ of every window whose maximum it is; the keywords are those of forward.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x_shape, winners = residuals.x_shape.value, residuals.winners
     axes = _last_axis_first(x_shape, window, stride, padding)
+    delta = check_delta(delta, pooled_shape(x_shape, [way for _, way in axes[::-1]]), "max_pool.backward")
     if not _overlap(axes):
         return (), _at_winners(winners[0], delta, axes, x_shape)
     for (axis, (w, s, low, high)), winner in zip(reversed(axes), reversed(winners)):
@@ -208,7 +223,14 @@ def _add_winners(winner: Array, delta: Array, axis: int, window: int, stride: in
 def layer(
     window: int | Sequence[int], *, stride: int | Sequence[int] | None = None, padding: Padding = "VALID"
 ) -> Layer[tuple[()]]:
-    """Max pooling over windows of length `window`, by default side by side."""
+    """Max pooling over windows of length `window`, by default side by side.
+
+    Keywords as for `forward`.
+
+    Raises:
+        TypeError, ValueError: an entry of window or stride is no positive whole number.
+    """
+    check_pool(window, stride, "max_pool.layer")
 
     def init(key, x):
         del key

@@ -9,17 +9,23 @@ Source: (5) with ∂z/∂x a permutation.
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-from jaxbias._numerics import check_float
+from jaxbias._doors import check_delta, check_float, check_no_params
 from jaxbias.derivation import Derivation, Example
 from jaxbias.params import Layer, Static
 
 
+class Residuals(NamedTuple):
+    x_shape: Static
+    out_shape: Static
+
+
 def forward(
     params: tuple[()], x: Float[Array, "n ..."], *, shape: Sequence[int] | None = None
-) -> tuple[Float[Array, "n ..."], Static]:
+) -> tuple[Float[Array, "n ..."], Residuals]:
     """x with the axes after the first laid out as `shape`; None flattens them into one.
 
     Args:
@@ -30,17 +36,24 @@ def forward(
         TypeError: x is not floating point.
         ValueError: x has no batch axis, or its rows do not have the number of entries that `shape` holds.
     """
-    del params
+    check_no_params(params, "reshape.forward")
     check_float(x, "reshape.forward")
     if x.ndim == 0:
-        raise ValueError("reshape.forward: x must be (n, ...), got a scalar.")
+        raise ValueError("reshape.forward: x must be (n, ...), got a scalar. Give it a batch axis: x[None].")
     size = math.prod(x.shape[1:])
-    return x.reshape(x.shape[0], *_lengths((size,) if shape is None else tuple(shape), size, x.shape)), Static(x.shape)
+    out = x.reshape(x.shape[0], *_lengths((size,) if shape is None else tuple(shape), size, x.shape))
+    return out, Residuals(Static(x.shape), Static(out.shape))
 
 
-def backward(residuals: Static, delta: Float[Array, "n ..."]) -> tuple[tuple[()], Float[Array, "n ..."]]:
-    """No grads; ∂L/∂x = δ in the shape of x."""
-    return (), delta.reshape(residuals.value)
+def backward(residuals: Residuals, delta: Float[Array, "n ..."]) -> tuple[tuple[()], Float[Array, "n ..."]]:
+    """No grads; ∂L/∂x = δ in the shape of x.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
+    delta = check_delta(delta, residuals.out_shape.value, "reshape.backward")
+    return (), delta.reshape(residuals.x_shape.value)
 
 
 def _lengths(shape: tuple[int, ...], size: int, x_shape: tuple[int, ...]) -> tuple[int, ...]:

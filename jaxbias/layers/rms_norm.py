@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
+from jaxbias._doors import check_delta
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
@@ -47,7 +48,13 @@ def init(
     bias_init: Initializer = jax.nn.initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Scale (weight), by default 1, and no shift; with `use_bias` a shift (bias), by default 0."""
+    """Scale (weight), by default 1, and no shift; with `use_bias` a shift (bias), by default 0.
+
+    Args:
+        use_bias: whether there is a shift; without one the bias is None.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`.
+        dtype: of weight and bias.
+    """
     return initializers.affine(
         key, (features,), (features,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
     )
@@ -75,8 +82,14 @@ def forward(
 def backward(
     residuals: Residuals, delta: Float[Array, "*batch features"]
 ) -> tuple[Params, Float[Array, "*batch features"]]:
-    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − x̂ mean(δ̂ x̂))."""
+    """(∂L/∂γ = Σ δ x̂, ∂L/∂β = Σ δ), ∂L/∂x = r (δ̂ − x̂ mean(δ̂ x̂)).
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than z.
+    """
     x, rstd, weight, has_bias = residuals
+    delta = check_delta(delta, x.shape, "rms_norm.backward")
     samples = tuple(range(x.ndim - 1))
     x, delta = widen(x), widen(delta)
     x_hat = x * rstd
@@ -99,6 +112,8 @@ def layer(
     bias_init: Initializer = jax.nn.initializers.zeros,
 ) -> Layer[Params]:
     """An RMS norm over the last axis; features and dtype are those of the input.
+
+    Keywords as for `init` and `forward`.
 
     Raises:
         ValueError: a negative eps.

@@ -26,11 +26,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._numerics import accumulation_dtype, check_float, matmul, rows, sum_over
+from jaxbias._doors import check_delta, check_float, check_size, describe
+from jaxbias._numerics import accumulation_dtype, matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.layouts import Arrays, Layout, Layouts
-from jaxbias.params import Layer, Params, Static
+from jaxbias.params import Layer, Params, Static, weight_and_bias
 
 ACTIVATIONS = {
     "tanh": (jnp.tanh, lambda h: 1 - h * h),
@@ -64,7 +65,14 @@ def init(
     bias_init: Initializer = initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> RnnParams:
-    """W (fan_in, units) by default LeCun normal, U (units, units) orthogonal, b (units,) zero."""
+    """W (fan_in, units) by default LeCun normal, U (units, units) orthogonal, b (units,) zero.
+
+    Args:
+        use_bias: whether there is a bias; without one it is None.
+        weight_init, hidden_init, bias_init: of W, U and b; a function `(key, shape, dtype) -> array`, or its name in
+            `jb.initializers.NAMES`.
+        dtype: of all three.
+    """
     shape = (units, units)  # drawn in at least float32: the QR decomposition of `orthogonal` needs it
     input_key, hidden_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     hidden = initializers.by_name(hidden_init)(hidden_key, shape, accumulation_dtype(dtype))
@@ -95,16 +103,17 @@ def forward(
         activation: "tanh" or "relu".
 
     Raises:
-        TypeError: the sequence or h0 is not floating point.
-        ValueError: the sequence is not (n, time, fan_in), h0 is not (n, units), or another activation.
+        TypeError: the sequence or h0 is not floating point, or params is no `RnnParams` of floating-point arrays.
+        ValueError: the sequence is not (n, time, fan_in), h0 is not (n, units), leaves of params whose shapes do not
+            fit together, or another activation.
     """
-    (weight, bias), (recurrent, _) = params
+    weight, bias, recurrent = _leaves(params)
     sequence, h0 = x if isinstance(x, tuple | list) else (x, None)
     check_float(sequence, "rnn.forward")
     if sequence.ndim != 3 or sequence.shape[-1] != weight.shape[0]:
         raise ValueError(
             f"rnn.forward: x must be (n, time, fan_in) with fan_in={weight.shape[0]} for an input weight of shape "
-            f"{weight.shape}, got shape {sequence.shape}."
+            f"{weight.shape}, got shape {sequence.shape}. A single sequence needs a batch axis: x[None]."
         )
     start = jnp.zeros((sequence.shape[0], recurrent.shape[0]), sequence.dtype) if h0 is None else h0
     check_float(start, "rnn.forward", "h0")
@@ -129,8 +138,17 @@ def forward(
 def backward(
     residuals: Residuals, delta: Float[Array, "n time units"], *, activation: str = "tanh"
 ) -> tuple[RnnParams, Any]:
-    """(∂L/∂W, ∂L/∂b, ∂L/∂U), ∂L/∂x, or the pair (∂L/∂x, ∂L/∂h0) where h0 was given; delta is ∂L/∂h."""
+    """(∂L/∂W, ∂L/∂b, ∂L/∂U), ∂L/∂x, or the pair (∂L/∂x, ∂L/∂h0) where h0 was given; delta is ∂L/∂h.
+
+    The keyword is that of `forward`.
+
+    Raises:
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than the output.
+    """
     _, slope = _activation(activation)
+    n, time, _ = residuals.x.shape
+    delta = check_delta(delta, (n, time, residuals.h.shape[-1]), "rnn.backward")
     dtype = delta.dtype
     wide = accumulation_dtype(dtype)
     x, h = (jnp.asarray(each, wide) for each in (jnp.swapaxes(residuals.x, 0, 1), residuals.h))
@@ -152,9 +170,26 @@ def backward(
     return jax.tree.map(lambda leaf: leaf.astype(dtype), (grads, deltas))
 
 
+def _leaves(params: Any) -> tuple[Array, Array | None, Array]:
+    """W, b and U, which must fit together."""
+    if not isinstance(params, RnnParams):
+        raise TypeError(
+            f"rnn.forward: params must be RnnParams(input, hidden), each a jb.Params, got {describe(params)}. Make it "
+            f"with layer.init(key, x)."
+        )
+    weight, bias = weight_and_bias(params.input, "rnn.forward (input)", ("fan_in", "units"))
+    recurrent, _ = weight_and_bias(params.hidden, "rnn.forward (hidden)", ("units", "units"), bias_axes=0)
+    if recurrent.shape != (weight.shape[1], weight.shape[1]):
+        raise ValueError(
+            f"rnn.forward: the hidden weight must be (units, units) = {(weight.shape[1], weight.shape[1])} for an "
+            f"input weight of shape {weight.shape}, got shape {recurrent.shape}."
+        )
+    return weight, bias, recurrent
+
+
 def _activation(name: str):
-    if name not in ACTIVATIONS:
-        raise ValueError(f"rnn.forward: activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}.")
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"rnn.forward: activation must be one of {', '.join(ACTIVATIONS)}, got {describe(name)}.")
     return ACTIVATIONS[name]
 
 
@@ -191,7 +226,14 @@ def layer(
     hidden_init: Initializer = initializers.orthogonal,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer[RnnParams]:
-    """A simple recurrent cell with `units` units over time; fan_in and dtype are those of the input."""
+    """A simple recurrent cell with `units` units over time; fan_in and dtype are those of the input.
+
+    Keywords as for `init` and `forward`.
+
+    Raises:
+        TypeError, ValueError: units is no positive whole number, or another activation.
+    """
+    check_size(units, "rnn.layer", "units")
     _activation(activation)
 
     def init_for(key, x):

@@ -8,14 +8,14 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxbias._numerics import check_float
+from jaxbias._doors import check_float
 
 REDUCTIONS = ("mean", "sum")
 
 
 def check_reduction(reduction: str, function: str) -> None:
     """Raise a ValueError unless the reduction is one of `REDUCTIONS`."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f'{function}: reduction must be "mean" or "sum" over rows, got {reduction!r}.')
 
 
@@ -41,7 +41,7 @@ def check_same_shape(out: Array, targets: Array, function: str) -> None:
     if out.shape != targets.shape:
         raise ValueError(
             f"{function}: out {out.shape} and targets {targets.shape} must have one shape; "
-            f"a broadcast would pair rows with the wrong targets."
+            f"a broadcast would pair rows with the wrong targets. Reshape one of them, for example targets[..., None]."
         )
 
 

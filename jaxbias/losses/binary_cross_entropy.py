@@ -68,7 +68,7 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
 
 
 def loss(*, reduction: str = "mean") -> ConfiguredLoss:
-    """The loss with its reduction bound."""
+    """The loss with its reduction bound; keywords as for `forward`."""
     check_reduction(reduction, "binary_cross_entropy.loss")
     return ConfiguredLoss(partial(forward, reduction=reduction), backward, "binary_cross_entropy")
 

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxbias._numerics import check_float, widen
+from jaxbias._doors import check_float, check_number
+from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, generator, uniform
 from jaxbias.losses._loss import check_out, check_reduction, is_label, is_valid, read_labels, row_factor
 from jaxbias.params import ConfiguredLoss, Static
@@ -104,7 +105,7 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
 
 
 def loss(*, label_smoothing: float = 0.0, ignore_label: int | None = None, reduction: str = "mean") -> ConfiguredLoss:
-    """The loss with its smoothing, ignored label and reduction bound."""
+    """The loss with its smoothing, ignored label and reduction bound; keywords as for `forward`."""
     check_configuration(label_smoothing, ignore_label, reduction, "cross_entropy.loss")
     bound = {"label_smoothing": label_smoothing, "ignore_label": ignore_label, "reduction": reduction}
     return ConfiguredLoss(partial(forward, **bound), backward, "cross_entropy")
@@ -113,6 +114,7 @@ def loss(*, label_smoothing: float = 0.0, ignore_label: int | None = None, reduc
 def check_configuration(label_smoothing: float, ignore_label: int | None, reduction: str, function: str) -> None:
     """Raise a ValueError for a static argument that makes no sense."""
     check_reduction(reduction, function)
+    check_number(label_smoothing, function, "label_smoothing")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{function}: label_smoothing must lie in [0, 1], got {label_smoothing}.")
     if ignore_label is not None and not isinstance(ignore_label, int):

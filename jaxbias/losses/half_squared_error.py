@@ -53,7 +53,7 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
 
 
 def loss(*, reduction: str = "mean") -> ConfiguredLoss:
-    """The loss with its reduction bound."""
+    """The loss with its reduction bound; keywords as for `forward`."""
     check_reduction(reduction, "half_squared_error.loss")
     return ConfiguredLoss(partial(forward, reduction=reduction), backward, "half_squared_error")
 

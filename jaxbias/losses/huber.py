@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxbias._doors import check_number
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, normal
 from jaxbias.losses._loss import check_reduction, check_same_shape, reduce_rows, row_factor
@@ -69,13 +70,14 @@ def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
 
 
 def loss(*, threshold: float = 1.0, reduction: str = "mean") -> ConfiguredLoss:
-    """The loss with its threshold and reduction bound."""
+    """The loss with its threshold and reduction bound; keywords as for `forward`."""
     _check_threshold(threshold, "huber.loss")
     check_reduction(reduction, "huber.loss")
     return ConfiguredLoss(partial(forward, threshold=threshold, reduction=reduction), backward, "huber")
 
 
 def _check_threshold(threshold: float, function: str) -> None:
+    check_number(threshold, function, "threshold")
     if not threshold > 0:
         raise ValueError(f"{function}: threshold must be positive, got {threshold}.")
 

@@ -202,7 +202,12 @@ def _errors(examples: Sequence[Any], dtypes: Sequence[str], key: Any) -> list[di
 
 
 def check_derivation(derivation: Derivation, *, dtypes: Sequence[str] = DTYPES, seed: int = 0) -> Check:
-    """Check one derivation in all its example configurations; an exception in a backward is a failed leaf."""
+    """Check one derivation in all its example configurations; an exception in a backward is a failed leaf.
+
+    Args:
+        dtypes: names of those of `DTYPES` to check in.
+        seed: of the inputs.
+    """
     began = time.perf_counter()
     leaves: list[LeafCheck] = []
     # An accelerator's fast matmul modes would measure the mode, not the derivation.
@@ -233,6 +238,7 @@ def check_all(
     """Check every derivation, in the order given; by default all layers, then all losses.
 
     Args:
+        dtypes: as for `check_derivation`.
         progress: called with each `Check` as it is done.
         threads: XLA compiles without holding Python's lock, so two threads keep two cores busy.
     """

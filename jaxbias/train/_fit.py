@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from jaxbias.leaves import TRAIN, read_labels, with_frozen
-from jaxbias.params import Layer, Loss, P, SomeTree, Tree, init_state, plain_at_runtime
+from jaxbias.params import Layer, Loss, P, SomeTree, Tree, as_layer, as_loss, init_state, plain_at_runtime
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
@@ -272,7 +272,8 @@ def fit(
         loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses.
 
     Raises:
-        TypeError: data that is no pair of real arrays, an x of another float dtype than params, no optax optimizer.
+        TypeError: a network that is no `Layer`, a loss that is none, data that is no pair of real arrays, an x of
+            another float dtype than params, no optax optimizer.
         ValueError: empty data, NaN or infinity in it, mismatching rows, an impossible batch_size or epochs, a
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
             unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
@@ -283,6 +284,8 @@ def fit(
         UserWarning: a damaged checkpoint was skipped, or one cannot be written; training goes on, and `Fit.unsaved`
             says so too.
     """
+    as_layer(network, "fit")
+    as_loss(loss, "fit")
     x, targets = check_data(data, "data")
     check_batch_size(batch_size, len(x))
     check_count(epochs, "epochs")

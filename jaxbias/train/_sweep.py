@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxbias._trees import path_name
 from jaxbias.leaves import is_bias
-from jaxbias.params import Layer, Loss, Tree, init_state
+from jaxbias.params import Layer, Loss, Tree, as_layer, as_loss, init_state
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
@@ -103,6 +103,8 @@ def sweep(
     Warns:
         UserWarning: a file in `directory` is damaged, or finished members cannot be written to it.
     """
+    as_layer(network, "sweep")
+    as_loss(loss, "sweep")
     x, targets = check_data(data, "data")
     check_batch_size(batch_size, len(x))
     check_count(epochs, "epochs")

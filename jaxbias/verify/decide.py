@@ -261,10 +261,11 @@ def _leaf(path, shape, dtype, i, cases, judged: Judged, bad: bool, precision, ca
         return Leaf(ok=False, **_worst(actual, expected, wrong), **base, probe=f"as given, in {dtype}", wrong=wrong)
     case = judged.wrong or cases[0]
     worst = _worst(case.actual[i], case.expected[i], case.wrong[i] if bad else ~case.undefined[i])
+    judged_elements = [c.wrong[i] if bad else np.isfinite(c.expected[i]) & ~c.wrong[i] for c in cases]
+    largest = [_worst(c.actual[i], c.expected[i], mask)["max_error"] for c, mask in zip(cases, judged_elements)]
+    worst["max_error"] = float(np.max(largest, initial=0.0))  # np.max, for a NaN is an error of its own
     if not bad:
-        fine = [np.isfinite(c.expected[i]) & ~c.wrong[i] for c in cases]
-        largest = [_worst(c.actual[i], c.expected[i], mask)["max_error"] for c, mask in zip(cases, fine)]
-        worst |= {"max_error": max(largest, default=0.0), "wrong_elements": 0}
+        worst["wrong_elements"] = 0
     index = worst["worst_index"]
     tolerance = case.tolerance[i][index] if case.tolerance[i].size else 0.0
     wrong = case.wrong[i] if bad else None

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from jaxbias import _jaxpr
 from jaxbias._trees import first_line, in_one_line, is_float
+from jaxbias.params import as_layer
 from jaxbias.verify.decide import check
 from jaxbias.verify.problem import (
     Problem,
@@ -279,9 +280,10 @@ def jvp(
 ) -> Report:
     """Check a forward-mode rule: `rule(args, tangents)` gives Σᵢ (∂forward/∂argsᵢ) tangentsᵢ, in the output's tree.
 
+    Its tangents are a tuple like args, with float0 for an integer leaf.
+
     Args:
-        tangents: what the rule gets, a tuple like args; float0 for an integer leaf.
-        forward, args, key, names, rtol, atol, diagnose: as in `vjp`.
+        forward, rule, args, key, names, rtol, atol, diagnose: as in `vjp`.
 
     Raises:
         TypeError, ValueError: as `vjp`.
@@ -397,7 +399,7 @@ def hessian_vector(
 def custom_vjp(
     f: Callable[..., Tree],
     reference: Callable[..., Tree],
-    args: Any,
+    args: Any = None,
     *,
     cotangent: Tree = None,
     key: Array | None = None,
@@ -414,9 +416,15 @@ def custom_vjp(
         args, cotangent, key, names, rtol, atol, diagnose: as in `vjp`.
 
     Raises:
+        TypeError: the reference was left out.
         ValueError: f and reference return different trees or shapes.
         TypeError, ValueError: as `vjp`.
     """
+    if args is None:
+        raise TypeError(
+            "verify.custom_vjp: three arguments are wanted, f, reference and args, got two. The reference is the plain "
+            "function without its own rule: autodiff of it is what the rule is compared with."
+        )
     _check_options("verify.custom_vjp", {"f": f, "reference": reference}, key, rtol, atol)
     values, draw = _draws(args, _key(key), "verify.custom_vjp")
     check_arrays(values, "verify.custom_vjp")
@@ -460,8 +468,11 @@ def layer(layer: Any, params: Tree, x: Any, *, state: Tree = None, **options: An
         options: as in `vjp`.
 
     Raises:
+        TypeError: layer has no forward and backward, for example because its module was meant to be called.
         TypeError, ValueError: as `vjp`.
     """
+    if not (hasattr(layer, "forward") and hasattr(layer, "backward")):
+        as_layer(layer, "verify.layer")
     extra = () if state is None else (state,)
 
     def forward(params, x):

@@ -35,7 +35,7 @@ def test_bad_pairs_are_named():
         ValueError, match=r"x1 and x2 must have the same leading axes, got shapes \(5, 3\) and \(2, 4\)"
     ):
         bilinear.forward(params, (x1, x2[:2]))
-    with pytest.raises(ValueError, match=r"bilinear.forward: x must be a pair \(x1, x2\) of arrays, got 3 entries"):
+    with pytest.raises(ValueError, match=r"bilinear.forward: x must be a pair \(x1, x2\) of arrays, got a tuple of 3"):
         bilinear.forward(params, (x1, x2, x2))
     with pytest.raises(TypeError, match=r"bilinear.forward \(x1\): x must be a floating-point array, got int32"):
         bilinear.forward(params, (x1.astype(jnp.int32), x2))

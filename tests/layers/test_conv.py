@@ -299,7 +299,7 @@ def test_without_a_bias_there_is_no_leaf(key):
             {"padding": ((1, 1),)},
             r"one \(low, high\) pair of ints for each of the 2",
         ),
-        ((2, 5, 5, 3), (3, 3, 3, 4), {"stride": 0}, r"stride must be made of ints of at least 1, got 0"),
+        ((2, 5, 5, 3), (3, 3, 3, 4), {"stride": 0}, r"stride must be a whole number of at least 1, got the int 0"),
         (
             (2, 5, 5, 3),
             (3, 3, 3, 4),

@@ -93,7 +93,7 @@ def test_bad_input_is_named(as_users_run_it, key):
         layer_norm.forward(params, jnp.ones(3))
     with pytest.raises(TypeError, match=r"layer_norm\.forward: x must be a floating-point array, got int"):
         layer_norm.forward(params, jnp.ones((4, 3), int))
-    with pytest.raises(ValueError, match=r"layer_norm: axes, .* must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"layer_norm: axes, .* must be a whole number of at least 1, got the int 0"):
         layer_norm.layer(axes=0)
     with pytest.raises(ValueError, match=r"layer_norm: eps must be at least 0, got -1"):
         layer_norm.layer(eps=-1.0)

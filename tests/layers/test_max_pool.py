@@ -180,7 +180,7 @@ def test_nan_is_not_hidden():
         ),
         ((2, 5, 5, 3), {"window": 2, "padding": 2}, r"padding must be at least 0 and smaller than the window"),
         ((2, 5, 5, 3), {"window": 2, "padding": -1}, r"padding must be at least 0 and smaller than the window"),
-        ((2, 5, 5, 3), {"window": 2, "stride": 0}, r"stride must be made of ints of at least 1, got 0"),
+        ((2, 5, 5, 3), {"window": 2, "stride": 0}, r"stride must be a whole number of at least 1, got the int 0"),
     ],
 )
 def test_bad_input_is_named(x_shape, keywords, match):

@@ -39,4 +39,4 @@ def test_a_scalar_has_no_rows():
 )
 def test_planted_faults_are_caught(key, wrong):
     example = reshape.DERIVATIONS[0].examples[0]
-    assert_caught(example, key, lambda r, d: ((), wrong(d, r.value)), {"1"})
+    assert_caught(example, key, lambda r, d: ((), wrong(d, r.x_shape.value)), {"1"})

@@ -67,7 +67,7 @@ def test_the_state_carries_on(key):
 
 def test_bad_input_is_named():
     params = rnn.layer(4).init(jax.random.key(0), jnp.ones((2, 5, 3)))
-    with pytest.raises(ValueError, match=r"rnn.forward: activation must be one of tanh, relu, got 'gelu'"):
+    with pytest.raises(ValueError, match=r"rnn.forward: activation must be one of tanh, relu, got the str 'gelu'"):
         rnn.layer(4, activation="gelu")
     with pytest.raises(ValueError, match=r"rnn.forward: x must be \(n, time, fan_in\) with fan_in=3 .* \(2, 5, 4\)"):
         rnn.forward(params, jnp.ones((2, 5, 4)))

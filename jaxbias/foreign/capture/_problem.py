@@ -1,11 +1,15 @@
 """The user's loss, traced for one example, and checks of what came in."""
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxbias._doors import check_size, describe
 from jaxbias._jaxpr import Program
 from jaxbias._trees import path_name
 from jaxbias.foreign.contact import DATA, Analysis, analyse, split_params
@@ -47,26 +51,94 @@ def as_tuple(x: int | Sequence[int]) -> tuple[int, ...]:
     return (x,) if isinstance(x, int) else tuple(x)
 
 
-def prepare(
-    function: str,
-    loss: Callable,
-    args: tuple[Any, ...],
-    *,
-    argnums: int | Sequence[int] = 0,
-    batch_argnums: int | Sequence[int] = 1,
-    keep_batch_dim: bool = False,
-    has_aux: bool = False,
-    spmd_axis_name: str | None = None,
-) -> Problem:
+@dataclass(frozen=True)
+class PerExample:
+    """A per-example loss and how to call it, checked when it is made: no wrong option waits for the first batch.
+
+    Attributes:
+        function: name of the public function, for messages.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`.
+        prng_argnum, spmd_axis_name: as for `clipped_grad`.
+
+    Raises:
+        TypeError: loss is no function, or an option is of another kind.
+        ValueError: arguments that are both params and batch, or that the loss does not take.
+    """
+
+    function: str
+    loss: Callable[..., Any]
+    argnums: int | Sequence[int] = 0
+    has_aux: bool = False
+    batch_argnums: int | Sequence[int] = 1
+    keep_batch_dim: bool = False
+    prng_argnum: int | None = None
+    spmd_axis_name: str | None = None
+
+    def __post_init__(self):
+        if not callable(self.loss):
+            raise TypeError(
+                f"{self.function}: loss must be a function (params, example) -> scalar, got {describe(self.loss)}. "
+                f"Write one, for example lambda params, example: loss.forward(network.forward(params, example[0])[0], "
+                f"example[1])[0]."
+            )
+        for name in ("argnums", "batch_argnums"):
+            self._check_argnums(name, getattr(self, name))
+        for name in ("has_aux", "keep_batch_dim"):
+            check_flag(getattr(self, name), self.function, name)
+        if self.prng_argnum is not None:
+            check_size(self.prng_argnum, self.function, "prng_argnum", least=0)
+        if shared := set(as_tuple(self.argnums)) & set(self.batched):
+            raise ValueError(
+                f"{self.function}: arguments {sorted(shared)} are both in argnums and in batch_argnums. Params have no "
+                f"batch axis: name each argument once."
+            )
+        self._check_signature()
+
+    @property
+    def batched(self) -> tuple[int, ...]:
+        """The arguments with a leading batch axis."""
+        return (*as_tuple(self.batch_argnums), *(() if self.prng_argnum is None else (self.prng_argnum,)))
+
+    def _check_argnums(self, name: str, argnums: Any) -> None:
+        numbers = argnums if isinstance(argnums, tuple | list) else (argnums,)
+        for number in numbers:
+            check_size(number, self.function, name if numbers is not argnums else f"every entry of {name}", least=0)
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise ValueError(f"{self.function}: {name} must name one argument or more, each once, got {argnums!r}.")
+
+    def _check_signature(self) -> None:
+        """Whether the loss has the arguments that are named, as far as its signature is known."""
+        try:
+            parameters = inspect.signature(self.loss).parameters.values()
+        except (TypeError, ValueError):  # a built-in function shows none
+            return
+        if any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in parameters):
+            return
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        count = sum(p.kind in kinds for p in parameters)
+        last = max(*as_tuple(self.argnums), *self.batched)
+        if last >= count:
+            raise ValueError(
+                f"{self.function}: argnums={self.argnums} and batch_argnums={self.batch_argnums} count from 0 and name "
+                f"argument {last}, but loss takes {count} arguments. Change them, or the loss."
+            )
+
+
+def check_flag(value: Any, function: str, argument: str) -> None:
+    """Raise a TypeError unless value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: {argument} must be True or False, got {describe(value)}.")
+
+
+def prepare(asked: PerExample, args: tuple[Any, ...]) -> Problem:
     """Check the arguments and trace the loss of one example.
 
     Raises:
-        TypeError: a params leaf is not of a float dtype, loss is no function, or returns no pair with `has_aux`.
+        TypeError: a params leaf is not of a float dtype, or the loss returns no pair with `has_aux`.
         ValueError: the batch axes disagree, the loss is no scalar, or it mixes the examples.
     """
-    if not callable(loss):
-        raise TypeError(f"{function}: loss must be a function (params, example) -> scalar, got {_kind(loss)}.")
-    batched = as_tuple(batch_argnums)
+    function, loss, argnums, has_aux = asked.function, asked.loss, asked.argnums, asked.has_aux
+    batched, keep_batch_dim = asked.batched, asked.keep_batch_dim
     if len(args) <= max(*batched, *as_tuple(argnums)):
         raise ValueError(
             f"{function}: argument {max(*batched, *as_tuple(argnums))} is wanted, got {len(args)} arguments."
@@ -108,7 +180,9 @@ def prepare(
             arguments[i], data = rebuild_one(data[:count]), data[count:]
         out = loss(*arguments)
         if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-            raise TypeError(f"{function}: with has_aux=True loss must return a pair (scalar, aux), got {_kind(out)}.")
+            raise TypeError(
+                f"{function}: with has_aux=True loss must return a pair (scalar, aux), got {describe(out)}."
+            )
         return out if has_aux else (out, ())
 
     shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if axis == 0 else x for x, axis in zip(data, in_axes)]
@@ -134,11 +208,7 @@ def prepare(
         raise ValueError(f"{function}: the loss does not depend on the batch, so every example has the same gradient.")
     if any(_batch_statistics(program) for program in analysis.programs.values()):
         raise ValueError(f"{function}: the loss takes statistics over a batch axis: {BATCH_NORM}")
-    return Problem(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, spmd_axis_name)
-
-
-def _kind(x: Any) -> str:
-    return f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
+    return Problem(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, asked.spmd_axis_name)
 
 
 def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:

@@ -11,11 +11,12 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 from jaxbias import _jaxpr
+from jaxbias._doors import check_size
 from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
 from jaxbias.foreign.capture._plan import Method, Tap, plan
-from jaxbias.foreign.capture._problem import Problem, as_tuple, prepare
+from jaxbias.foreign.capture._problem import PerExample, Problem, as_tuple, check_flag, prepare
 from jaxbias.foreign.capture.norms import MEMORY_LIMIT
 
 HOWS = ("auto", "book-keeping", "two-pass")
@@ -137,21 +138,25 @@ def clipped_grad(
             "clipped_grad: pre_clipping_transform would need the gradient of each example, which is never formed here. "
             "Transform params inside the loss instead, or use jax_privacy.clipped_grad."
         )
-    if shared := set(as_tuple(argnums)) & set(as_tuple(batch_argnums)):
-        raise ValueError(f"clipped_grad: arguments {sorted(shared)} are both in argnums and in batch_argnums.")
+    asked = PerExample(
+        "clipped_grad", fun, argnums, has_aux, batch_argnums, keep_batch_dim, prng_argnum, spmd_axis_name
+    )
+    if isinstance(l2_clip_norm, str) or isinstance(normalize_by, str):
+        raise TypeError("clipped_grad: l2_clip_norm and normalize_by must be numbers, got a str.")
+    if microbatch_size is not None:
+        check_size(microbatch_size, "clipped_grad", "microbatch_size")
+    check_size(memory_limit, "clipped_grad", "memory_limit")
+    for name, flag in (
+        ("rescale_to_unit_norm", rescale_to_unit_norm),
+        ("return_values", return_values),
+        ("return_grad_norms", return_grad_norms),
+        ("nan_safe", nan_safe),
+    ):
+        check_flag(flag, "clipped_grad", name)
 
     def one_group(args: tuple[Any, ...], padding: Array | None):
-        problem = prepare(
-            "clipped_grad",
-            fun,
-            args,
-            argnums=argnums,
-            batch_argnums=batch_argnums if prng_argnum is None else (*as_tuple(batch_argnums), prng_argnum),
-            keep_batch_dim=keep_batch_dim,
-            has_aux=has_aux,
-            spmd_axis_name=spmd_axis_name,
-        )
-        readings, squares, weighted_sum = both_passes(problem, _book_keeping(problem, how), memory_limit)
+        problem = prepare(asked, args)
+        readings, _, squares, weighted_sum = both_passes(problem, _book_keeping(problem, how), memory_limit)
         wide = jnp.result_type(*squares)
         norms = jnp.sqrt(sum(x.astype(wide) for x in squares))  # type: ignore[arg-type]
         factors = _factors(norms, jnp.asarray(l2_clip_norm, wide), rescale_to_unit_norm)
@@ -166,26 +171,25 @@ def clipped_grad(
         batch = _batch_of(args, batch_argnums)
         if prng_argnum is not None:
             args = tuple(jax.random.split(x, batch) if i == prng_argnum else x for i, x in enumerate(args))
-        batched = set(as_tuple(batch_argnums)) | ({prng_argnum} if prng_argnum is not None else set())
         if microbatch_size is None or microbatch_size >= batch:
             total, per_example, problem = one_group(args, is_padding_example)
         else:
             total, per_example, problem = _in_groups(
-                one_group, args, batched, is_padding_example, batch, microbatch_size
+                one_group, args, set(asked.batched), is_padding_example, batch, microbatch_size
             )
         total = [(x / normalize_by).astype(dtype or leaf.dtype) for x, leaf in zip(total, problem.leaves)]
         result = problem.rebuild(total, None)
         if not (has_aux or return_values or return_grad_norms):
             return result
-        asked = zip(per_example, (return_values, return_grad_norms, has_aux))
-        return result, Aux(*(x if wanted else None for x, wanted in asked))
+        returned = zip(per_example, (return_values, return_grad_norms, has_aux))
+        return result, Aux(*(x if wanted else None for x, wanted in returned))
 
     bound = (1.0 if rescale_to_unit_norm else l2_clip_norm) / normalize_by
     return ClippedGrad(clipped, bound, has_aux or return_values or return_grad_norms)
 
 
 def both_passes(problem: Problem, book_keeping: bool, memory_limit: int):
-    """Readings, squared norms of each leaf, and `(weights, finite or None) -> Σ_s weights_s ∂L_s/∂θ`."""
+    """Readings, methods and squared norms of each leaf, and `(weights, finite or None) -> Σ_s weights_s ∂L_s/∂θ`."""
     methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=book_keeping)
     if book_keeping:
         readings = backward(problem, methods, keep=True)
@@ -193,7 +197,7 @@ def both_passes(problem: Problem, book_keeping: bool, memory_limit: int):
     else:
         readings, gradient = backward_twice(problem, methods)
         weighted_sum = lambda weights, finite: _finite_sum(problem, gradient, weights, finite)
-    return readings, squared_norms(problem, methods, readings, book_keeping), weighted_sum
+    return readings, methods, squared_norms(problem, methods, readings, book_keeping), weighted_sum
 
 
 def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:

@@ -8,7 +8,7 @@ With g_s the gradient of example s of n, everything here is a mean over the exam
     gradient noise scale                         tr Σ / |E g|²
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxbias._doors import check_size, describe
 from jaxbias._jaxpr.queries import LAYOUT
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._backward import backward, tap_factors
 from jaxbias.foreign.capture._plan import Method, Tap, plan, tap_products
-from jaxbias.foreign.capture._problem import Problem, prepare
+from jaxbias.foreign.capture._problem import PerExample, Problem, check_flag, prepare
 from jaxbias.foreign.capture.clip import both_passes, weight_gradient
-from jaxbias.foreign.capture.norms import MEMORY_LIMIT, PerExampleNorms
+from jaxbias.foreign.capture.norms import MEMORY_LIMIT, PerExampleNorms, check_against_vmap_grad
 from jaxbias.foreign.contact import DATA
 from jaxbias.foreign.roles import leaf_roles
 from jaxbias.params import SomeTree, Tree
@@ -41,18 +42,20 @@ class Capture:
 
     Attributes:
         values: loss of each example (batch,).
+        aux: what else the loss returned, of each example; () without `has_aux`.
         norms: `PerExampleNorms`.
         roles: role of each leaf, a tree like params.
     """
 
     def __init__(self, problem: Problem, memory_limit: int):
         book_keeping = not any(site.scope for site in problem.analysis.sites)
-        readings, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
+        readings, methods, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
         self._problem = problem
         names = leaf_roles(problem.analysis)
         self.values = readings.value
+        self.aux = jax.tree.unflatten(jax.tree.structure(problem.analysis.out_shape[1]), readings.aux)
         leaves = problem.rebuild([jnp.sqrt(x) for x in squares], None)
-        self.norms = PerExampleNorms(leaves, problem.paths, tuple(names), ("",) * len(names))
+        self.norms = PerExampleNorms(leaves, problem.paths, tuple(names), tuple(m.text for m in methods))
         self.roles = problem.rebuild(names, None)
 
     def pullback(self, weights: Float[Array, " batch"]) -> Tree:
@@ -68,19 +71,56 @@ class Capture:
         return _noise_scale(self.norms, jax.tree.leaves(self.gradient()), self._problem.batch)
 
 
-def capture(loss: Callable[..., Any], *, memory_limit: int = MEMORY_LIMIT, **options: Any) -> Callable[..., Capture]:
+def capture(
+    loss: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+    verify: bool = False,
+) -> Callable[..., Capture]:
     """Function `(params, batch) -> Capture`: per-example values and norms, and the pullback of any weighting.
 
     Args:
-        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify: as for `per_example_norms`.
+
+    Raises:
+        TypeError, ValueError: as for `per_example_norms`.
+        RuntimeError: `verify` found a difference.
     """
-    return lambda *args: Capture(prepare("capture", loss, args, **options), memory_limit)
+    return _capturing("capture", loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify)
+
+
+def _capturing(
+    function, loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify
+) -> Callable[..., Capture]:
+    asked = PerExample(function, loss, argnums, has_aux, batch_argnums, keep_batch_dim)
+    check_size(memory_limit, function, "memory_limit")
+    check_flag(verify, function, "verify")
+
+    def captured(*args):
+        problem = prepare(asked, args)
+        result = Capture(problem, memory_limit)
+        if verify:
+            check_against_vmap_grad(function, problem, jax.tree.leaves(result.norms.leaves))
+        return result
+
+    return captured
 
 
 # --- second moments and diagonals -------------------------------------------------------------------------------------
 
 
-def second_moments(loss: Callable[..., Any], **options: Any) -> Callable[..., Tree]:
+def second_moments(
+    loss: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+) -> Callable[..., Tree]:
     """Function `(params, batch) -> tree`: mean of the squared per-example gradient: the empirical Fisher.
 
         (1/n) Σ_s (∂L_s/∂θ)²
@@ -89,9 +129,14 @@ def second_moments(loss: Callable[..., Any], **options: Any) -> Callable[..., Tr
     it is (a²)ᵀ(δ²). Others are formed for the whole batch; map over smaller batches where that is too much.
 
     Args:
-        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`; what else the loss
+            returns is dropped.
+
+    Raises:
+        TypeError, ValueError: as for `per_example_norms`.
     """
-    return lambda *args: _second_moments(prepare("second_moments", loss, args, **options))
+    asked = PerExample("second_moments", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
+    return lambda *args: _second_moments(prepare(asked, args))
 
 
 def _second_moments(problem: Problem) -> Any:
@@ -135,7 +180,12 @@ def _squared_error_root(output: Array, column: Array) -> Array:
 ROOTS = {"cross_entropy": _cross_entropy_root, "squared_error": _squared_error_root}
 
 
-def _check_kind(function: str, kind: str) -> None:
+def _check_model(function: str, model: Any, kind: Any) -> None:
+    if not callable(model):
+        raise TypeError(
+            f"{function}: model must be a function (params, x) -> outputs, got {describe(model)}. Of a network of this "
+            f"library it is lambda params, x: network.forward(params, x)[0]."
+        )
     if kind not in ROOTS:
         raise ValueError(f"{function}: kind must be one of {', '.join(ROOTS)}, got {kind!r}.")
 
@@ -157,7 +207,7 @@ def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Li
     Source: F. Dangel, F. Kunstner, P. Hennig, BackPACK (2020), DiagGGNExact; J. Martens, New insights and perspectives
     on the natural gradient method (2020), section 9.2.
     """
-    _check_kind("ggn_diagonal", kind)
+    _check_model("ggn_diagonal", model, kind)
 
     def diagonal(params, inputs):
         example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
@@ -195,7 +245,7 @@ def fisher_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") ->
 
     Source: F. Kunstner, L. Balles, P. Hennig, Limitations of the empirical Fisher approximation (2019), eq. 3.
     """
-    _check_kind("fisher_diagonal", kind)
+    _check_model("fisher_diagonal", model, kind)
 
     def sampled_loss(params, example):
         x, key = example
@@ -228,7 +278,16 @@ class NoiseScale(NamedTuple):
     roles: dict[str, Array]
 
 
-def noise_scale(loss: Callable[..., Any], **options: Any) -> Callable[..., NoiseScale]:
+def noise_scale(
+    loss: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+    verify: bool = False,
+) -> Callable[..., NoiseScale]:
     """Function `(params, batch) -> NoiseScale`, from one batch of n ≥ 2 examples by unbiased estimates:
 
         |G|² ≈ (n |ḡ|² − mean_s |g_s|²) / (n − 1),   tr Σ ≈ (mean_s |g_s|² − |ḡ|²) n / (n − 1)
@@ -236,14 +295,17 @@ def noise_scale(loss: Callable[..., Any], **options: Any) -> Callable[..., Noise
     The estimate of |G|² may be negative for a noisy batch, and the scale with it.
 
     Args:
-        loss: per-example loss, as for `capture`, which takes the same options.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify: as for `per_example_norms`; what
+            else the loss returns is dropped.
 
     Raises:
-        ValueError: fewer than two examples.
+        TypeError, ValueError: as for `per_example_norms`, and where there are fewer than two examples.
+        RuntimeError: `verify` found a difference.
 
     Source: S. McCandlish, J. Kaplan, D. Amodei, An empirical model of large-batch training (2018), appendix A.1.
     """
-    return lambda *args: capture(loss, **options)(*args).noise_scale()
+    captured = _capturing("noise_scale", loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify)
+    return lambda *args: captured(*args).noise_scale()
 
 
 def _noise_scale(norms: PerExampleNorms, mean_gradient: list[Array], n: int) -> NoiseScale:
@@ -263,20 +325,32 @@ def _noise_scale(norms: PerExampleNorms, mean_gradient: list[Array], n: int) -> 
     return NoiseScale(scale([True] * len(of_mean)), by(norms.paths), by(norms.role_names))
 
 
-def gradient_dots(loss: Callable[..., Any], **options: Any) -> Callable[..., Float[Array, "batch batch"]]:
+def gradient_dots(
+    loss: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+) -> Callable[..., Float[Array, "batch batch"]]:
     """Function `(params, batch) -> (batch, batch)`: dot products ⟨g_s, g_t⟩ of all pairs of per-example gradients.
 
     The influence of example s on t for one step of gradient descent is −(learning rate) ⟨g_s, g_t⟩.
 
     Args:
-        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`; what else the loss
+            returns is dropped.
+
+    Raises:
+        TypeError, ValueError: as for `per_example_norms`.
 
     Source: G. Pruthi, F. Liu, S. Kale, M. Sundararajan, Estimating training data influence by tracing gradient
     descent (2020), eq. 1.
     """
+    asked = PerExample("gradient_dots", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
 
     def dots(*args):
-        problem = prepare("gradient_dots", loss, args, **options)
+        problem = prepare(asked, args)
         methods = plan(problem.analysis, problem.leaves, problem.batch, MEMORY_LIMIT, form_at_leaf=True)
         methods = [m if all(map(_pairs, m.taps)) else Method("formed") for m in methods]
         readings = backward(problem, methods, keep=True)
@@ -327,7 +401,13 @@ class KroneckerFactors(NamedTuple):
 
 
 def kfac_factors(
-    loss: Callable[..., Any], approximation: str = "expand", **options: Any
+    loss: Callable[..., Any],
+    approximation: str = "expand",
+    *,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
 ) -> Callable[..., dict[str, KroneckerFactors]]:
     """Function `(params, batch) -> {path of weight: KroneckerFactors}`, the bias as homogeneous coordinate.
 
@@ -339,20 +419,22 @@ def kfac_factors(
     contacts, or otherwise than by one product, are left out.
 
     Args:
-        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`; what else the loss
+            returns is dropped.
         approximation: "expand" or "reduce".
 
     Raises:
-        ValueError: another approximation.
+        TypeError, ValueError: another approximation; and as for `per_example_norms`.
 
     Source: J. Martens, R. Grosse (2015), eq. 16; R. Eschenhagen, A. Immer, R. Turner, F. Schneider, P. Hennig,
     Kronecker-factored approximate curvature for modern neural network architectures (2023), eqs. 11, 12.
     """
     if approximation not in ("expand", "reduce"):
         raise ValueError(f"kfac_factors: approximation must be 'expand' or 'reduce', got {approximation!r}.")
+    asked = PerExample("kfac_factors", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
 
     def factors(*args):
-        problem = prepare("kfac_factors", loss, args, **options)
+        problem = prepare(asked, args)
         methods = tap_products(problem.analysis, problem.leaves)
         methods = [
             m if len(m.taps) == 1 and m.taps[0].site.equation.name != "gather" else Method("unused") for m in methods
@@ -418,7 +500,14 @@ class DeltaHistogram(NamedTuple):
 
 
 def delta_histograms(
-    loss: Callable[..., Any], lowest: int = -30, highest: int = 6, **options: Any
+    loss: Callable[..., Any],
+    lowest: int = -30,
+    highest: int = 6,
+    *,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
 ) -> Callable[..., dict[str, DeltaHistogram]]:
     """Function `(params, batch) -> {path: DeltaHistogram}`: sizes of the error signal δ at each weight.
 
@@ -426,12 +515,19 @@ def delta_histograms(
     and float32 reach down to 2⁻¹²⁶, those of float16 to 2⁻¹⁴.
 
     Args:
-        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`; what else the loss
+            returns is dropped.
         lowest, highest: exponents of the first and last edge.
+
+    Raises:
+        TypeError, ValueError: lowest is not below highest; and as for `per_example_norms`.
     """
+    asked = PerExample("delta_histograms", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
+    check_size(lowest, "delta_histograms", "lowest", least=-149)
+    check_size(highest, "delta_histograms", "highest", least=lowest + 1)
 
     def histograms(*args):
-        problem = prepare("delta_histograms", loss, args, **options)
+        problem = prepare(asked, args)
         methods = tap_products(problem.analysis, problem.leaves)
         readings = backward(problem, methods)
         edges = jnp.exp2(jnp.arange(lowest, highest + 1, dtype=jnp.float32))

@@ -10,9 +10,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxbias._doors import check_size, describe
 from jaxbias.foreign.capture._backward import backward, squared_norms
 from jaxbias.foreign.capture._plan import plan
-from jaxbias.foreign.capture._problem import Problem, prepare
+from jaxbias.foreign.capture._problem import PerExample, Problem, check_flag, prepare
 from jaxbias.foreign.roles import leaf_roles
 
 MEMORY_LIMIT = 64 * 2**20
@@ -92,30 +93,31 @@ def per_example_norms(
         verify: also compute the first examples by `vmap(grad)` and raise if they differ. Not under jit.
 
     Raises:
-        TypeError: a params leaf is no float.
-        ValueError: batch axes disagree, the loss is no scalar, or it mixes the examples (batch norm in training mode).
+        TypeError: loss is no function or an option of another kind, at once; a params leaf is no float, when called.
+        ValueError: argnums that the loss does not take, at once; when called, batch axes that disagree, a loss that is
+            no scalar, or that mixes the examples (batch norm in training mode).
         RuntimeError: `verify` found a difference.
 
     Source: I. Goodfellow, arXiv:1510.01799 (2015); Z. Bu et al., arXiv:2205.10683 (2022).
     """
 
+    asked = PerExample("per_example_norms", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
+    return _norms_of(asked, memory_limit, verify)
+
+
+def _norms_of(asked: PerExample, memory_limit: int, verify: bool) -> Callable[..., PerExampleNorms]:
+    check_size(memory_limit, asked.function, "memory_limit")
+    check_flag(verify, asked.function, "verify")
+
     def norms(*args) -> PerExampleNorms:
-        problem = prepare(
-            "per_example_norms",
-            loss,
-            args,
-            argnums=argnums,
-            batch_argnums=batch_argnums,
-            keep_batch_dim=keep_batch_dim,
-            has_aux=has_aux,
-        )
+        problem = prepare(asked, args)
         methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit)
         squares = squared_norms(problem, methods, backward(problem, methods))
-        found = [jnp.sqrt(x) for x in squares]
+        of_leaves = [jnp.sqrt(x) for x in squares]
         if verify:
-            check_against_vmap_grad("per_example_norms", problem, found)
+            check_against_vmap_grad(asked.function, problem, of_leaves)
         return PerExampleNorms(
-            problem.rebuild(found, None),
+            problem.rebuild(of_leaves, None),
             problem.paths,
             tuple(leaf_roles(problem.analysis)),
             tuple(method.text for method in methods),
@@ -124,25 +126,41 @@ def per_example_norms(
     return norms
 
 
-def grand_scores(loss: Callable[..., Any], **options: Any) -> Callable[..., Float[Array, " batch"]]:
+def grand_scores(
+    loss: Callable[..., Any],
+    argnums: int = 0,
+    has_aux: bool = False,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+    verify: bool = False,
+) -> Callable[..., Float[Array, " batch"]]:
     """Function `(list_of_params, batch) -> (batch,)`: GraNd scores, gradient norms averaged over models.
 
         GraNd(s) = mean over initialisations θ of ‖∂L_s/∂θ‖
 
     Args:
-        loss: per-example loss, as for `per_example_norms`, which takes the same options.
+        loss: per-example loss, as for `per_example_norms`.
+        argnums: the argument that holds params in the loss, and the list of them in the function returned.
+        has_aux, batch_argnums, keep_batch_dim, memory_limit, verify: as for `per_example_norms`.
 
     Raises:
-        ValueError: no params are given.
+        TypeError, ValueError: as for `per_example_norms`, and where no list of params is given.
 
     Source: M. Paul, S. Ganguli, G. K. Dziugaite, Deep learning on a data diet (2021), eq. 2.
     """
-    norms = per_example_norms(loss, **options)
+    check_size(argnums, "grand_scores", "argnums", least=0)
+    asked = PerExample("grand_scores", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
+    norms = _norms_of(asked, memory_limit, verify)
 
-    def scores(list_of_params, batch):
-        totals = [norms(params, batch).total for params in list_of_params]
-        if not totals:
+    def scores(*args):
+        models = args[argnums] if argnums < len(args) else None
+        if type(models) not in (list, tuple):  # a NamedTuple is one params tree
+            raise TypeError(f"grand_scores: argument {argnums} must be a list of params trees, got {describe(models)}.")
+        if not models:
             raise ValueError("grand_scores: one params tree or more is wanted, got an empty list.")
+        totals = [norms(*args[:argnums], params, *args[argnums + 1 :]).total for params in models]
         return jnp.mean(jnp.stack(totals), axis=0)
 
     return scores

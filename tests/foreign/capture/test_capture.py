@@ -295,7 +295,7 @@ def test_bad_input_is_refused_with_a_remedy():
     with pytest.raises(TypeError, match="the params leaf ids has dtype int64, and only float leaves have a gradient"):
         norms(lambda p, x: jnp.sum(x[p["ids"]]), {"ids": jnp.arange(2)}, x)
     with pytest.raises(ValueError, match="argument 1 is wanted, got 1 arguments"):
-        norms(lambda w: w.sum(), w)
+        norms(lambda w, x: w.sum(), w)
     with pytest.raises(ValueError, match=r"Reverse-mode differentiation does not work for lax.while_loop"):
         norms(lambda w, x: lax.while_loop(lambda h: h.sum() < 9, lambda h: h @ w, x).sum(), 2 * jnp.eye(3), x)
 
