@@ -69,7 +69,7 @@ BAD = [
     (["train", "--network", "dens:10"], "unknown layer 'dens' .*Did you mean dense"),
     (["train", "--network", "dense:3"], "gives rows of shape .* End it with dense:10"),
     (["train", "--network", "embedding:3"], "embedding in .* cannot be written as text"),
-    (["train", "--network", "dense:5,conv:3x3x3,dense:10"], "does not fit rows of shape"),
+    (["train", "--network", "dense:6,group_norm:4,dense:10"], "does not fit rows of shape"),
     (["train", "--optimizer", "adm"], "optax has no optimizer 'adm'. Did you mean adam"),
     (["train", "--learning-rate", "-1"], "must be a positive number, got -1"),
     (["train", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
