@@ -47,11 +47,11 @@ def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error") -> Tree
 
 def leaf_roles(analysis: Analysis, unused: str = "other") -> list[str]:
     """Role of each array leaf, in order."""
-    found: list[list[tuple[bool, str]]] = [[] for _ in analysis.paths]
+    uses_of: list[list[tuple[bool, str]]] = [[] for _ in analysis.paths]
     for site in analysis.sites:
         for i in site.origin.leaves:
-            found[i].append((site.origin.layout, site.role))
-    return [_join(uses) or unused for uses in found]
+            uses_of[i].append((site.origin.layout, site.role))
+    return [_join(uses) or unused for uses in uses_of]
 
 
 def _join(uses: list[tuple[bool, str]]) -> str:
@@ -174,10 +174,10 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
     def label(leaf: str) -> str:
         if not sets:
             return leaf
-        found = next((name for name, members in sets.items() if set(leaf.split("+")) <= members), default)
-        if found is None:
+        group = next((name for name, members in sets.items() if set(leaf.split("+")) <= members), default)
+        if group is None:
             raise ValueError(f"labels: a leaf with role {leaf!r} fits no group; pass a default as second argument.")
-        return found
+        return group
 
     return _for_optax(jax.tree.map(label, roles))
 

@@ -124,11 +124,11 @@ class Check:
     def worst(self) -> dict[str, dict[str, LeafCheck]]:
         """leaf → dtype → its worst entry over the examples; one that failed is worse than any that passed."""
         table: dict[str, dict[str, LeafCheck]] = {}
-        for each in self.leaves:
-            row = table.setdefault(each.leaf, {})
-            before = row.get(each.dtype)
-            if before is None or (before.ok and not (each.error <= before.error)):
-                row[each.dtype] = each
+        for leaf in self.leaves:
+            row = table.setdefault(leaf.leaf, {})
+            before = row.get(leaf.dtype)
+            if before is None or (before.ok and not (leaf.error <= before.error)):
+                row[leaf.dtype] = leaf
         return table
 
 
@@ -194,7 +194,7 @@ def _errors(examples: Sequence[Any], dtypes: Sequence[str], key: Any) -> list[di
             cases[i], values[i] = case
 
     def run(values):
-        return {i: attempt(i, cases[i], each) for i, each in values.items()}
+        return {i: attempt(i, cases[i], value) for i, value in values.items()}
 
     gradients = jax.device_get(_compile(jax.jit(run).lower(values))(values))
     errors: dict[int, Any] = {i: attempt(i, _leaf_errors, *gradients[i]) for i in cases if i not in notes}
@@ -213,16 +213,16 @@ def check_derivation(derivation: Derivation, *, dtypes: Sequence[str] = DTYPES, 
     # An accelerator's fast matmul modes would measure the mode, not the derivation.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         results = _errors(derivation.examples, dtypes, jax.random.key(seed))
-    for example, found in zip(derivation.examples, results):
-        if isinstance(found, str):
+    for example, result in zip(derivation.examples, results):
+        if isinstance(result, str):
             leaves += [
-                LeafCheck(derivation.name, example.label, "", dtype, float("nan"), TOLERANCE[dtype], found)
+                LeafCheck(derivation.name, example.label, "", dtype, float("nan"), TOLERANCE[dtype], result)
                 for dtype in dtypes
             ]
             continue
         leaves += [
             LeafCheck(derivation.name, example.label, leaf, dtype, float(error), TOLERANCE[dtype])
-            for dtype, errors in found.items()
+            for dtype, errors in result.items()
             for leaf, error in errors.items()
         ]
     return Check(derivation, tuple(leaves), time.perf_counter() - began)
@@ -245,11 +245,11 @@ def check_all(
     if derivations is None:
         derivations = select()
 
-    def one(derivation):
-        found = check_derivation(derivation, dtypes=dtypes)
+    def run(derivation):
+        check = check_derivation(derivation, dtypes=dtypes)
         if progress is not None:
-            progress(found)
-        return found
+            progress(check)
+        return check
 
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(one, derivations))
+        return list(pool.map(run, derivations))

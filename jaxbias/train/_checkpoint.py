@@ -149,8 +149,8 @@ class CheckpointStore:
                 )
 
     def _newest_first(self) -> list[Path]:
-        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=_epoch, reverse=True)
+        whole = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(whole, key=_epoch, reverse=True)
 
     @staticmethod
     def _manifest(path: Path) -> dict[str, Any] | None:

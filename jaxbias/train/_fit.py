@@ -114,15 +114,15 @@ class _Program(NamedTuple):
         record = jax.eval_shape(self.step, learned, data, rows)[1]
         return _Carry(
             learned,
-            {name: _zeros((epochs, steps), each.dtype) for name, each in record.items()},
-            {name: _zeros((epochs,), each.dtype) for name, each in record.items() if validation is not None},
+            {name: _zeros((epochs, steps), result.dtype) for name, result in record.items()},
+            {name: _zeros((epochs,), result.dtype) for name, result in record.items() if validation is not None},
         )
 
     def after_epoch(self, carry: _Carry, validation: Any, epoch: Any) -> _Carry:
         if validation is None:
             return carry
-        found = self.objective.evaluate(carry.learned, validation, self.batch_size)
-        return carry._replace(validation=_set(carry.validation, epoch, found))
+        results = self.objective.evaluate(carry.learned, validation, self.batch_size)
+        return carry._replace(validation=_set(carry.validation, epoch, results))
 
     def compiled(self, loop: str, carry: _Carry, data: Any, validation: Any) -> "_Compiled":
         """The epochs from start to before stop."""
@@ -399,10 +399,10 @@ def _history(carry: _Carry) -> dict[str, np.ndarray]:
 
 def _resumed(store: CheckpointStore, carry: _Carry, epochs: int) -> tuple[int, _Carry]:
     """(epochs done, carry) from the newest complete checkpoint; its history is as long as that run was to be."""
-    found = store.restore(carry)
-    if found is None:
+    newest = store.restore(carry)
+    if newest is None:
         return 0, carry
-    done, saved = found
+    done, saved = newest
     if done > epochs:
         raise ValueError(
             f"fit: the newest checkpoint in {store.directory} is after epoch {done}, beyond epochs={epochs}. "

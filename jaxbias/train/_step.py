@@ -48,8 +48,8 @@ class Objective(NamedTuple):
 
     def measured(self, value: Array, out: Any, targets: Any) -> dict[str, Array]:
         """The loss and the metrics, in at least float32."""
-        found = {"loss": value, **{name: metric(out, targets) for name, metric in self.metrics.items()}}
-        return {name: each.astype(accumulation_dtype(each.dtype)) for name, each in found.items()}
+        results = {"loss": value, **{name: metric(out, targets) for name, metric in self.metrics.items()}}
+        return {name: result.astype(accumulation_dtype(result.dtype)) for name, result in results.items()}
 
     def step(
         self, learned: Learned, batch: Any, optimizer: optax.GradientTransformation, only: Callable = lambda tree: tree
@@ -78,10 +78,10 @@ class Objective(NamedTuple):
         total = None
         if whole:
             batches = jax.tree.map(lambda a: a[: whole * batch_size].reshape(whole, batch_size, *a.shape[1:]), data)
-            total = jax.tree.map(lambda each: each.sum() * (batch_size / rows), jax.lax.map(on_batch, batches))
+            total = jax.tree.map(lambda means: means.sum() * (batch_size / rows), jax.lax.map(on_batch, batches))
         if left:  # the last batch is smaller
             last = on_batch(jax.tree.map(lambda a: a[whole * batch_size :], data))
-            last = jax.tree.map(lambda each: each * (left / rows), last)
+            last = jax.tree.map(lambda mean: mean * (left / rows), last)
             total = last if total is None else jax.tree.map(jnp.add, total, last)
         assert total is not None  # check_data refuses data without rows
         return total

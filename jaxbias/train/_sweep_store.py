@@ -47,10 +47,10 @@ class SweepStore:
         if not path.exists():
             write(path, json.dumps(identity, indent=1))
         try:
-            found = json.loads(path.read_text())
+            written = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"sweep: {path} cannot be read ({error}). Name another directory.") from None
-        different = [name for name in identity if found.get(name) != identity[name]]
+        different = [name for name in identity if written.get(name) != identity[name]]
         if different:
             raise ValueError(
                 f"sweep: directory {self.directory} holds another sweep; different: {', '.join(different)}. "
