@@ -101,7 +101,7 @@ class Diagnosis:
     source: str = ""
     also: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         unknown = [kind for kind in (self.kind, *self.also) if kind not in KINDS]
         if unknown:
             raise ValueError(f"Diagnosis: kind {unknown[0]!r} is not one of {sorted(KINDS)}.")

@@ -52,11 +52,13 @@ class Capture:
         readings, methods, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
         self._problem = problem
         names = leaf_roles(problem.analysis)
-        self.values = readings.value
+        self.values: Array = readings.value
         self.aux = jax.tree.unflatten(jax.tree.structure(problem.analysis.out_shape[1]), readings.aux)
         leaves = problem.rebuild([jnp.sqrt(x) for x in squares], None)
-        self.norms = PerExampleNorms(leaves, problem.paths, tuple(names), tuple(m.text for m in methods))
-        self.roles = problem.rebuild(names, None)
+        self.norms: PerExampleNorms = PerExampleNorms(
+            leaves, problem.paths, tuple(names), tuple(m.text for m in methods)
+        )
+        self.roles: Tree = problem.rebuild(names, None)
 
     def pullback(self, weights: Float[Array, " batch"]) -> Tree:
         """Σ_s weights_s ∂L_s/∂θ, a tree like params: any weighting of the examples, without another forward pass."""
