@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -298,6 +298,11 @@ def branch_that_runs(platforms: tuple[tuple[str, ...] | None, ...]) -> int:
         return jax.lax.platform_dependent(**{name: lambda i=i: i for name, i in choices.items()})  # type: ignore[arg-type]
 
 
+def _forms(equation: Equation) -> list[tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of each output."""
+    return [(equation.program.shapes[i], equation.program.dtypes[i]) for i in equation.outputs]
+
+
 class _WrittenOut:
     """A program in which calls are replaced by their bodies; `flat`: all of them, and short loops unrolled."""
 
@@ -318,7 +323,7 @@ class _WrittenOut:
 
         for equation in program.equations:
             values = tuple(map(number, equation.inputs))
-            outputs = self.equation(dataclasses.replace(equation, caller=caller, iteration=iteration), values)
+            outputs = self.equation(equation, values, caller, iteration)
             numbers.update(zip(equation.outputs, outputs))
         return [number(i) for i in program.outputs]
 
@@ -329,47 +334,57 @@ class _WrittenOut:
         rounded = np.ndim(held) > 0 and not isinstance(held, jax.Array)  # by NumPy, before JAX saw it
         return self.out.constant(wide.shape, held.dtype if rounded else wide.dtype, wide)
 
-    def equation(self, equation: Equation, inputs: tuple[int, ...]) -> Sequence[int]:
+    def equation(
+        self, equation: Equation, inputs: tuple[int, ...], caller: Equation | None, iteration: int
+    ) -> Sequence[int]:
         """Append the equation, or what it calls; numbers of its outputs."""
-        name, params = equation.name, equation.params
+        name, params, bodies = equation.name, equation.params, equation.bodies
         if name == "platform_index":
             return [self.constant((), np.dtype(np.int32), np.int32(branch_that_runs(params["platforms"])))]
+        unrolled = self.flat and name == "scan" and len(bodies[0].equations) * params["length"] <= MAX_UNROLLED
+        known = self.flat and name == "custom_jvp_call" and params.get("name") in in_numpy.FUNCTIONS
+        called = None
         if params.get("branches_platforms") is not None:
-            body = equation.bodies[branch_that_runs(params["branches_platforms"])]
-            return self.run(body, inputs[1:], equation, equation.iteration)
-        outputs = [(shape, dtype) for shape, dtype in zip(equation.shapes.outputs, equation.dtypes.outputs)]
-        if self.flat and name == "custom_jvp_call" and params.get("name") in in_numpy.FUNCTIONS:
-            return self.append(equation, params["name"], inputs, outputs, params={}, bodies=())
-        if self.flat and name == "custom_linear_solve":
+            called, inputs = bodies[branch_that_runs(params["branches_platforms"])], inputs[1:]
+        elif self.flat and name == "custom_linear_solve":
             before, consts = sum(params["const_lengths"][:2]), params["const_lengths"].solve
+            called = _read(*_open(params["jaxprs"].solve))
             inputs = (*inputs[before : before + consts], *inputs[sum(params["const_lengths"]) :])
-            return self.run(_read(*_open(params["jaxprs"].solve)), inputs, equation, equation.iteration)
-        if self.flat and name == "scan" and len(equation.bodies[0].equations) * params["length"] <= MAX_UNROLLED:
-            return self.unrolled(equation, inputs)
-        if equation.bodies and (name in PLAIN_CALLS or (self.flat and name not in CALLED_WHOLE)):
-            return self.run(equation.bodies[0], inputs, equation, equation.iteration)
-        bodies = equation.bodies if not self.flat or name in CONTROL_FLOW else ()  # JAX carries out other calls
-        bodies = tuple(_WrittenOut(body, self.flat).out for body in bodies)
-        test = _WrittenOut(equation.test, self.flat).out if equation.test else None
-        return self.append(equation, name, inputs, outputs, bodies=bodies, test=test)
+        elif bodies and not known and (name in PLAIN_CALLS or (self.flat and name not in CALLED_WHOLE)):
+            called = bodies[0]
+        if called is not None:
+            return self.run(called, inputs, dataclasses.replace(equation, caller=caller), iteration)
+        if unrolled:
+            return self.unrolled(dataclasses.replace(equation, caller=caller), inputs)
+        changes: dict[str, Any] = {"caller": caller, "iteration": iteration}
+        if known:
+            changes |= {"name": params["name"], "params": {}, "bodies": ()}
+        elif bodies:
+            kept = bodies if not self.flat or name in CONTROL_FLOW else ()  # JAX carries out other calls
+            changes["bodies"] = tuple(_WrittenOut(body, self.flat).out for body in kept)
+            changes["test"] = equation.test and _WrittenOut(equation.test, self.flat).out
+        return self.append(equation, inputs, _forms(equation), **changes)
 
-    def append(self, equation: Equation, name: str, inputs: tuple[int, ...], outputs: list[Any], **changes: Any):
-        numbers = tuple(self.out.value(shape, dtype) for shape, dtype in outputs)
-        changes |= {"name": name, "inputs": inputs, "outputs": numbers, "program": self.out}
-        self.out.equations.append(dataclasses.replace(equation, **changes))
-        return numbers
+    def append(self, equation: Equation, inputs: tuple[int, ...], forms: Iterable[Any], **changes: Any):
+        """The equation on other inputs, its outputs of these shapes and dtypes; their numbers."""
+        outputs = tuple(self.out.value(shape, dtype) for shape, dtype in forms)
+        self.out.equations.append(
+            dataclasses.replace(equation, inputs=inputs, outputs=outputs, program=self.out, **changes)
+        )
+        return outputs
 
     def unrolled(self, scan: Equation, inputs: tuple[int, ...]) -> list[int]:
         """The passes of a loop one after another: each takes its slices, the results are stacked at the end."""
         (body,), (n_consts, n_carry) = scan.bodies, scan.carried
         consts, carry, xs = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
         sliced = [(body.shapes[i], body.dtypes[i]) for i in body.inputs[n_consts + n_carry :]]
-        whole = list(zip(scan.shapes.outputs, scan.dtypes.outputs))[n_carry:]
+        whole = _forms(scan)[n_carry:]
         steps = range(scan.params["length"])
         rows: list[list[int]] = []
 
         def part(name: str, inputs: tuple[int, ...], output: Any, iteration: int, **params: Any) -> int:
-            return self.append(scan, name, inputs, [output], params=params, bodies=(), iteration=iteration)[0]
+            changes = {"name": name, "params": params, "bodies": (), "iteration": iteration}
+            return self.append(scan, inputs, [output], **changes)[0]
 
         for step in reversed(steps) if scan.params["reverse"] else steps:
             slices = [part("loop_index", (x,), form, step, step=step) for x, form in zip(xs, sliced)]
