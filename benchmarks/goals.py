@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from benchmarks.record import Record
 
@@ -411,6 +414,33 @@ def _accelerator_share(records: Records) -> float | None:
         and r.sizes.get("width") == 8192 and r.roofline
     ]  # fmt: skip
     return max(found, default=None)
+
+
+def intervals(records: Records, draws: int = 60) -> dict[str, tuple[float, float]]:
+    """Goal → 95 % interval of its figure, by drawing all records anew and working the figure out from each draw.
+
+    A time that was measured in turns with another is drawn from its ratio's interval, log-normal; any other from its
+    samples. So a mean, a least or a worst of many ratios has an interval too: figure · exp(±1.96 sd of its logarithm).
+    """
+    rng = np.random.default_rng(0)
+    timed = [record for record in records if record.samples]
+    figures = {goal: value for goal in GOALS if (value := goal.value(timed))}
+    again = [[_drawn(record, rng) for record in timed] for _ in range(draws if figures else 0)]
+    found = {}
+    for goal, figure in figures.items():
+        spread = 1.96 * float(np.std([math.log(goal.value(drawn) or figure) for drawn in again]))
+        found[goal.what] = figure * math.exp(-spread), figure * math.exp(spread)
+    return found
+
+
+def _drawn(record: Record, rng: np.random.Generator) -> Record:
+    if not record.samples:
+        return record
+    if record.times_baseline and record.contender != record.baseline:
+        ratio, low, high = record.times_baseline
+        factor = math.exp(math.log(high / low) / (2 * 1.96) * rng.standard_normal())
+        return replace(record, samples=[(record.median or 0.0) * factor], times_baseline=[ratio * factor, low, high])
+    return replace(record, samples=list(rng.choice(record.samples, len(record.samples))))
 
 
 def gaps(records: Records) -> list[tuple[str, str]]:

@@ -1,14 +1,22 @@
+import html
 import re
 from html.parser import HTMLParser
 
+import jax
 import numpy as np
 import pytest
 
-from jaxbias import _files, compilation_cache, selfcheck
+from jaxbias import _files, claims, compilation_cache, selfcheck
+from jaxbias._trees import path_name
 from jaxbias.app import cli, report
 from jaxbias.app.report._formulas import Typesetter
-from jaxbias.app.report._pictures import bars, curves, tiles
+from jaxbias.app.report._page import leaf_formulas
+from jaxbias.app.report._pictures import bars, curves, themed, tiles
+from jaxbias.app.report._sources import linked
+from jaxbias.claims import gallery
+from jaxbias.derivation import instance
 from jaxbias.selfcheck import Check, LeafCheck
+from jaxbias.selfcheck.derivations import _leaf_name
 
 DERIVATIONS = [*selfcheck.layer_derivations().values(), *selfcheck.loss_derivations().values()]
 
@@ -20,11 +28,12 @@ class Balanced(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.count, self.addresses = [], {}, []
+        self.open, self.count, self.addresses, self.links = [], {}, [], []
 
     def handle_starttag(self, tag, attrs):
         self.count[tag] = self.count.get(tag, 0) + 1
-        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        links = self.links if tag == "a" else self.addresses
+        links += [value for name, value in attrs if name in ("src", "href")]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -41,7 +50,7 @@ class Balanced(HTMLParser):
 def small():
     """One real derivation and one real, barely trained network."""
     checks = [selfcheck.check_derivation(selfcheck.layer_derivations()["dense"])]
-    return report.collect(epochs=2, names=("dense",), checks=checks)
+    return report.collect(epochs=2, names=("dense",), checks=checks, seeds=2)
 
 
 def test_the_page_is_whole_and_needs_nothing_else(small):
@@ -50,6 +59,7 @@ def test_the_page_is_whole_and_needs_nothing_else(small):
     parser.feed(text)
     assert parser.open == [] and parser.count["table"] == 4
     assert all(address.startswith(("data:", "#")) for address in parser.addresses)
+    assert parser.links == ["http://neuralnetworksanddeeplearning.com/chap2.html"]
     assert "<script" not in text and "url(" not in text
     for words in ("dense", "float64", "bfloat16", "Test accuracy", "Biases", "Machine and versions", "jaxlib"):
         assert words in text
@@ -91,6 +101,73 @@ def test_every_formula_can_be_typeset(derivation):
         assert '<use href="#g' in typesetter.svg(tex)
 
 
+@pytest.mark.parametrize("derivation", DERIVATIONS, ids=lambda derivation: derivation.name)
+def test_every_gradient_stands_level_with_its_own_formula(derivation):
+    made = [instance(example, jax.random.key(0), "float32") for example in derivation.examples]
+    paths = jax.tree_util.tree_leaves_with_path([(each.params, each.x) for each in made])
+    leaves = dict.fromkeys(_leaf_name(path_name(path[1:])) for path, leaf in paths if leaf.dtype == "float32")
+    if derivation.name == "rnn":
+        leaves.pop("x.1")  # the state before the first step: its gradient is the δ of the shared formula, times Uᵀ
+    shared, own = leaf_formulas(derivation.formulas, list(leaves))
+    assert all(own.values()), own
+    assert shared and not any(tex.startswith(r"\partial L") for tex in shared)
+    assert {*shared, *(tex for formulas in own.values() for tex in formulas)} == set(derivation.formulas)
+
+
+def test_a_row_holds_the_formula_and_the_errors_of_one_gradient(small):
+    text = report.page(small)
+    typesetter = Typesetter()
+    worst = small.checks[0].worst()
+    for tex, leaf in (
+        (r"\partial L/\partial W = x^\top \delta", "weight"),
+        (r"\partial L/\partial b = \delta^\top \mathbf{1}", "bias"),
+    ):
+        label = re.search('aria-label="[^"]*"', typesetter.svg(tex)).group()
+        (row,) = (row for row in text.split("<tr>") if label in row)
+        assert f'<span class="leaf">{leaf}</span>' in row and f"{worst[leaf]['bfloat16'].error:.1e}" in row
+        assert row.count("<svg") == 1
+
+
+def test_every_work_that_is_cited_has_an_address():
+    cited = {derivation.source for derivation in DERIVATIONS} | {each.source for each in claims.REGISTRY.values()}
+    for source in cited:
+        linked_years = re.findall(r"\(\d{4}\)</a>", linked(source))
+        assert len(linked_years) == len(re.findall(r"\(\d{4}\)", source)), source
+        assert re.sub(r"</?a[^>]*>", "", linked(source)) == html.escape(source)
+
+
+def test_what_is_said_of_biases_follows_from_the_interval():
+    effect = lambda *differences: report.BiasEffect(np.array(differences), 0.97, 0.96, 20, 1.0)
+    none = effect(0.01, -0.01, 0.02, -0.015)
+    assert none.sentence().startswith("No measurable difference here: +0.13 percentage points")
+    low, high = none.interval  # by hand: mean 0.00125, sd 0.0165202, t(3) = 3.182446
+    assert (low, high) == pytest.approx((-0.0250371, 0.0275371), abs=1e-6)
+    assert effect(0.01, 0.011, 0.012).sentence().startswith("Biases help here: +1.10 percentage points")
+    assert effect(-0.01, -0.011, -0.012).sentence().startswith("Biases hurt here: −1.10 percentage points")
+
+
+def test_the_sweep_compares_networks_of_one_seed(small):
+    assert small.biases.differences.shape == (2,)
+    mean = small.biases.with_biases - small.biases.without
+    assert float(np.mean(small.biases.differences)) == pytest.approx(mean)
+    assert small.biases.sentence().replace("&", "&amp;") in report.page(small)
+
+
+def test_compiling_stands_apart_from_training(small):
+    text = report.page(small)
+    (run,) = small.runs
+    assert ">Compiling</th>" in text and ">Training</th>" in text and ">Time</th>" not in text
+    assert f"{run.fitted.compile_s:.1f} s</td>" in text
+
+
+def test_figures_take_the_colours_of_the_page():
+    svg = themed(gallery.svg(gallery.FIGURES["neuron"]), "neuron", alt="a neuron")
+    assert "#ffffff" not in svg.lower() and "#222222" not in svg and "var(--page)" in svg and "var(--ink)" in svg
+    ids = set(re.findall(r'id="([^"]*)"', svg))
+    assert ids and all(each.startswith("neuron-") for each in ids)
+    assert set(re.findall(r'href="#([^"]*)"', svg)) | set(re.findall(r"url\(#([^)]*)\)", svg)) <= ids
+
+
 def test_glyphs_are_stored_once():
     typesetter = Typesetter()
     typesetter.svg("z + z")
@@ -113,7 +190,7 @@ def test_bars_and_tiles_are_symmetric_about_zero():
     svg = bars(np.array([1.0, -0.5]), title="t")
     heights = [float(h) for h in re.findall(r'class="(?:up|down)"[^>]*height="([\d.]+)"', svg)]
     assert heights[0] == pytest.approx(2 * heights[1]) and 'class="down"' in svg
-    assert "−2.00 · white 0 · red +2.00" in tiles(np.array([[[-2.0, 1.0]]]), 1, alt="t", pixel=4)
+    assert "−2.00 · nothing 0 · red +2.00" in tiles(np.array([[[-2.0, 1.0]]]), 1, alt="t", pixel=4)
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """Goals computed from records, worked by hand."""
 
+import itertools
+
 import pytest
 
 from benchmarks import goals, report, sentence
-from benchmarks.record import Record, ResultStore
+from benchmarks.record import Record, ResultStore, load
 
 
 def derivation(case, contender, ratio, **extra):
@@ -108,6 +110,50 @@ def biased(contender, batch, ratio):
     sizes = {"batch": batch, "width": 256, "pass": "forward + backward"}
     case = f"dense {batch}×256, forward + backward"
     return Record("bias", case, contender, sizes, samples=[1.0], times_baseline=[ratio, ratio - 0.1, ratio + 0.1])
+
+
+def test_a_figure_has_the_interval_of_the_ratios_that_it_is_made_of():
+    ratio = Record("derivations", "max_pool", "lax.reduce_window", samples=[9.0], baseline="hand",
+                   times_baseline=[4.0, 3.0, 16 / 3])  # fmt: skip
+    hand = Record("derivations", "max_pool", "hand", samples=[2.25])
+    found = goals.intervals([hand, ratio], draws=400)
+    for what in (
+        "autodiff of the plain forward over hand, geometric mean",
+        "max pool 2×2, over autodiff of reduce_window",
+    ):
+        low, high = found[what]
+        figure = 4.0 if low > 1 else 0.25
+        assert low * high == pytest.approx(figure**2)
+        assert high / figure == pytest.approx(4 / 3, rel=0.05)
+    assert goals.intervals([]) == {}
+
+
+def test_the_page_begins_with_five_lines():
+    page, file = report.PAGE.read_text(), load(next(report.RESULTS.glob("cpu-*.json")))
+    lines = page.split("<ul class='first'>")[1].split("</ul>")[0].split("<li>")[1:]
+    heads = ["Machine: AMD EPYC, 2 cores", "Met, ", "Not met, ", "Not measured, ", "No GPU results on this machine."]
+    assert len(lines) == 5 and all(line.startswith(head) for line, head in zip(lines, heads))
+    assert page.index("class='first'") < page.index("<h2>")
+    assert [line.removesuffix("</li>") for line in lines[:4]] == [*map(report._escape, report.first_lines(file))]
+    rows = goals.table([r for r in file["records"] if r.environment == max(file["environments"])])
+    for what, _, here, verdict in rows:
+        assert verdict != "not met" or report._escape(f"{what}: {here}") in lines[2]
+
+
+def test_ticks_of_a_logarithmic_axis_are_few_and_round():
+    import matplotlib.pyplot as plt
+
+    for low, high in ((0.9, 1.1), (0.8, 130.0), (1e-3, 1e7), (3.0, 40.0)):
+        figure, axes = plt.subplots()
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        report._log_ticks(axes.xaxis, low, high)
+        figure.canvas.draw()
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        assert 1 <= len(boxes) <= 8
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+        assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
+        plt.close(figure)
 
 
 def test_the_worst_size_of_a_bias_is_named():

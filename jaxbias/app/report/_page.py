@@ -1,28 +1,31 @@
 """The report as one HTML page that needs nothing else: styles, formulas, charts and pictures are inside."""
 
 import html
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from jaxbias.app.report._collect import PageData, Run
+from jaxbias.app.report._collect import BiasEffect, PageData, Run
 from jaxbias.app.report._formulas import Typesetter
 from jaxbias.app.report._pictures import bars, curves, tiles
+from jaxbias.app.report._sources import linked
 from jaxbias.selfcheck import DTYPES, TOLERANCE, Check
 
 _e = html.escape
 
 
 def page(report: PageData, *, cache: str = "", seconds: float | None = None, claims: str = "") -> str:
-    """The whole page as text; `claims` is a section of HTML, from `jaxbias.claims.section`."""
+    """The whole page as text; `claims` is a section of HTML, from `claims_section`."""
     typesetter = Typesetter()
     body = "".join(
         [
             _head(report),
             _derivations(report.checks, typesetter),
-            _training(report.runs),
+            _training(report.runs, report.biases),
             _first_layers(report.runs),
             _summaries(report.runs),
             claims,
@@ -88,36 +91,60 @@ def _fact(name: str, value: str, note: str) -> str:
 
 def _derivations(checks: list[Check], typesetter: Typesetter) -> str:
     tolerances = ", ".join(f"{TOLERANCE[dtype]:.1e} in {dtype}" for dtype in DTYPES)
-    head = [("Derivation", False), ("Forward, then each gradient", False), ("Leaf", False)]
+    head = [("Derivation", False), ("Forward, then each gradient", False), ("Gradient of", False)]
     head += [(dtype, True) for dtype in DTYPES]
     rows = "".join(_derivation(check, typesetter) for check in checks)
     return (
         "<h2>Derivations</h2>\n<p>Largest difference between the hand-derived gradient and autodiff of the plain "
         "forward in float64, on the same values, over all configurations of a layer or loss; relative to the largest "
-        f"entry of that leaf. Tolerance: 16 units in the last place of that entry, {tolerances}. No bias is zero, and "
+        "entry of that leaf. Each gradient stands level with its own formula; equations and sheet are those of "
+        f"docs/equations.md. Tolerance: 16 units in the last place of that entry, {tolerances}. No bias is zero, and "
         "the error signal is random.</p>\n" + _table(head, rows, kind="derivations")
     )
 
 
+_GRADIENT = re.compile(r"\\partial L/\\partial\s*(?:\\tilde\s*)?(\\gamma|\\beta|[A-Za-z](?:\^\d)?)")
+_LEAVES = {
+    "W": ("weight", "input.weight"), "w": ("weight",), r"\gamma": ("weight",), "U": ("hidden.weight",),
+    "b": ("bias", "input.bias"), r"\beta": ("bias",),
+    "x": ("x", "x.0"), "z": ("x",), "a": ("x",), "x^1": ("x.0",), "x^2": ("x.1",),
+}  # fmt: skip
+"""Symbol in ∂L/∂… → the leaves whose gradient that formula gives; in an activation or a loss z or a is the input."""
+
+
+def leaf_formulas(formulas: Sequence[str], leaves: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Formulas of the forward and of what gradients share, and leaf → those of its own gradient."""
+    shared, own = [], {leaf: [] for leaf in leaves}
+    for tex in formulas:
+        match = _GRADIENT.match(tex)
+        targets = [leaf for leaf in leaves if match and leaf in _LEAVES.get(match.group(1), ())]
+        for leaf in targets:
+            own[leaf].append(tex)
+        if not targets:
+            shared.append(tex)
+    return shared, own
+
+
 def _derivation(check: Check, typesetter: Typesetter) -> str:
     worst = check.worst()
-    formulas = "".join(f'<div class="formula">{_formula(tex, typesetter)}</div>' for tex in check.derivation.formulas)
+    shared, own = leaf_formulas(check.derivation.formulas, list(worst))
     count = len(check.derivation.examples)
-    rows = []
-    for i, (leaf, row) in enumerate(worst.items()):
-        first = ""
-        if i == 0:
-            span = f' rowspan="{len(worst)}"'
-            name = _e(check.derivation.name).replace("_", "_<wbr>")
-            first = (
-                f'<td{span} class="name">{name}<span class="source">{_e(check.derivation.source)}'
-                f"<br>{count} configuration{'s' if count > 1 else ''}</span></td><td{span}>{formulas}</td>"
-            )
+    name = _e(check.derivation.name).replace("_", "_<wbr>")
+    first = (
+        f'<td rowspan="{1 + len(worst)}" class="name">{name}<span class="source">{linked(check.derivation.source)}'
+        f"<br>{count} configuration{'s' if count > 1 else ''}</span></td>"
+    )
+    rows = [f'<tr>{first}<td>{_formulas(shared, typesetter)}</td><td colspan="{1 + len(DTYPES)}"></td></tr>']
+    for leaf, row in worst.items():
         cells = "".join(_number(f"{row[d].error:.1e}" if row[d].error else "0", ok=row[d].ok) for d in DTYPES)
         notes = sorted({each.note for each in row.values() if each.note})
-        name = f'<span class="leaf">{_e(leaf)}</span>' if leaf else f'<span class="bad">{_e("; ".join(notes))}</span>'
-        rows.append(f"<tr>{first}<td>{name}</td>{cells}</tr>")
+        label = f'<span class="leaf">{_e(leaf)}</span>' if leaf else f'<span class="bad">{_e("; ".join(notes))}</span>'
+        rows.append(f"<tr><td>{_formulas(own[leaf], typesetter)}</td><td>{label}</td>{cells}</tr>")
     return f'<tbody class="group">{"".join(rows)}</tbody>'
+
+
+def _formulas(formulas: Sequence[str], typesetter: Typesetter) -> str:
+    return "".join(f'<div class="formula">{_formula(tex, typesetter)}</div>' for tex in formulas)
 
 
 def _formula(tex: str, typesetter: Typesetter) -> str:
@@ -134,7 +161,7 @@ def _classes(run: Run) -> str:
     return ("dense" if run.name.startswith("dense") else "conv") + ("" if run.setting.use_bias else " bare")
 
 
-def _training(runs: list[Run]) -> str:
+def _training(runs: list[Run], biases: BiasEffect | None) -> str:
     if not runs:
         return ""
     epochs = len(runs[0].fitted.history["loss"])
@@ -146,14 +173,13 @@ def _training(runs: list[Run]) -> str:
         + _number(f"{run.fitted.history['validation_loss'][-1]:.4f}")
         + _number(f"{run.accuracy:.4f}", ok=run.ok)
         + _number(f"{run.setting.wanted:.2f}")
-        + _number(f"{run.seconds:.1f} s")
+        + _number(f"{run.fitted.compile_s:.1f} s")
+        + _number(f"{max(run.seconds - run.fitted.compile_s, 0):.1f} s")
         + "</tr>"
         for run in runs
     )
-    head = [
-        ("Network", False),
-        *((t, True) for t in ("Weights", "Biases", "Loss", "Test loss", "Test accuracy", "Wanted", "Time")),
-    ]
+    numbers = ("Weights", "Biases", "Loss", "Test loss", "Test accuracy", "Wanted", "Compiling", "Training")
+    head = [("Network", False), *((title, True) for title in numbers)]
     legend = "".join(
         f'<li><svg viewBox="0 0 28 10"><polyline class="line {_classes(run)}" points="0,5 28,5"/></svg>'
         f"{_e(run.name.capitalize())}</li>"
@@ -172,13 +198,26 @@ def _training(runs: list[Run]) -> str:
     return (
         "<h2>Training on real digits</h2>\n<p>8×8 handwritten digits (UCI, 1998; scikit-learn's copy): 1437 rows for "
         f"training, 360 held out. Adam, {epochs} epochs, gradients by the hand-derived backward passes. The accuracy "
-        "is that of the last epoch, not of the best.</p>\n"
+        "is that of the last epoch, not of the best. Derivations are checked meanwhile, so the times say how long this "
+        "page took and not what a bias costs.</p>\n"
         + _table(head, f"<tbody>{rows}</tbody>")
         + diverged
         + '<div class="pair">'
         + curves(losses, title="Training loss, nats (logarithmic)", low=float(low), high=float(high), log=True)
         + curves(accuracies, title="Test accuracy", low=bottom, high=1.0, log=False)
         + f'</div>\n<ul class="legend">{legend}</ul>\n'
+        + _biases(biases)
+    )
+
+
+def _biases(biases: BiasEffect | None) -> str:
+    if biases is None:
+        return ""
+    return (
+        f'<h3>What biases do here</h3>\n<p class="answer">{_e(biases.sentence())}</p>\n<p class="note">One sweep: the '
+        f"dense net from {len(biases.differences)} seeds, each with and without its biases, with the same weights at "
+        f"the start and the same rows in the same order; {biases.epochs} epochs each, {biases.seconds:.1f} s in all. "
+        "The curves above are of one seed.</p>\n"
     )
 
 

@@ -86,15 +86,20 @@ def themed(svg: str, name: str, *, alt: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" style="{style}" ', 1)
 
 
+_POSITIVE, _NEGATIVE = (192, 57, 47), (47, 111, 181)
+
+
 def tiles(images: np.ndarray, columns: int, *, alt: str, pixel: int) -> str:
-    """(count, height, width) values as a grid of pictures on one diverging scale: blue negative, red positive."""
-    from matplotlib import colormaps, image
+    """(count, height, width) values as a grid of pictures: blue negative, red positive, the page shows through at 0."""
+    from matplotlib import image
 
     count, height, width = images.shape
     rows = -(-count // columns)
     limit = float(np.abs(images).max()) or 1.0
     sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)  # between them: transparent
-    colours = colormaps["RdBu_r"](0.5 + images / (2 * limit), bytes=True)
+    colours = np.empty((*images.shape, 4), np.uint8)
+    colours[..., :3] = np.where((images > 0)[..., None], _POSITIVE, _NEGATIVE)
+    colours[..., 3] = np.round(255 * np.abs(images) / limit)
     for i in range(count):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         sheet[top : top + height, left : left + width] = colours[i]
@@ -103,7 +108,7 @@ def tiles(images: np.ndarray, columns: int, *, alt: str, pixel: int) -> str:
     data = base64.b64encode(file.getvalue()).decode()
     return (
         f'<img class="tiles" alt="{alt}" width="{sheet.shape[1] * pixel}" src="data:image/png;base64,{data}">'
-        f'<p class="note">Blue −{limit:.2f} · white 0 · red +{limit:.2f}</p>'
+        f'<p class="note">Blue −{limit:.2f} · nothing 0 · red +{limit:.2f}</p>'
     )
 
 
