@@ -117,14 +117,14 @@ class Case:
         self.wrong, self.undefined = [], []
         for a, e, t in zip(self.actual, self.expected, self.tolerance):
             with np.errstate(all="ignore"):
-                off = np.asarray(~(np.abs(a - e) <= t))
-            if not np.any(off) and np.all(np.isfinite(e)):
-                self.wrong.append(off)
-                self.undefined.append(off)
+                wrong = np.asarray(~(np.abs(a - e) <= t))
+            if not np.any(wrong) and np.all(np.isfinite(e)):
+                self.wrong.append(wrong)
+                self.undefined.append(wrong)
                 continue
             same = (a == e) | (np.isnan(a) & np.isnan(e))
             self.undefined.append(np.asarray(~np.isfinite(e) & ~same))
-            self.wrong.append(np.asarray(off & ~same & np.isfinite(e)))
+            self.wrong.append(np.asarray(wrong & ~same & np.isfinite(e)))
         self.convention = [False] * len(self.wrong)
         return self
 

@@ -42,9 +42,9 @@ def check(
     leaves = problem.leaves
     notes: list[str] = []
 
-    def broken(diagnosis: Diagnosis, bad: Sequence[str]) -> Report:
+    def broken(diagnosis: Diagnosis, wrong: Sequence[str]) -> Report:
         report_leaves = {
-            path: Leaf(path, path not in bad, np.nan, (), np.nan, np.nan, shape, str(dtype), probe="")
+            path: Leaf(path, path not in wrong, np.nan, (), np.nan, np.nan, shape, str(dtype), probe="")
             for path, shape, dtype in leaves
         }
         took = time.perf_counter() - start
@@ -54,9 +54,9 @@ def check(
     try:
         calls = real_calls(problem, probes[0], rng)
     except RuleError as error:
-        bad = [path for path in every if error.leaf and (path == error.leaf or path.startswith(error.leaf + "."))]
+        wrong = [path for path in every if error.leaf and (path == error.leaf or path.startswith(error.leaf + "."))]
         where = error.leaf or ", ".join(every)
-        return broken(Diagnosis(where, "wrong-structure", error.explanation, error.fix), bad or every)
+        return broken(Diagnosis(where, "wrong-structure", error.explanation, error.fix), wrong or every)
     shape_found = shape_mistakes.find(problem, checker, probes, calls.first)
     hidden = hidden_state(problem, calls)
     if hidden is not None:
@@ -103,11 +103,11 @@ def check(
     if problem.values is not None:
         _compare_values(problem, cases[0], notes)
 
-    bad = {i for i, j in enumerate(judged) if j.wrong is not None} | set(shape_found)
+    wrong = {i for i, j in enumerate(judged) if j.wrong is not None} | set(shape_found)
     nonlinear = not_linear(checker, cases[0], calls, rng)
-    if nonlinear is not None and not bad:
+    if nonlinear is not None and not wrong:
         return broken(nonlinear, nonlinear.leaf.split(", "))
-    if not bad and not precision:
+    if not wrong and not precision:
         differs = batched_differs(checker, cases[0], notes)
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
@@ -117,18 +117,18 @@ def check(
         diagnoses.append(nonlinear)
     reproduction = ""
     if diagnose:
-        broken_numbers = _not_a_number(problem, cases, sorted(bad - set(shape_found)))
+        broken_numbers = _not_a_number(problem, cases, sorted(wrong - set(shape_found)))
         diagnoses += broken_numbers.values()
-        rest = [i for i in sorted(bad) if i not in shape_found and i not in broken_numbers]
-        if rest and nonlinear is None:
-            found, reproduction, more = name_mistakes(checker, cases, rest, rng)
+        unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
+        if unnamed and nonlinear is None:
+            found, reproduction, more = name_mistakes(checker, cases, unnamed, rng)
             diagnoses += found
             notes += more
-        diagnoses += [d for i, d in precision.items() if i not in bad]
+        diagnoses += [d for i, d in precision.items() if i not in wrong]
     else:
-        diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(bad)]
-    bad |= set(precision)
-    verdict = _verdict(bad, judged, notes)
+        diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(wrong)]
+    wrong |= set(precision)
+    verdict = _verdict(wrong, judged, notes)
     if verdict in ("right", "right up to convention"):
         rule = checker.rule.program(probes[0].primals, probes[0].seeds)
         if rule is not None:
@@ -138,7 +138,7 @@ def check(
         notes.append(f"the checker has no value of its own for `{name}` ({equations}): JAX computed it")
     report_leaves = {}
     for i, (path, shape, dtype) in enumerate(leaves):
-        report_leaves[path] = _leaf(path, shape, dtype, i, cases, judged[i], i in bad, precision, calls, shape_found)
+        report_leaves[path] = _leaf(path, shape, dtype, i, cases, judged[i], i in wrong, precision, calls, shape_found)
     return Report(
         verdict,
         Leaves(report_leaves, problem.aliases),
@@ -157,10 +157,10 @@ def check(
 def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[Judged]:
     judged = [Judged() for _ in problem.leaves]
     for case in cases:
-        off = [i for i, mask in enumerate(case.wrong) if np.any(mask)]
-        if off:
-            judge_kinks(checker, case, off, rng)
-        for i in off:
+        wrong = [i for i, mask in enumerate(case.wrong) if np.any(mask)]
+        if wrong:
+            judge_kinks(checker, case, wrong, rng)
+        for i in wrong:
             if case.convention[i]:
                 judged[i].convention = judged[i].convention or case
                 continue
@@ -203,10 +203,10 @@ def _share(case: Case, i: int) -> float:
     return float(np.max(error, initial=0.0) / (np.max(np.abs(case.expected[i][finite]), initial=0.0) or 1.0))
 
 
-def _not_a_number(problem: Problem, cases: list[Case], bad: list[int]) -> dict[int, Diagnosis]:
+def _not_a_number(problem: Problem, cases: list[Case], wrong: list[int]) -> dict[int, Diagnosis]:
     """A diagnosis for each gradient that is NaN or infinite at an ordinary point where the true one is finite."""
     found = {}
-    for i in bad:
+    for i in wrong:
         for case in cases:
             broken = ~np.isfinite(case.actual[i]) & case.wrong[i]
             if case.kink or case.probe.kink or not np.any(broken):
@@ -226,8 +226,8 @@ def _not_a_number(problem: Problem, cases: list[Case], bad: list[int]) -> dict[i
     return found
 
 
-def _verdict(bad, judged: list[Judged], notes: list[str]) -> Any:
-    if bad:
+def _verdict(wrong, judged: list[Judged], notes: list[str]) -> Any:
+    if wrong:
         return "wrong"
     if any(j.undefined for j in judged):
         return "reference undefined"
@@ -251,7 +251,7 @@ def _compare_values(problem: Problem, case: Case, notes: list[str]) -> None:
             notes.append("the function and its reference give different values, so their gradients may differ too")
 
 
-def _leaf(path, shape, dtype, i, cases, judged: Judged, bad: bool, precision, calls, shape_found) -> Leaf:
+def _leaf(path, shape, dtype, i, cases, judged: Judged, is_wrong: bool, precision, calls, shape_found) -> Leaf:
     base: dict[str, Any] = {"path": path, "shape": tuple(shape), "dtype": str(dtype)}
     if i in shape_found:
         return Leaf(ok=False, max_error=np.nan, worst_index=(), expected=np.nan, actual=np.nan, probe="", **base)
@@ -260,16 +260,16 @@ def _leaf(path, shape, dtype, i, cases, judged: Judged, bad: bool, precision, ca
         wrong = judged.elements
         return Leaf(ok=False, **_worst(actual, expected, wrong), **base, probe=f"as given, in {dtype}", wrong=wrong)
     case = judged.wrong or cases[0]
-    worst = _worst(case.actual[i], case.expected[i], case.wrong[i] if bad else ~case.undefined[i])
-    judged_elements = [c.wrong[i] if bad else np.isfinite(c.expected[i]) & ~c.wrong[i] for c in cases]
+    worst = _worst(case.actual[i], case.expected[i], case.wrong[i] if is_wrong else ~case.undefined[i])
+    judged_elements = [c.wrong[i] if is_wrong else np.isfinite(c.expected[i]) & ~c.wrong[i] for c in cases]
     largest = [_worst(c.actual[i], c.expected[i], mask)["max_error"] for c, mask in zip(cases, judged_elements)]
     worst["max_error"] = float(np.max(largest, initial=0.0))  # np.max, for a NaN is an error of its own
-    if not bad:
+    if not is_wrong:
         worst["wrong_elements"] = 0
     index = worst["worst_index"]
     tolerance = case.tolerance[i][index] if case.tolerance[i].size else 0.0
-    wrong = case.wrong[i] if bad else None
-    return Leaf(ok=not bad, **worst, **base, tolerance=float(tolerance), probe=case.probe.name, wrong=wrong)
+    wrong = case.wrong[i] if is_wrong else None
+    return Leaf(ok=not is_wrong, **worst, **base, tolerance=float(tolerance), probe=case.probe.name, wrong=wrong)
 
 
 def _worst(actual: Any, expected: Any, among: Any) -> dict[str, Any]:

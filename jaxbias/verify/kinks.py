@@ -72,10 +72,10 @@ def _aimed(case: "Case", where: list[int] | None, i: int) -> list[list[np.ndarra
     return found
 
 
-def judge_kinks(checker: "Checker", case: "Case", off: list[int], rng: np.random.Generator) -> None:
+def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.random.Generator) -> None:
     """Set `case.convention[i]` where leaf i differs only at kinks and within the interval; `case.kink` names them."""
     near = _near(case, 3, rng)
-    jumps = [i for i in off if np.any(case.wrong[i] & _jumps(near, case, i))]
+    jumps = [i for i in wrong if np.any(case.wrong[i] & _jumps(near, case, i))]
     if not jumps:
         return
     near += _near(case, SAMPLES - len(near), rng)

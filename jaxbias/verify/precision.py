@@ -47,13 +47,13 @@ class Loss:
     """How one leaf fares in one dtype.
 
     Attributes:
-        off: elements whose error neither rounding nor autodiff's own error explains.
+        wrong: elements whose error neither rounding nor autodiff's own error explains.
         own, autodiff: largest errors.
         scale: largest true entry.
         allowed: what rounding explains.
     """
 
-    off: np.ndarray
+    wrong: np.ndarray
     own: float
     autodiff: float
     scale: float
@@ -150,17 +150,17 @@ def judge_precision(
             continue
         loss = _loss(truth, i, actual)
         if judged[i].wrong is not None:
-            if judged[i].wrong is case and not np.any(loss.off) and np.all(np.isfinite(actual)):
+            if judged[i].wrong is case and not np.any(loss.wrong) and np.all(np.isfinite(actual)):
                 contradicted.append(i)
             continue
-        if not np.any(loss.off) and loss.scale > 0 and loss.autodiff > max(1e4 * eps * loss.scale, 100 * loss.own):
+        if not np.any(loss.wrong) and loss.scale > 0 and loss.autodiff > max(1e4 * eps * loss.scale, 100 * loss.own):
             judged[i].imprecise = checker.dtype != np.float64
             if judged[i].imprecise:
                 notes.append(
                     f"{path}: in {checker.dtype} autodiff is off by {loss.autodiff:.2g}, the rule by {loss.own:.2g} "
                     f"(largest entry {loss.scale:.2g}); judged against float64"
                 )
-        narrow, elements = None, loss.off
+        narrow, elements = None, loss.wrong
         if checker.rtol is None and checker.atol is None:
             narrow, lost = _passed_through(truth, i, actual, checker.dtype)
             elements = elements | lost
@@ -211,7 +211,7 @@ def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:
             if out is None or np.shape(out) != np.shape(truth.expected[i]):
                 continue
             loss = _loss(truth, i, np.asarray(out))
-            if np.any(loss.off):
+            if np.any(loss.wrong):
                 scale = loss.scale or 1.0
                 notes.append(
                     f"{path}: in {name} the rule would be off by {loss.own / scale:.1g} of the largest entry, autodiff "

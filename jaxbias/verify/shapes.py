@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 def find(problem: Problem, checker: "Checker", probes: list[Probe], actual: Arrays) -> dict[int, Diagnosis]:
     """A diagnosis for every leaf that the rule returned in another shape."""
-    off = [
+    wrong = [
         i
         for i, ((_, shape, _), a) in enumerate(zip(problem.leaves, actual))
         if a is not None and np.shape(a) != tuple(shape)
     ]
-    if not off:
+    if not wrong:
         return {}
     seeds = [widen(narrow_np(s, np.asarray(g).dtype)) for s, g in zip(probes[0].seeds, problem.seeds)]
     expected = checker.expect(Probe("as given", probes[0].primals, seeds))[1].expected
-    return {i: _explain(problem.leaves[i][0], actual[i], expected[i]) for i in off}
+    return {i: _explain(problem.leaves[i][0], actual[i], expected[i]) for i in wrong}
 
 
 def _explain(path: str, actual: Any, expected: Any) -> Diagnosis:

@@ -11,8 +11,8 @@ from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._factors import Factors
 from jaxbias.foreign.capture._plan import Method, Tap, leaf_axes
-from jaxbias.foreign.capture._problem import Problem
 from jaxbias.foreign.capture._run import Tapped, shift_value, tap_lengths, zero_slots
+from jaxbias.foreign.capture._traced import TracedLoss
 
 
 class Readings(NamedTuple):
@@ -32,7 +32,7 @@ class Readings(NamedTuple):
     formed: dict[int, Any]
 
 
-def _tapped_loss(problem: Problem, methods: list[Method], keep: bool):
+def _tapped_loss(problem: TracedLoss, methods: list[Method], keep: bool):
     """`(leaves, slots, shifts, data of one example) -> (loss, (aux, operands))`, and zeros for slots and shifts."""
     program = problem.analysis.program
     tapped = Tapped(program, methods, keep)
@@ -48,7 +48,7 @@ def _tapped_loss(problem: Problem, methods: list[Method], keep: bool):
     return loss, zero_slots(methods, keep), shifts
 
 
-def backward(problem: Problem, methods: list[Method], keep: bool = False) -> Readings:
+def backward(problem: TracedLoss, methods: list[Method], keep: bool = False) -> Readings:
     """Loss and readings of all examples in one forward and one backward pass, with weights that are not batched."""
     loss, slots, shifts = _tapped_loss(problem, methods, keep)
     gradient = jax.value_and_grad(loss, argnums=(1, 2), has_aux=True)
@@ -60,7 +60,7 @@ def backward(problem: Problem, methods: list[Method], keep: bool = False) -> Rea
     return Readings(*problem.vmap(example)(problem.data))
 
 
-def backward_twice(problem: Problem, methods: list[Method]) -> tuple[Readings, Callable[[Array], list[Array]]]:
+def backward_twice(problem: TracedLoss, methods: list[Method]) -> tuple[Readings, Callable[[Array], list[Array]]]:
     """Readings, and `weights (batch,) -> Σ_s weights_s ∂L_s/∂θ`: a second backward pass of the same forward pass."""
     loss, slots, shifts = _tapped_loss(problem, methods, keep=False)
     slots, shifts = jax.tree.map(lambda x: jnp.zeros((problem.batch, *x.shape), x.dtype), (slots, shifts))
@@ -74,7 +74,7 @@ def backward_twice(problem: Problem, methods: list[Method]) -> tuple[Readings, C
     return Readings(values, aux, operands, *grads), lambda weights: pull(weights.astype(values.dtype))[0]
 
 
-def squared_norms(problem: Problem, methods: list[Method], readings: Readings, keep: bool = False) -> list[Array]:
+def squared_norms(problem: TracedLoss, methods: list[Method], readings: Readings, keep: bool = False) -> list[Array]:
     """Squared norm (batch,) of the per-example gradient of every leaf, in at least float32."""
     norms = []
     for i, (leaf, method) in enumerate(zip(problem.leaves, methods)):

@@ -16,7 +16,7 @@ from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
 from jaxbias.foreign.capture._plan import Method, Tap, plan
-from jaxbias.foreign.capture._problem import PerExample, Problem, as_tuple, check_flag, prepare
+from jaxbias.foreign.capture._traced import PerExample, TracedLoss, as_tuple, check_flag, trace_loss
 from jaxbias.foreign.capture.norms import MEMORY_LIMIT
 
 HOWS = ("auto", "book-keeping", "two-pass")
@@ -155,7 +155,7 @@ def clipped_grad(
         check_flag(flag, "clipped_grad", name)
 
     def one_group(args: tuple[Any, ...], padding: Array | None):
-        problem = prepare(asked, args)
+        problem = trace_loss(asked, args)
         readings, _, squares, weighted_sum = both_passes(problem, _book_keeping(problem, how), memory_limit)
         wide = jnp.result_type(*squares)
         norms = jnp.sqrt(sum(x.astype(wide) for x in squares))  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def clipped_grad(
     return ClippedGrad(clipped, bound, has_aux or return_values or return_grad_norms)
 
 
-def both_passes(problem: Problem, book_keeping: bool, memory_limit: int):
+def both_passes(problem: TracedLoss, book_keeping: bool, memory_limit: int):
     """Readings, methods and squared norms of each leaf, and `(weights, finite or None) -> Σ_s weights_s ∂L_s/∂θ`."""
     methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=book_keeping)
     if book_keeping:
@@ -203,10 +203,10 @@ def both_passes(problem: Problem, book_keeping: bool, memory_limit: int):
 def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:
     first = as_tuple(batch_argnums)[0]
     leaves = jax.tree.leaves(args[first]) if first < len(args) else []
-    return leaves[0].shape[0] if leaves and getattr(leaves[0], "ndim", 0) else 0  # `prepare` reports what is wrong
+    return leaves[0].shape[0] if leaves and getattr(leaves[0], "ndim", 0) else 0  # `trace_loss` reports what is wrong
 
 
-def _book_keeping(problem: Problem, how: str) -> bool:
+def _book_keeping(problem: TracedLoss, how: str) -> bool:
     """Whether to keep (a, δ) of every contact, which is for params that are used outside of scan, remat and cond."""
     nested = [site for site in problem.analysis.sites if site.scope]
     if how == "book-keeping" and nested:
@@ -242,7 +242,7 @@ def _weighted(x: Array, factors: Array | None, finite: Array | None) -> Array:
 
 
 def _book_kept_sum(
-    problem: Problem, methods: list[Method], readings: Readings, factors: Array, finite: Array | None
+    problem: TracedLoss, methods: list[Method], readings: Readings, factors: Array, finite: Array | None
 ) -> list[Array]:
     """Σ_s c_s G_s from what the taps kept."""
     total = []
@@ -259,7 +259,7 @@ def _book_kept_sum(
     return total
 
 
-def weight_gradient(problem: Problem, tap: Tap, leaf: Array, operands: list[Array], delta: Array) -> Array:
+def weight_gradient(problem: TracedLoss, tap: Tap, leaf: Array, operands: list[Array], delta: Array) -> Array:
     """Gradient of the leaf at one contact, summed over the batch: the backward of the contact and of the layout."""
     equation, position = tap.site.equation, tap.site.position
     layout = backward_slice(problem.analysis.program, [equation.inputs[position]])
@@ -278,7 +278,7 @@ def weight_gradient(problem: Problem, tap: Tap, leaf: Array, operands: list[Arra
 
 
 def _finite_sum(
-    problem: Problem, weighted_gradient: Callable[[Array], list[Array]], factors: Array, finite: Array | None
+    problem: TracedLoss, weighted_gradient: Callable[[Array], list[Array]], factors: Array, finite: Array | None
 ) -> list[Array]:
     """Σ_s c_s ∂L_s/∂θ over the examples that are finite.
 
@@ -312,7 +312,7 @@ def _in_groups(one_group, args, batched: set[int], padding, batch: int, size: in
     padding = np.zeros(batch, bool) if padding is None else padding
     split = lambda tree: jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
     groups = {i: split(args[i]) for i in batched}
-    kept: list[Problem] = []
+    kept: list[TracedLoss] = []
 
     def step(total, group):
         parts, padding = group

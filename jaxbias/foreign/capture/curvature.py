@@ -22,7 +22,7 @@ from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._backward import backward, tap_factors
 from jaxbias.foreign.capture._plan import Method, Tap, plan, tap_products
-from jaxbias.foreign.capture._problem import PerExample, Problem, check_flag, prepare
+from jaxbias.foreign.capture._traced import PerExample, TracedLoss, check_flag, trace_loss
 from jaxbias.foreign.capture.clip import both_passes, weight_gradient
 from jaxbias.foreign.capture.norms import MEMORY_LIMIT, PerExampleNorms, check_against_vmap_grad
 from jaxbias.foreign.contact import DATA
@@ -47,7 +47,7 @@ class Capture:
         roles: role of each leaf, a tree like params.
     """
 
-    def __init__(self, problem: Problem, memory_limit: int):
+    def __init__(self, problem: TracedLoss, memory_limit: int):
         book_keeping = not any(site.scope for site in problem.analysis.sites)
         readings, methods, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
         self._problem = problem
@@ -103,7 +103,7 @@ def _capturing(
     check_flag(verify, function, "verify")
 
     def captured(*args):
-        problem = prepare(asked, args)
+        problem = trace_loss(asked, args)
         result = Capture(problem, memory_limit)
         if verify:
             check_against_vmap_grad(function, problem, jax.tree.leaves(result.norms.leaves))
@@ -138,10 +138,10 @@ def second_moments(
         TypeError, ValueError: as for `per_example_norms`.
     """
     asked = PerExample("second_moments", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-    return lambda *args: _second_moments(prepare(asked, args))
+    return lambda *args: _second_moments(trace_loss(asked, args))
 
 
-def _second_moments(problem: Problem) -> Any:
+def _second_moments(problem: TracedLoss) -> Any:
     methods = plan(problem.analysis, problem.leaves, problem.batch, MEMORY_LIMIT, form_at_leaf=True)
     methods = [m if m.name == "unused" or _one_row(m) else Method("formed") for m in methods]
     readings = backward(problem, methods, keep=True)
@@ -352,7 +352,7 @@ def gradient_dots(
     asked = PerExample("gradient_dots", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
 
     def dots(*args):
-        problem = prepare(asked, args)
+        problem = trace_loss(asked, args)
         methods = plan(problem.analysis, problem.leaves, problem.batch, MEMORY_LIMIT, form_at_leaf=True)
         methods = [m if all(map(_pairs, m.taps)) else Method("formed") for m in methods]
         readings = backward(problem, methods, keep=True)
@@ -436,7 +436,7 @@ def kfac_factors(
     asked = PerExample("kfac_factors", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
 
     def factors(*args):
-        problem = prepare(asked, args)
+        problem = trace_loss(asked, args)
         methods = tap_products(problem.analysis, problem.leaves)
         methods = [
             m if len(m.taps) == 1 and m.taps[0].site.equation.name != "gather" else Method("unused") for m in methods
@@ -468,7 +468,7 @@ def _kronecker(a: Array, delta: Array, bias: str | None, approximation: str) -> 
     return KroneckerFactors(*((inputs[0], outputs[0]) if groups == 1 else (inputs, outputs)), bias)
 
 
-def _bias_of(problem: Problem, tap) -> str | None:
+def _bias_of(problem: TracedLoss, tap) -> str | None:
     """Path of the leaf that is added to the tap's output, nothing but layout in between."""
     analysis = problem.analysis
     program, kinds = analysis.programs[tap.site.scope], analysis.kinds[tap.site.scope]
@@ -529,7 +529,7 @@ def delta_histograms(
     check_size(highest, "delta_histograms", "highest", least=lowest + 1)
 
     def histograms(*args):
-        problem = prepare(asked, args)
+        problem = trace_loss(asked, args)
         methods = tap_products(problem.analysis, problem.leaves)
         readings = backward(problem, methods)
         edges = jnp.exp2(jnp.arange(lowest, highest + 1, dtype=jnp.float32))

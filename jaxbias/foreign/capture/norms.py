@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxbias._doors import check_size, describe
 from jaxbias.foreign.capture._backward import backward, squared_norms
 from jaxbias.foreign.capture._plan import plan
-from jaxbias.foreign.capture._problem import PerExample, Problem, check_flag, prepare
+from jaxbias.foreign.capture._traced import PerExample, TracedLoss, check_flag, trace_loss
 from jaxbias.foreign.roles import leaf_roles
 
 MEMORY_LIMIT = 64 * 2**20
@@ -110,7 +110,7 @@ def _norms_of(asked: PerExample, memory_limit: int, verify: bool) -> Callable[..
     check_flag(verify, asked.function, "verify")
 
     def norms(*args) -> PerExampleNorms:
-        problem = prepare(asked, args)
+        problem = trace_loss(asked, args)
         methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit)
         squares = squared_norms(problem, methods, backward(problem, methods))
         of_leaves = [jnp.sqrt(x) for x in squares]
@@ -166,14 +166,14 @@ def grand_scores(
     return scores
 
 
-def formed_gradients(problem: Problem, examples: int | None = None) -> list[Array]:
+def formed_gradients(problem: TracedLoss, examples: int | None = None) -> list[Array]:
     """Per-example gradients of every leaf by `vmap(grad)`, for checks."""
     data = [x[:examples] if axis == 0 else x for x, axis in zip(problem.data, problem.in_axes)]
     gradient = jax.grad(lambda leaves, data: problem.loss(leaves, data)[0])
     return jax.vmap(gradient, in_axes=(None, problem.in_axes))(problem.leaves, data)
 
 
-def check_against_vmap_grad(function: str, problem: Problem, norms: list[Array], examples: int = 4) -> None:
+def check_against_vmap_grad(function: str, problem: TracedLoss, norms: list[Array], examples: int = 4) -> None:
     """Compare the norms of the first examples with `vmap(grad)`.
 
     Raises:

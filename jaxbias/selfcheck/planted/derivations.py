@@ -27,11 +27,11 @@ def _rule(name: str, example: Example | LossExample) -> Rule:
         return given.forward(*tree.unflatten(leaves))[0]
 
     def around(backward: Callable[..., Any]) -> Callable[..., Any]:
-        def rule(args, ct):
+        def rule(args, cotangent):
             _, residuals = given.forward(*tree.unflatten(args))
             if is_loss:
-                return (ct * backward(residuals),)
-            grads, delta_x = backward(residuals, ct)
+                return (cotangent * backward(residuals),)
+            grads, delta_x = backward(residuals, cotangent)
             no_gradient = [None] * jax.tree.structure(given.x).num_leaves  # integers
             return (*jax.tree.leaves(grads), *(no_gradient if delta_x is None else jax.tree.leaves(delta_x)))
 

@@ -45,9 +45,9 @@ class Outcome:
     crashed: str = ""
 
 
-def _values(rule: Callable[..., Any], args: tuple[Any, ...], ct: Any) -> list[Any] | None:
+def _values(rule: Callable[..., Any], args: tuple[Any, ...], cotangent: Any) -> list[Any] | None:
     """Gradients in float64 as NumPy arrays; None where the rule raises."""
-    seeds, tree = jax.tree.flatten(ct)
+    seeds, tree = jax.tree.flatten(cotangent)
     runner = Runner(lambda primals, seeds: list(rule(tuple(primals), tree.unflatten(seeds))))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -70,8 +70,8 @@ def _points(rule: Rule, count: int = 3) -> list[tuple[tuple[Any, ...], Any]]:
                 args = [np.where(rng.uniform(size=x.shape) < 0.3, 0, x) if generic(x) else x for x in args]
             arrays = tuple(jnp.asarray(x) for x in args)
             shapes = jax.eval_shape(rule.forward, *arrays)
-            ct = jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s.shape)), shapes)  # noqa: B023
-            points.append((arrays, ct))
+            cotangent = jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s.shape)), shapes)  # noqa: B023
+            points.append((arrays, cotangent))
     return points
 
 
@@ -81,11 +81,11 @@ def wrong_gradients(rule: Rule, mutant: Mutant, points: Any) -> set[int] | None:
     An empty set means that the mutant is no mistake.
     """
     wrong: set[int] = set()
-    for args, ct in points[:1]:
-        if _values(mutant.rule, args, ct) is None and mutant.planted != "wrong-structure":
+    for args, cotangent in points[:1]:
+        if _values(mutant.rule, args, cotangent) is None and mutant.planted != "wrong-structure":
             return set()  # it does not even run
-    for args, ct in points:
-        right, got = _values(rule.rule, args, ct), _values(mutant.rule, args, ct)
+    for args, cotangent in points:
+        right, got = _values(rule.rule, args, cotangent), _values(mutant.rule, args, cotangent)
         if right is None:
             continue
         if got is None or len(got) != len(right):
@@ -108,8 +108,8 @@ def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
         return {"wrong-structure"}
     if wrong_gradients(rule, mutant, points[:-1]) == set():
         return {"edge-point"}  # wrong only where arguments are exactly zero
-    for args, ct in points:
-        right, got = _values(rule.rule, args, ct), _values(mutant.rule, args, ct)
+    for args, cotangent in points:
+        right, got = _values(rule.rule, args, cotangent), _values(mutant.rule, args, cotangent)
         if right is None or got is None:
             return set()
         if len(got) != len(right):
@@ -138,11 +138,11 @@ def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
     return kinds or set()
 
 
-def _all_floats(mutant: Mutant, args: tuple[Any, ...], ct: Any) -> bool:
+def _all_floats(mutant: Mutant, args: tuple[Any, ...], cotangent: Any) -> bool:
     """Are all gradients floats? An operand of integers may have made them integers."""
     with jax.enable_x64(True):
         try:
-            outs = jax.eval_shape(lambda args, ct: mutant.rule(args, ct), args, ct)
+            outs = jax.eval_shape(lambda args, cotangent: mutant.rule(args, cotangent), args, cotangent)
         except Exception:
             return True
     return all(out is None or jnp.issubdtype(out.dtype, jnp.floating) for out in outs)

@@ -83,9 +83,9 @@ class Mutant:
 
 
 def _on_output(rule: Rule, i: int, change: Callable[..., Any]) -> Callable[..., Any]:
-    def mutated(args, ct):
-        outs = list(rule.rule(args, ct))
-        outs[i] = change(outs[i], args, ct)
+    def mutated(args, cotangent):
+        outs = list(rule.rule(args, cotangent))
+        outs[i] = change(outs[i], args, cotangent)
         return tuple(outs)
 
     return mutated
@@ -131,29 +131,29 @@ def output_mutants(rule: Rule, args: tuple[Any, ...]) -> Iterator[Mutant]:
         for j in outs:
             if j > i and args[j].shape == x.shape:
 
-                def swapped(args, ct, i=i, j=j):
-                    got = list(rule.rule(args, ct))
+                def swapped(args, cotangent, i=i, j=j):
+                    got = list(rule.rule(args, cotangent))
                     got[i], got[j] = got[j], got[i]
                     return tuple(got)
 
                 yield Mutant("swapped-outputs", f"gradients {i} and {j}", swapped)
 
-    def noisy(args, ct):
-        got = list(rule.rule(args, ct))
+    def noisy(args, cotangent):
+        got = list(rule.rule(args, cotangent))
         got[outs[0]] = got[outs[0]] * (1 + float(rng.uniform()))
         return tuple(got)
 
     yield Mutant("nondeterministic", f"gradient {outs[0]}", noisy)
     memory: list[Any] = []
 
-    def stale(args, ct):
-        got = rule.rule(args, ct)
+    def stale(args, cotangent):
+        got = rule.rule(args, cotangent)
         memory.append(got)
         return memory[-2] if len(memory) > 1 else got
 
     yield Mutant("stale-value", "all", stale)
     if len(args) > 1:
-        yield Mutant("wrong-structure", "all", lambda args, ct: rule.rule(args, ct)[:-1])
+        yield Mutant("wrong-structure", "all", lambda args, cotangent: rule.rule(args, cotangent)[:-1])
 
 
 # --- in the source ----------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ def sort(x, weights):
     return jnp.sort(x, axis=1) * weights[None, :]
 
 
-def sort_rule(args, ct):
+def sort_rule(args, cotangent):
     x, weights = args
     order = jnp.argsort(x, axis=1)
     rows = jnp.arange(x.shape[0])[:, None]
-    dx = jnp.zeros_like(x).at[rows, order].add(ct * weights[None, :])
-    return dx, (ct * jnp.sort(x, axis=1)).sum(axis=0)
+    dx = jnp.zeros_like(x).at[rows, order].add(cotangent * weights[None, :])
+    return dx, (cotangent * jnp.sort(x, axis=1)).sum(axis=0)
 
 
 register(sort, sort_rule, lambda key: tuple(normal(key, (4, 5), (5,))))
@@ -26,11 +26,11 @@ def top_k(x):
     return lax.top_k(x, 2)[0]
 
 
-def top_k_rule(args, ct):
+def top_k_rule(args, cotangent):
     (x,) = args
     _, index = lax.top_k(x, 2)
     rows = jnp.arange(x.shape[0])[:, None]
-    return (jnp.zeros_like(x).at[rows, index].add(ct),)
+    return (jnp.zeros_like(x).at[rows, index].add(cotangent),)
 
 
 register(top_k, top_k_rule, lambda key: tuple(normal(key, (4, 6))))
@@ -42,12 +42,12 @@ def interpolate(x, values):
     return (1 - w) * values[low] + w * values[low + 1]
 
 
-def interpolate_rule(args, ct):
+def interpolate_rule(args, cotangent):
     x, values = args
     low = jnp.clip(jnp.floor(x).astype(jnp.int32), 0, values.shape[0] - 2)
     w = x - low.astype(x.dtype)
-    dvalues = jnp.zeros_like(values).at[low].add(ct * (1 - w)).at[low + 1].add(ct * w)
-    return ct * (values[low + 1] - values[low]), dvalues
+    dvalues = jnp.zeros_like(values).at[low].add(cotangent * (1 - w)).at[low + 1].add(cotangent * w)
+    return cotangent * (values[low + 1] - values[low]), dvalues
 
 
 register(
@@ -61,10 +61,10 @@ def triangular(a, b):
     return solve_triangular(a, b, lower=True)
 
 
-def triangular_rule(args, ct):
+def triangular_rule(args, cotangent):
     a, b = args
     y = solve_triangular(a, b, lower=True)
-    db = solve_triangular(a, ct, lower=True, trans=1)
+    db = solve_triangular(a, cotangent, lower=True, trans=1)
     return -jnp.tril(db @ y.T), db
 
 
@@ -80,10 +80,10 @@ def cholesky(a):
     return jnp.linalg.cholesky((a + a.T) / 2, symmetrize_input=False)
 
 
-def cholesky_rule(args, ct):
+def cholesky_rule(args, cotangent):
     (a,) = args
     low = jnp.linalg.cholesky((a + a.T) / 2, symmetrize_input=False)
-    p = jnp.tril(low.T @ jnp.tril(ct))
+    p = jnp.tril(low.T @ jnp.tril(cotangent))
     p = p - 0.5 * jnp.diag(jnp.diag(p))
     s = solve_triangular(low, solve_triangular(low, p.T, lower=True, trans=1).T, lower=True, trans=1).T
     return (0.5 * (s + s.T),)
@@ -101,11 +101,11 @@ def gelu(x):
     return 0.5 * x * (1 + jnp.tanh(0.7978845608 * (x + 0.044715 * x**3)))
 
 
-def gelu_rule(args, ct):
+def gelu_rule(args, cotangent):
     (x,) = args
     t = jnp.tanh(0.7978845608 * (x + 0.044715 * x**3))
     inner = 0.7978845608 * (1 + 3 * 0.044715 * x**2)
-    return (ct * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * inner),)
+    return (cotangent * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * inner),)
 
 
 register(gelu, gelu_rule, lambda key: tuple(normal(key, (4, 5))))
@@ -115,12 +115,12 @@ def bilinear(x, y, weight):
     return jnp.einsum("ni,ijk,nj->nk", x, weight, y)
 
 
-def bilinear_rule(args, ct):
+def bilinear_rule(args, cotangent):
     x, y, weight = args
     return (
-        jnp.einsum("nk,ijk,nj->ni", ct, weight, y),
-        jnp.einsum("nk,ijk,ni->nj", ct, weight, x),
-        jnp.einsum("ni,nj,nk->ijk", x, y, ct),
+        jnp.einsum("nk,ijk,nj->ni", cotangent, weight, y),
+        jnp.einsum("nk,ijk,ni->nj", cotangent, weight, x),
+        jnp.einsum("ni,nj,nk->ijk", x, y, cotangent),
     )
 
 
@@ -132,11 +132,11 @@ def tied(x, weight):
     return h @ weight.T
 
 
-def tied_rule(args, ct):
+def tied_rule(args, cotangent):
     x, weight = args
     h = jnp.tanh(x @ weight)
-    delta = (ct @ weight) * (1 - h * h)
-    return delta @ weight.T, x.T @ delta + ct.T @ h
+    delta = (cotangent @ weight) * (1 - h * h)
+    return delta @ weight.T, x.T @ delta + cotangent.T @ h
 
 
 register(tied, tied_rule, lambda key: tuple(normal(key, (5, 4), (4, 4))))
@@ -147,10 +147,10 @@ def group_mean(x, valid):
     return jnp.where(valid, x, 0).sum(axis=1) / count.astype(x.dtype)
 
 
-def group_mean_rule(args, ct):
+def group_mean_rule(args, cotangent):
     x, valid = args
     count = valid.sum(axis=1, keepdims=True).astype(x.dtype)
-    return jnp.where(valid, ct[:, None] / count, 0), None
+    return jnp.where(valid, cotangent[:, None] / count, 0), None
 
 
 def _valid_args(key):

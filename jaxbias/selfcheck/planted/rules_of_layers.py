@@ -11,10 +11,10 @@ def dense_tanh(x, weight, bias):
     return jnp.tanh(x @ weight + bias[None, :])
 
 
-def dense_tanh_rule(args, ct):
+def dense_tanh_rule(args, cotangent):
     x, weight, bias = args
     a = jnp.tanh(x @ weight + bias[None, :])
-    delta = ct * (1 - a**2)
+    delta = cotangent * (1 - a**2)
     return delta @ weight.T, x.T @ delta, delta.sum(axis=0)
 
 
@@ -26,12 +26,12 @@ def two_layers(x, w1, b1, w2, b2):
     return h @ w2 + b2[None, :]
 
 
-def two_layers_rule(args, ct):
+def two_layers_rule(args, cotangent):
     x, w1, b1, w2, b2 = args
     z = x @ w1 + b1[None, :]
     h = jnp.maximum(z, 0)
-    delta = (ct @ w2.T) * (z > 0).astype(z.dtype)
-    return delta @ w1.T, x.T @ delta, delta.sum(axis=0), h.T @ ct, ct.sum(axis=0)
+    delta = (cotangent @ w2.T) * (z > 0).astype(z.dtype)
+    return delta @ w1.T, x.T @ delta, delta.sum(axis=0), h.T @ cotangent, cotangent.sum(axis=0)
 
 
 register(two_layers, two_layers_rule, lambda key: tuple(normal(key, (6, 3), (3, 5), (5,), (5, 2), (2,))))
@@ -43,13 +43,13 @@ def attention(q, k, v, bias, mask):
     return weights @ v
 
 
-def attention_rule(args, ct):
+def attention_rule(args, cotangent):
     q, k, v, bias, mask = args
     scale = 1 / jnp.sqrt(q.shape[-1] * 1.0).astype(q.dtype)
     scores = q @ k.T * scale + bias
     weights = jax.nn.softmax(jnp.where(mask, scores, -1e9), axis=-1)
-    delta_v = weights.T @ ct
-    delta_weights = ct @ v.T
+    delta_v = weights.T @ cotangent
+    delta_weights = cotangent @ v.T
     inner = (delta_weights * weights).sum(axis=-1, keepdims=True)
     delta_scores = weights * (delta_weights - inner)
     delta_scores = jnp.where(mask, delta_scores, 0)
@@ -72,9 +72,9 @@ def lstm_cell(x, h, c, w, u, b):
     return jax.nn.sigmoid(o) * jnp.tanh(c_new), c_new
 
 
-def lstm_cell_rule(args, ct):
+def lstm_cell_rule(args, cotangent):
     x, h, c, w, u, b = args
-    ct_h, ct_c = ct
+    ct_h, ct_c = cotangent
     gates = x @ w + h @ u + b[None, :]
     i, f, g, o = jnp.split(gates, 4, axis=1)
     i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
@@ -100,7 +100,7 @@ def rnn(xs, h0, w, u, b):
     return lax.scan(step, h0, xs)[1]
 
 
-def rnn_rule(args, ct):
+def rnn_rule(args, cotangent):
     xs, h0, w, u, b = args
     hs = [h0]
     for x in xs:
@@ -108,7 +108,7 @@ def rnn_rule(args, ct):
     dw, du, db = jnp.zeros_like(w), jnp.zeros_like(u), jnp.zeros_like(b)
     dxs, dh = [], jnp.zeros_like(h0)
     for t in range(xs.shape[0] - 1, -1, -1):
-        delta = (ct[t] + dh) * (1 - hs[t + 1] ** 2)
+        delta = (cotangent[t] + dh) * (1 - hs[t + 1] ** 2)
         dw = dw + jnp.outer(xs[t], delta)
         du = du + jnp.outer(hs[t], delta)
         db = db + delta
@@ -126,15 +126,15 @@ def batch_norm(x, gamma, beta):
     return gamma[None, :] * (x - mean) / jnp.sqrt(var + 1e-5) + beta[None, :]
 
 
-def batch_norm_rule(args, ct):
+def batch_norm_rule(args, cotangent):
     x, gamma, beta = args
     n = x.shape[0]
     mean = x.mean(axis=0, keepdims=True)
     rstd = 1 / jnp.sqrt(((x - mean) ** 2).mean(axis=0, keepdims=True) + 1e-5)
     xhat = (x - mean) * rstd
-    dgamma = (ct * xhat).sum(axis=0)
-    dbeta = ct.sum(axis=0)
-    dx = gamma[None, :] * rstd / n * (n * ct - dbeta[None, :] - xhat * dgamma[None, :])
+    dgamma = (cotangent * xhat).sum(axis=0)
+    dbeta = cotangent.sum(axis=0)
+    dx = gamma[None, :] * rstd / n * (n * cotangent - dbeta[None, :] - xhat * dgamma[None, :])
     return dx, dgamma, dbeta
 
 
@@ -147,14 +147,14 @@ def layer_norm(x, gamma, beta):
     return gamma[None, :] * (x - mean) / jnp.sqrt(var + 1e-5) + beta[None, :]
 
 
-def layer_norm_rule(args, ct):
+def layer_norm_rule(args, cotangent):
     x, gamma, beta = args
     mean = x.mean(axis=-1, keepdims=True)
     rstd = 1 / jnp.sqrt(((x - mean) ** 2).mean(axis=-1, keepdims=True) + 1e-5)
     xhat = (x - mean) * rstd
-    g = ct * gamma[None, :]
+    g = cotangent * gamma[None, :]
     dx = rstd * (g - g.mean(axis=-1, keepdims=True) - xhat * (g * xhat).mean(axis=-1, keepdims=True))
-    return dx, (ct * xhat).sum(axis=0), ct.sum(axis=0)
+    return dx, (cotangent * xhat).sum(axis=0), cotangent.sum(axis=0)
 
 
 register(layer_norm, layer_norm_rule, lambda key: tuple(normal(key, (5, 6), (6,), (6,))))
@@ -164,12 +164,12 @@ def rms_norm(x, gamma):
     return x * gamma[None, :] / jnp.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
 
 
-def rms_norm_rule(args, ct):
+def rms_norm_rule(args, cotangent):
     x, gamma = args
     r = 1 / jnp.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
-    g = ct * gamma[None, :]
+    g = cotangent * gamma[None, :]
     dx = r * g - x * r**3 * (g * x).mean(axis=-1, keepdims=True)
-    return dx, (ct * x * r).sum(axis=0)
+    return dx, (cotangent * x * r).sum(axis=0)
 
 
 register(rms_norm, rms_norm_rule, lambda key: tuple(normal(key, (5, 6), (6,))))
@@ -180,16 +180,16 @@ def conv_1d(x, kernel, bias):
     return out + bias[None, None, :]
 
 
-def conv_1d_rule(args, ct):
+def conv_1d_rule(args, cotangent):
     x, kernel, bias = args
-    width, length = kernel.shape[0], ct.shape[1]
+    width, length = kernel.shape[0], cotangent.shape[1]
     patches = jnp.stack([x[:, i : i + length] for i in range(width)], axis=2)
-    dkernel = jnp.einsum("nlwc,nlo->wco", patches, ct)
-    dpatches = jnp.einsum("nlo,wco->nlwc", ct, kernel)
+    dkernel = jnp.einsum("nlwc,nlo->wco", patches, cotangent)
+    dpatches = jnp.einsum("nlo,wco->nlwc", cotangent, kernel)
     dx = jnp.zeros_like(x)
     for i in range(width):
         dx = dx.at[:, i : i + length].add(dpatches[:, :, i])
-    return dx, dkernel, ct.sum(axis=(0, 1))
+    return dx, dkernel, cotangent.sum(axis=(0, 1))
 
 
 register(conv_1d, conv_1d_rule, lambda key: tuple(normal(key, (3, 7, 2), (3, 2, 4), (4,))))
@@ -199,9 +199,9 @@ def embedding(table, ids):
     return jnp.where((ids != 0)[:, None], table[ids], 0)
 
 
-def embedding_rule(args, ct):
+def embedding_rule(args, cotangent):
     table, ids = args
-    kept = jnp.where((ids != 0)[:, None], ct, 0)
+    kept = jnp.where((ids != 0)[:, None], cotangent, 0)
     return jnp.zeros_like(table).at[ids].add(kept), None
 
 
@@ -212,11 +212,11 @@ def dropout(x, weight, keep):
     return (x * keep.astype(x.dtype) / 0.75) @ weight
 
 
-def dropout_rule(args, ct):
+def dropout_rule(args, cotangent):
     x, weight, keep = args
     keep = keep.astype(x.dtype)
     dropped = x * keep / 0.75
-    return (ct @ weight.T) * keep / 0.75, dropped.T @ ct, None
+    return (cotangent @ weight.T) * keep / 0.75, dropped.T @ cotangent, None
 
 
 def _dropout_args(key):

@@ -11,9 +11,9 @@ def segment_sum(x, ids):
     return jax.ops.segment_sum(x**2, ids, 4)
 
 
-def segment_sum_rule(args, ct):
+def segment_sum_rule(args, cotangent):
     x, ids = args
-    return 2 * x * ct[ids], None
+    return 2 * x * cotangent[ids], None
 
 
 register(segment_sum, segment_sum_rule, lambda key: (normal(key, (6, 3))[0], jnp.array([0, 2, 1, 2, 3, 0])))
@@ -23,11 +23,11 @@ def logsumexp(z):
     return jax.nn.logsumexp(z, axis=1)
 
 
-def logsumexp_rule(args, ct):
+def logsumexp_rule(args, cotangent):
     (z,) = args
     e = jnp.exp(z - z.max(axis=1, keepdims=True))
     p = e / e.sum(axis=1, keepdims=True)
-    return (ct[:, None] * p,)
+    return (cotangent[:, None] * p,)
 
 
 register(logsumexp, logsumexp_rule, lambda key: tuple(normal(key, (5, 4))))
@@ -38,11 +38,11 @@ def softmax(z):
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def softmax_rule(args, ct):
+def softmax_rule(args, cotangent):
     (z,) = args
     p = jax.nn.softmax(z, axis=-1)
-    inner = (ct * p).sum(axis=-1, keepdims=True)
-    return (p * (ct - inner),)
+    inner = (cotangent * p).sum(axis=-1, keepdims=True)
+    return (p * (cotangent - inner),)
 
 
 register(softmax, softmax_rule, lambda key: tuple(normal(key, (5, 4))))
@@ -53,11 +53,11 @@ def cross_entropy(logits, labels):
     return -picked.mean()
 
 
-def cross_entropy_rule(args, ct):
+def cross_entropy_rule(args, cotangent):
     logits, labels = args
     p = jax.nn.softmax(logits, axis=-1)
     y = jax.nn.one_hot(labels, logits.shape[-1], dtype=p.dtype)
-    return ct * (p - y) / logits.shape[0], None
+    return cotangent * (p - y) / logits.shape[0], None
 
 
 register(cross_entropy, cross_entropy_rule, lambda key: (normal(key, (6, 4))[0], jnp.array([0, 3, 1, 2, 3, 1])))
@@ -69,13 +69,13 @@ def focal_loss(logits, targets):
     return (-((1 - pt) ** 2) * jnp.log(pt)).sum(axis=-1)
 
 
-def focal_loss_rule(args, ct):
+def focal_loss_rule(args, cotangent):
     logits, targets = args
     p = jax.nn.sigmoid(logits)
     pt = jnp.where(targets == 1, p, 1 - p)
     sign = jnp.where(targets == 1, 1.0, -1.0).astype(p.dtype)
     dpt = 2 * (1 - pt) * jnp.log(pt) - (1 - pt) ** 2 / pt
-    return ct[:, None] * dpt * sign * p * (1 - p), None
+    return cotangent[:, None] * dpt * sign * p * (1 - p), None
 
 
 register(
@@ -89,10 +89,10 @@ def norm(x):
     return jnp.sqrt((x**2).sum(axis=-1))
 
 
-def norm_rule(args, ct):
+def norm_rule(args, cotangent):
     (x,) = args
     length = jnp.sqrt((x**2).sum(axis=-1))
-    return (ct[:, None] * x / length[:, None],)
+    return (cotangent[:, None] * x / length[:, None],)
 
 
 register(norm, norm_rule, lambda key: tuple(normal(key, (4, 5))))
@@ -102,11 +102,11 @@ def std(x):
     return jnp.sqrt(((x - x.mean(axis=0, keepdims=True)) ** 2).mean(axis=0))
 
 
-def std_rule(args, ct):
+def std_rule(args, cotangent):
     (x,) = args
     centred = x - x.mean(axis=0, keepdims=True)
     s = jnp.sqrt((centred**2).mean(axis=0))
-    return (ct[None, :] * centred / (x.shape[0] * s[None, :]),)
+    return (cotangent[None, :] * centred / (x.shape[0] * s[None, :]),)
 
 
 register(std, std_rule, lambda key: (normal(key, (7, 3))[0] * 1e-2 + 1,))
@@ -116,9 +116,9 @@ def cumulative_sum(x, weights):
     return jnp.cumsum(x * weights[None, :], axis=1)
 
 
-def cumulative_sum_rule(args, ct):
+def cumulative_sum_rule(args, cotangent):
     x, weights = args
-    back = jnp.flip(jnp.cumsum(jnp.flip(ct, axis=1), axis=1), axis=1)
+    back = jnp.flip(jnp.cumsum(jnp.flip(cotangent, axis=1), axis=1), axis=1)
     return back * weights[None, :], (back * x).sum(axis=0)
 
 
@@ -130,11 +130,11 @@ def huber(prediction, target):
     return jnp.where(jnp.abs(r) < 1, 0.5 * r**2, jnp.abs(r) - 0.5).mean()
 
 
-def huber_rule(args, ct):
+def huber_rule(args, cotangent):
     prediction, target = args
     r = prediction - target
     slope = jnp.where(jnp.abs(r) < 1, r, jnp.sign(r))
-    g = ct * slope / r.size
+    g = cotangent * slope / r.size
     return g, -g
 
 

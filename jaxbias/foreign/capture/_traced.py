@@ -20,7 +20,7 @@ BATCH_NORM = (
 )
 
 
-class Problem(NamedTuple):
+class TracedLoss(NamedTuple):
     """A per-example loss at given params and batch.
 
     Attributes:
@@ -130,7 +130,7 @@ def check_flag(value: Any, function: str, argument: str) -> None:
         raise TypeError(f"{function}: {argument} must be True or False, got {describe(value)}.")
 
 
-def prepare(asked: PerExample, args: tuple[Any, ...]) -> Problem:
+def trace_loss(asked: PerExample, args: tuple[Any, ...]) -> TracedLoss:
     """Check the arguments and trace the loss of one example.
 
     Raises:
@@ -208,7 +208,7 @@ def prepare(asked: PerExample, args: tuple[Any, ...]) -> Problem:
         raise ValueError(f"{function}: the loss does not depend on the batch, so every example has the same gradient.")
     if any(_batch_statistics(program) for program in analysis.programs.values()):
         raise ValueError(f"{function}: the loss takes statistics over a batch axis: {BATCH_NORM}")
-    return Problem(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, asked.spmd_axis_name)
+    return TracedLoss(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, asked.spmd_axis_name)
 
 
 def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:
