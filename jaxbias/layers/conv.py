@@ -101,20 +101,21 @@ def _as_product(x_shape, positions, kernel, geometry: Geometry) -> bool:
 
 
 def _convolve(x: Array, weight: Array, geometry: Geometry) -> Array:
-    """The same by XLA's convolution."""
+    """The same by XLA's convolution, in the wider of two dtypes: δ may come in another one than x."""
+    wide = jnp.promote_types(x.dtype, weight.dtype)
     if any(p < 0 for pair in geometry.pads for p in pair):
         x, geometry = _crop(x, geometry)
     axes = "DHW"[-(x.ndim - 2) :]
     out = lax.conv_general_dilated(
-        x,
-        weight,
+        x.astype(wide),
+        weight.astype(wide),
         window_strides=geometry.stride,
         padding=geometry.pads,
         lhs_dilation=geometry.input_dilation,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
         feature_group_count=geometry.groups,
-        preferred_element_type=accumulation_dtype(x.dtype),
+        preferred_element_type=accumulation_dtype(wide),
     )
     return out.astype(x.dtype)
 

@@ -48,6 +48,7 @@ def test_train_on_own_rows_and_save(blobs, capsys, tmp_path):
     assert [path.name for path in tmp_path.glob("*params*")] == ["params.safetensors"]
 
 
+@pytest.mark.slow
 def test_train_resumes_from_its_checkpoints(blobs, capsys, tmp_path):
     arguments = ["train", blobs, *TINY, "--checkpoint", str(tmp_path / "run")]
     assert cli.main(arguments) == 0

@@ -138,6 +138,7 @@ module.program()
     assert (process.returncode, err) == (130, "jaxbias: interrupted\n")
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time_and_ctrl_c_leaves_it_resumable(blobs, start, run, tmp_path):
     words = ("train", blobs, *SMALL, "--epochs", "100000", "--checkpoint", str(tmp_path / "run"))
     first = start(sys.executable, "-m", "jaxbias", *words)
@@ -153,6 +154,7 @@ def test_one_run_at_a_time_and_ctrl_c_leaves_it_resumable(blobs, start, run, tmp
     assert (newest / "manifest.json").is_file() and not list((tmp_path / "run").glob(".owner*"))
 
 
+@pytest.mark.slow
 def test_what_a_full_disk_refuses_is_said_after_the_result(blobs, run, tmp_path):
     """No file of the process may exceed 20 kB: neither a checkpoint nor the params, wherever they are put."""
     limited = ("sh", "-c", 'ulimit -f 40; exec "$@"', "sh", sys.executable, "-m", "jaxbias")
@@ -179,6 +181,7 @@ def _may_mount(directory):
     return None
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_costs_no_result(blobs, run, tmp_path):
     (tmp_path / "small").mkdir()
     mounted = _may_mount(tmp_path / "small")
@@ -244,6 +247,7 @@ def test_a_step_too_large_for_memory_is_refused_before_it_runs(run):
     assert re.search(r"one step of this network needs [12],\d{3}\.\d GiB of memory, but .* free\. .*batch_size", line)
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_used_is_one_line(run, tmp_path):
     (tmp_path / "file").touch()
     status, out, lines = run("check", "tanh", JAXBIAS_CACHE_DIR=str(tmp_path / "file" / "cache"))
