@@ -125,6 +125,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_and_ends_alike(task, tmp_path):
     expected = small(task, chunk=2).results["loss"]
 
