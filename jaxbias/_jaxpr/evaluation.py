@@ -87,8 +87,12 @@ def control_flow(
     return [*carry, *(np.stack(column) for column in zip(*rows))]
 
 
-def _rounded(equation: Equation, outs: Sequence[Any]) -> list[Any]:
-    return [as_array(cast(out, dtype)) for out, dtype in zip(outs, equation.dtypes.outputs)]
+def _rounded(equation: Equation, outs: Sequence[Any], to: Any = True) -> list[Any]:
+    """Each result rounded to the dtype it was traced with; or floats to the dtype `to`."""
+    if to is True:
+        return [as_array(cast(out, dtype)) for out, dtype in zip(outs, equation.dtypes.outputs)]
+    floats = [np.asarray(out).dtype == np.float64 for out in outs]
+    return [as_array(out.astype(to).astype(out.dtype)) if real else out for out, real in zip(outs, floats)]
 
 
 def run(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[Any]:
@@ -102,15 +106,15 @@ def run(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[
         return run_by(step, program, map(as_array, inputs))
 
 
-def evaluate(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[Any]:
-    """Every value of the program by number, as `run` computes them."""
+def evaluate(program: Program, inputs: Sequence[Any], rounded: Any = False) -> list[Any]:
+    """Every value of the program by number, as `run` computes them; `rounded` may be the dtype that all floats have."""
     values: list[Any] = [None] * len(program.shapes)
     for number, value in (*program.constants.items(), *zip(program.inputs, map(as_array, inputs))):
         values[number] = value
     with np.errstate(all="ignore"):
         for equation in program.equations:
             outs = apply(equation, [values[i] for i in equation.inputs])
-            for number, out in zip(equation.outputs, _rounded(equation, outs) if rounded else outs):
+            for number, out in zip(equation.outputs, _rounded(equation, outs, rounded) if rounded else outs):
                 values[number] = out
     return values
 

@@ -26,6 +26,7 @@ import numpy as np
 from jaxbias._jaxpr import in_numpy
 from jaxbias._jaxpr.evaluation import apply, control_flow, run_by
 from jaxbias._jaxpr.program import Equation, Program
+from jaxbias._jaxpr.queries import backward_slice
 
 Balls = Any
 """A NumPy array of objects, each an `arb` or an `acb`; or a plain array of integers or bools."""
@@ -132,6 +133,55 @@ def run(
     constants = {i: lift(held, radius) for (i, held), radius in zip(program.constants.items(), radii)}
     with np.errstate(all="ignore"):
         return run_by(step, replace(program, constants=constants), map(lift, inputs))
+
+
+def without_repeats(program: Program) -> Program:
+    """The same outputs, each expression evaluated once.
+
+    Two balls of one expression are not known to be equal, so that `x == max(x)` would stay open where max(x) is computed
+    a second time.
+    """
+    sliced = backward_slice(program, program.outputs)
+    same: dict[int, int] = {}
+    first: dict[Any, Equation] = {}
+    equations = []
+    for equation in sliced.equations:
+        equation = replace(equation, inputs=tuple(same.get(i, i) for i in equation.inputs))
+        text = repr(equation.params)
+        if not equation.bodies and " at 0x" not in text and "..." not in text:
+            key = (equation.name, equation.inputs, text, len(equation.outputs))
+            if (earlier := first.setdefault(key, equation)) is not equation:
+                same.update(zip(equation.outputs, earlier.outputs))
+                continue
+        equations.append(equation)
+    outputs = tuple(same.get(i, i) for i in program.outputs)
+    return replace(sliced, inputs=program.inputs, outputs=outputs, equations=equations)
+
+
+SLOW = frozenset(
+    "exp exp2 log log1p expm1 sqrt rsqrt cbrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc "  # noqa: SIM905
+    "erf_inv digamma lgamma polygamma logistic pow atan2 cumlogsumexp".split()
+)
+"""Primitives that take about four times as long as a product."""
+
+
+def operations(program: Program) -> float:
+    """About how many products of balls one evaluation takes as long as; a loop of unknown length counts as one pass."""
+    total = 0.0
+    for equation in program.equations:
+        sizes = [math.prod(shape) for shape in equation.shapes.outputs]
+        if equation.bodies:
+            total += equation.params.get("length", 1) * sum(map(operations, equation.bodies))
+        elif equation.name == "dot_general":
+            total += sum(sizes) * math.prod(equation.shapes.inputs[0][i] for i in equation.dot_axes()[0].contracted)
+        elif equation.name == "conv_general_dilated":
+            kernel = equation.shapes.inputs[1]
+            total += sum(sizes) * math.prod(kernel) / max(1, kernel[equation.params["dimension_numbers"].rhs_spec[0]])
+        elif equation.name in ("cholesky", "lu", "triangular_solve"):
+            total += sum(sizes) * equation.shapes.inputs[0][-1]
+        else:
+            total += max([*sizes, *map(math.prod, equation.shapes.inputs)], default=0) * (4 * (equation.name in SLOW) or 1)
+    return total
 
 
 def _half_ulp(dtype: Any) -> float:

@@ -32,6 +32,16 @@ def coarsest_constant(program: Program) -> float:
     return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
 
 
+OPAQUE = frozenset("pure_callback io_callback pallas_call ffi_call custom_call xla_call tpu_custom_call".split())  # noqa: SIM905
+"""Primitives that run what is no program: in which precision is theirs to say."""
+
+
+def opaque(program: Program) -> bool:
+    """Does a program call what cannot be read?"""
+    bodies = (body for equation in program.equations for body in (*equation.bodies, equation.test) if body is not None)
+    return any(equation.name in OPAQUE for equation in program.equations) or any(map(opaque, bodies))
+
+
 def without_value(program: Program) -> Counter[str]:
     """Primitives that `in_numpy` knows nothing of, not even that they are JAX's, and how many equations of each."""
     counts: Counter[str] = Counter()

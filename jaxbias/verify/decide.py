@@ -17,7 +17,7 @@ from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes
 from jaxbias.verify.problem import Problem, RuleError, exact_context, widen
-from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report
+from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report, Verdict
 
 
 def check(
@@ -128,7 +128,9 @@ def check(
     else:
         diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(wrong)]
     wrong |= set(precision)
-    verdict = _verdict(wrong, judged, notes)
+    undecided = [i for i in range(len(leaves)) if i not in wrong and _undecided(cases, i)]
+    notes += _means(checker, cases, [every[i] for i in undecided])
+    verdict = _verdict(wrong, judged, undecided)
     if verdict in ("right", "right up to convention"):
         rule = checker.rule.program(probes[0].primals, probes[0].seeds)
         if rule is not None:
@@ -192,6 +194,8 @@ def _cancels(cases: list[Case], i: int) -> bool:
     """Is the true gradient nothing but rounding on every probe?"""
     if not cases or not cases[0].expected[i].size or np.iscomplexobj(cases[0].expected[i]):
         return False
+    if any(np.any(case.undecided[i]) for case in cases):
+        return False
     terms = any(np.any(case.tolerance[i] > 0) for case in cases)
     return terms and all(bool(np.all(np.abs(case.expected[i]) <= case.tolerance[i])) for case in cases)
 
@@ -226,9 +230,17 @@ def _not_a_number(problem: Problem, cases: list[Case], wrong: list[int]) -> dict
     return found
 
 
-def _verdict(wrong, judged: list[Judged], notes: list[str]) -> Any:
+def _undecided(cases: list[Case], i: int) -> bool:
+    """Is a gradient open at the given input, or on every other probe?"""
+    opened = [bool(np.any(case.undecided[i])) for case in cases]
+    return bool(opened) and (opened[0] or (len(opened) > 1 and all(opened[1:])))
+
+
+def _verdict(wrong, judged: list[Judged], undecided: list[int]) -> Verdict:
     if wrong:
         return "wrong"
+    if undecided:
+        return "undecided"
     if any(j.undefined for j in judged):
         return "reference undefined"
     if any(j.imprecise for j in judged):
@@ -236,6 +248,32 @@ def _verdict(wrong, judged: list[Judged], notes: list[str]) -> Any:
     if any(j.convention for j in judged):
         return "right up to convention"
     return "right"
+
+
+def _means(checker: Checker, cases: list[Case], undecided: list[str]) -> list[str]:
+    """How the verdict was reached, in words: to how many digits, at how many probes, and what stayed open."""
+    notes = []
+    enclosed = [case for case in cases if case.enclosure is not None and not case.enclosure.reason]
+    equal = [leaf for case in enclosed for leaf in case.enclosure.leaves if np.any(leaf.equal)]
+    if equal:
+        digits = min(leaf.digits for leaf in equal)
+        where = f"{len(enclosed)} of {len(cases)} probes" if len(enclosed) < len(cases) else f"{len(cases)} probes"
+        how = "exactly" if digits == np.inf else f"to {digits:.0f} digits"
+        up_to = ", up to the rounding of float constants" if any(leaf.rounded_constants for leaf in equal) else ""
+        notes.append(f"what is right agrees {how} at {where}, by enclosures{up_to}")
+    measured = max((case.measured for case in cases), default=0.0)
+    if measured:
+        notes.append(
+            f"the rule cannot be read or keeps to its own dtype: it was judged as it runs, to about "
+            f"{-np.log10(measured):.0f} digits"
+        )
+    if undecided:
+        reasons = dict.fromkeys(case.reason for case in cases if case.reason) or {"no enclosure was computed": None}
+        notes.append(
+            f"{', '.join(undecided)}: undecided. The bound on rounding in float64 is too wide to tell, and no enclosure "
+            f"does: {'; '.join(reasons)}. Smaller arguments, or none that lead out of JAX, would decide it"
+        )
+    return notes
 
 
 def _compare_values(problem: Problem, case: Case, notes: list[str]) -> None:

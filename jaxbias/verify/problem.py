@@ -249,10 +249,14 @@ class Runner:
         dtypes: Sequence[Any] | None = None,
         native: bool = False,
     ):
-        self.function, self.dtypes = function, dtypes
+        self.function, self.dtypes, self.native = function, dtypes, native
         self.context = ExitStack if native else exact_context
         self.programs: dict[Any, _jaxpr.Program | None] = {}
         self.absent: dict[Any, list[bool]] = {}
+
+    def afresh(self) -> "Runner":
+        """The same, with nothing traced yet."""
+        return Runner(self.function, self.dtypes, self.native)
 
     def signature(self, primals: Arrays, seeds: Arrays) -> Any:
         return tuple((np.shape(x), str(jnp.result_type(x))) for x in (*primals, *seeds)), len(primals)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Verdict = Literal["right", "wrong", "right up to convention", "reference imprecise", "reference undefined"]
+Verdict = Literal["right", "wrong", "right up to convention", "reference imprecise", "reference undefined", "undecided"]
 
 KINDS: dict[str, str] = {
     "sign": "the gradient, or one term of it, has the wrong sign",
@@ -127,7 +127,8 @@ class Report:
     Attributes:
         verdict: "right"; "wrong"; "right up to convention": differs only where the function has a kink, within the
             interval of the one-sided derivatives; "reference imprecise": autodiff in the dtype of the arguments loses
-            against float64, the rule does not; "reference undefined": autodiff gives NaN, the rule the limit.
+            against float64, the rule does not; "reference undefined": autodiff gives NaN, the rule the limit;
+            "undecided": neither proved different nor seen to be equal, and a note says what would decide.
         leaves: path → `Leaf`.
         diagnoses: what is wrong, the most important first.
         notes: what else is worth knowing.
@@ -147,7 +148,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return self.verdict != "wrong"
+        return self.verdict not in ("wrong", "undecided")
 
     def __bool__(self) -> bool:
         raise TypeError("The truth value of a Report is not defined. Use report.ok, or print the report.")
@@ -247,6 +248,7 @@ COLOURS = {
     "right up to convention": "#1a7f37",
     "reference imprecise": "#9a6700",
     "reference undefined": "#9a6700",
+    "undecided": "#9a6700",
 }
 
 
