@@ -54,7 +54,7 @@ def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     """One equation as JAX carries it out, in float64 where the traced function has floats."""
     dtypes = equation.dtypes.inputs
     bits = equation.name == "bitcast_convert_type"
-    bind = equation.compiled if equation.name == "pallas_call" else equation.bind  # else compiled each time
+    bind = equation.compiled if equation.name in ("pallas_call", "shard_map") else equation.bind  # else compiled each time
     with jax.enable_x64(True):
         try:
             outs = bind(*(cast(x, dtype, widen=not bits) for x, dtype in zip(inputs, dtypes)))

@@ -24,7 +24,7 @@ import numpy as np
 from jax._src import core, source_info_util  # jax.extend.core would bring Pallas with it
 from jax._src.interpreters import partial_eval
 
-from jaxbias._jaxpr import in_numpy
+from jaxbias._jaxpr import in_numpy, shards
 from jaxbias._jaxpr.sources import Source, user_line
 
 NUMBERED = "jaxbias_equation_"
@@ -37,8 +37,11 @@ PLAIN_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_lin"}
 """Primitives that only carry their body out."""
 
 CONTROL_FLOW = {"scan", "while", "cond"}
-CALLED_WHOLE = CONTROL_FLOW | {"pallas_call", "shard_map"}
+CALLED_WHOLE = CONTROL_FLOW | {"pallas_call", "shard_map", "reduce"}
 """Primitives whose bodies mean something else when they are written out."""
+
+MONOIDS = {"add": "reduce_sum", "max": "reduce_max", "min": "reduce_min", "mul": "reduce_prod"}
+"""Operation that a general reduction combines by → its reduction."""
 
 
 class InOut(NamedTuple):
@@ -224,7 +227,7 @@ def read(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
 
 def trace(function: Callable[..., Any], *args: Any) -> Program:
     """`function(*args)`, which returns a flat list of arrays, with every call written out and short loops unrolled."""
-    return _WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), flat=True).out
+    return WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), flat=True).out
 
 
 def trace_inlined(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
@@ -232,7 +235,7 @@ def trace_inlined(function: Callable[..., Any], *args: Any) -> tuple[Program, An
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     jaxpr, consts = closed.jaxpr, closed.consts
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    return _WrittenOut(_read(jaxpr, consts), flat=False).out, shapes
+    return WrittenOut(_read(jaxpr, consts), flat=False).out, shapes
 
 
 def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
@@ -298,12 +301,19 @@ def branch_that_runs(platforms: tuple[tuple[str, ...] | None, ...]) -> int:
         return jax.lax.platform_dependent(**{name: lambda i=i: i for name, i in choices.items()})  # type: ignore[arg-type]
 
 
+def _monoid(body: Program) -> str:
+    """Name of the one operation of two operands that a reduction combines by; empty if it is another one."""
+    (first, *others) = body.equations or [None]
+    plain = first is not None and not others and first.outputs == body.outputs and first.name in MONOIDS
+    return first.name if first is not None and plain and set(first.inputs) == set(body.inputs) else ""
+
+
 def _forms(equation: Equation) -> list[tuple[tuple[int, ...], Any]]:
     """Shape and dtype of each output."""
     return [(equation.program.shapes[i], equation.program.dtypes[i]) for i in equation.outputs]
 
 
-class _WrittenOut:
+class WrittenOut:
     """A program in which calls are replaced by their bodies; `flat`: all of them, and short loops unrolled."""
 
     def __init__(self, program: Program, flat: bool):
@@ -356,13 +366,22 @@ class _WrittenOut:
             return self.run(called, inputs, dataclasses.replace(equation, caller=caller), iteration)
         if unrolled:
             return self.unrolled(dataclasses.replace(equation, caller=caller), inputs)
+        if self.flat and name == "shard_map":
+            body = WrittenOut(bodies[0], True).out
+            if shards.can_be_written_out(equation, body):
+                return shards.Shards(self, dataclasses.replace(equation, caller=caller), body).write(inputs)
+        if self.flat and name == "reduce" and len(inputs) == 2 and (kind := _monoid(bodies[0])):
+            (shape, dtype), axes = _forms(equation)[0], {"axes": equation.params["dimensions"]}
+            changes = {"caller": caller, "iteration": iteration, "bodies": ()}
+            (total,) = self.append(equation, inputs[:1], [(shape, dtype)], name=MONOIDS[kind], params=axes, **changes)
+            return self.append(equation, (total, inputs[1]), [(shape, dtype)], name=kind, params={}, **changes)
         changes: dict[str, Any] = {"caller": caller, "iteration": iteration}
         if known:
             changes |= {"name": params["name"], "params": {}, "bodies": ()}
         elif bodies:
             kept = bodies if not self.flat or name in CONTROL_FLOW else ()  # JAX carries out other calls
-            changes["bodies"] = tuple(_WrittenOut(body, self.flat).out for body in kept)
-            changes["test"] = equation.test and _WrittenOut(equation.test, self.flat).out
+            changes["bodies"] = tuple(WrittenOut(body, self.flat).out for body in kept)
+            changes["test"] = equation.test and WrittenOut(equation.test, self.flat).out
         return self.append(equation, inputs, _forms(equation), **changes)
 
     def append(self, equation: Equation, inputs: tuple[int, ...], forms: Iterable[Any], **changes: Any):

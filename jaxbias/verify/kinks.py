@@ -4,6 +4,9 @@ At a kink (relu at 0, a tie of a maximum) the one-sided derivatives differ, and 
 The one-sided derivatives are sampled: the reference at points a tiny step away, in many directions. A rule is within
 the interval if every element lies between the smallest and largest sample, and so do the sums over every axis: for a
 tie of a maximum each element may get anything from 0 to 1, but both together get 1.
+
+A tie may persist wherever x moves, as that of clip(round(x)) at its border does. There the compared value itself takes
+the step, on its way through the program.
 """
 
 import itertools
@@ -45,6 +48,45 @@ def _near(case: "Case", count: int, rng: np.random.Generator) -> list[list[np.nd
     return found
 
 
+COMPARED = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp"))
+
+
+def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """True gradients where computed values that tie with what they are compared to have taken a tiny step."""
+    program, values = case.program, case.values
+    makers = {number: k for k, equation in enumerate(program.equations) for number in equation.outputs}
+    tied: dict[int, Any] = {}
+    for equation in program.equations:
+        numbers = [i for i in equation.inputs if isinstance(values[i], np.ndarray)]
+        if equation.name not in COMPARED or not all(is_float(values[i]) for i in numbers):
+            continue
+        for i, j in itertools.combinations(numbers, 2):
+            moved = i if i in makers else j
+            ties = np.asarray(values[i] == values[j])
+            if moved in makers and np.shape(values[moved]) == ties.shape and np.any(ties):
+                tied[moved] = tied.get(moved, False) | ties
+    if not tied:
+        return []
+
+    def stepped(number: int, ties: np.ndarray):
+        size = STEP * np.maximum(1.0, np.max(np.abs(values[number])))
+        step = size * ties * rng.choice([-1.0, 1.0], ties.shape) * rng.uniform(0.5, 1.0, ties.shape)
+        equation = program.equations[makers[number]]
+
+        def rewrite(_, inputs):
+            outs = _jaxpr.apply(equation, inputs)
+            return [out + step if i == number else out for i, out in zip(equation.outputs, outs)]
+
+        return rewrite
+
+    found = []
+    for _ in range(count):
+        changed = _jaxpr.rerun(program, values, {makers[number]: stepped(number, ties) for number, ties in tied.items()})
+        outs = [np.asarray(changed.get(i, values[i])) for i in program.outputs]
+        found.append(outs[: len(case.expected)])
+    return found
+
+
 def _aimed(case: "Case", where: list[int] | None, i: int) -> list[list[np.ndarray]]:
     """True gradients in the directions that usual conventions amount to, which random directions seldom hit.
 
@@ -74,11 +116,12 @@ def _aimed(case: "Case", where: list[int] | None, i: int) -> list[list[np.ndarra
 
 def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.random.Generator) -> None:
     """Set `case.convention[i]` where leaf i differs only at kinks and within the interval; `case.kink` names them."""
-    near = _near(case, 3, rng)
+    off_ties = _off_ties(case, SAMPLES // 2, rng)
+    near = _near(case, 3, rng) + off_ties
     jumps = [i for i in wrong if np.any(case.wrong[i] & _jumps(near, case, i))]
     if not jumps:
         return
-    near += _near(case, SAMPLES - len(near), rng)
+    near += _near(case, max(0, SAMPLES + len(off_ties) - len(near)), rng)
     case.kink = kink_lines(case, near, rng)
     for i in jumps:
         case.convention[i] = _inside(case, near + _aimed(case, checker.problem.leaf_primal, i), i)

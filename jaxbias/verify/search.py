@@ -246,6 +246,8 @@ class _Trial:
         if not fitted:
             return evidence.error(case, i, out), None
         with np.errstate(all="ignore"):
+            if np.shape(out) != np.shape(case.expected[i]):
+                return np.inf, None
             direction, difference = out - case.expected[i], case.actual[i] - case.expected[i]
             size = float(np.sum(direction * direction))
             if not np.isfinite(size) or size == 0:
