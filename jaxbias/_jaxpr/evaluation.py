@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxbias._jaxpr import in_numpy
@@ -74,8 +75,11 @@ def control_flow(
     n_consts, n_carry = equation.carried
     consts, carry, xs = called[:n_consts], called[n_consts : n_consts + n_carry], called[n_consts + n_carry :]
     if equation.test is not None:
-        while run(equation.test, [*inputs[: p["cond_nconsts"]], *carry])[0]:
-            carry = run(bodies[0], [*consts, *carry])
+        tests = lambda: np.asarray(run(equation.test, [*inputs[: p["cond_nconsts"]], *carry])[0])
+        while np.any(going := tests()):
+            after = run(bodies[0], [*consts, *carry])
+            # a mapped loop goes on until every member has ended, and those that have keep their values
+            carry = after if going.ndim == 0 else [_where(going, new, old) for new, old in zip(after, carry)]
         return carry
     steps = range(p["length"])
     rows = []
@@ -85,6 +89,11 @@ def control_flow(
         rows.append(outs[n_carry:])
     rows = rows[::-1] if p["reverse"] else rows
     return [*carry, *(np.stack(column) for column in zip(*rows))]
+
+
+def _where(which: np.ndarray, new: Any, old: Any) -> Any:
+    which = which.reshape(which.shape + (1,) * (np.ndim(new) - which.ndim))
+    return (jnp if isinstance(new, jax.Array) else np).where(which, new, old)
 
 
 def _rounded(equation: Equation, outs: Sequence[Any], to: Any = True) -> list[Any]:

@@ -27,7 +27,8 @@ def coarsest_constant(program: Program) -> float:
     """
     dtypes = {program.dtypes[number] for number in program.constants}
     scalars = [float(v) for v in program.constants.values() if v.ndim == 0 and v.dtype == np.float64]
-    if any(float(np.float32(v)) == v and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars if math.isfinite(v)):
+    single = lambda v: abs(v) < 3e38 and float(np.float32(v)) == v
+    if any(single(v) and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars):
         dtypes.add(np.dtype(np.float32))
     return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
 

@@ -15,6 +15,7 @@ the rule runs as it is, in the dtype of the arguments (`calls`), where rounding,
 What none of them decides is undecided.
 """
 
+import dataclasses
 import functools
 import operator
 import time
@@ -211,18 +212,51 @@ class Checker:
         self.balls: dict[Any, Balls] = {}
         self.runners: dict[Any, tuple[Runner, Runner]] = {}
         self.batched: Runner | None = None
+        self.by_differences = False
         self.exact = True
         self.given_dtypes = [jnp.result_type(x) if is_float(x) else None for x in (*problem.primals, *problem.seeds)]
         floats = [d for d in self.given_dtypes if d is not None]
         self.dtype = max(floats, key=lambda d: jnp.finfo(d).eps)
         self.reference, self.rule = self.traced_in(None)
 
-    def trace_reference(self, probe: Probe) -> None:
-        """Trace in float64, or in the given dtypes where the forward insists on them.
+    def trace_reference(self, probe: Probe) -> str:
+        """Trace in float64, or in the given dtypes where the forward insists on them; how, in words, if not by autodiff.
 
         Raises:
-            ValueError: autodiff cannot differentiate the forward.
+            ValueError: the forward cannot be differentiated, or looks at the values of its arguments.
         """
+        problem = self.problem
+        said, first_error = "", None
+        ways = (
+            (problem.reference, ""),
+            (problem.by_columns, "reverse mode does not exist for this forward: the reference is forward mode, column by column"),
+            (problem.by_differences, "autodiff does not exist for this forward: the reference is differences of it, extrapolated"),
+        )  # fmt: skip
+        for reference, said in ways:
+            if reference is None:
+                continue
+            if said:
+                self.by_differences = reference is problem.by_differences
+                self.problem = dataclasses.replace(problem, reference=reference, numbered=None)
+                self.runners, self.exact = {}, True
+                self.reference, self.rule = self.traced_in(None)
+            error = self._cannot_trace(probe)
+            if error is None:
+                break
+            first_error = first_error or error
+        else:
+            raise ValueError(
+                f"verify: autodiff cannot differentiate the forward, so there is nothing to compare with: "
+                f"{in_one_line(first_error)}"
+            ) from first_error
+        first = self.reference.program(probe.primals, probe.seeds)
+        if first is None:
+            raise ValueError("verify: the forward looks at the values of its arguments, so autodiff cannot trace it.")
+        self._require_pure(first, probe)
+        return said
+
+    def _cannot_trace(self, probe: Probe) -> Exception | None:
+        """What the reference raises in float64 and, after that, in the given dtypes."""
         try:
             self.reference.program(probe.primals, probe.seeds)
         except Exception:
@@ -230,14 +264,8 @@ class Checker:
             try:
                 self.reference.program(probe.primals, probe.seeds)
             except Exception as error:
-                raise ValueError(
-                    f"verify: autodiff cannot differentiate the forward, so there is nothing to compare with: "
-                    f"{in_one_line(error)}"
-                ) from error
-        first = self.reference.program(probe.primals, probe.seeds)
-        if first is None:
-            raise ValueError("verify: the forward looks at the values of its arguments, so autodiff cannot trace it.")
-        self._require_pure(first, probe)
+                return error
+        return None
 
     def _require_pure(self, first: _jaxpr.Program, probe: Probe) -> None:
         """Trace the reference once more.
@@ -323,6 +351,12 @@ class Checker:
     def _tolerance(self, program, values, expected, eps, factors, narrow) -> Arrays:
         if self.rtol is not None or self.atol is not None:
             return [(self.atol or 0.0) + (self.rtol or 0.0) * np.abs(e) for e in expected]
+        if self.by_differences:
+            others = [np.asarray(values[i]) for i in program.outputs[-len(expected) :]]
+            return [30 * np.abs(e - o) + 1e-10 * np.max(np.abs(e), initial=0.0) for e, o in zip(expected, others)]
+        return self._bounded(program, values, expected, eps, factors, narrow)
+
+    def _bounded(self, program, values, expected, eps, factors, narrow) -> Arrays:
         bounds = error_bounds(program, values, eps, narrow)
         tolerances = []
         for number, e in zip(program.outputs, expected):
@@ -390,9 +424,10 @@ class Checker:
         """
         rule = self.rule.program(case.probe.primals, case.probe.seeds)
         convicts = lambda: any(np.any(mask) for mask in case.wrong)
-        sharp = case.sharp()
+        limit = 1e-3 if self.by_differences else SHARP
+        sharp = case.sharp(limit)
         needed = convicts() or not all(np.all(mask) for mask in sharp)
-        if rule is not None:
+        if rule is not None and not self.by_differences:
             self._enclose(case, rule, needed)
         if not needed and case.enclosure is None:
             return
@@ -401,7 +436,6 @@ class Checker:
             decided = [leaf.decided for leaf in case.enclosure.leaves]
         if any(np.any(wrong & ~known) for wrong, known in zip(case.wrong, decided)) and rule is not None and self.exact:
             self._allow(case, self._tolerance_of_rule(case, rule), decided)
-        limit = SHARP
         if any(np.any(wrong & ~known) for wrong, known in zip(case.wrong, decided)):
             coarse = self.coarseness(case.probe, case.program)
             if rule is None or opaque(rule) or opaque(case.program) or not self.exact:
@@ -451,7 +485,7 @@ class Checker:
     def _tolerance_of_rule(self, case: Case, rule: _jaxpr.Program) -> Arrays:
         """What the rule's own rounding in float64 explains, beside that of the reference."""
         values = _jaxpr.evaluate(rule, case.probe.inputs)
-        outs = iter(self._tolerance(rule, values, [values[i] for i in rule.outputs], 2.0**-53, SLACK_IN_FLOAT64, False))
+        outs = iter(self._bounded(rule, values, [values[i] for i in rule.outputs], 2.0**-53, SLACK_IN_FLOAT64, False))
         absent = self.rule.absent[self.rule.signature(case.probe.primals, case.probe.seeds)]
         own = [np.zeros(np.shape(e)) if gone else next(outs) for e, gone in zip(case.expected, absent)]
         return [t + o if np.shape(o) == np.shape(t) else t for t, o in zip(case.tolerance, own)]

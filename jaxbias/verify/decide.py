@@ -38,9 +38,10 @@ def check(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32).ravel())
     checker = checker or Checker(problem, rtol, atol)
     probes = make_probes(problem, rng, key)
-    checker.trace_reference(probes[0])
+    how = checker.trace_reference(probes[0])
+    problem = checker.problem
     leaves = problem.leaves
-    notes: list[str] = []
+    notes: list[str] = [how] if how else []
 
     def broken(diagnosis: Diagnosis, wrong: Sequence[str]) -> Report:
         report_leaves = {

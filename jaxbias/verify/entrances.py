@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jaxbias import _jaxpr
 from jaxbias._trees import first_line, in_one_line, is_float
 from jaxbias.params import as_layer
+from jaxbias.verify import references
 from jaxbias.verify.decide import check
 from jaxbias.verify.problem import (
     Problem,
@@ -168,12 +169,16 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
     else:
         seeds = [np.ones(outs[i].shape, outs[i].dtype) for i in float_outs]
 
-    def reference(primals, seeds, forward=forward):
+    def of_floats(primals, forward=forward):
         def floats_only(*floats):
             out = jax.tree.leaves(forward(*flat.with_floats(primals, floats)))
             return [jnp.asarray(out[i]) for i in float_outs]
 
-        values, pull_back = jax.vjp(floats_only, *(primals[i] for i in flat.floats))
+        return floats_only, [primals[i] for i in flat.floats]
+
+    def reference(primals, seeds, forward=forward):
+        function, floats = of_floats(primals, forward)
+        values, pull_back = jax.vjp(function, *floats)
         gradients = pull_back([jnp.asarray(s).astype(v.dtype) for s, v in zip(seeds, values)])
         return [*gradients, *values]
 
@@ -204,6 +209,8 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
         leaf_primal=flat.floats,
         seed_shapes=lambda primals: [shapes(primals)[i] for i in float_outs],
         numbered=lambda primals, seeds: reference(primals, seeds, _jaxpr.numbered(forward)),
+        by_columns=lambda primals, seeds: references.by_columns(*of_floats(primals), seeds),
+        by_differences=lambda primals, seeds: references.by_differences(*of_floats(primals), seeds),
         what=what,
     )
 

@@ -10,6 +10,7 @@ the step, on its way through the program.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,15 +57,27 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
     program, values = case.program, case.values
     makers = {number: k for k, equation in enumerate(program.equations) for number in equation.outputs}
     tied: dict[int, Any] = {}
+
+    def chosen_from(number: int, where: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """What a value is a copy of, where: a maximum moves with the larger operand."""
+        if number not in makers or np.shape(values[number]) != where.shape or not np.any(where):
+            return
+        maker = program.equations[makers[number]]
+        if maker.name in COMPARED:
+            for operand in maker.inputs:
+                yield from chosen_from(operand, where & (values[operand] == values[number]))
+        else:
+            yield number, where
+
     for equation in program.equations:
         numbers = [i for i in equation.inputs if isinstance(values[i], np.ndarray)]
         if equation.name not in COMPARED or not all(is_float(values[i]) for i in numbers):
             continue
         for i, j in itertools.combinations(numbers, 2):
-            moved = i if i in makers else j
             ties = np.asarray(values[i] == values[j])
-            if moved in makers and np.shape(values[moved]) == ties.shape and np.any(ties):
-                tied[moved] = tied.get(moved, False) | ties
+            for number in (i, j):
+                for moved, where in chosen_from(number, ties):
+                    tied[moved] = tied.get(moved, False) | where
     if not tied:
         return []
 

@@ -28,7 +28,7 @@ def numbered(checker: "Checker", cases: list["Case"]) -> list["Case"]:
     """
     if checker.problem.numbered is None or len(cases[0].program.equations) > MOST_EQUATIONS:
         return []
-    runner, found = Runner(checker.problem.numbered, checker.reference.dtypes), []
+    runner, found = Runner(checker.problem.numbered, checker.reference.dtypes, checker.reference.native), []
     for case in cases:
         try:
             program = runner.program(case.probe.primals, case.probe.seeds)
