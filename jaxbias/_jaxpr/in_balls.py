@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxbias._jaxpr import in_numpy
 from jaxbias._jaxpr.evaluation import apply, control_flow, run_by
-from jaxbias._jaxpr.program import Equation, Program
+from jaxbias._jaxpr.program import Equation, Program, digest_of
 from jaxbias._jaxpr.queries import backward_slice
 
 Balls = Any
@@ -135,27 +135,50 @@ def run(
         return run_by(step, replace(program, constants=constants), map(lift, inputs))
 
 
-def without_repeats(program: Program) -> Program:
-    """The same outputs, each expression evaluated once.
+def merged(first: Program, second: Program) -> Program:
+    """Both programs on the same inputs as one, the outputs of the first before those of the second.
 
-    Two balls of one expression are not known to be equal, so that `x == max(x)` would stay open where max(x) is computed
-    a second time.
+    Each expression stands there once, also where both have it: two balls of one expression are not known to be equal,
+    so that `x == max(x)` would stay open where max(x) is computed a second time, and so would a difference of the two.
     """
-    sliced = backward_slice(program, program.outputs)
-    same: dict[int, int] = {}
-    first: dict[Any, Equation] = {}
-    equations = []
-    for equation in sliced.equations:
-        equation = replace(equation, inputs=tuple(same.get(i, i) for i in equation.inputs))
-        text = repr(equation.params)
-        if not equation.bodies and " at 0x" not in text and "..." not in text:
-            key = (equation.name, equation.inputs, text, len(equation.outputs))
-            if (earlier := first.setdefault(key, equation)) is not equation:
-                same.update(zip(equation.outputs, earlier.outputs))
-                continue
-        equations.append(equation)
-    outputs = tuple(same.get(i, i) for i in program.outputs)
-    return replace(sliced, inputs=program.inputs, outputs=outputs, equations=equations)
+    out = Program()
+    out.inputs = tuple(out.value(first.shapes[i], first.dtypes[i]) for i in first.inputs)
+    held: dict[Any, int] = {}
+    known: dict[Any, tuple[int, ...]] = {}
+    for program in (first, second):
+        numbers = dict(zip(program.inputs, out.inputs))
+        for number, value in program.constants.items():
+            shape, dtype = program.shapes[number], program.dtypes[number]
+            key = str(dtype), digest_of([value])
+            if key not in held:
+                held[key] = out.constant(shape, dtype, value)
+            numbers[number] = held[key]
+        for equation in backward_slice(program, program.outputs).equations:
+            inputs = tuple(numbers[i] for i in equation.inputs)
+            key = _expression(equation, inputs)
+            outputs = known.get(key) if key is not None else None
+            if outputs is None:
+                shapes, dtypes = equation.shapes.outputs, equation.dtypes.outputs
+                outputs = tuple(map(out.value, shapes, dtypes))
+                out.equations.append(replace(equation, inputs=inputs, outputs=outputs, program=out))
+                if key is not None:
+                    known[key] = outputs
+            numbers.update(zip(equation.outputs, outputs))
+        out.outputs += tuple(numbers[i] for i in program.outputs)
+    return out
+
+
+def _expression(equation: Equation, inputs: tuple[int, ...]) -> Any:
+    """Equal for equations that compute the same; None where it cannot be told."""
+    bodies = [body.fingerprint for body in (*equation.bodies, equation.test) if body is not None]
+    params: Any = equation.params
+    if bodies:
+        params = {name: value for name, value in params.items() if isinstance(value, int)}
+        params["counts"] = equation.carried if equation.name == "scan" else ()
+    text = repr(params)
+    if None in bodies or " at 0x" in text or "..." in text:
+        return None
+    return equation.name, inputs, text, tuple(bodies), len(equation.outputs)
 
 
 SLOW = frozenset(

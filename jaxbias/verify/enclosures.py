@@ -141,17 +141,24 @@ class Balls:
     """Reference and rule of one signature, made ready to be evaluated on balls."""
 
     def __init__(self, reference: _jaxpr.Program, rule: _jaxpr.Program, absent: Sequence[bool]):
-        self.reference = in_balls.without_repeats(replace(reference, outputs=reference.outputs[: len(absent)]))
-        self.rule, self.absent = in_balls.without_repeats(rule), absent
-        self.operations = in_balls.operations(self.reference) + in_balls.operations(self.rule)
+        gradients = replace(reference, outputs=reference.outputs[: len(absent)])
+        self.both, self.absent = in_balls.merged(gradients, rule), absent
+        self.operations = in_balls.operations(self.both)
         self.coarse = max(coarsest_constant(reference), coarsest_constant(rule))
 
     def enclose(
-        self, inputs: Sequence[Any], sizes: Sequence[np.ndarray], eps: float, seconds: float, most_bits: int
+        self,
+        inputs: Sequence[Any],
+        asked: Sequence[np.ndarray],
+        sizes: Sequence[np.ndarray],
+        eps: float,
+        seconds: float,
+        most_bits: int,
     ) -> Enclosure:
         """Decide each element of each leaf at one probe.
 
         Args:
+            asked: elements that are worth more bits.
             sizes: `magnitudes` of the leaves.
             eps: relative precision of the arguments' dtype.
             seconds: of processor time, in all.
@@ -166,7 +173,7 @@ class Balls:
                 reason = f"{comparison} that {bits} bits leave open"
             except (in_balls.NoBall, in_balls.Late) as missing:
                 return Enclosure(tuple(leaves), bits, str(missing))
-            if not reason and all(np.all(leaf.decided) for leaf in leaves):
+            if not reason and all(np.all(leaf.decided | ~mask) for leaf, mask in zip(leaves, asked)):
                 break
             bits *= 2
         else:
@@ -183,8 +190,8 @@ class Balls:
 
     def _differences(self, inputs, sizes, eps, bits, deadline, constants_as_reals=False) -> list[Difference]:
         with in_balls.precision(bits):
-            expected = in_balls.run(self.reference, inputs, constants_as_reals, deadline)
-            gradients = iter(in_balls.run(self.rule, inputs, constants_as_reals, deadline))
+            outs = in_balls.run(self.both, inputs, constants_as_reals, deadline)
+            expected, gradients = outs[: len(self.absent)], iter(outs[len(self.absent) :])
             actual = [
                 in_balls.lift(np.zeros(np.shape(size))) if gone else next(gradients)
                 for size, gone in zip(sizes, self.absent)

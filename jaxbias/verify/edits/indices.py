@@ -19,8 +19,8 @@ def special(editor: Editor, position: int, eqn: _jaxpr.Equation, linear: list[in
     def edit(kind, text, fix, make, **more):
         return Edit(kind, 2, text, fix, editor.everywhere(position, make), eqn.source, position, **more)
 
-    if name == "dot_general":
-        for k in (0, 1):
+    if name in ("dot_general", "lu"):
+        for k in range(len(eqn.inputs)):
             shape = editor.program.shapes[eqn.inputs[k]]
             if len(shape) >= 2 and shape[-1] == shape[-2]:
                 yield edit(
