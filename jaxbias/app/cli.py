@@ -349,12 +349,16 @@ def verify(
         int, typer.Option(min=1, help="Self-test: only every n-th planted mistake; 1 for all, half an hour.")
     ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Write what was decided, at which inputs, to this JSON file.")
+    ] = None,
+    recheck: Annotated[Path | None, typer.Option(help="Evaluate again, and compare with this certificate.")] = None,
 ) -> int:
-    """Check a gradient derivation and say what is wrong with it: 0 if it may be used, 1 if not."""
+    """Check a gradient derivation and say what is wrong with it: 0 if it may be used, 1 if not, 3 if undecided."""
     from jaxbias.app import verify_command as command
 
     if self_test:
         return command.run_self_test(every=every, as_json=as_json)
     if not target:
         raise ValueError("verify: name what to check as module:function or file.py:function, or give --self-test.")
-    return command.run(target, as_json=as_json)
+    return command.run(target, as_json=as_json, certificate=certificate, recheck=recheck)

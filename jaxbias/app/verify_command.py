@@ -1,5 +1,6 @@
 """What `jaxbias verify` does: runs the checks of a user's file, or the self-test."""
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxbias._trees import in_one_line
+from jaxbias.verify.certificate import Changed, compare
 from jaxbias.verify.problem import place
-from jaxbias.verify.report import Report
+from jaxbias.verify.report import Report, Undecided
 
 
 def load(target: str) -> Any:
@@ -80,19 +82,74 @@ def reports(found: Any, target: str) -> list[Report]:
     )
 
 
-def run(target: str, *, as_json: bool = False) -> int:
-    """Print the reports of `target`; 0 if every rule may be used, 1 if one is wrong or an assertion of it fails."""
+def run(
+    target: str, *, as_json: bool = False, certificate: Path | None = None, recheck: Path | None = None
+) -> int:
+    """Print the reports of `target`.
+
+    Args:
+        certificate: file to write the certificates of all reports to.
+        recheck: such a file, to compare with what is decided now.
+
+    Returns:
+        0 if every rule may be used; 1 if one is wrong or an assertion of it fails; 3 if one is undecided, none wrong.
+
+    Raises:
+        ValueError: the file of `recheck` is no certificate, or does not hold for what was evaluated now.
+    """
+    held = _read_certificates(recheck) if recheck else None
     try:
         checked = reports(load(target), target)
     except AssertionError as error:
         text = str(error).strip()
         print(json.dumps([{"ok": False, "assertion": text}], indent=1) if as_json else text or said(error))
-        return 1
+        return 3 if isinstance(error, Undecided) else 1
     if as_json:
         print(json.dumps([report.to_dict() for report in checked], indent=1))
     else:
         print("\n\n".join(str(report) for report in checked))
-    return 0 if all(report.ok for report in checked) else 1
+    if certificate:
+        text = json.dumps({"source": _digest(target), "checks": [dict(r.certificate) for r in checked]}, indent=1)
+        certificate.write_text(text + "\n")
+    if held is not None:
+        for note in _recheck(held, target, checked, str(recheck)):
+            print(note, file=sys.stderr)
+    verdicts = {report.verdict for report in checked if not report.ok}
+    return 0 if not verdicts else 1 if "wrong" in verdicts else 3
+
+
+def _digest(target: str) -> str | None:
+    """Of the file that the target stands in; None for a module."""
+    where = target.rpartition(":")[0]
+    return hashlib.sha256(Path(where).read_bytes()).hexdigest() if where.endswith(".py") else None
+
+
+def _read_certificates(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text())
+        if not isinstance(held, dict) or not isinstance(held.get("checks"), list):
+            raise ValueError("it has no list of checks")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"verify: {path} is no certificate that --certificate wrote: {in_one_line(error)}") from error
+    return held
+
+
+def _recheck(held: dict[str, Any], target: str, checked: list[Report], path: str) -> list[str]:
+    """What is to be said after a comparison that found no contradiction."""
+    try:
+        if held["source"] != _digest(target):
+            raise Changed(f"{target.rpartition(':')[0]} has changed since")
+        if len(held["checks"]) != len(checked):
+            raise Changed(f"it holds {len(held['checks'])} checks, and there are {len(checked)} now")
+        notes = []
+        for k, (then, report) in enumerate(zip(held["checks"], checked)):
+            if bool(then) != bool(report.certificate):
+                raise Changed(f"check {k} rests on enclosures in one of the two only")
+            notes += compare(then, report.certificate) if then else []
+    except (Changed, KeyError) as error:
+        raise ValueError(f"verify: the certificate {path} does not hold: {in_one_line(error)}") from error
+    probes = sum(len(then.get("probes", ())) for then in held["checks"])
+    return [f"note: {note}" for note in dict.fromkeys(notes)] + [f"{path} holds: evaluated again at {probes} probes"]
 
 
 def run_self_test(*, every: int = 20, as_json: bool = False) -> int:

@@ -4,7 +4,7 @@ from jaxbias._jaxpr.sources import hide_folder_of
 from jaxbias._trees import leaf_errors, path_name, relative_errors
 
 from .entrances import assert_vjp, custom_vjp, gradient, hessian_vector, jvp, layer, vjp
-from .report import KINDS, Diagnosis, Leaf, Report
+from .report import KINDS, Diagnosis, Leaf, Report, Undecided
 from .single_steps import steps
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Diagnosis",
     "Leaf",
     "Report",
+    "Undecided",
     "assert_vjp",
     "custom_vjp",
     "gradient",

@@ -11,7 +11,8 @@ import numpy as np
 from jaxbias.verify import remarks
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
-from jaxbias.verify.checker import Case, Checker
+from jaxbias.verify.certificate import certificate
+from jaxbias.verify.checker import SECONDS, Case, Checker
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
 from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
@@ -27,16 +28,18 @@ def check(
     rtol: float | int | None = None,
     atol: float | int | None = None,
     diagnose: bool = True,
+    seconds: float | int = SECONDS,
     checker: Checker | None = None,
 ) -> Report:
     """Check a flat problem; see `entrances` for the doors.
 
     Args:
+        seconds: of processor time, for all of it.
         checker: of the same problem, to use what it has traced.
     """
     start = time.perf_counter()
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32).ravel())
-    checker = checker or Checker(problem, rtol, atol)
+    checker = checker or Checker(problem, rtol, atol, float(seconds))
     probes = make_probes(problem, rng, key)
     how = checker.trace_reference(probes[0])
     problem = checker.problem
@@ -130,7 +133,7 @@ def check(
         diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(wrong)]
     wrong |= set(precision)
     undecided = [i for i in range(len(leaves)) if i not in wrong and _undecided(cases, i)]
-    notes += _means(checker, cases, [every[i] for i in undecided])
+    notes += _open(cases, [every[i] for i in undecided])
     verdict = _verdict(wrong, judged, undecided)
     if verdict in ("right", "right up to convention"):
         rule = checker.rule.program(probes[0].primals, probes[0].seeds)
@@ -151,6 +154,8 @@ def check(
         reproduction,
         time.perf_counter() - start,
         problem.what,
+        _evidence(checker, cases, wrong),
+        certificate(checker, cases),
     )
 
 
@@ -251,30 +256,49 @@ def _verdict(wrong, judged: list[Judged], undecided: list[int]) -> Verdict:
     return "right"
 
 
-def _means(checker: Checker, cases: list[Case], undecided: list[str]) -> list[str]:
-    """How the verdict was reached, in words: to how many digits, at how many probes, and what stayed open."""
-    notes = []
-    enclosed = [case for case in cases if case.enclosure is not None and not case.enclosure.reason]
-    equal = [leaf for case in enclosed for leaf in case.enclosure.leaves if np.any(leaf.equal)]
-    if equal:
-        digits = min(leaf.digits for leaf in equal)
-        where = f"{len(enclosed)} of {len(cases)} probes" if len(enclosed) < len(cases) else f"{len(cases)} probes"
-        how = "exactly" if digits == np.inf else f"to {digits:.0f} digits"
-        up_to = ", up to the rounding of float constants" if any(leaf.rounded_constants for leaf in equal) else ""
-        notes.append(f"what is right agrees {how} at {where}, by enclosures{up_to}")
+def _evidence(checker: Checker, cases: list[Case], wrong: set[int]) -> str:
+    """What the verdict rests on: the largest proved difference, or to how many digits the rule agrees."""
+    enclosed = [(case, case.enclosure) for case in cases if case.enclosure is not None]
+    proved = [
+        (case, checker.problem.leaves[i][0], leaf)
+        for i in sorted(wrong)
+        for case, enclosure in enclosed
+        if np.any((leaf := enclosure.leaves[i]).proved) and not case.convention[i]
+    ]
+    if wrong:
+        if not proved:
+            return ""
+        case, path, leaf = proved[0]
+        at = "[" + ", ".join(map(str, leaf.at)) + "]" if leaf.at else ""
+        return f'proved different: {path}{at} is off by {_interval(leaf.low, leaf.high)} at the probe "{case.probe.name}"'
+    whole = [(case, enclosure) for case, enclosure in enclosed if not enclosure.reason]
+    equal = [leaf for _, enclosure in whole for leaf in enclosure.leaves if np.any(leaf.equal)]
     measured = max((case.measured for case in cases), default=0.0)
     if measured:
-        notes.append(
-            f"the rule cannot be read or keeps to its own dtype: it was judged as it runs, to about "
-            f"{-np.log10(measured):.0f} digits"
-        )
-    if undecided:
-        reasons = dict.fromkeys(case.reason for case in cases if case.reason) or {"no enclosure was computed": None}
-        notes.append(
-            f"{', '.join(undecided)}: undecided. The bound on rounding in float64 is too wide to tell, and no enclosure "
-            f"does: {'; '.join(reasons)}. Smaller arguments, or none that lead out of JAX, would decide it"
-        )
-    return notes
+        return f"seen to {-np.log10(measured):.0f} digits only: the rule cannot be read, or keeps to its own dtype"
+    if not equal:
+        return ""
+    digits = min(leaf.digits for leaf in equal)
+    where = f"{len(whole)} of {len(cases)} probes" if len(whole) < len(cases) else f"{len(cases)} probes"
+    up_to = ", up to how float constants are rounded" if any(leaf.rounded_constants for leaf in equal) else ""
+    return f"equal {'exactly' if digits == np.inf else f'to {digits:.0f} digits'} at {where}{up_to}"
+
+
+def _interval(low: str, high: str) -> str:
+    """Two ends as far as they differ: one number where the ends agree in all digits that are shown."""
+    short = [f"{float(end):.6g}" for end in (low, high)]
+    return short[0] if short[0] == short[1] else f"[{low}, {high}]"
+
+
+def _open(cases: list[Case], undecided: list[str]) -> list[str]:
+    """A note on what stayed open, and what would decide it."""
+    if not undecided:
+        return []
+    reasons = dict.fromkeys(case.reason for case in cases if case.reason) or {"none was to be had": None}
+    return [
+        f"{', '.join(undecided)}: undecided. The bound on rounding in float64 is too wide to tell, and no enclosure does: "
+        f"{'; '.join(reasons)}. Smaller arguments, or a rule and a forward that stay in JAX, would decide it"
+    ]
 
 
 def _compare_values(problem: Problem, case: Case, notes: list[str]) -> None:

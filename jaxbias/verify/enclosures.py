@@ -46,7 +46,7 @@ class Difference:
         equal: it is nothing, or less than the dtype can hold.
         upper: largest absolute value that it may have.
         actual, expected: the two sides, rounded once to float64.
-        low, high: bounds of the element that differs most for its size, as decimal numbers; "0" where none is proved.
+        low, high: bounds of the element that differs most, as decimal numbers; "0" where none is proved.
         at: index of that element.
         digits: decimal digits to which the equal elements agree, relative to the size of their terms.
         rounded_constants: some elements agree only up to how float constants were rounded.
@@ -65,7 +65,7 @@ class Difference:
 
     @property
     def decided(self) -> np.ndarray:
-        return self.proved | self.equal
+        return np.asarray(self.proved | self.equal)
 
     @classmethod
     def unknown(cls, shape: tuple[int, ...]) -> "Difference":
@@ -91,8 +91,8 @@ class Difference:
             proved[index] = not equal[index] and lower > eps * scale
             if equal[index] and upper[index]:
                 digits = min(digits, -math.log10(upper[index] / scale))
-            if proved[index] and lower / scale > most:
-                most, worst = lower / scale, (index, difference)
+            if proved[index] and lower > most:
+                most, worst = lower, (index, difference)
         bounds = ("0", "0")
         if worst is not None:
             bounds = tuple(end.str(8, radius=False) for end in (worst[1].real.lower(), worst[1].real.upper()))
@@ -213,10 +213,10 @@ def magnitudes(program: _jaxpr.Program, values: Sequence[Any], count: int) -> li
 
     def size(number: int, in_sum: bool) -> np.ndarray:
         if (number, in_sum) not in known:
-            known[number, in_sum] = of(number, in_sum)
+            known[number, in_sum] = np.asarray(of(number, in_sum))
         return known[number, in_sum]
 
-    def of(number: int, in_sum: bool) -> np.ndarray:
+    def of(number: int, in_sum: bool) -> Any:
         value, equation = values[number], makers.get(number)
         plain = np.abs(np.asarray(value))
         if equation is None or equation.bodies or len(equation.outputs) > 1:

@@ -34,7 +34,7 @@ def name_mistakes(
     checker: "Checker", cases: list["Case"], off: list[int], rng: np.random.Generator
 ) -> tuple[list[Diagnosis], str, list[str]]:
     """Diagnoses of the wrong leaves, code that reproduces the failure at small sizes, and notes."""
-    deadline = time.process_time() + SECONDS
+    deadline = min(time.process_time() + SECONDS, checker.deadline)
     notes: list[str] = []
     findings: dict[int, Finding] = {}
     smooth = [case for case in cases if not case.kink and not case.probe.kink]

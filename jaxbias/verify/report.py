@@ -135,6 +135,8 @@ class Report:
         probes: names of the inputs that were tried.
         reproduction: code to paste with a smallest failing case; empty if none was made.
         seconds: how long the check took.
+        evidence: what the verdict rests on, in words: to how many digits at how many probes, or what was proved.
+        certificate: the enclosures behind it, to be evaluated again; see `certificate`. Empty where there are none.
     """
 
     verdict: Verdict
@@ -145,6 +147,8 @@ class Report:
     reproduction: str = ""
     seconds: float = 0.0
     what: str = "rule"
+    evidence: str = ""
+    certificate: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -174,6 +178,8 @@ class Report:
             "probes": list(self.probes),
             "reproduction": self.reproduction,
             "seconds": self.seconds,
+            "evidence": self.evidence,
+            "certificate": dict(self.certificate),
         }
 
     def to_json(self, **kwargs: Any) -> str:
@@ -221,6 +227,8 @@ def as_text(report: Report) -> str:
     rows = [HEADER, *_rows(report)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = [f"{report.what}: {report.verdict}"]
+    if report.evidence:
+        lines.append(f"  {report.evidence}")
     lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     for diagnosis in report.diagnoses:
         lines += ["", f"{diagnosis.leaf}: {diagnosis.kind}", f"  {diagnosis.explanation}"]
@@ -241,6 +249,10 @@ def as_text(report: Report) -> str:
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------
+
+class Undecided(AssertionError):
+    """Neither right nor proved wrong; the message is the report, which says what would decide."""
+
 
 COLOURS = {
     "right": "#1a7f37",
@@ -285,7 +297,8 @@ def as_html(report: Report) -> str:
         body.append(f"<tr>{mark}{cells}<td {cell}>{'' if leaf.ok else _picture(leaf)}</td></tr>")
     parts = [
         '<div style="font-family:system-ui,sans-serif;font-size:14px;line-height:1.5;max-width:70em">',
-        f'<p style="font-size:16px"><b style="color:{colour}">{e(report.what)}: {e(report.verdict)}</b></p>',
+        f'<p style="font-size:16px"><b style="color:{colour}">{e(report.what)}: {e(report.verdict)}</b>'
+        f'<br><span style="font-size:14px;opacity:.8">{e(report.evidence)}</span></p>',
         f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>',
     ]
     for d in report.diagnoses:
