@@ -186,3 +186,51 @@ def numbered(function: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return run
+
+
+CUSTOM_RULES = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"))
+
+
+def without_custom_rules(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with every `jax.custom_jvp` and `jax.custom_vjp` in it written out, so that autodiff ignores them."""
+
+    def run(*args):
+        program, shapes = read(function, *args)
+        outs = run_by(_plain, program, jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), outs)
+
+    return run
+
+
+def _has_custom_rule(program: Program) -> bool:
+    return any(
+        equation.name in CUSTOM_RULES or any(map(_has_custom_rule, (*equation.bodies, *filter(None, [equation.test]))))
+        for equation in program.equations
+    )
+
+
+def _plain(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
+    run = lambda body: lambda *inputs: run_by(_plain, body, inputs)
+    bodies = equation.bodies
+    if equation.name in CUSTOM_RULES:
+        return run(bodies[0])(*values)
+    if not any(map(_has_custom_rule, bodies)):
+        return equation.bind(*values)
+    if equation.name == "cond":
+        return jax.lax.switch(values[0], [run(body) for body in bodies], *values[1:])
+    if equation.name not in ("scan", "while"):
+        return run(bodies[0])(*equation.body_inputs(values))
+    n_consts, n_carry = equation.carried
+    called = equation.body_inputs(values)
+    consts, carry, xs = called[:n_consts], called[n_consts : n_consts + n_carry], called[n_consts + n_carry :]
+    if equation.test is not None:
+        given, test = values[: equation.params["cond_nconsts"]], run(equation.test)
+        return jax.lax.while_loop(lambda c: test(*given, *c)[0], lambda c: run(bodies[0])(*consts, *c), list(carry))
+
+    def step(carry, x):
+        outs = run(bodies[0])(*consts, *carry, *x)
+        return outs[:n_carry], outs[n_carry:]
+
+    length, reverse = equation.params["length"], equation.params["reverse"]
+    last, rows = jax.lax.scan(step, list(carry), list(xs), length=length, reverse=reverse)
+    return [*last, *rows]

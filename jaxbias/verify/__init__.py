@@ -3,6 +3,7 @@
 from jaxbias._jaxpr.sources import hide_folder_of
 from jaxbias._trees import leaf_errors, path_name, relative_errors
 
+from .check_grads import check_grads
 from .entrances import assert_vjp, custom_vjp, gradient, hessian_vector, jvp, layer, vjp
 from .report import KINDS, Diagnosis, Leaf, Report, Undecided
 from .single_steps import steps
@@ -14,6 +15,7 @@ __all__ = [
     "Report",
     "Undecided",
     "assert_vjp",
+    "check_grads",
     "custom_vjp",
     "gradient",
     "hessian_vector",

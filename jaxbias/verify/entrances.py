@@ -213,6 +213,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
         leaf_primal=flat.floats,
         seed_shapes=lambda primals: [shapes(primals)[i] for i in float_outs],
         numbered=lambda primals, seeds: reference(primals, seeds, _jaxpr.numbered(forward)),
+        forward=lambda primals: (lambda function, floats: function(*floats))(*of_floats(primals)),
         by_columns=lambda primals, seeds: references.by_columns(*of_floats(primals), seeds),
         by_differences=lambda primals, seeds: references.by_differences(*of_floats(primals), seeds),
         what=what,
@@ -305,10 +306,16 @@ def jvp(
     values, draw = _draws(args, _key(key), "verify.jvp")
     check_arrays(values, "verify.jvp")
     names = argument_names(forward, len(values), names, "verify.jvp")
-    flat = _Args(values, names, "verify.jvp")
+    problem = jvp_problem(forward, rule, values, names, draw, "verify.jvp")
+    return check(problem, key=_key(key), rtol=rtol, atol=atol, diagnose=diagnose, seconds=seconds)
+
+
+def jvp_problem(forward, rule, values, names, draw, owner) -> Problem:
+    """The flat problem of a forward-mode rule."""
+    flat = _Args(values, names, owner)
     if not flat.floats:
-        raise TypeError(f"verify.jvp: none of the arguments {', '.join(names)} is a float, so there is no tangent.")
-    outs, out_tree = _outputs(forward, flat.args, "verify.jvp")
+        raise TypeError(f"{owner}: none of the arguments {', '.join(names)} is a float, so there is no tangent.")
+    outs, out_tree = _outputs(forward, flat.args, owner)
     float_outs = [i for i, out in enumerate(outs) if jnp.issubdtype(out.dtype, jnp.inexact)]
 
     def reference(primals, seeds):
@@ -326,7 +333,7 @@ def jvp(
         return [leaves[i] for i in float_outs]
 
     paths, aliases = leaf_paths((out_tree.unflatten(outs),), ["out"])
-    problem = Problem(
+    return Problem(
         primals=flat.leaves,
         seeds=[flat.leaves[i] for i in flat.floats],
         reference=reference,
@@ -336,11 +343,13 @@ def jvp(
         seed_shapes=lambda primals: [np.shape(primals[i]) for i in flat.floats],
         leaves=[(paths[i], outs[i].shape, outs[i].dtype) for i in float_outs],
         aliases=aliases,
-        draw=_redrawer(draw, names, "verify.jvp"),
+        draw=_redrawer(draw, names, owner),
+        forward=lambda primals: [
+            out for out in jax.tree.leaves(forward(*flat.tree(primals))) if jnp.issubdtype(out.dtype, jnp.inexact)
+        ],
         what="tangent rule",
         seed_word="tangent",
     )
-    return check(problem, key=_key(key), rtol=rtol, atol=atol, diagnose=diagnose, seconds=seconds)
 
 
 def hessian_vector(

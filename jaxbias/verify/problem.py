@@ -45,6 +45,8 @@ class Problem:
         numbered: the reference with `_jaxpr.numbered` equations of the forward, or None.
         by_columns, by_differences: the reference where reverse mode does not exist, and where forward mode neither does
             (`references`), or None.
+        forward: float outputs of the forward, from the primals; None where the gradient is not its first derivative.
+        independent: hold the rule against differences of the forward too, so that autodiff's own rules are judged.
         values: forward values of the function whose rule is checked, where it has its own.
     """
 
@@ -66,6 +68,8 @@ class Problem:
     by_columns: Callable[[Arrays, Arrays], Arrays] | None = None
     by_differences: Callable[[Arrays, Arrays], Arrays] | None = None
     values: Callable[[Arrays], Arrays] | None = None
+    forward: Callable[[Arrays], Arrays] | None = None
+    independent: bool = False
 
 
 def exact_context() -> ExitStack:

@@ -1,0 +1,113 @@
+"""A drop-in for `jax.test_util.check_grads` that compares autodiff with no autodiff, and says what is wrong."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbias import _jaxpr
+from jaxbias._trees import is_float
+from jaxbias.verify.decide import check
+from jaxbias.verify.entrances import _check_options, jvp_problem, required, vjp_problem
+from jaxbias.verify.problem import argument_names, check_arrays
+
+
+def check_grads(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    order: int,
+    modes: Sequence[str] = ("fwd", "rev"),
+    atol: float | int | None = None,
+    rtol: float | int | None = None,
+    eps: float | int | None = None,
+) -> None:
+    """Check the derivatives that JAX computes of f, with the signature of `jax.test_util.check_grads`.
+
+    What JAX gives, by whatever custom rules f carries, is held against two references that know none of them: autodiff
+    of f with every `jax.custom_jvp` and `jax.custom_vjp` taken off, and differences of f itself in ball arithmetic, at
+    the given and at random points. So a wrong rule of a primitive is found too, and float32 hides nothing.
+
+    Args:
+        f: `(*args) -> out`, an array or a pytree of arrays.
+        args: arrays or pytrees of arrays.
+        order: highest derivative to check; from the second on, the derivative's own derivative.
+        modes: of "fwd" and "rev", those to check.
+        atol, rtol: allow this much in place of the exact comparison.
+        eps: taken for the signature's sake; no step has to be chosen here.
+
+    Raises:
+        AssertionError: a derivative is wrong, with the report; `Undecided`, which is one, where the check cannot tell.
+        TypeError, ValueError: as `vjp`; or modes and order are none.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxbias import verify
+        >>> verify.check_grads(jnp.tanh, (jnp.linspace(-2.0, 2.0, 5),), order=2)
+    """
+    owner = "verify.check_grads"
+    args = tuple(args) if isinstance(args, list) else args
+    _check_options(owner, {"f": f}, None, rtol, atol)
+    check_arrays(args, owner)
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not modes or not set(modes) <= {"fwd", "rev"}:
+        raise ValueError(f'{owner}: modes must be of "fwd" and "rev", got {modes}.')
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise ValueError(f"{owner}: order must be a whole number from 1 on, got {order!r}.")
+    _check(f, args, order, modes, {"rtol": rtol, "atol": atol}, "")
+
+
+def _check(f: Callable[..., Any], args: tuple, order: int, modes: tuple[str, ...], tolerances: dict, of: str) -> None:
+    plain = _jaxpr.without_custom_rules(f)
+    names = argument_names(f, len(args), None, "verify.check_grads")
+    key = jax.random.key(0)
+    if "fwd" in modes:
+        problem = jvp_problem(plain, _tangent_rule(f), args, names, None, "verify.check_grads")
+        _require(problem, key, tolerances, f"forward mode{of}")
+        if order > 1:
+            _check(_tangents_of(f), (args, args), order - 1, modes, tolerances, f" of forward mode{of}")
+    if "rev" in modes:
+        problem = vjp_problem(plain, _cotangent_rule(f), args, None, names, None, "verify.check_grads")
+        _require(problem, key, tolerances, f"reverse mode{of}")
+        if order > 1:
+            _check(_gradients_of(f), args, order - 1, modes, tolerances, f" of reverse mode{of}")
+
+
+def _require(problem, key, tolerances, what: str) -> None:
+    problem.what, problem.independent = what, True
+    required(check(problem, key=key, **tolerances))
+
+
+def _tangent_rule(f):
+    def rule(args, tangents):
+        return jax.jvp(f, args, tangents)[1]
+
+    return rule
+
+
+def _cotangent_rule(f):
+    def rule(args, cotangents):
+        values, pull_back = jax.vjp(f, *args)
+        typed = jax.tree.map(lambda c, v: c if c.dtype == jax.dtypes.float0 else c.astype(v.dtype), cotangents, values)
+        return pull_back(typed)
+
+    return rule
+
+
+def _tangents_of(f):
+    def of_both(args, tangents):
+        floats = jax.tree.map(lambda x, t: t if is_float(x) else jax.numpy.zeros(jnp.shape(x), jax.dtypes.float0), args, tangents)
+        return jax.jvp(f, args, floats)
+
+    return of_both
+
+
+def _gradients_of(f):
+    def gradients(*args):
+        values, pull_back = jax.vjp(f, *args)
+        ones = jax.tree.map(
+            lambda v: v if jnp.issubdtype(v.dtype, jnp.inexact) else jax.numpy.zeros(v.shape, jax.dtypes.float0), values
+        )
+        return [g for g in jax.tree.leaves(pull_back(ones)) if g.dtype != jax.dtypes.float0]
+
+    return gradients

@@ -1,0 +1,99 @@
+"""Derivatives from differences of the forward in ball arithmetic: a reference that uses no rule of autodiff at all.
+
+At 512 bits a step of 2⁻¹⁰⁰ loses nothing to cancellation, so (f(x + h) − f(x − h)) / 2h is f' to some sixty digits where f
+is smooth; where it is not, the slopes to both sides differ, and nothing is said.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias._jaxpr import in_balls
+from jaxbias._trees import is_float
+from jaxbias.verify.problem import Runner
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Checker
+    from jaxbias.verify.probes import Probe
+
+BITS, STEP = 512, -100
+"""Precision, and the exponent of two of the step."""
+
+SMOOTH = 1e-12
+"""How far apart, for their size, the slopes to both sides may be."""
+
+MOST_COLUMNS = 64
+"""Entries of one argument that are moved one at a time; of a larger one, as many of them."""
+
+
+def derivatives(checker: "Checker", probe: "Probe") -> list[np.ndarray] | None:
+    """What each gradient (or tangent) must be, NaN where the forward has no slope or was not moved.
+
+    None where the forward has no enclosure, is complex, or takes too long.
+    """
+    problem = checker.problem
+    if problem.forward is None or any(np.iscomplexobj(x) for x in (*probe.primals, *probe.seeds)):
+        return None
+    if checker.forward is None:
+        checker.forward = Runner(lambda primals, _: problem.forward(primals), checker.reference.dtypes,
+                                 checker.reference.native)  # fmt: skip
+    try:
+        program = checker.forward.program(probe.primals, [])
+        if program is None:
+            return None
+        with in_balls.precision(BITS):
+            return _Slopes(program, probe, checker.deadline).of(checker)
+    except (in_balls.NoBall, in_balls.Late, in_balls.Open):
+        return None
+
+
+class _Slopes:
+    def __init__(self, program: _jaxpr.Program, probe: "Probe", deadline: float):
+        self.program, self.probe, self.deadline = program, probe, deadline
+        self.primals = [in_balls.lift(x) for x in probe.primals]
+        self.seeds = [in_balls.lift(x) for x in probe.seeds]
+        self.step = in_balls.lift(np.float64(2.0**STEP))[()]
+        self.here = self._run(self.primals)
+
+    def _run(self, primals: list[Any]) -> list[in_balls.Balls]:
+        return in_balls.run(self.program, primals, deadline=self.deadline)
+
+    def of(self, checker: "Checker") -> list[np.ndarray] | None:
+        where = checker.problem.leaf_primal
+        if where is not None:
+            return [self._gradient(k) for k in where]
+        floats = [i for i, x in enumerate(self.probe.primals) if is_float(x)]
+        moved = [list(self.primals), list(self.primals)]
+        for i, tangent in zip(floats, self.seeds):
+            for sign, primals in zip((1, -1), moved):
+                primals[i] = primals[i] + tangent * (sign * self.step)
+        up, down = map(self._run, moved)
+        return [self._slope(u, h, d) for u, h, d in zip(up, self.here, down)]
+
+    def _paired(self, outs: list[in_balls.Balls]) -> in_balls.Balls:
+        total = sum((np.sum(out * seed) for out, seed in zip(outs, self.seeds)), start=self.step * 0)
+        return np.asarray(total, object)
+
+    def _gradient(self, k: int) -> np.ndarray:
+        x, here = self.primals[k], self._paired(self.here)
+        found = np.full(x.size, np.nan)
+        places = range(x.size) if x.size <= MOST_COLUMNS else np.linspace(0, x.size - 1, MOST_COLUMNS).astype(int)
+        for place in places:
+            ends = []
+            for sign in (1, -1):
+                moved = np.array(x).ravel()
+                moved[place] = moved[place] + sign * self.step
+                primals = [*self.primals[:k], moved.reshape(x.shape), *self.primals[k + 1 :]]
+                ends.append(self._paired(self._run(primals)))
+            found[place] = self._slope(ends[0], here, ends[1])[()]
+        return found.reshape(x.shape)
+
+    def _slope(self, up: in_balls.Balls, here: in_balls.Balls, down: in_balls.Balls) -> np.ndarray:
+        right, left = (up - here) / self.step, (here - down) / self.step
+        rounded = lambda x: in_balls.rounded(np.asarray(x))  # NumPy hands back a bare ball for an array of one
+        apart, size = rounded(abs(right - left)), rounded(abs(right))
+        with np.errstate(all="ignore"):
+            smooth = apart <= SMOOTH * np.maximum(size, 1e-300) + math.ldexp(1.0, STEP // 2)
+        return np.where(smooth, rounded((right + left) / 2), np.nan)
