@@ -55,7 +55,9 @@ def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     """One equation as JAX carries it out, in float64 where the traced function has floats."""
     dtypes = equation.dtypes.inputs
     bits = equation.name == "bitcast_convert_type"
-    bind = equation.compiled if equation.name in ("pallas_call", "shard_map") else equation.bind  # else compiled each time
+    bind = (
+        equation.compiled if equation.name in ("pallas_call", "shard_map") else equation.bind
+    )  # else compiled each time
     with jax.enable_x64(True):
         try:
             outs = bind(*(cast(x, dtype, widen=not bits) for x, dtype in zip(inputs, dtypes)))
@@ -75,7 +77,8 @@ def control_flow(
     n_consts, n_carry = equation.carried
     consts, carry, xs = called[:n_consts], called[n_consts : n_consts + n_carry], called[n_consts + n_carry :]
     if equation.test is not None:
-        tests = lambda: np.asarray(run(equation.test, [*inputs[: p["cond_nconsts"]], *carry])[0])
+        test, given = equation.test, inputs[: p["cond_nconsts"]]
+        tests = lambda: np.asarray(run(test, [*given, *carry])[0])
         while np.any(going := tests()):
             after = run(bodies[0], [*consts, *carry])
             # a mapped loop goes on until every member has ended, and those that have keep their values
@@ -192,7 +195,7 @@ CUSTOM_RULES = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call
 
 
 def without_custom_rules(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with every `jax.custom_jvp` and `jax.custom_vjp` in it written out, so that autodiff ignores them."""
+    """The same function, every `jax.custom_jvp` and `jax.custom_vjp` in it written out, so that autodiff sees none."""
 
     def run(*args):
         program, shapes = read(function, *args)

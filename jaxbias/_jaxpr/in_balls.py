@@ -203,7 +203,9 @@ def operations(program: Program) -> float:
         elif equation.name in ("cholesky", "lu", "triangular_solve"):
             total += sum(sizes) * equation.shapes.inputs[0][-1]
         else:
-            total += max([*sizes, *map(math.prod, equation.shapes.inputs)], default=0) * (4 * (equation.name in SLOW) or 1)
+            total += max([*sizes, *map(math.prod, equation.shapes.inputs)], default=0) * (
+                4 * (equation.name in SLOW) or 1
+            )
     return total
 
 

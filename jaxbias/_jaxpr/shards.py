@@ -28,12 +28,14 @@ OTHERS = {"axis_index", "all_gather", "all_gather_invariant", "reduce_scatter", 
 def can_be_written_out(equation: "Equation", body: "Program") -> bool:
     """Whether every collective of the flat body stands outside of its loops and branches, and is known here."""
     devices = math.prod(_axes(equation).values())
-    return len(body.equations) * devices <= MOST_COPIES and not any(
-        "axis_name" in e.params and e.name not in (*OTHERS, *KEPT)
-        or e.params.get("axis_index_groups") is not None
-        or any(map(_has_collective, (*e.bodies, *([e.test] if e.test else []))))
-        for e in body.equations
-    )  # fmt: skip
+    return len(body.equations) * devices <= MOST_COPIES and not any(map(_is_unknown, body.equations))
+
+
+def _is_unknown(equation: "Equation") -> bool:
+    collective = "axis_name" in equation.params or ("axes" in equation.params and equation.name.startswith("p"))
+    known = equation.name in KEPT | OTHERS | SUMS.keys() and equation.params.get("axis_index_groups") is None
+    inside = any(map(_has_collective, (*equation.bodies, *filter(None, [equation.test]))))
+    return (collective and not known) or inside
 
 
 def _has_collective(program: "Program") -> bool:
@@ -168,7 +170,9 @@ class Shards:
         return [(out,) for out in self._by_groups([values[0] for values in each], names, run(equation))]
 
     def _index(self, k: int, names: Any) -> int:
-        return self.writer.out.constant((), np.dtype(np.int32), np.asarray(self._position(k, _names(names))[0], np.int32))
+        return self.writer.out.constant(
+            (), np.dtype(np.int32), np.asarray(self._position(k, _names(names))[0], np.int32)
+        )
 
     def _by_groups(self, column: Sequence[int], names: Any, run: Callable[[list[int]], Sequence[int]]) -> list[int]:
         """`run` on the values of the devices that differ in these axes only, in their order along them."""
@@ -243,4 +247,3 @@ class Shards:
             return [values[sources[k]] if k in sources else nothing for k in range(len(values))]  # type: ignore[misc]
 
         return run
-

@@ -82,9 +82,7 @@ def reports(found: Any, target: str) -> list[Report]:
     )
 
 
-def run(
-    target: str, *, as_json: bool = False, certificate: Path | None = None, recheck: Path | None = None
-) -> int:
+def run(target: str, *, as_json: bool = False, certificate: Path | None = None, recheck: Path | None = None) -> int:
     """Print the reports of `target`.
 
     Args:
@@ -147,7 +145,7 @@ def _recheck(held: dict[str, Any], target: str, checked: list[Report], path: str
                 raise Changed(f"check {k} rests on enclosures in one of the two only")
             notes += compare(then, report.certificate) if then else []
     except (Changed, KeyError) as error:
-        raise ValueError(f"verify: the certificate {path} does not hold: {in_one_line(error)}") from error
+        raise ValueError(f"verify: the certificate {path} does not hold: {error}.") from error
     probes = sum(len(then.get("probes", ())) for then in held["checks"])
     return [f"note: {note}" for note in dict.fromkeys(notes)] + [f"{path} holds: evaluated again at {probes} probes"]
 

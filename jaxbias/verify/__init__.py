@@ -3,8 +3,8 @@
 from jaxbias._jaxpr.sources import hide_folder_of
 from jaxbias._trees import leaf_errors, path_name, relative_errors
 
-from .check_grads import check_grads
 from .entrances import assert_vjp, custom_vjp, gradient, hessian_vector, jvp, layer, vjp
+from .of_autodiff import check_grads
 from .report import KINDS, Diagnosis, Leaf, Report, Undecided
 from .single_steps import steps
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxbias.verify.checker import Case, Checker
@@ -17,9 +18,9 @@ def certificate(checker: Checker, cases: Sequence[Case]) -> dict[str, Any]:
     """Plain numbers and strings, ready for JSON; empty if no enclosure was computed.
 
     `reference` and `rule` are digests of the traced programs, null where a program has none. Each of the `probes` holds
-    its `inputs` as hexadecimal floats, which are exact, the `bits` that decided, and for each leaf how many elements are
-    `proved` different and how many `equal`, between which decimal numbers the largest proved difference rule − reference
-    lies (`low`, `high`, `at`), and `upper`, which no difference of the equal elements exceeds.
+    its `inputs` as hexadecimal floats, which are exact, the `bits` that decided, and for each leaf how many elements
+    are `proved` different and how many `equal`, between which decimal numbers the largest proved difference
+    rule − reference lies (`low`, `high`, `at`), and `upper`, which no difference of the equal elements exceeds.
     """
     enclosed = [case for case in cases if case.enclosure is not None]
     if not enclosed:
@@ -63,7 +64,7 @@ def _of_case(checker: Checker, case: Case) -> dict[str, Any]:
 
 
 def _exact(x: Any) -> dict[str, Any]:
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended):
         x = jax.random.key_data(x)
     x = np.asarray(x)
     parts = x.view(np.float64) if x.dtype.kind == "c" else x
@@ -104,15 +105,15 @@ def compare(held: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 raise Changed(f"there is no gradient of {path} any more")
             if (leaf["proved"], leaf["equal"]) != (other["proved"], other["equal"]):
                 raise Changed(
-                    f'{path} at the probe "{name}": {leaf["proved"]} elements were proved different and {leaf["equal"]} '
-                    f"equal, now {other['proved']} and {other['equal']}"
+                    f'{path} at the probe "{name}": {leaf["proved"]} elements were proved different and '
+                    f"{leaf['equal']} equal, now {other['proved']} and {other['equal']}"
                 )
             apart = leaf["at"] == other["at"] and (
                 float(leaf["low"]) > float(other["high"]) or float(other["low"]) > float(leaf["high"])
             )
             if apart:
                 raise Changed(
-                    f'{path}{leaf["at"]} at the probe "{name}": the difference was in [{leaf["low"]}, {leaf["high"]}], and '
-                    f"is in [{other['low']}, {other['high']}]"
+                    f'{path}{leaf["at"]} at the probe "{name}": the difference was in '
+                    f"[{leaf['low']}, {leaf['high']}], and is in [{other['low']}, {other['high']}]"
                 )
     return notes

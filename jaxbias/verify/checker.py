@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr import in_balls
 from jaxbias._jaxpr.queries import coarsest_constant, opaque, reads_outside, without_value
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias._trees import in_one_line, is_float
@@ -222,40 +221,39 @@ class Checker:
         self.reference, self.rule = self.traced_in(None)
 
     def trace_reference(self, probe: Probe) -> str:
-        """Trace in float64, or in the given dtypes where the forward insists on them; how, in words, if not by autodiff.
+        """Trace in float64, or in the given dtypes where the forward insists on them; how, if not by reverse mode.
 
         Raises:
             ValueError: the forward cannot be differentiated, or looks at the values of its arguments.
         """
         problem = self.problem
-        said, first_error = "", None
         ways = (
             (problem.reference, ""),
-            (problem.by_columns, "reverse mode does not exist for this forward: the reference is forward mode, column by column"),
-            (problem.by_differences, "autodiff does not exist for this forward: the reference is differences of it, extrapolated"),
-        )  # fmt: skip
-        for reference, said in ways:
+            (problem.by_columns, "the forward has no reverse mode: the reference is forward mode, column by column"),
+            (problem.by_differences, "the forward has no derivative in JAX: the reference is differences of it"),
+        )
+        errors = []
+        for reference, how in ways:
             if reference is None:
                 continue
-            if said:
+            if how:
                 self.by_differences = reference is problem.by_differences
                 self.problem = dataclasses.replace(problem, reference=reference, numbered=None)
                 self.runners, self.exact = {}, True
                 self.reference, self.rule = self.traced_in(None)
-            error = self._cannot_trace(probe)
-            if error is None:
+            if (error := self._cannot_trace(probe)) is None:
                 break
-            first_error = first_error or error
+            errors.append(error)
         else:
             raise ValueError(
                 f"verify: autodiff cannot differentiate the forward, so there is nothing to compare with: "
-                f"{in_one_line(first_error)}"
-            ) from first_error
+                f"{in_one_line(errors[0])}"
+            ) from errors[0]
         first = self.reference.program(probe.primals, probe.seeds)
         if first is None:
             raise ValueError("verify: the forward looks at the values of its arguments, so autodiff cannot trace it.")
         self._require_pure(first, probe)
-        return said
+        return how
 
     def _cannot_trace(self, probe: Probe) -> Exception | None:
         """What the reference raises in float64 and, after that, in the given dtypes."""
@@ -407,10 +405,9 @@ class Checker:
         program, truth = self.expect(probe)
         if not truth.finite and probe.name != "as given":
             return None
-        expected = truth.expected
+        expected, tolerance = list(truth.expected), list(truth.tolerance)  # which are kept for other rules
         actual = [np.zeros(np.shape(e)) if a is None else np.asarray(a) for a, e in zip(actual, expected)]
         actual = [a if a.shape == e.shape else np.full(e.shape, np.nan) for a, e in zip(actual, expected)]
-        tolerance = truth.tolerance
         if self.dtype != np.float64:
             # What forward and rule close over NumPy may have rounded, to float32 at best: an error below one rounding
             # of the value itself is then no mistake of the formula.

@@ -270,7 +270,9 @@ def _evidence(checker: Checker, cases: list[Case], wrong: set[int]) -> str:
             return ""
         case, path, leaf = proved[0]
         at = "[" + ", ".join(map(str, leaf.at)) + "]" if leaf.at else ""
-        return f'proved different: {path}{at} is off by {_interval(leaf.low, leaf.high)} at the probe "{case.probe.name}"'
+        return (
+            f'proved different: {path}{at} is off by {_interval(leaf.low, leaf.high)} at the probe "{case.probe.name}"'
+        )
     whole = [(case, enclosure) for case, enclosure in enclosed if not enclosure.reason]
     equal = [leaf for _, enclosure in whole for leaf in enclosure.leaves if np.any(leaf.equal)]
     measured = max((case.measured for case in cases), default=0.0)
@@ -295,10 +297,11 @@ def _open(cases: list[Case], undecided: list[str]) -> list[str]:
     if not undecided:
         return []
     reasons = dict.fromkeys(case.reason for case in cases if case.reason) or {"none was to be had": None}
-    return [
-        f"{', '.join(undecided)}: undecided. The bound on rounding in float64 is too wide to tell, and no enclosure does: "
-        f"{'; '.join(reasons)}. Smaller arguments, or a rule and a forward that stay in JAX, would decide it"
-    ]
+    note = (
+        f"{', '.join(undecided)}: undecided. The bound on rounding in float64 is too wide to tell, and no enclosure "
+        f"does: {'; '.join(reasons)}. Smaller arguments, or a rule and a forward that stay in JAX, would decide it"
+    )
+    return [note]
 
 
 def _compare_values(problem: Problem, case: Case, notes: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Derivatives from differences of the forward in ball arithmetic: a reference that uses no rule of autodiff at all.
 
-At 512 bits a step of 2⁻¹⁰⁰ loses nothing to cancellation, so (f(x + h) − f(x − h)) / 2h is f' to some sixty digits where f
-is smooth; where it is not, the slopes to both sides differ, and nothing is said.
+At 512 bits a step of 2⁻¹⁰⁰ loses nothing to cancellation, so (f(x + h) − f(x − h)) / 2h is f' to some sixty digits
+where f is smooth; where it is not, the slopes to both sides differ, and nothing is said.
 """
 
 import math
@@ -33,12 +33,12 @@ def derivatives(checker: "Checker", probe: "Probe") -> list[np.ndarray] | None:
 
     None where the forward has no enclosure, is complex, or takes too long.
     """
-    problem = checker.problem
-    if problem.forward is None or any(np.iscomplexobj(x) for x in (*probe.primals, *probe.seeds)):
+    forward = checker.problem.forward
+    if forward is None or any(np.iscomplexobj(x) for x in (*probe.primals, *probe.seeds)):
         return None
     if checker.forward is None:
-        checker.forward = Runner(lambda primals, _: problem.forward(primals), checker.reference.dtypes,
-                                 checker.reference.native)  # fmt: skip
+        reference = checker.reference
+        checker.forward = Runner(lambda primals, _: forward(primals), reference.dtypes, reference.native)
     try:
         program = checker.forward.program(probe.primals, [])
         if program is None:

@@ -1,8 +1,8 @@
 """Enclosures decide: reference and rule in ball arithmetic at a probe, and whether their difference excludes 0.
 
-A screen in float64 knows its rounding only to first order, and a bound that outgrew the gradient says nothing. Here both
-programs are evaluated on balls (`_jaxpr.in_balls`) at exactly the probe's values, with more and more bits, until each
-element is decided:
+A screen in float64 knows its rounding only to first order, and a bound that outgrew the gradient says nothing. Here
+both programs are evaluated on balls (`_jaxpr.in_balls`) at exactly the probe's values, with more and more bits, until
+each element is decided:
 
     proved    the difference excludes 0, and is larger than the arguments' dtype can hold
     equal     it is within `NEGLIGIBLE` of the size of the terms, or smaller than that dtype can hold
@@ -93,11 +93,12 @@ class Difference:
                 digits = min(digits, -math.log10(upper[index] / scale))
             if proved[index] and lower > most:
                 most, worst = lower, (index, difference)
-        bounds = ("0", "0")
+        low, high, at = "0", "0", ()
         if worst is not None:
-            bounds = tuple(end.str(8, radius=False) for end in (worst[1].real.lower(), worst[1].real.upper()))
-        at = worst[0] if worst else ()
-        return cls(proved, equal, upper, in_balls.rounded(actual), in_balls.rounded(expected), *bounds, at, digits)
+            at, real = worst[0], worst[1].real
+            low, high = real.lower().str(8, radius=False), real.upper().str(8, radius=False)
+        sides = in_balls.rounded(actual), in_balls.rounded(expected)
+        return cls(proved, equal, upper, *sides, low=low, high=high, at=at, digits=digits)
 
     def up_to_constants(self, reals: "Difference", size: np.ndarray, coarse: float) -> "Difference":
         """The same, but equal where the reals that constants round to leave 0 inside of a difference that is small.

@@ -173,7 +173,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
     else:
         seeds = [np.ones(outs[i].shape, outs[i].dtype) for i in float_outs]
 
-    def of_floats(primals, forward=forward):
+    def of_floats(primals: Any, forward: Callable[..., Any] = forward) -> tuple[references.Function, list[Any]]:
         def floats_only(*floats):
             out = jax.tree.leaves(forward(*flat.with_floats(primals, floats)))
             return [jnp.asarray(out[i]) for i in float_outs]
@@ -185,6 +185,10 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
         values, pull_back = jax.vjp(function, *floats)
         gradients = pull_back([jnp.asarray(s).astype(v.dtype) for s, v in zip(seeds, values)])
         return [*gradients, *values]
+
+    def values_of(primals):
+        function, floats = of_floats(primals)
+        return function(*floats)
 
     def shapes(primals):
         return [out.shape for out in jax.tree.leaves(jax.eval_shape(forward, *flat.tree(primals)))]
@@ -213,7 +217,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
         leaf_primal=flat.floats,
         seed_shapes=lambda primals: [shapes(primals)[i] for i in float_outs],
         numbered=lambda primals, seeds: reference(primals, seeds, _jaxpr.numbered(forward)),
-        forward=lambda primals: (lambda function, floats: function(*floats))(*of_floats(primals)),
+        forward=values_of,
         by_columns=lambda primals, seeds: references.by_columns(*of_floats(primals), seeds),
         by_differences=lambda primals, seeds: references.by_differences(*of_floats(primals), seeds),
         what=what,

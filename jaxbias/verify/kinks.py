@@ -94,7 +94,9 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
 
     found = []
     for _ in range(count):
-        changed = _jaxpr.rerun(program, values, {makers[number]: stepped(number, ties) for number, ties in tied.items()})
+        changed = _jaxpr.rerun(
+            program, values, {makers[number]: stepped(number, ties) for number, ties in tied.items()}
+        )
         outs = [np.asarray(changed.get(i, values[i])) for i in program.outputs]
         found.append(outs[: len(case.expected)])
     return found

@@ -250,6 +250,7 @@ def as_text(report: Report) -> str:
 
 # --- HTML -------------------------------------------------------------------------------------------------------------
 
+
 class Undecided(AssertionError):
     """Neither right nor proved wrong; the message is the report, which says what would decide."""
 
@@ -297,8 +298,8 @@ def as_html(report: Report) -> str:
         body.append(f"<tr>{mark}{cells}<td {cell}>{'' if leaf.ok else _picture(leaf)}</td></tr>")
     parts = [
         '<div style="font-family:system-ui,sans-serif;font-size:14px;line-height:1.5;max-width:70em">',
-        f'<p style="font-size:16px"><b style="color:{colour}">{e(report.what)}: {e(report.verdict)}</b>'
-        f'<br><span style="font-size:14px;opacity:.8">{e(report.evidence)}</span></p>',
+        f'<p style="font-size:16px"><b style="color:{colour}">{e(report.what)}: {e(report.verdict)}</b></p>',
+        f"<p>{e(report.evidence)}</p>" if report.evidence else "",
         f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>',
     ]
     for d in report.diagnoses:

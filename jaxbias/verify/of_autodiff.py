@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxbias import _jaxpr
 from jaxbias._trees import is_float
 from jaxbias.verify.decide import check
 from jaxbias.verify.entrances import _check_options, jvp_problem, required, vjp_problem
-from jaxbias.verify.problem import argument_names, check_arrays
+from jaxbias.verify.problem import argument_names, check_arrays, zero_cotangent
 
 
 def check_grads(
@@ -54,7 +53,7 @@ def check_grads(
         raise ValueError(f'{owner}: modes must be of "fwd" and "rev", got {modes}.')
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise ValueError(f"{owner}: order must be a whole number from 1 on, got {order!r}.")
-    _check(f, args, order, modes, {"rtol": rtol, "atol": atol}, "")
+    _check(f, tuple(args), order, modes, {"rtol": rtol, "atol": atol}, "")
 
 
 def _check(f: Callable[..., Any], args: tuple, order: int, modes: tuple[str, ...], tolerances: dict, of: str) -> None:
@@ -96,8 +95,8 @@ def _cotangent_rule(f):
 
 def _tangents_of(f):
     def of_both(args, tangents):
-        floats = jax.tree.map(lambda x, t: t if is_float(x) else jax.numpy.zeros(jnp.shape(x), jax.dtypes.float0), args, tangents)
-        return jax.jvp(f, args, floats)
+        typed = jax.tree.map(lambda x, t: t if is_float(x) else zero_cotangent(x), args, tangents)
+        return jax.jvp(f, args, typed)
 
     return of_both
 
@@ -105,9 +104,7 @@ def _tangents_of(f):
 def _gradients_of(f):
     def gradients(*args):
         values, pull_back = jax.vjp(f, *args)
-        ones = jax.tree.map(
-            lambda v: v if jnp.issubdtype(v.dtype, jnp.inexact) else jax.numpy.zeros(v.shape, jax.dtypes.float0), values
-        )
-        return [g for g in jax.tree.leaves(pull_back(ones)) if g.dtype != jax.dtypes.float0]
+        typed = jax.tree.map(lambda v: v if is_float(v) else zero_cotangent(v), values)
+        return [g for g in jax.tree.leaves(pull_back(typed)) if g.dtype != jax.dtypes.float0]
 
     return gradients
