@@ -278,6 +278,9 @@ def _bodies(eqn: Any) -> tuple[Any, ...]:
         return tuple(params["branches"])
     if name == "while":
         return (params["body_jaxpr"],)
+    if name == "call_hi_primitive":  # what it stands for is traced when it is asked for
+        low = functools.partial(eqn.primitive.to_lojax, **params)  # type: ignore[attr-defined]
+        return (jax.make_jaxpr(low)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars)),)
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = _open(params.get(key))[0]
         if hasattr(inner, "eqns") and len(inner.invars) == len(eqn.invars):

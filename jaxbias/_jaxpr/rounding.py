@@ -187,7 +187,7 @@ BOUND: dict[str, Bound] = {
     **{name: lambda p, xs, es, out, run=VALUE[name]: run(p, *es) for name in ("concatenate", "stack", "loop_stack")},
     **dict.fromkeys(
         (
-            "sign", "floor", "ceil", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to",
+            "sign", "floor", "ceil", "round", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to",
             "eq_to", "and", "or", "xor", "shift_left", "shift_right_logical", "shift_right_arithmetic", "iota",
             "argmax", "argmin", "reduce_and", "reduce_or", "population_count",
         ),
@@ -225,6 +225,7 @@ BOUND: dict[str, Bound] = {
         name: _slope(f)
         for name, f in {
             "abs": lambda x, y: np.ones(np.shape(x)), "exp": lambda x, y: y, "exp2": lambda x, y: y * math.log(2),
+            "log2": lambda x, y: 1 / (x * math.log(2)),
             "log": lambda x, y: 1 / x, "log1p": lambda x, y: 1 / (1 + x), "expm1": lambda x, y: y + 1,
             "sqrt": lambda x, y: 0.5 / y, "rsqrt": lambda x, y: 0.5 * y / x, "cbrt": lambda x, y: y / (3 * x),
             "square": lambda x, y: 2 * x, "sin": lambda x, y: np.cos(x), "cos": lambda x, y: np.sin(x),
@@ -247,7 +248,7 @@ EXACT = {
     "unstack", "split", "slice", "dynamic_slice", "gather", "stop_gradient", "copy", "real", "imag", "conj",
     "pad", "dynamic_update_slice", "concatenate", "stack", "loop_index", "loop_stack", "max", "min", "reduce_max",
     "reduce_min", "select_n", "sort", "top_k", "scatter", "clamp", "cummax", "cummin", "reduce_window_max",
-    "reduce_window_min", "floor", "ceil", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "iota", "and", "or",
+    "reduce_window_min", "floor", "ceil", "round", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "iota", "and", "or",
 }  # fmt: skip
 """Primitives that round nothing themselves."""
 

@@ -208,7 +208,7 @@ class Checker:
         seconds: float = SECONDS,
     ):
         self.problem, self.rtol, self.atol = problem, rtol, atol
-        self.deadline, self.cheap = time.process_time() + seconds, CHEAP
+        self.seconds, self.deadline, self.cheap = seconds, time.process_time() + seconds, CHEAP
         self.balls: dict[Any, Balls] = {}
         self.runners: dict[Any, tuple[Runner, Runner]] = {}
         self.batched: Runner | None = None
@@ -337,7 +337,8 @@ class Checker:
             narrow: an equation traced in a narrower dtype rounds to that one's precision.
             rounded: evaluate with rounding too.
         """
-        mark = program.fingerprint
+        large = sum(x.nbytes for x in inputs if isinstance(x, np.ndarray)) > _Memory.LARGEST
+        mark = None if large else program.fingerprint
         key = mark and (mark, _jaxpr.digest_of(inputs), eps, factors, narrow, rounded, self.rtol, self.atol)
         if key and (known := _memory.get(key)) is not None:
             return known
@@ -456,6 +457,10 @@ class Checker:
             ~known & ~clear & ~wrong & np.isfinite(e)
             for known, clear, wrong, e in zip(decided, sharp, case.wrong, case.expected)
         ]
+
+    def short_of_time(self, share: float) -> bool:
+        """Whether less than this share of the time for the check is left."""
+        return self.deadline - time.process_time() < share * self.seconds
 
     def _hold_against_differences(self, case: Case) -> None:
         """Where the forward has a slope of its own that autodiff of it misses, that slope is what is expected."""

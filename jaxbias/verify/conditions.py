@@ -11,6 +11,9 @@ from jaxbias.verify.problem import exact_context
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
+LARGE = 1_000_000
+"""Entries of all arguments together."""
+
 NEW_SIZES = (3, 4, 5, 6, 7, 8, 9)
 
 
@@ -71,6 +74,9 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
     large = [n for n in old if n > 9]
     if not large:
         return []
+    if sum(np.size(x) for x in given) > LARGE:  # values of a corner are drawn anew, rather than all of them
+        given = resize(given, {n: 100 for n in large})
+        old, large = axis_sizes(given), [n for n in axis_sizes(given) if n > 9]
     free = [n for n in NEW_SIZES if n not in old]
     if len(large) > len(free):
         free = list(range(3, 3 + len(large)))

@@ -22,9 +22,30 @@ KERNEL = RNG.standard_normal((3, 5, 2))
 
 def elementwise(x, y, p, u):
     one = [jnp.exp, jnp.exp2, jnp.expm1, jnp.sin, jnp.cos, jnp.tan, jnp.arctan, jnp.sinh, jnp.cosh, jnp.tanh]
-    one += [jnp.arcsinh, jnp.abs, jnp.sign, jnp.floor, jnp.ceil, jnp.isfinite, jax.nn.sigmoid, lax.erf, lax.erfc]
+    one += [
+        jnp.arcsinh,
+        jnp.abs,
+        jnp.sign,
+        jnp.floor,
+        jnp.ceil,
+        jnp.round,
+        lax.round,
+        jnp.isfinite,
+        jax.nn.sigmoid,
+        lax.erf,
+        lax.erfc,
+    ]
     one += [jnp.cbrt, jnp.square, jnp.negative, lambda x: x**3, lambda x: x**-2, jax.nn.gelu]
-    of_positive = [jnp.log, jnp.log1p, jnp.sqrt, lax.rsqrt, lax.lgamma, lax.digamma, lambda p: jnp.arccosh(1 + p)]
+    of_positive = [
+        jnp.log,
+        jnp.log1p,
+        jnp.log2,
+        jnp.sqrt,
+        lax.rsqrt,
+        lax.lgamma,
+        lax.digamma,
+        lambda p: jnp.arccosh(1 + p),
+    ]
     of_inside = [jnp.arcsin, jnp.arccos, jnp.arctanh, lax.erf_inv]
     two = [jnp.add, jnp.subtract, jnp.multiply, jnp.divide, jnp.maximum, jnp.minimum, jnp.arctan2, lax.rem]
     two += [jnp.equal, jnp.not_equal, jnp.less, jnp.less_equal, jnp.greater, jnp.greater_equal]
