@@ -18,6 +18,7 @@ from .evaluation import rerun as rerun
 from .evaluation import run as run
 from .evaluation import run_by as run_by
 from .evaluation import run_in_jax as run_in_jax
+from .evaluation import run_longer as run_longer
 from .evaluation import without_custom_rules as without_custom_rules
 from .program import Equation as Equation
 from .program import Program as Program

@@ -67,9 +67,9 @@ def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
 
 
 def control_flow(
-    equation: Equation, inputs: Sequence[Any], run: Callable[[Program, list[Any]], list[Any]]
+    equation: Equation, inputs: Sequence[Any], run: Callable[[Program, list[Any]], list[Any]], more: int = 0
 ) -> list[Any]:
-    """A branch or a loop, its bodies evaluated by `run`."""
+    """A branch or a loop, its bodies evaluated by `run`; a loop over nothing makes so many passes more."""
     p, bodies = equation.params, equation.bodies
     called = equation.body_inputs(inputs)
     if equation.name == "cond":
@@ -83,8 +83,11 @@ def control_flow(
             after = run(bodies[0], [*consts, *carry])
             # a mapped loop goes on until every member has ended, and those that have keep their values
             carry = after if going.ndim == 0 else [_where(going, new, old) for new, old in zip(after, carry)]
+        for _ in range(more if going.ndim == 0 else 0):
+            carry = run(bodies[0], [*consts, *carry])
         return carry
-    steps = range(p["length"])
+    only_carries = not xs and len(bodies[0].outputs) == n_carry
+    steps = range(p["length"] + (more if only_carries else 0))
     rows = []
     for step in reversed(steps) if p["reverse"] else steps:
         outs = run(bodies[0], [*consts, *carry, *(x[step] for x in xs)])
@@ -113,6 +116,17 @@ def run(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[
     def step(_, equation: Equation, values: list[Any]) -> list[Any]:
         outs = apply(equation, values)
         return _rounded(equation, outs) if rounded else outs
+
+    with np.errstate(all="ignore"):
+        return run_by(step, program, map(as_array, inputs))
+
+
+def run_longer(program: Program, inputs: Sequence[Any], more: int) -> list[Any]:
+    """As `run`, but every loop over nothing makes so many passes more: how far is an iteration from its limit?"""
+    longer = lambda body, inputs: run_longer(body, inputs, more)
+
+    def step(_, equation: Equation, values: list[Any]) -> list[Any]:
+        return control_flow(equation, values, longer, more) if equation.bodies else apply(equation, values)
 
     with np.errstate(all="ignore"):
         return run_by(step, program, map(as_array, inputs))

@@ -225,9 +225,9 @@ def read(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     return _read(*_open(closed)), shapes
 
 
-def trace(function: Callable[..., Any], *args: Any) -> Program:
+def trace(function: Callable[..., Any], *args: Any, unrolled: bool = True) -> Program:
     """`function(*args)`, which returns a flat list of arrays, with every call written out and short loops unrolled."""
-    return WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), flat=True).out
+    return WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), True, unrolled).out
 
 
 def trace_inlined(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
@@ -319,8 +319,8 @@ def _forms(equation: Equation) -> list[tuple[tuple[int, ...], Any]]:
 class WrittenOut:
     """A program in which calls are replaced by their bodies; `flat`: all of them, and short loops unrolled."""
 
-    def __init__(self, program: Program, flat: bool):
-        self.flat = flat
+    def __init__(self, program: Program, flat: bool, unrolled: bool = True):
+        self.flat, self.most = flat, MAX_UNROLLED if flat and unrolled else 0
         self.out = Program()
         self.out.inputs = tuple(self.out.value(program.shapes[i], program.dtypes[i]) for i in program.inputs)
         self.out.outputs = tuple(self.run(program, self.out.inputs, None, 0))
@@ -354,7 +354,7 @@ class WrittenOut:
         name, params, bodies = equation.name, equation.params, equation.bodies
         if name == "platform_index":
             return [self.constant((), np.dtype(np.int32), np.int32(branch_that_runs(params["platforms"])))]
-        unrolled = self.flat and name == "scan" and len(bodies[0].equations) * params["length"] <= MAX_UNROLLED
+        unrolled = name == "scan" and 0 < len(bodies[0].equations) * params["length"] <= self.most
         known = self.flat and name == "custom_jvp_call" and params.get("name") in in_numpy.FUNCTIONS
         called = None
         if params.get("branches_platforms") is not None:
@@ -370,7 +370,7 @@ class WrittenOut:
         if unrolled:
             return self.unrolled(dataclasses.replace(equation, caller=caller), inputs)
         if self.flat and name == "shard_map":
-            body = WrittenOut(bodies[0], True).out
+            body = WrittenOut(bodies[0], True, self.most > 0).out
             if shards.can_be_written_out(equation, body):
                 return shards.Shards(self, dataclasses.replace(equation, caller=caller), body).write(inputs)
         if self.flat and name == "reduce" and len(inputs) == 2 and (kind := _monoid(bodies[0])):
@@ -383,8 +383,8 @@ class WrittenOut:
             changes |= {"name": params["name"], "params": {}, "bodies": ()}
         elif bodies:
             kept = bodies if not self.flat or name in CONTROL_FLOW else ()  # JAX carries out other calls
-            changes["bodies"] = tuple(WrittenOut(body, self.flat).out for body in kept)
-            changes["test"] = equation.test and WrittenOut(equation.test, self.flat).out
+            changes["bodies"] = tuple(WrittenOut(body, self.flat, self.most > 0).out for body in kept)
+            changes["test"] = equation.test and WrittenOut(equation.test, self.flat, self.most > 0).out
         return self.append(equation, inputs, _forms(equation), **changes)
 
     def append(self, equation: Equation, inputs: tuple[int, ...], forms: Iterable[Any], **changes: Any):

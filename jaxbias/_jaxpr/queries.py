@@ -37,10 +37,15 @@ OPAQUE = frozenset("pure_callback io_callback pallas_call ffi_call custom_call x
 """Primitives that run what is no program: in which precision is theirs to say."""
 
 
+def names(program: Program) -> set[str]:
+    """Of all primitives, those of bodies included."""
+    bodies = (body for equation in program.equations for body in (*equation.bodies, equation.test) if body is not None)
+    return {equation.name for equation in program.equations}.union(*map(names, bodies))
+
+
 def opaque(program: Program) -> bool:
     """Does a program call what cannot be read?"""
-    bodies = (body for equation in program.equations for body in (*equation.bodies, equation.test) if body is not None)
-    return any(equation.name in OPAQUE for equation in program.equations) or any(map(opaque, bodies))
+    return not OPAQUE.isdisjoint(names(program))
 
 
 def without_value(program: Program) -> Counter[str]:

@@ -248,7 +248,8 @@ EXACT = {
     "unstack", "split", "slice", "dynamic_slice", "gather", "stop_gradient", "copy", "real", "imag", "conj",
     "pad", "dynamic_update_slice", "concatenate", "stack", "loop_index", "loop_stack", "max", "min", "reduce_max",
     "reduce_min", "select_n", "sort", "top_k", "scatter", "clamp", "cummax", "cummin", "reduce_window_max",
-    "reduce_window_min", "floor", "ceil", "round", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "iota", "and", "or",
+    "reduce_window_min", "floor", "ceil", "round", "is_finite", "not", "eq", "ne", "lt", "le", "gt", "ge", "iota",
+    "and", "or",
 }  # fmt: skip
 """Primitives that round nothing themselves."""
 

@@ -22,7 +22,7 @@ def certificate(checker: Checker, cases: Sequence[Case]) -> dict[str, Any]:
     are `proved` different and how many `equal`, between which decimal numbers the largest proved difference
     rule − reference lies (`low`, `high`, `at`), and `upper`, which no difference of the equal elements exceeds.
     """
-    enclosed = [case for case in cases if case.enclosure is not None]
+    enclosed = [case for case in cases if case.enclosure is not None and np.any(_decided(case))]
     if not enclosed:
         return {}
     probe = enclosed[0].probe
@@ -36,6 +36,10 @@ def certificate(checker: Checker, cases: Sequence[Case]) -> dict[str, Any]:
         "rule": marks[1].hex() if marks[1] else None,
         "probes": [_of_case(checker, case) for case in enclosed],
     }
+
+
+def _decided(case: Case) -> list[bool]:
+    return [bool(np.any(leaf.decided)) for leaf in case.enclosure.leaves] if case.enclosure else []
 
 
 def _of_case(checker: Checker, case: Case) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
     if not large:
         return []
     if sum(np.size(x) for x in given) > LARGE:  # values of a corner are drawn anew, rather than all of them
-        given = resize(given, {n: 100 for n in large})
+        given = resize(given, dict.fromkeys(large, 100))
         old, large = axis_sizes(given), [n for n in axis_sizes(given) if n > 9]
     free = [n for n in NEW_SIZES if n not in old]
     if len(large) > len(free):

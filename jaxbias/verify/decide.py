@@ -13,10 +13,11 @@ from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
+from jaxbias.verify.differences import MOST_COLUMNS, derivatives
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
 from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
-from jaxbias.verify.probes import make_probes
+from jaxbias.verify.probes import make_probes, singular_probes
 from jaxbias.verify.problem import Problem, RuleError, exact_context, widen
 from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report, Verdict
 
@@ -43,6 +44,8 @@ def check(
     probes = make_probes(problem, rng, key)
     how = checker.trace_reference(probes[0])
     problem = checker.problem
+    if checker.eliminates(probes[0]):
+        probes += singular_probes(problem, rng)
     leaves = problem.leaves
     notes: list[str] = [how] if how else []
 
@@ -167,6 +170,17 @@ def check(
 
 def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[Judged]:
     judged = [Judged() for _ in problem.leaves]
+    for i in range(len(problem.leaves)):
+        better = _where_autodiff_is_wrong(checker, cases, i)
+        for case in better:
+            case.wrong[i] = np.zeros_like(case.wrong[i])
+        if better:
+            judged[i].imprecise = True
+            where = ", ".join(f'"{case.probe.name}"' for case in better)
+            notes.append(
+                f"{problem.leaves[i][0]}: autodiff of the forward is wrong at {where}, and the rule is not: it gives "
+                f"what differences of the forward give, in ball arithmetic"
+            )
     for case in cases:
         wrong = [i for i, mask in enumerate(case.wrong) if np.any(mask)]
         if wrong:
@@ -197,6 +211,32 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
                     f"differences of the forward do not settle them"
                 )
     return judged
+
+
+def _where_autodiff_is_wrong(checker: Checker, cases: list[Case], i: int) -> list[Case]:
+    """Cases in which a gradient differs from autodiff of the forward and is the slope that the forward has.
+
+    Only where autodiff gives the slope at an ordinary point, and the rule too: a forward that stops gradients, or has a
+    rule of its own on purpose, means something else by its gradient.
+    """
+    suspects = [case for case in cases if np.any(case.wrong[i])]
+    ordinary = [case for case in cases if not (np.any(case.wrong[i]) or case.probe.kink) and np.any(case.expected[i])]
+    if not suspects or not ordinary or checker.short_of_time(0.3):
+        return []
+    everywhere = np.ones(np.shape(ordinary[0].expected[i]), bool)
+    if not _is_slope(checker, ordinary[0], i, ordinary[0].expected[i], everywhere):
+        return []
+    return [case for case in suspects if _is_slope(checker, case, i, case.actual[i], case.wrong[i])]
+
+
+def _is_slope(checker: Checker, case: Case, i: int, gradient: np.ndarray, where: np.ndarray) -> bool:
+    slopes = derivatives(checker, case.probe)
+    if slopes is None:
+        return False
+    with np.errstate(all="ignore"):
+        close = np.abs(gradient - slopes[i]) <= case.tolerance[i] + 1e-9 * np.abs(slopes[i])
+    known = np.isfinite(slopes[i]) if np.size(slopes[i]) > MOST_COLUMNS else np.ones_like(where)
+    return bool(np.any(known & where) and np.all(close[where & known]))
 
 
 def _cancels(cases: list[Case], i: int) -> bool:
@@ -270,7 +310,8 @@ def _evidence(checker: Checker, cases: list[Case], wrong: set[int]) -> str:
     ]
     if wrong:
         if not proved:
-            return ""
+            reasons = [case.reason for case in cases if case.reason and any(np.any(case.wrong[i]) for i in wrong)]
+            return f"measured in float64, not proved: {reasons[0]}" if reasons else ""
         case, path, leaf = proved[0]
         at = "[" + ", ".join(map(str, leaf.at)) + "]" if leaf.at else ""
         return (

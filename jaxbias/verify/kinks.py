@@ -82,8 +82,8 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
         return []
 
     def stepped(number: int, ties: np.ndarray):
-        size = STEP * np.maximum(1.0, np.max(np.abs(values[number])))
-        step = size * ties * rng.choice([-1.0, 1.0], ties.shape) * rng.uniform(0.5, 1.0, ties.shape)
+        size = STEP * np.where(ties, np.maximum(1.0, np.abs(values[number])), 0.0)
+        step = size * rng.choice([-1.0, 1.0], ties.shape) * rng.uniform(0.5, 1.0, ties.shape)
         equation = program.equations[makers[number]]
 
         def rewrite(_, inputs):
@@ -144,7 +144,9 @@ def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.rand
     near += _near(case, max(0, SAMPLES + len(off_ties) - len(near)), rng)
     case.kink = kink_lines(case, near, rng)
     for i in jumps:
-        case.convention[i] = _inside(case, near + _aimed(case, checker.problem.leaf_primal, i), i)
+        samples = near + _aimed(case, checker.problem.leaf_primal, i)
+        elsewhere = case.wrong[i] & ~_jumps(samples, case, i)  # where no convention excuses anything
+        case.convention[i] = not np.any(elsewhere) and _inside(case, samples, i)
 
 
 def _slack(case: "Case", i: int, scale: Any) -> Any:

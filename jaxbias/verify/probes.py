@@ -143,6 +143,25 @@ def random_seeds(problem: Problem, rng: np.random.Generator) -> Arrays:
     ]
 
 
+def singular_probes(problem: Problem, rng: np.random.Generator) -> list[Probe]:
+    """Square matrices of rank n − 1, exactly: one column is zero, so that elimination meets the zero pivot there.
+
+    For functions of linear algebra, whose derivatives divide by pivots. Columns 0, n // 2 and n − 1; all, if few.
+    """
+    given = [widen(x) for x in problem.primals]
+    square = [generic(x) and x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1 for x in given]
+    probes = []
+    for n in sorted({x.shape[-1] for x, is_square in zip(given, square) if is_square}):
+        for column in range(n) if n <= 4 else (0, n // 2, n - 1):
+            primals = [redraw(x, rng) for x in given]
+            for k, x in enumerate(primals):
+                if square[k] and x.shape[-1] == n:
+                    primals[k] = np.where(np.arange(n) == column, 0.0, x)
+            name = f"singular, column {column} zero"
+            probes.append(Probe(name, primals, random_seeds(problem, rng), kink=True))
+    return probes
+
+
 def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Probe]:
     """The given input first, then random and designed ones. Few for large arguments: memory stays O(size of args)."""
     given = [widen(x) for x in problem.primals]

@@ -248,6 +248,7 @@ class Runner:
 
     Args:
         dtypes: of primals and seeds; float64 if None.
+        unrolled: write the passes of short loops out.
         native: trace under the user's configuration, on which defaults such as the dtype of random numbers depend.
     """
 
@@ -256,8 +257,9 @@ class Runner:
         function: Callable[[Arrays, Arrays], Arrays],
         dtypes: Sequence[Any] | None = None,
         native: bool = False,
+        unrolled: bool = True,
     ):
-        self.function, self.dtypes, self.native = function, dtypes, native
+        self.function, self.dtypes, self.native, self.unrolled = function, dtypes, native, unrolled
         self.context = ExitStack if native else exact_context
         self.programs: dict[Any, _jaxpr.Program | None] = {}
         self.absent: dict[Any, list[bool]] = {}
@@ -282,7 +284,7 @@ class Runner:
             typed = self._typed(primals, seeds)
             try:
                 with self.context():
-                    self.programs[key] = _jaxpr.trace(flat, *typed)
+                    self.programs[key] = _jaxpr.trace(flat, *typed, unrolled=self.unrolled)
             except UNTRACEABLE:
                 self.programs[key] = None
             self.absent[key] = list(absent)

@@ -22,6 +22,10 @@ STEPS = (1e-2, 5e-3, 2.5e-3)
 """Of the largest entry (at least 1): steps of the differences, each half of the one before."""
 
 
+class TooManyColumns(ValueError):
+    """The arguments have more entries than a gradient is built of, one at a time."""
+
+
 def _paired(outs: Sequence[Array], seeds: Sequence[Any]) -> Array:
     """Σ cotangent · out, over all outputs."""
     return sum((jnp.sum(jnp.asarray(s).astype(out.dtype) * out) for out, s in zip(outs, seeds)), jnp.zeros(()))
@@ -30,7 +34,7 @@ def _paired(outs: Sequence[Array], seeds: Sequence[Any]) -> Array:
 def _require_columns(floats: Sequence[Any], what: str) -> None:
     count = sum(math.prod(np.shape(x)) for x in floats)
     if count > MOST_COLUMNS:
-        raise ValueError(
+        raise TooManyColumns(
             f"verify: the forward has no reverse mode, so its gradient is built {what}, up to {MOST_COLUMNS:,} entries "
             f"of the arguments; these have {count:,}. Give smaller arguments."
         )
@@ -42,7 +46,8 @@ def by_columns(function: Function, floats: Sequence[Any], seeds: Sequence[Any]) 
     """Gradients, then values: ⟨cotangent, J eₖ⟩ for every unit vector eₖ, by forward mode.
 
     Raises:
-        ValueError: too many columns, or a complex argument.
+        TooManyColumns: more than `MOST_COLUMNS`.
+        ValueError: a complex argument.
     """
     floats = [jnp.asarray(x) for x in floats]
     _require_columns(floats, "by forward mode, column by column")
@@ -66,7 +71,8 @@ def by_differences(function: Function, floats: Sequence[Any], seeds: Sequence[An
     Central differences with three steps, extrapolated to step 0 (Richardson); the others with the last two.
 
     Raises:
-        ValueError: too many columns, or a complex argument.
+        TooManyColumns: more than `MOST_COLUMNS`.
+        ValueError: a complex argument.
     """
     floats = [jnp.asarray(x) for x in floats]
     _require_columns(floats, "from differences, entry by entry")

@@ -1,0 +1,389 @@
+"""The verdict: nothing that is wrong passes, and nothing that is right is convicted, where float64 says nothing.
+
+Loops that contract, transforms, saturation, narrow floats, complex numbers, ties that persist, singular matrices,
+kernels that keep to float32, forwards without reverse mode; each right, and wrong by a factor, a sign, a conjugate.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxbias import verify
+from jaxbias._jaxpr import in_balls
+from jaxbias.verify.report import Undecided
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
+
+
+@pytest.fixture
+def by_the_rules_of_jax():
+    """Promotion as it is where nobody asked for less."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def normal(k, *shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(k), shape, dtype)
+
+
+def scaled(f, factor):
+    """Autodiff of f, every gradient times a factor."""
+    return lambda args, ct: jax.tree.map(lambda g: (factor * g).astype(g.dtype), jax.vjp(f, *args)[1](ct))
+
+
+# --- forwards ---------------------------------------------------------------------------------------------------------
+
+
+def newton(a):
+    return lax.scan(lambda y, _: (y - (y * y - a) / (2 * y), None), jnp.ones_like(a), None, length=30)[0]
+
+
+def halley(a):
+    return lax.fori_loop(0, 20, lambda _, y: y * (y**3 + 2 * a) / (2 * y**3 + a), jnp.ones_like(a))
+
+
+def sinkhorn(cost):
+    kernel, u = jnp.exp(-cost), jnp.ones(cost.shape[0], cost.dtype)
+    for _ in range(20):
+        v = 1 / (kernel.T @ u)
+        u = 1 / (kernel @ v)
+    return u[:, None] * kernel * v
+
+
+WEIGHTS = np.linspace(0.5, 2, 5).astype(np.float32)
+MATRIX = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32) * np.float32(0.5)
+HALF = np.random.default_rng(1).standard_normal((5, 3)).astype(jnp.bfloat16)
+
+
+def spectral(x):
+    return jnp.fft.irfft(jnp.fft.rfft(x) * WEIGHTS.astype(x.dtype), 8)
+
+
+def filtered_twice(x):
+    return jnp.abs(jnp.fft.fft2(x)) + jnp.fft.ifft2(x).imag.astype(x.dtype)
+
+
+def repeated(x):
+    for _ in range(25):
+        x = jnp.tanh(x @ MATRIX.astype(x.dtype))
+    return x
+
+
+def squares(z):
+    return lax.scan(lambda c, _: (c * c * 0.3 + z, None), z, None, length=6)[0]
+
+
+def sigmoid(x):
+    return 1 / (1 + jnp.exp(-6 * x))
+
+
+def long_loop(x):
+    return lax.scan(lambda c, _: (0.99 * jnp.sin(c) + 0.1 * x, None), x, None, length=500)[0]
+
+
+def masked(x):
+    return jax.nn.logsumexp(jnp.where(jnp.arange(4) < 2, x, -jnp.inf))
+
+
+def half_product(x):
+    return x @ HALF
+
+
+POSITIVE = 1 + jnp.abs(normal(1, 3))
+COMPLEX = lax.complex(normal(1, 4), normal(2, 4))
+FORWARDS = {
+    "newton": (newton, (POSITIVE,)),
+    "halley": (halley, (POSITIVE,)),
+    "sinkhorn": (sinkhorn, (normal(1, 3, 4) ** 2,)),
+    "spectral filter closed over": (spectral, (normal(1, 8),)),
+    "fft in two dimensions": (filtered_twice, (normal(1, 3, 4),)),
+    "product closed over, repeated": (repeated, (normal(1, 2, 4),)),
+    "complex loop": (squares, (COMPLEX,)),
+    "complex sigmoid": (jax.nn.sigmoid, (COMPLEX,)),
+    "saturated": (sigmoid, (normal(1, 5),)),
+    "a loop of 500 steps": (long_loop, (normal(1, 2),)),
+    "masked by infinity": (masked, (normal(1, 4),)),
+    "bfloat16": (lambda x, w: x @ w, (normal(1, 4, 5, dtype=jnp.bfloat16), normal(2, 5, 3, dtype=jnp.bfloat16))),
+    "float16": (lambda x: jnp.tanh(jnp.tanh(x) * 1.5), (normal(1, 6, dtype=jnp.float16),)),
+    "bfloat16 closed over": (half_product, (normal(1, 4, 5, dtype=jnp.bfloat16),)),
+    "nearly singular inverse": (jnp.linalg.inv, (jnp.array([[1.0, 1.0], [1.0, 1.0001]]),)),
+    "exponential of a matrix": (jax.scipy.linalg.expm, (0.3 * normal(2, 2, 2),)),
+    "empty": (lambda x: jnp.cumsum(x, 1), (normal(1, 0, 3),)),
+}
+QUICK = {"newton", "spectral filter closed over", "complex sigmoid", "bfloat16", "nearly singular inverse"}
+each_forward = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FORWARDS]
+)
+
+
+@each_forward
+def test_the_right_rule_is_right_and_1_percent_is_wrong(name):
+    forward, args = FORWARDS[name]
+    report = verify.vjp(forward, scaled(forward, 1.0), args)
+    assert report.verdict == "right", report
+    for factor in (1.01, -1.0, 0.0) if name != "empty" else ():
+        report = verify.vjp(forward, scaled(forward, factor), args, diagnose=False)
+        assert report.verdict == "wrong" and report.evidence.startswith("proved different"), (factor, str(report))
+        assert report.certificate["probes"], factor
+
+
+@pytest.mark.parametrize("loop", [newton, pytest.param(halley, marks=pytest.mark.slow)])
+def test_a_rule_by_the_implicit_function_theorem(loop):
+    power = 2 if loop is newton else 3
+    rule = lambda args, ct, factor=1.0: (factor * ct / (power * loop(args[0]) ** (power - 1)),)
+    assert verify.vjp(loop, rule, (POSITIVE,)).verdict == "right"
+    wrong = verify.vjp(loop, functools.partial(rule, factor=2.0), (POSITIVE,))
+    assert [d.kind for d in wrong.diagnoses] == ["scale-constant"], str(wrong)
+    assert not any("true gradient is zero" in note for note in wrong.notes)
+
+
+def test_a_forgotten_conjugate():
+    rule = lambda args, ct: (jnp.conj(jax.vjp(squares, *args)[1](jnp.conj(ct))[0]),)
+    assert verify.vjp(squares, rule, (COMPLEX,), diagnose=False).verdict == "wrong"
+
+
+# --- what is right ----------------------------------------------------------------------------------------------------
+
+
+def test_the_rounding_of_the_rule_itself_is_no_mistake(key):
+    with jax.enable_x64(True):
+        x, w = 4 * jax.random.normal(key, (4, 3), jnp.float64), 6 * jax.random.normal(key, (3, 2), jnp.float64)
+    forward = lambda x, w: 1 / (1 + jnp.exp(-(x @ w)))
+
+    def from_output(args, ct):
+        x, w = args
+        a = forward(x, w)
+        d = ct * a * (1 - a)
+        return d @ w.T, x.T @ d
+
+    assert verify.vjp(forward, from_output, (x, w)).verdict == "right"
+
+
+@pytest.mark.parametrize("at_the_border", [0.0, 0.5, 1.0])
+def test_a_tie_that_persists_when_x_moves(at_the_border):
+    through = lambda x: jnp.clip(x + lax.stop_gradient(jnp.round(x) - x), -2.0, 2.0)
+
+    def rule(args, ct):
+        rounded = jnp.abs(jnp.round(args[0]))
+        return (ct * jnp.where(rounded < 2, 1.0, jnp.where(rounded == 2, at_the_border, 0.0)),)
+
+    assert verify.vjp(through, rule, (2 * normal(1, 5, 3),)).verdict in ("right", "right up to convention")
+    no_mask = verify.vjp(through, lambda args, ct: (ct,), (2 * normal(1, 5, 3),), diagnose=False)
+    assert no_mask.verdict == "wrong"
+
+
+def test_a_steep_derivative_is_no_kink():
+    a = jnp.array([[1.0, 1.0], [1.0, 1.0001]])
+    assert verify.vjp(jnp.linalg.inv, scaled(jnp.linalg.inv, 1.001), (a,), diagnose=False).verdict == "wrong"
+
+
+def test_one_element_beside_a_jump_is_not_excused():
+    factors = jnp.array([1.0, 1.0, 1.001, 1.0])
+    rule = lambda args, ct: (jnp.where(args[0] > 0, ct, 0) * factors,)
+    x = jnp.array([0.0, -0.5, 0.7, 1.3])
+    assert verify.vjp(jax.nn.relu, rule, (x,), diagnose=False).verdict == "wrong"
+
+
+def test_a_start_in_another_dtype():
+    rule = lambda args, ct: (ct, lax.reduce(ct, jnp.bfloat16(0), lax.add, (0,)))
+    args = normal(1, 16, 2, dtype=jnp.bfloat16), normal(3, 2, dtype=jnp.bfloat16)
+    assert verify.vjp(lambda x, b: x + b, rule, args).verdict == "right"
+
+
+def test_autodiff_that_is_wrong_at_a_point_convicts_no_rule():
+    cofactors = lambda a: jnp.array([[a[1, 1], -a[1, 0]], [-a[0, 1], a[0, 0]]])
+    report = verify.vjp(jnp.linalg.det, lambda args, ct: (ct * cofactors(args[0]),), (normal(1, 2, 2),))
+    assert report.ok and report.verdict == "reference imprecise", report
+    assert any("autodiff of the forward is wrong at" in note for note in report.notes)
+    turned = verify.vjp(jnp.linalg.det, lambda args, ct: (ct * cofactors(args[0]).T,), (normal(1, 2, 2),))
+    assert turned.verdict == "wrong"
+
+
+# --- kernels that keep to float32 -------------------------------------------------------------------------------------
+
+
+def in_float32(factor):
+    """A kernel in NumPy, behind a callback."""
+
+    def kernel(x, ct):
+        x, ct = np.asarray(x, np.float32), np.asarray(ct, np.float32)
+        return np.float32(factor) * ct * (1 - np.tanh(x) ** 2)
+
+    def rule(args, ct):
+        out = jax.ShapeDtypeStruct(args[0].shape, jnp.float32)
+        return (jax.pure_callback(kernel, out, args[0], ct, vmap_method="sequential").astype(args[0].dtype),)
+
+    return rule
+
+
+def only_float32(factor):
+    def rule(args, ct):
+        if args[0].dtype == jnp.float64:
+            raise TypeError("float32 only")
+        return (factor * ct * (1 - jnp.tanh(args[0]) ** 2),)
+
+    return rule
+
+
+def not_traceable(factor):
+    def rule(args, ct):
+        x, ct = np.asarray(args[0], np.float32), np.asarray(ct, np.float32)
+        return (np.float32(factor) * ct * (1 - np.tanh(x) ** 2),)
+
+    return rule
+
+
+@pytest.mark.parametrize("kernel", [in_float32, only_float32, not_traceable])
+def test_a_kernel_that_computes_in_float32(kernel):
+    args = (normal(1, 4, 3),)
+    right = verify.vjp(jnp.tanh, kernel(1.0), args)
+    assert right.verdict == "right", right
+    assert kernel is only_float32 or right.evidence.startswith("seen to 7 digits only"), right.evidence
+    for factor in (1.01, -1.0, 0.0):
+        assert verify.vjp(jnp.tanh, kernel(factor), args, diagnose=False).verdict == "wrong", factor
+
+
+# --- forwards without reverse mode ------------------------------------------------------------------------------------
+
+
+def fixed_point(w, x):
+    step = lambda s: (jnp.tanh(w @ s[0] + x), s[1] + 1)
+    return lax.while_loop(lambda s: s[1] < 24, step, (jnp.zeros_like(x), 0))[0]
+
+
+def implicit(args, ct, transposed=True, factor=1.0):
+    w, x = args
+    z = fixed_point(w, x)
+    derivative = jnp.eye(2, dtype=z.dtype) - (1 - z * z)[:, None] * w
+    u = factor * jnp.linalg.solve(derivative.T if transposed else derivative, ct)
+    return jnp.outer((1 - z * z) * u, z), (1 - z * z) * u
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
+def test_forward_mode_where_there_is_no_reverse_mode(dtype):
+    args = 0.3 * normal(1, 2, 2, dtype=dtype), normal(2, 2, dtype=dtype)
+    report = verify.vjp(fixed_point, implicit, args)
+    assert report.verdict == "right" and "column by column" in report.notes[0], report
+    for wrong in ({"transposed": False}, {"factor": 1.001}):
+        assert verify.vjp(fixed_point, functools.partial(implicit, **wrong), args, diagnose=False).verdict == "wrong"
+
+
+def by_callback(x):
+    f = lambda v: np.sin(np.asarray(v)) * np.asarray(v)
+    return jax.pure_callback(f, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+
+def test_differences_where_there_is_no_derivative():
+    rule = lambda args, ct, factor=1.0: (factor * ct * (jnp.cos(args[0]) * args[0] + jnp.sin(args[0])),)
+    report = verify.vjp(by_callback, rule, (normal(1, 3, 2),))
+    assert report.verdict == "right" and "differences" in report.notes[0], report
+    wrong = verify.vjp(by_callback, functools.partial(rule, factor=1.01), (normal(1, 3, 2),), diagnose=False)
+    assert wrong.verdict == "wrong"
+
+
+def test_too_many_columns_are_refused():
+    loop = lambda x: lax.while_loop(lambda s: s[1] < 3, lambda s: (s[0] * 2, s[1] + 1), (x, 0))[0]
+    with pytest.raises(ValueError, match=r"no reverse mode.*up to 4,096 entries.*5,000"):
+        verify.vjp(loop, lambda args, ct: (8 * ct,), (jnp.ones(5000),))
+
+
+@pytest.mark.parametrize("function", [jax.scipy.special.expi, jax.scipy.special.exp1])
+@pytest.mark.slow
+def test_mapped_loops(function):
+    args = (POSITIVE,)
+    assert verify.vjp(function, scaled(function, 1.0), args).verdict == "right"
+    assert verify.vjp(function, scaled(function, 1.001), args, diagnose=False).verdict == "wrong"
+
+
+def test_an_unconverged_iteration_excuses_no_more_than_it_misses():
+    forward = lambda w, x: lax.scan(lambda z, _: (jnp.tanh(w @ z + x), None), jnp.zeros_like(x), None, length=25)[0]
+    args = 0.3 * normal(1, 3, 3, dtype=jnp.float64), normal(2, 3, dtype=jnp.float64)
+
+    def rule(args, ct, factor=1.0):
+        w, x = args
+        z = forward(w, x)
+        u = factor * jnp.linalg.solve((jnp.eye(3) - (1 - z * z)[:, None] * w).T, ct)
+        return jnp.outer((1 - z * z) * u, z), (1 - z * z) * u
+
+    right = verify.vjp(forward, rule, args)
+    assert right.verdict == "right" and "digits" in right.evidence, right
+    assert verify.vjp(forward, functools.partial(rule, factor=1.01), args, diagnose=False).verdict == "wrong"
+
+
+# --- constants closed over --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", [np.array([0, 2, 1]), np.array([0.5, 2.0, 1.0]), np.float64(1.5)], ids=str)
+def test_a_forward_that_closes_over_numpy(constant):
+    if constant.dtype.kind == "i":
+        forward = lambda z: -jax.nn.log_softmax(z)[np.arange(3), constant]
+    else:
+        forward = lambda z: (jnp.tanh(z).T * constant).sum(0)
+    args = (normal(0, 3, 4),)
+    assert verify.vjp(forward, scaled(forward, 1.0), args).verdict == "right"
+    wrong = verify.vjp(forward, scaled(forward, 2.0), args)
+    assert [d.kind for d in wrong.diagnoses] == ["scale-constant"], str(wrong)
+
+
+def test_constants_that_round_differently_are_no_mistake():
+    forward = lambda x: x * (1 / 20)
+    rule = lambda args, ct: (ct / 20,)
+    with jax.enable_x64(True):
+        report = verify.vjp(forward, rule, (normal(1, 5, dtype=jnp.float64),))
+    assert report.verdict == "right", report
+
+
+# --- undecided, and without enclosures --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_flint(monkeypatch):
+    """As where python-flint has no wheel."""
+    in_balls._flint.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "flint", None)
+    yield
+    in_balls._flint.cache_clear()
+
+
+@pytest.mark.usefixtures("without_flint")
+def test_without_enclosures_the_checker_says_undecided_where_it_would_have_asked():
+    assert not in_balls.available()
+    report = verify.vjp(newton, scaled(newton, 2.0), (POSITIVE,))
+    assert report.verdict == "undecided" and not report.ok and not report.certificate
+    assert any("python-flint is not installed" in note for note in report.notes), report
+    with pytest.raises(Undecided, match="undecided"):
+        verify.assert_vjp(newton, scaled(newton, 2.0), (POSITIVE,))
+    x = (normal(1, 4, 3),)
+    assert verify.vjp(jnp.tanh, scaled(jnp.tanh, 1.0), x).verdict == "right"
+    assert verify.vjp(jnp.tanh, scaled(jnp.tanh, 1.001), x, diagnose=False).verdict == "wrong"
+
+
+def test_no_time_is_undecided_rather_than_guessed():
+    report = verify.vjp(newton, scaled(newton, 2.0), (POSITIVE,), seconds=0)
+    assert report.verdict == "undecided" and any("time" in note for note in report.notes), report
+
+
+def test_a_screen_that_convicts_says_so_where_no_enclosure_is_to_be_had():
+    forward = lambda x: jnp.linalg.eigvalsh(x + x.T)
+    args = (normal(1, 3, 3),)
+    assert verify.vjp(forward, scaled(forward, 1.0), args).verdict == "right"
+    wrong = verify.vjp(forward, scaled(forward, 1.001), args, diagnose=False)
+    assert wrong.verdict == "wrong" and "eigh" in wrong.evidence, wrong.evidence
+
+
+def test_the_certificate_holds_exact_inputs_and_what_was_proved():
+    report = verify.vjp(jnp.tanh, scaled(jnp.tanh, 1.001), (normal(1, 2, 2),), diagnose=False)
+    held = report.to_dict()["certificate"]
+    first = held["probes"][0]
+    values = [float.fromhex(v) for v in first["inputs"][0]["values"]]
+    assert values == np.asarray(normal(1, 2, 2), np.float64).ravel().tolist()
+    leaf = first["leaves"]["x"]
+    assert leaf["proved"] == 4 and leaf["equal"] == 0
+    x, ct = values[np.ravel_multi_index(leaf["at"], (2, 2))], np.ravel_multi_index(leaf["at"], (2, 2))
+    cotangent = float.fromhex(first["inputs"][1]["values"][ct])
+    assert math.isclose(float(leaf["low"]), 0.001 * cotangent * (1 - math.tanh(x) ** 2), rel_tol=1e-6)
