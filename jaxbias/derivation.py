@@ -3,7 +3,7 @@
 Every module in `jaxbias.layers` and `jaxbias.losses` ends with `DERIVATIONS`; `jaxbias.selfcheck` collects them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -115,12 +115,19 @@ def instance(
         dtype: the values are drawn in this dtype.
         held_in: the values are then held in this dtype; the same numbers in float64 make the reference for bfloat16.
     """
+    return instances(example, key, dtype, held_in=[held_in or dtype])[0]
+
+
+def instances(
+    example: Example | LossExample, key: Array, dtype: DTypeLike, *, held_in: Sequence[DTypeLike]
+) -> list[Instance]:
+    """`instance` for each dtype in `held_in`, all of the same numbers, which are drawn once."""
     if isinstance(example, LossExample):
-        return _loss_instance(example, key, dtype, held_in or dtype)
-    return _layer_instance(example, key, dtype, held_in or dtype)
+        return _loss_instances(example, key, dtype, held_in)
+    return _layer_instances(example, key, dtype, held_in)
 
 
-def _layer_instance(example: Example, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Instance:
+def _layer_instances(example: Example, key: Array, dtype: DTypeLike, held_in: Sequence[DTypeLike]) -> list[Instance]:
     x_key, init_key, params_key, state_key, delta_key = jax.random.split(key, 5)
     layer = example.layer
     x = example.x(x_key, dtype) if callable(example.x) else normal(x_key, example.x, dtype)
@@ -128,21 +135,30 @@ def _layer_instance(example: Example, key: Array, dtype: DTypeLike, held_in: DTy
     state = init_state(layer, state_key, x)
     out = jax.eval_shape(lambda: run_forward(layer, params, x, state)[0])
     delta = random_like(delta_key, out)
-    state, params, x, delta = _held((state, params, x, delta), held_in)
-    return Instance(lambda params, x: run_forward(layer, params, x, state), layer.backward, params, x, delta)
+
+    def held(dtype):
+        state_held, *values = _held((state, params, x, delta), dtype)
+        return Instance(lambda params, x: run_forward(layer, params, x, state_held), layer.backward, *values)
+
+    return [held(dtype) for dtype in held_in]
 
 
-def _loss_instance(example: LossExample, key: Array, dtype: DTypeLike, held_in: DTypeLike) -> Instance:
+def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in: Sequence[DTypeLike]) -> list[Instance]:
     out_key, targets_key = jax.random.split(key)
-    out = _held(normal(out_key, example.out, dtype), held_in)
-    targets = _held(example.targets(targets_key, dtype), held_in)
+    out_drawn = normal(out_key, example.out, dtype)
+    targets_drawn = example.targets(targets_key, dtype)
 
-    def forward(params, out):
-        del params
-        return example.loss.forward(out, targets)
+    def held(dtype):
+        out, targets = _held((out_drawn, targets_drawn), dtype)
 
-    def backward(residuals, delta):
-        return (), delta.astype(held_in) * example.loss.backward(residuals)
+        def forward(params, out):
+            del params
+            return example.loss.forward(out, targets)
 
-    value = jax.eval_shape(forward, (), out)[0]
-    return Instance(forward, backward, (), out, jax.device_put(np.ones((), value.dtype)))
+        def backward(residuals, delta):
+            return (), delta.astype(dtype) * example.loss.backward(residuals)
+
+        value = jax.eval_shape(forward, (), out)[0]
+        return Instance(forward, backward, (), out, jax.device_put(np.ones((), value.dtype)))
+
+    return [held(dtype) for dtype in held_in]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxbias import layers, losses
 from jaxbias._trees import in_one_line, relative_errors
-from jaxbias.derivation import Derivation, instance
+from jaxbias.derivation import Derivation, instances
 
 DTYPES = ("float64", "float32", "bfloat16")
 TOLERANCE = {dtype: 16 * float(jnp.finfo(dtype).eps) for dtype in DTYPES}
@@ -140,7 +140,7 @@ def _leaf_name(path: str) -> str:
 
 def _case(example: Any, dtypes: Sequence[str], key: Any) -> tuple[Callable, Any]:
     """(gradients, values): `gradients(values)` gives those of autodiff, and {dtype: the hand-derived ones}."""
-    exact, *cases = (instance(example, key, jnp.bfloat16, held_in=dtype) for dtype in ("float64", *dtypes))
+    exact, *cases = instances(example, key, jnp.bfloat16, held_in=["float64", *dtypes])
 
     def gradients(values):
         # Each dtype gets its own arrays: a cast inside the program may be optimised away, and the rounding with it.
