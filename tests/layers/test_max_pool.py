@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from jaxbias.derivation import generator
 from jaxbias.layers import max_pool
 from tests.planted import assert_caught
 
@@ -30,16 +31,20 @@ def loops(x, delta, window, stride, pads):
     return z, delta_padded[(slice(None), *inside)], delta
 
 
+def program(layer):
+    """(x, delta) -> (z, delta_x): one program to compile in the place of some fifty operations."""
+
+    @jax.jit
+    def run(x, delta):
+        z, residuals = layer.forward((), x)
+        return z, layer.backward(residuals, delta)[1]
+
+    return run
+
+
 def assert_equals_loops(x, window, stride, pads):
     z, delta_x, delta = loops(x, np.random.default_rng(5).standard_normal, window, stride, pads)
-    keywords = {"window": window, "stride": stride, "padding": pads}
-
-    @jax.jit  # one program to compile in the place of some fifty operations
-    def run(x, delta):
-        z, residuals = max_pool.forward((), x, **keywords)
-        return z, max_pool.backward(residuals, delta, **keywords)[1]
-
-    actual, actual_delta_x = run(x, delta)
+    actual, actual_delta_x = program(max_pool.layer(window, stride=stride, padding=pads))(x, delta)
     assert np.array_equal(actual, z)
     np.testing.assert_allclose(actual_delta_x, delta_x, atol=1e-14)
 
@@ -80,17 +85,16 @@ def test_by_hand():
 
 @pytest.mark.parametrize(("window", "stride", "padding"), [((2, 2), (2, 2), "VALID"), ((3, 2), (2, 1), "SAME")])
 def test_ties_go_where_reduce_window_sends_them(key, window, stride, padding):
-    x = jax.random.randint(key, (2, 6, 5, 3), 0, 3).astype(jnp.float64)
-
     def plain(x):
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), padding)
 
-    z, pull_back = jax.vjp(plain, x)
-    delta = jax.random.normal(key, z.shape, z.dtype)
-    layer = max_pool.layer(window, stride=stride, padding=padding)
-    actual, residuals = layer.forward((), x)
-    assert np.array_equal(actual, z)
-    np.testing.assert_allclose(layer.backward(residuals, delta)[1], pull_back(delta)[0], atol=1e-14)
+    draw = generator(key)
+    x = draw.integers(0, 3, (2, 6, 5, 3)).astype(np.float64)
+    delta = draw.standard_normal(jax.eval_shape(plain, x).shape)
+    z, delta_x = program(max_pool.layer(window, stride=stride, padding=padding))(x, delta)
+    expected, expected_delta_x = jax.jit(lambda x, delta: (plain(x), jax.vjp(plain, x)[1](delta)[0]))(x, delta)
+    assert np.array_equal(z, expected)
+    np.testing.assert_allclose(delta_x, expected_delta_x, atol=1e-14)
 
 
 def test_places_in_a_long_window_do_not_fit_into_int8():
@@ -140,25 +144,25 @@ def test_the_program_of_a_long_window_does_not_grow():
 @pytest.mark.parametrize("window", [3, 10])
 def test_an_entry_of_minus_infinity_keeps_its_delta_next_to_padding(window):
     """Every entry that the first window sees is −∞, as its padding: the first entry wins, not the padding before it."""
-    layer = max_pool.layer(window, stride=window, padding=((window - 2, 0),))
-    x = jnp.concatenate([jnp.full(2, -jnp.inf), jnp.arange(1.0, window + 1)]).reshape(1, -1, 1)
-    z, residuals = layer.forward((), x)
-    assert z.ravel().tolist() == [-np.inf, window]
-    delta_x = layer.backward(residuals, jnp.array([5.0, 7.0]).reshape(1, 2, 1))[1].ravel()
+    run = program(max_pool.layer(window, stride=window, padding=((window - 2, 0),)))
+    x = np.concatenate([np.full(2, -np.inf), np.arange(1.0, window + 1)]).reshape(1, -1, 1)
+    z, delta_x = (np.ravel(array) for array in run(x, np.array([5.0, 7.0]).reshape(1, 2, 1)))
+    assert z.tolist() == [-np.inf, window]
     assert delta_x[0] == 5 and delta_x[1] == 0 and delta_x[-1] == 7 and delta_x.sum() == 12
 
 
 @pytest.mark.parametrize("stride", [(3, 7), (4, 7), (2, 7), (2, 3)])
 def test_the_first_window_never_chooses_its_padding(stride):
     """A window (3, 7) that sees 2×2 entries behind padding: of entries that are all −∞ it chooses the first."""
-    layer = max_pool.layer((3, 7), stride=stride, padding=((1, 0), (5, 0)))
+    run = program(max_pool.layer((3, 7), stride=stride, padding=((1, 0), (5, 0))))
     for best, winner in (((), (0, 0)), ((1, 0), (1, 0)), ((0, 1), (0, 1)), ((1, 1), (1, 1))):
         x = np.random.default_rng(1).standard_normal((1, 5, 9, 1))
         x[0, :2, :2] = -np.inf
         if best:
             x[(0, *best)] = 3.0
-        z, residuals = layer.forward((), jnp.asarray(x))
-        delta_x = layer.backward(residuals, jnp.zeros(z.shape).at[0, 0, 0].set(5.0))[1]
+        delta = np.zeros((1, (5 + 1 - 3) // stride[0] + 1, (9 + 5 - 7) // stride[1] + 1, 1))
+        delta[0, 0, 0] = 5.0
+        z, delta_x = map(np.asarray, run(x, delta))
         assert z[0, 0, 0] == x[(0, *winner)]
         assert delta_x[(0, *winner)] == 5.0 and delta_x.sum() == 5.0
 
