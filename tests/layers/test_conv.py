@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxbias as jb
+from jaxbias.derivation import normal, random_like
 from jaxbias.layers import _patches, conv, dense, relu, reshape
 from jaxbias.params import Params
 from tests.layers.loops import convolution
@@ -124,39 +127,40 @@ def test_by_hand():
 
 def test_the_bias_gradient_adds_up_rows_and_positions():
     """A1.10: one bias per filter, met by n · H′ · W′ positions, which are summed and not averaged."""
-    params = Params(jnp.ones((2, 2, 1, 3)), jnp.zeros(3))
-    z, residuals = conv.forward(params, jnp.ones((5, 4, 3, 1)))
-    grads, _ = conv.backward(residuals, jnp.ones(z.shape))
+    params = Params(np.ones((2, 2, 1, 3)), np.zeros(3))
+    backward = jax.jit(lambda params, x, delta: conv.backward(conv.forward(params, x)[1], delta))
+    grads, _ = backward(params, np.ones((5, 4, 3, 1)), np.ones((5, 3, 2, 3)))
     assert grads.bias.tolist() == [5.0 * 3 * 2] * 3
 
 
 def test_causal_outputs_see_no_later_input(key):
     layer = conv.layer(2, 3, padding="CAUSAL", kernel_dilation=2)
-    x = jax.random.normal(key, (1, 9, 2), jnp.float64)
+    x = np.array(normal(key, (1, 9, 2), jnp.float64))
     params = layer.init(key, x)
-    z, _ = layer.forward(params, x)
-    later, _ = layer.forward(params, x.at[:, 5:].add(1.0))
+    forward = jax.jit(lambda x: layer.forward(params, x)[0])
+    z, later = forward(x), forward(x + (np.arange(9) >= 5)[None, :, None])
     assert z.shape == (1, 9, 2)
-    assert np.array_equal(z[:, :5], later[:, :5])
-    assert np.all(z[:, 5] != later[:, 5])
+    assert np.array_equal(np.asarray(z)[:, :5], np.asarray(later)[:, :5])
+    assert np.all(np.asarray(z)[:, 5] != np.asarray(later)[:, 5])
 
 
 @pytest.mark.parametrize("channels", [3, 6, 17])
 def test_cropping_in_float32_reads_nothing_outside(by_convolution, channels):
     """XLA's CPU convolution reads past a row for negative low and positive high padding (openxla/xla 48713)."""
     rng = np.random.default_rng(3)
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    params, x = Params(draw(2, 2, channels, 6), draw(6)), draw(4, 5, 6, channels)
-    keywords = {"padding": ((-1, 1), (0, -2))}
-    z, residuals = conv.forward(params, x, **keywords)
-    delta = draw(*z.shape)
-    actual = (z, conv.backward(residuals, delta, **keywords))
-    padded = jnp.pad(x[:, 1:, :-2], ((0, 0), (0, 1), (0, 0), (0, 0)))
-    want, residuals = conv.forward(params, padded)
-    grads, delta_padded = conv.backward(residuals, delta)
-    expected = (want, (grads, jnp.pad(delta_padded[:, :-1], ((0, 0), (1, 0), (0, 2), (0, 0)))))
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    params, x, delta = Params(draw(2, 2, channels, 6), draw(6)), draw(4, 5, 6, channels), draw(4, 4, 3, 6)
+
+    def run(params, x, delta, **keywords):
+        z, residuals = conv.forward(params, x, **keywords)
+        return z, conv.backward(residuals, delta, **keywords)
+
+    actual = jax.jit(functools.partial(run, padding=((-1, 1), (0, -2))))(params, x, delta)
+    padded = np.pad(x[:, 1:, :-2], ((0, 0), (0, 1), (0, 0), (0, 0)))
+    want, (grads, delta_padded) = jax.jit(run)(params, padded, delta)
+    expected = (want, (grads, np.pad(np.asarray(delta_padded)[:, :-1], ((0, 0), (1, 0), (0, 2), (0, 0)))))
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(np.abs(b).max()))
 
 
 def test_narrow_deltas_are_summed_in_float32():
@@ -258,8 +262,8 @@ def test_a_compiled_program_pays_nothing_for_the_choice(key):
 def test_tools_read_a_convolution_as_the_platform_here_runs_it(key):
     """verify, roles, capture and deltas: the choice is no branch of the model."""
     network = jb.chain(conv.layer(2, 2), relu, reshape.layer(), dense.layer(3))
-    x, labels = jax.random.normal(key, (4, 3, 3, 2)), jnp.array([0, 2, 1, 2])
-    params = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape, leaf.dtype), network.init(key, x))
+    x, labels = normal(key, (4, 3, 3, 2), jnp.float64), jnp.array([0, 2, 1, 2])
+    params = random_like(key, jax.eval_shape(network.init, key, x))
     assert jb.verify.layer(network.parts[0], params[0], x).ok
     roles = jb.roles(lambda p, x: network.forward(p, x)[0], params, x)
     assert roles[0] == Params("weight", "bias")
@@ -267,9 +271,13 @@ def test_tools_read_a_convolution_as_the_platform_here_runs_it(key):
     def loss(p, x, label):
         return jb.losses.cross_entropy.forward(network.forward(p, x[None])[0], label[None])[0]
 
-    norms = jb.per_example_norms(loss, batch_argnums=(1, 2))(params, x, labels)
-    grads = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, x, labels)
-    squares = sum((leaf.reshape(4, -1) ** 2).sum(1) for leaf in jax.tree.leaves(grads))
+    @jax.jit
+    def both(params, x, labels):
+        norms = jb.per_example_norms(loss, batch_argnums=(1, 2))(params, x, labels)
+        return norms, jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, x, labels)
+
+    norms, grads = both(params, x, labels)
+    squares = sum((np.asarray(leaf).reshape(4, -1) ** 2).sum(1) for leaf in jax.tree.leaves(grads))
     np.testing.assert_allclose(norms.total, np.sqrt(squares), rtol=1e-10)
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxbias.derivation import generator
 from jaxbias.layers import conv, conv_transpose
 from jaxbias.params import Params
 from tests.layers.loops import convolution
@@ -96,13 +97,18 @@ def test_by_hand():
 
 def test_it_is_the_transpose_of_conv(key):
     """⟨conv(y), x⟩ = ⟨y, conv_transpose(x)⟩, the kernel's channels exchanged."""
-    keys = jax.random.split(key, 3)
-    weight = jax.random.normal(keys[0], (3, 2, 4, 3), jnp.float64)
-    x, y = jax.random.normal(keys[1], (2, 3, 4, 4), jnp.float64), jax.random.normal(keys[2], (2, 6, 8, 3), jnp.float64)
-    keywords = {"stride": 2, "padding": "SAME"}
-    up, _ = conv_transpose.forward(Params(weight, None), x, **keywords)
-    down, _ = conv.forward(Params(jnp.swapaxes(weight, -1, -2), None), y, **keywords)
-    np.testing.assert_allclose(jnp.vdot(down, x), jnp.vdot(y, up), rtol=1e-12)
+    draw = generator(key).standard_normal
+    weight, x, y = draw((3, 2, 4, 3)), draw((2, 3, 4, 4)), draw((2, 6, 8, 3))
+
+    @jax.jit
+    def both(weight, x, y):
+        keywords = {"stride": 2, "padding": "SAME"}
+        up, _ = conv_transpose.forward(Params(weight, None), x, **keywords)
+        down, _ = conv.forward(Params(jnp.swapaxes(weight, -1, -2), None), y, **keywords)
+        return up, down
+
+    up, down = both(weight, x, y)
+    np.testing.assert_allclose(np.vdot(down, x), np.vdot(y, up), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

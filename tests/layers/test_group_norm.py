@@ -7,6 +7,7 @@ import pytest
 
 import jaxbias as jb
 from jaxbias import Params
+from jaxbias.derivation import generator, normal
 from jaxbias.layers import batch_norm, dense, group_norm, layer_norm
 from tests.planted import assert_caught
 
@@ -48,24 +49,33 @@ def test_each_group_of_neighbouring_channels_is_normalised_by_itself(key):
 
 def test_as_many_groups_as_channels_is_instance_norm(key):
     """Batch norm of each sample by itself."""
-    x = jax.random.normal(key, (2, 4, 3, 5))
-    params = Params(*jax.random.normal(key, (2, 5)))
-    out, _ = group_norm.forward(params, x, groups=None)
-    same, _ = group_norm.forward(params, x, groups=5)
-    assert (out == same).all()
-    for n in range(2):
-        one, _ = batch_norm.forward(params, x[n], batch_norm.init_state(5))
-        np.testing.assert_allclose(out[n], one, rtol=1e-12)
+    x = normal(key, (2, 4, 3, 5), jnp.float64)
+    params = Params(*normal(key, (2, 5), jnp.float64))
+
+    @jax.jit
+    def forwards(params, x):
+        ones = [batch_norm.forward(params, x[n], batch_norm.init_state(5))[0] for n in range(2)]
+        return *(group_norm.forward(params, x, groups=groups)[0] for groups in (None, 5)), ones
+
+    out, same, ones = forwards(params, x)
+    assert np.array_equal(out, same)
+    np.testing.assert_allclose(out, ones, rtol=1e-12)
 
 
 def test_one_group_without_positions_is_layer_norm(key):
-    x, delta = jax.random.normal(key, (2, 3, 5))
-    params = Params(*jax.random.normal(key, (2, 5)))
-    out, residuals = group_norm.forward(params, x, groups=1)
-    expected, expected_residuals = layer_norm.forward(params, x)
+    x, delta = normal(key, (2, 3, 5), jnp.float64)
+    params = Params(*normal(key, (2, 5), jnp.float64))
+
+    @jax.jit
+    def both(params, x, delta):
+        out, residuals = group_norm.forward(params, x, groups=1)
+        expected, expected_residuals = layer_norm.forward(params, x)
+        gradients = group_norm.backward(residuals, delta), layer_norm.backward(expected_residuals, delta)
+        return (out, expected), gradients
+
+    (out, expected), (actual, wanted) = both(params, x, delta)
     np.testing.assert_allclose(out, expected, rtol=1e-12)
-    actual = jax.tree.leaves(group_norm.backward(residuals, delta))
-    for a, b in zip(actual, jax.tree.leaves(layer_norm.backward(expected_residuals, delta))):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
@@ -74,14 +84,20 @@ def test_a_bias_directly_before(key, groups, redundant):
     """Redundant before instance norm; with larger groups only its mean over each group is (5.3)."""
     network = jb.chain(dense.layer(4), group_norm.layer(groups))
     x_key, delta_key, init_key = jax.random.split(key, 3)
-    x, delta = jax.random.normal(x_key, (3, 5, 2)), jax.random.normal(delta_key, (3, 5, 4))
-    first, after = network.init(init_key, x)
-    first = first._replace(bias=jnp.array([1.0, -2, 3, 5]))
-    _, residuals = network.forward((first, after), x)
-    (grads, _), _ = network.backward(residuals, delta)
-    size = jnp.abs(group_norm.backward(residuals[1], delta)[1]).sum()
-    assert (jnp.abs(grads.bias.reshape(2, 2).sum(1)) < 1e-14 * size).all()
-    assert ((jnp.abs(grads.bias) < 1e-14 * size) == redundant).all()
+    x, delta = normal(x_key, (3, 5, 2), jnp.float64), normal(delta_key, (3, 5, 4), jnp.float64)
+
+    @jax.jit
+    def gradients(x, delta):
+        first, after = network.init(init_key, x)
+        first = first._replace(bias=jnp.array([1.0, -2, 3, 5]))
+        _, residuals = network.forward((first, after), x)
+        (grads, _), _ = network.backward(residuals, delta)
+        return grads.bias, group_norm.backward(residuals[1], delta)[1]
+
+    bias, below = map(np.asarray, gradients(x, delta))
+    size = np.abs(below).sum()
+    assert (np.abs(bias.reshape(2, 2).sum(1)) < 1e-14 * size).all()
+    assert ((np.abs(bias) < 1e-14 * size) == redundant).all()
 
 
 def test_variance_survives_a_large_mean():
@@ -93,14 +109,14 @@ def test_variance_survives_a_large_mean():
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=lambda d: d.__name__)
 def test_half_precision_keeps_its_statistics_in_float32(key, dtype):
-    x = (300 * jax.random.normal(key, (2, 16, 4))).astype(dtype)  # x² is beyond float16
+    x = (300 * generator(key).standard_normal((2, 16, 4))).astype(dtype)  # x² is beyond float16
     layer = group_norm.layer(1)
-    out, residuals = layer.forward(layer.init(key, x), x)
-    exact = np.asarray(x.astype(jnp.float64))
+    out, residuals = jax.jit(lambda x: layer.forward(layer.init(key, x), x))(x)
+    exact = x.astype(np.float64)
     expected = (exact - exact.mean((1, 2), keepdims=True)) / exact.std((1, 2), keepdims=True)
     assert out.dtype == dtype
     assert residuals.rstd.dtype == jnp.float32
-    np.testing.assert_allclose(out.astype(jnp.float64), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-5)
+    np.testing.assert_allclose(np.float64(out), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-5)
 
 
 def test_one_value_in_a_group_gives_the_shift():
