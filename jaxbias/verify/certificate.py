@@ -21,6 +21,7 @@ def certificate(checker: Checker, cases: Sequence[Case]) -> dict[str, Any]:
     its `inputs` as hexadecimal floats, which are exact, the `bits` that decided, and for each leaf how many elements
     are `proved` different and how many `equal`, between which decimal numbers the largest proved difference
     rule − reference lies (`low`, `high`, `at`), and `upper`, which no difference of the equal elements exceeds.
+    `seconds` of processor time were spent on balls.
     """
     enclosed = [case for case in cases if case.enclosure is not None and np.any(_decided(case))]
     if not enclosed:
@@ -34,6 +35,7 @@ def certificate(checker: Checker, cases: Sequence[Case]) -> dict[str, Any]:
         "python": ".".join(map(str, sys.version_info[:3])),
         "reference": marks[0].hex() if marks[0] else None,
         "rule": marks[1].hex() if marks[1] else None,
+        "seconds": checker.seconds_on_balls,
         "probes": [_of_case(checker, case) for case in enclosed],
     }
 

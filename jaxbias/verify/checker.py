@@ -219,7 +219,7 @@ class Checker:
         self.balls: dict[Any, Balls] = {}
         self.runners: dict[Any, tuple[Runner, Runner]] = {}
         self.batched: Runner | None = None
-        self.by_differences = False
+        self.by_differences, self.seconds_on_balls = False, 0.0
         self.forward: Runner | None = None
         self.iterated: Runner | None = None
         self.exact = True
@@ -512,7 +512,9 @@ class Checker:
         eps = min(self.eps, float(jnp.finfo(jnp.float32).eps))
         asked = [np.asarray(np.isfinite(e) & np.isfinite(a)) for e, a in zip(case.expected, case.actual)]
         bits = MOST_BITS if needed else FEWEST_BITS
+        began = time.process_time()
         enclosure = balls.enclose(probe.inputs, asked, case.sizes, eps, left / 4, bits)
+        self.seconds_on_balls += time.process_time() - began
         case.reason = enclosure.reason
         case.decide_by(self._within_the_miss(case, enclosure))
 

@@ -35,17 +35,16 @@ def _at(case: "Case", directions: list[np.ndarray | None], step: float = STEP) -
     return [np.asarray(values[i]) for i in case.program.outputs][: len(case.expected)]
 
 
-def _near(case: "Case", count: int, rng: np.random.Generator, step: float = STEP) -> list[list[np.ndarray]]:
-    """True gradients at random points a tiny step away."""
+def _near(case: "Case", pairs: int, rng: np.random.Generator, step: float = STEP) -> list[list[np.ndarray]]:
+    """True gradients at random points a tiny step away, each with the one opposite, so that both sides are seen."""
     found = []
-    for _ in range(count):
+    for _ in range(pairs):
         signs = [
-            np.asarray(rng.choice([-1.0, 1.0], np.shape(x)) * rng.uniform(0.5, 1.0, np.shape(x)))
-            if is_float(x)
-            else None
+            rng.choice([-1.0, 1.0], np.shape(x)) * rng.uniform(0.5, 1.0, np.shape(x)) if is_float(x) else None
             for x in case.probe.primals
         ]
-        found.append(_at(case, signs, step))
+        for side in (1.0, -1.0):
+            found.append(_at(case, [None if d is None else np.asarray(side * d) for d in signs], step))
     return found
 
 
@@ -132,16 +131,16 @@ def _aimed(case: "Case", where: list[int] | None, i: int) -> list[list[np.ndarra
 def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.random.Generator) -> None:
     """Set `case.convention[i]` where leaf i differs only at kinks and within the interval; `case.kink` names them."""
     off_ties = _off_ties(case, SAMPLES // 2, rng)
-    near = _near(case, 3, rng) + off_ties
+    near = _near(case, 2, rng) + off_ties
     jumps = {i: case.wrong[i] & _jumps(near, case, i) for i in wrong}
     if any(map(np.any, jumps.values())):
         # a derivative that is only steep moves less with a smaller step, and one that jumps does not
-        nearer = _near(case, 3, rng, STEP / 1000) + off_ties
+        nearer = _near(case, 2, rng, STEP / 1000) + off_ties
         jumps = {i: mask & _jumps_alike(near, nearer, case, i) for i, mask in jumps.items()}
     jumps = [i for i, mask in jumps.items() if np.any(mask)]
     if not jumps:
         return
-    near += _near(case, max(0, SAMPLES + len(off_ties) - len(near)), rng)
+    near += _near(case, SAMPLES // 2, rng)
     case.kink = kink_lines(case, near, rng)
     for i in jumps:
         samples = near + _aimed(case, checker.problem.leaf_primal, i)

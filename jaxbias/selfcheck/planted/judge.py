@@ -31,6 +31,7 @@ class Outcome:
         localised: exactly the wrong gradients were found; None where a rule gives no comparable gradients.
         named: the kind is an accepted name of the planted mistake.
         misnamed: a confident kind that is no accepted name.
+        on_balls: processor time of its enclosures in seconds; None where none was computed.
     """
 
     rule: str
@@ -43,6 +44,7 @@ class Outcome:
     kinds: tuple[str, ...]
     seconds: float
     crashed: str = ""
+    on_balls: float | None = None
 
 
 def _values(rule: Callable[..., Any], args: tuple[Any, ...], cotangent: Any) -> list[Any] | None:
@@ -202,12 +204,13 @@ def judge(rule: Rule, mutant: Mutant, points: Any) -> Outcome | None:
         rule.name,
         mutant.planted,
         mutant.where,
-        not report.ok,
+        report.verdict == "wrong",
         None if wrong is None else bool(localised and not report.ok),
         named and not report.ok,
         bool(confident) and not named,
         kinds,
         seconds,
+        on_balls=report.certificate.get("seconds"),
     )
 
 
@@ -262,6 +265,8 @@ def table(outcomes: list[Outcome]) -> str:
         lines.append(
             f"{planted or 'all':32}{s.count:8}{s.detected:10.1%}{s.localised:8.1%}{s.named:8.1%}{s.misnamed:10.1%}"
         )
+    on_balls = [o.on_balls for o in outcomes if o.on_balls is not None]
+    lines.append(f"enclosures were computed in {len(on_balls)} of {len(outcomes)} checks, in {sum(on_balls):.1f} s")
     return "\n".join(lines)
 
 
