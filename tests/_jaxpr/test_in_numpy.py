@@ -125,7 +125,7 @@ WITH_GRADIENT = [name for name in CASES if name not in ("integers", "a loop with
 
 NOT_IN_CASES = {
     "complex", "real", "imag", "conj", "eq_to", "le_to", "lt_to", "nextafter", "copy", "reduce_precision",
-    "reduce_window_min", "optimization_barrier", "clamp", "exp_neg_sq", "stack", "unstack", "one_minus_square",
+    "reduce_window_min", "optimization_barrier", "clamp", "exp_neg_sq", "stack", "unstack", "one_minus_square", "log2",
 }  # fmt: skip
 """Primitives that the cases reach in one release or in none; `test_the_others` evaluates them."""
 
