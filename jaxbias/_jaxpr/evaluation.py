@@ -61,7 +61,7 @@ def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     with jax.enable_x64(True):
         try:
             outs = bind(*(cast(x, dtype, widen=not bits) for x, dtype in zip(inputs, dtypes)))
-        except (TypeError, jax.errors.JaxRuntimeError):  # the equation insists on the dtype it was traced with
+        except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # it insists on the dtype it was traced with
             outs = bind(*(cast(x, dtype) for x, dtype in zip(inputs, dtypes)))
     return [as_array(out) for out in outs]
 

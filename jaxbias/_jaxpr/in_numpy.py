@@ -301,8 +301,13 @@ def _integer_pow(p, x):
     return x ** p["y"] if p["y"] >= 0 or not _is_float(x) else 1 / x ** (-p["y"])
 
 
+def half_to_even(p):
+    """Does a `round` take a half to the even neighbour, and not away from zero?"""
+    return str(p["rounding_method"]).endswith(("1", "EVEN"))
+
+
 def _round(p, x):
-    if str(p["rounding_method"]).endswith(("1", "EVEN")):
+    if half_to_even(p):
         return np.round(x)
     return np.trunc(x + np.copysign(0.5, x))
 
@@ -414,6 +419,7 @@ VALUE: dict[str, Value] = {
     "gather": _gather,
     "scatter": scatter_overwrite,
     "scatter-add": _scatter(np.add),
+    "scatter-sub": _scatter(np.subtract),
     "scatter-mul": _scatter(np.multiply),
     "scatter-max": _scatter(np.maximum),
     "scatter-min": _scatter(np.minimum),

@@ -37,7 +37,7 @@ PLAIN_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_lin"}
 """Primitives that only carry their body out."""
 
 CONTROL_FLOW = {"scan", "while", "cond"}
-CALLED_WHOLE = CONTROL_FLOW | {"pallas_call", "shard_map", "reduce"}
+CALLED_WHOLE = CONTROL_FLOW | {"pallas_call", "shard_map", "reduce", "reduce_window"}
 """Primitives whose bodies mean something else when they are written out."""
 
 MONOIDS = {"add": "reduce_sum", "max": "reduce_max", "min": "reduce_min", "mul": "reduce_prod"}

@@ -47,7 +47,7 @@ def error_bounds(program: Program, values: Sequence[Any], eps: float, narrow: bo
                         size, count = terms(equation.name, equation.params, xs, out)
                         own = max(eps, float(jnp.finfo(program.dtypes[number]).eps)) if narrow else eps
                         error = error + own * np.sqrt(count) * size
-                    bounds[number] = np.where(np.isinf(out), 0.0, error)  # an infinity, as of a mask, is exact
+                    bounds[number] = np.where(np.isinf(out), 0.0, np.abs(error))  # an infinity, as of a mask, is exact
                 else:
                     bounds[number] = np.zeros(np.shape(out))
     return bounds
@@ -57,7 +57,7 @@ def _moved(equation: Equation, xs: Sequence[Any], es: Sequence[Any], outs: Seque
     bound = BOUND.get(equation.name)
     if not any(np.any(e) for e in es):
         return [np.zeros(np.shape(out)) for out in outs]
-    if bound is not None and not any(np.iscomplexobj(x) for x in xs):
+    if bound is not None and (equation.name not in OF_REALS or not any(np.iscomplexobj(x) for x in xs)):
         moved = bound(equation.params, list(xs), list(es), outs if len(outs) > 1 else outs[0])
         return list(moved) if isinstance(moved, list) else [moved]
     # No rule: the largest of a few random perturbations, doubled, over the whole output.
@@ -216,6 +216,7 @@ BOUND: dict[str, Bound] = {
     "sort": _order_bound,
     "top_k": _top_k_bound,
     "scatter-add": _scatter_add_bound,
+    "scatter-sub": _scatter_add_bound,
     "scatter": lambda p, xs, es, out: scatter_overwrite(p, es[0], xs[1], es[2]),
     "reduce_prod": _prod_bound,
     "cumprod": _cumprod_bound,
@@ -243,6 +244,9 @@ BOUND: dict[str, Bound] = {
     },
 }  # fmt: skip
 
+OF_REALS = {"sign", "pow", "max", "min", "reduce_max", "reduce_min", "cummax", "cummin"}
+"""Primitives whose bound holds for real operands only; any other takes |error| of a complex one as well."""
+
 EXACT = {
     "neg", "abs", "sign", "broadcast_in_dim", "reshape", "squeeze", "transpose", "rev", "tile",
     "unstack", "split", "slice", "dynamic_slice", "gather", "stop_gradient", "copy", "real", "imag", "conj",
@@ -268,8 +272,10 @@ def terms(name: str, params: dict[str, Any], xs: list[Any], out: Any) -> tuple[A
         return dot_general(params, np.abs(xs[0]), np.abs(xs[1])), math.prod(xs[0].shape[i] for i in contract)
     if name in ("reduce_sum", "cumsum", "reduce_window_sum"):
         return VALUE[name](params, np.abs(xs[0])), max(1, xs[0].size // max(1, np.size(out) if name != "cumsum" else 1))
-    if name == "scatter-add":
-        return VALUE[name](params, np.abs(xs[0]), xs[1], np.abs(xs[2])), max(1, xs[2].size // max(1, xs[0].size))
+    if name in ("scatter-add", "scatter-sub"):
+        return VALUE["scatter-add"](params, np.abs(xs[0]), xs[1], np.abs(xs[2])), max(
+            1, xs[2].size // max(1, xs[0].size)
+        )
     if name == "triangular_solve":
         return np.abs(out) * 4, xs[0].shape[-1]
     return np.abs(out), 1

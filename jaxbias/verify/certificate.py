@@ -73,8 +73,8 @@ def _exact(x: Any) -> dict[str, Any]:
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended):
         x = jax.random.key_data(x)
     x = np.asarray(x)
-    parts = x.view(np.float64) if x.dtype.kind == "c" else x
-    values = [value.hex() if isinstance(value, float) else value for value in parts.ravel().tolist()]
+    parts = x.ravel().view(np.float64) if x.dtype.kind == "c" else x.ravel()
+    values = [value.hex() if isinstance(value, float) else value for value in parts.tolist()]
     return {"shape": list(x.shape), "dtype": str(x.dtype), "values": values}
 
 

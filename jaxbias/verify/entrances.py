@@ -322,12 +322,15 @@ def jvp_problem(forward, rule, values, names, draw, owner) -> Problem:
     outs, out_tree = _outputs(forward, flat.args, owner)
     float_outs = [i for i, out in enumerate(outs) if jnp.issubdtype(out.dtype, jnp.inexact)]
 
-    def reference(primals, seeds):
+    def of_floats(primals: Any) -> tuple[references.Function, list[Any]]:
         def floats_only(*floats):
             out = jax.tree.leaves(forward(*flat.with_floats(primals, floats)))
             return [jnp.asarray(out[i]) for i in float_outs]
 
-        outputs, tangents = jax.jvp(floats_only, [jnp.asarray(primals[i]) for i in flat.floats], list(seeds))
+        return floats_only, [jnp.asarray(primals[i]) for i in flat.floats]
+
+    def reference(primals, seeds):
+        outputs, tangents = jax.jvp(*of_floats(primals), list(seeds))
         return [*tangents, *outputs]
 
     def run_rule(primals, seeds):
@@ -351,6 +354,7 @@ def jvp_problem(forward, rule, values, names, draw, owner) -> Problem:
         forward=lambda primals: [
             out for out in jax.tree.leaves(forward(*flat.tree(primals))) if jnp.issubdtype(out.dtype, jnp.inexact)
         ],
+        by_differences=lambda primals, seeds: references.along_tangents(*of_floats(primals), seeds),
         what="tangent rule",
         seed_word="tangent",
     )

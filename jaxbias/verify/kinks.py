@@ -76,7 +76,7 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
             ties = np.asarray(values[i] == values[j])
             for number in (i, j):
                 for moved, where in chosen_from(number, ties):
-                    tied[moved] = tied.get(moved, False) | where
+                    tied[moved] = np.asarray(tied.get(moved, False) | where)
     if not tied:
         return []
 

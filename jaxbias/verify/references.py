@@ -65,6 +65,12 @@ def by_columns(function: Function, floats: Sequence[Any], seeds: Sequence[Any]) 
     return [*(gradient(k) for k in range(len(floats))), *function(*floats)]
 
 
+def _extrapolated(wide: Array, middle: Array, narrow: Array) -> tuple[Array, Array]:
+    """The slope at step 0 from those with `STEPS` (Richardson), and from the last two only."""
+    first, second = middle + (middle - wide) / 3, narrow + (narrow - middle) / 3
+    return second + (second - first) / 15, second
+
+
 def by_differences(function: Function, floats: Sequence[Any], seeds: Sequence[Any]) -> list[Array]:
     """Gradients, then values, then the gradients once more from fewer differences: their distance is the error.
 
@@ -87,12 +93,32 @@ def by_differences(function: Function, floats: Sequence[Any], seeds: Sequence[An
             return (up - down) / (2 * step * size)
 
         def at(place):
-            wide, middle, narrow = (slope(place, step) for step in STEPS)
-            first, second = middle + (middle - wide) / 3, narrow + (narrow - middle) / 3
-            return second + (second - first) / 15, second
+            return _extrapolated(*(slope(place, step) for step in STEPS))
 
         best, other = jax.lax.map(at, jnp.arange(x.size))
         return best.reshape(x.shape), other.reshape(x.shape)
 
     pairs = [gradient(k) for k in range(len(floats))]
+    return [*(best for best, _ in pairs), *function(*floats), *(other for _, other in pairs)]
+
+
+def along_tangents(function: Function, floats: Sequence[Any], tangents: Sequence[Any]) -> list[Array]:
+    """As `by_differences`, the tangents of the outputs: differences of the forward along those of the arguments.
+
+    Raises:
+        ValueError: a complex argument.
+    """
+    floats = [jnp.asarray(x) for x in floats]
+    if any(jnp.iscomplexobj(x) for x in floats):
+        raise ValueError("verify: the forward has no derivative, and its complex arguments no other reference.")
+    tangents = [jnp.asarray(t).astype(x.dtype) for x, t in zip(floats, tangents)]
+    longest = jnp.max(jnp.stack([jnp.max(jnp.abs(t), initial=0.0) for t in tangents]))
+    size = 1 / jnp.maximum(1.0, longest)
+
+    def slopes(step):
+        h = step * size
+        up, down = (function(*(x + (s * h).astype(x.dtype) * t for x, t in zip(floats, tangents))) for s in (1, -1))
+        return [(u - d) / (2 * h).astype(u.dtype) for u, d in zip(up, down)]
+
+    pairs = [_extrapolated(*three) for three in zip(*map(slopes, STEPS))]
     return [*(best for best, _ in pairs), *function(*floats), *(other for _, other in pairs)]

@@ -65,6 +65,7 @@ def fourier(x):
     return [
         *(f(x, n) for f in (jnp.fft.rfft, jnp.fft.irfft) for n in (6, 5)), jnp.fft.rfft2(x), jnp.fft.irfft2(z, (4, 5)),
         jnp.fft.fft(z), jnp.fft.ifft(z, axis=0), jnp.fft.fft2(z), jnp.conj(z) * z, jnp.exp(z), abs(z),
+        jnp.isnan(z / 3), jax.nn.sigmoid(z),
     ]  # fmt: skip
 
 
@@ -79,6 +80,7 @@ def matrices(a, positive):
             for left, lower, turned in flags
         ),
         solve(regular, b, left_side=True, lower=True, unit_diagonal=True),
+        *lax.linalg.lu(lax.complex(a, jnp.swapaxes(a, -1, -2) * 2)),
     ]  # fmt: skip
 
 
@@ -104,7 +106,9 @@ def others(x):
         lax.round(tied / 2, lax.RoundingMethod.AWAY_FROM_ZERO), jnp.argmax(tied, 1), jnp.argmin(tied, 0),
         jnp.sort(tied, 1), jnp.argsort(tied, 1), *lax.top_k(tied, 3), jnp.cbrt(x), jnp.power(x, 3.0),
         jnp.power(x, -2), jnp.power(2.0, x), x.astype(int), (x > 0).astype(float), tied.astype(bool),
-        jax.scipy.special.polygamma(1, jnp.abs(x)), lax.lgamma(x), jnp.max(jnp.where(x > 0, x, -jnp.inf), 1),
+        jax.scipy.special.polygamma(1, jnp.abs(x)), jax.scipy.special.zeta(2.5, abs(x)), lax.bessel_i0e(x),
+        lax.bessel_i1e(x), lax.igamma(abs(x) + 1, x * x), lax.igammac(abs(x) + 1, x * x),
+        lax.betainc(abs(x), x * x + 0.5, jnp.exp(-abs(x))), lax.lgamma(x), jnp.max(jnp.where(x > 0, x, -jnp.inf), 1),
         jnp.sum(x[:0], 0), jnp.isfinite(x / (x > 0)), jax.nn.softmax(jnp.where(x > 0, x, -1e30)), jnp.sign(x),
     ]  # fmt: skip
 

@@ -89,7 +89,8 @@ def indices(x, ids, y):
     return [
         x[ids], x[:, ids[:, 0]], jnp.take(x, ids + 7, axis=0, mode="fill"), jnp.take(x, ids, axis=0, mode="clip"),
         out.at[ids[:, 0]].add(y[:3]), out.at[ids[:, 0]].set(2.0), out.at[ids[:, 0]].max(y[:3]),
-        out.at[ids[:, 0], ids[:, 1]].multiply(3.0), jnp.take_along_axis(x, ids[:, :1].T, axis=1),
+        out.at[ids[:, 0], ids[:, 1]].multiply(3.0), out.at[ids[:, 0]].subtract(y[:3]),
+        jnp.take_along_axis(x, ids[:, :1].T, axis=1),
         out.at[ids[:, 1], 2:4].min(y[:3, :2]), jax.ops.segment_sum(y[:3], ids[:, 1], 4),
     ]  # fmt: skip
 

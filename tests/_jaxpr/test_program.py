@@ -50,6 +50,22 @@ def test_no_branch_for_this_platform_is_an_error_of_jax_itself():
         _jaxpr.trace(lambda x: [lax.platform_dependent(x, oneapi=jnp.sin, tpu=jnp.cos)], np.ones(2))
 
 
+def test_a_primitive_that_jax_defines_by_others_is_read_as_those():
+    def cube_root(a):
+        solve = lambda f, start: lax.fori_loop(0, 9, lambda _, y: y - f(y) / (3 * y * y), start)
+        return lax.custom_root(lambda y: y**3 - a, jnp.ones_like(a), solve, lambda g, y: y / g(jnp.ones_like(y)))
+
+    def function(a, x):
+        found = jnp.searchsorted(a, x)
+        return [found, *jax.jvp(cube_root, (a,), (a,)), jax.grad(lambda a: cube_root(a).sum())(a)]
+
+    args = np.array([0.5, 1.5, 4.0]), np.array([0.7, 9.0])
+    program = _jaxpr.trace(function, *args)
+    assert "call_hi_primitive" not in names(program)
+    for ours, theirs in zip(_jaxpr.run(program, args), function(*args), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
 def test_verify_judges_the_branch_that_runs_and_names_the_mistake_in_it(case):
     params, x = case
     right = lambda args, delta: (delta @ args[1].T, args[0].T @ delta)
