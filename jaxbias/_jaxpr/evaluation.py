@@ -58,11 +58,11 @@ def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     bind = (
         equation.compiled if equation.name in ("pallas_call", "shard_map") else equation.bind
     )  # else compiled each time
-    with jax.enable_x64(True):
+    with jax.enable_x64(True):  # and with JAX arrays: primitives of other packages may take nothing else
         try:
-            outs = bind(*(cast(x, dtype, widen=not bits) for x, dtype in zip(inputs, dtypes)))
-        except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # it insists on the dtype it was traced with
-            outs = bind(*(cast(x, dtype) for x, dtype in zip(inputs, dtypes)))
+            outs = bind(*(jnp.asarray(cast(x, dtype, widen=not bits)) for x, dtype in zip(inputs, dtypes)))
+        except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # it insists on the dtypes it was traced with
+            outs = bind(*(jnp.asarray(cast(x, dtype)) for x, dtype in zip(inputs, dtypes)))
     return [as_array(out) for out in outs]
 
 

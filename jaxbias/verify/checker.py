@@ -464,7 +464,7 @@ class Checker:
                 case.measured = coarse
         sharp = case.sharp(limit)
         case.undecided = [
-            ~known & ~clear & ~wrong & np.isfinite(e)
+            np.asarray(~known & ~clear & ~wrong & np.isfinite(e))
             for known, clear, wrong, e in zip(decided, sharp, case.wrong, case.expected)
         ]
 

@@ -64,7 +64,7 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
         maker = program.equations[makers[number]]
         if maker.name in COMPARED:
             for operand in maker.inputs:
-                yield from chosen_from(operand, where & (values[operand] == values[number]))
+                yield from chosen_from(operand, np.asarray(where & (values[operand] == values[number])))
         else:
             yield number, where
 

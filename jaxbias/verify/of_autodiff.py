@@ -1,15 +1,17 @@
 """A drop-in for `jax.test_util.check_grads` that compares autodiff with no autodiff, and says what is wrong."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jaxtyping import Array
 
 from jaxbias import _jaxpr
 from jaxbias._trees import is_float
 from jaxbias.verify.decide import check
 from jaxbias.verify.entrances import _check_options, jvp_problem, required, vjp_problem
-from jaxbias.verify.problem import argument_names, check_arrays, zero_cotangent
+from jaxbias.verify.problem import Problem, argument_names, check_arrays, zero_cotangent
+from jaxbias.verify.report import Report
 
 
 def check_grads(
@@ -44,6 +46,19 @@ def check_grads(
         >>> from jaxbias import verify
         >>> verify.check_grads(jnp.tanh, (jnp.linspace(-2.0, 2.0, 5),), order=2)
     """
+    for report in reports(f, args, order, modes, atol, rtol):
+        required(report)
+
+
+def reports(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    order: int,
+    modes: Sequence[str] = ("fwd", "rev"),
+    atol: float | int | None = None,
+    rtol: float | int | None = None,
+) -> Iterator[Report]:
+    """What `check_grads` raises from: a report for each mode and order, the lower orders first."""
     owner = "verify.check_grads"
     args = tuple(args) if isinstance(args, list) else args
     _check_options(owner, {"f": f}, None, rtol, atol)
@@ -53,28 +68,30 @@ def check_grads(
         raise ValueError(f'{owner}: modes must be of "fwd" and "rev", got {modes}.')
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise ValueError(f"{owner}: order must be a whole number from 1 on, got {order!r}.")
-    _check(f, tuple(args), order, modes, {"rtol": rtol, "atol": atol}, "")
+    yield from _reports(f, tuple(args), order, modes, {"rtol": rtol, "atol": atol}, "")
 
 
-def _check(f: Callable[..., Any], args: tuple, order: int, modes: tuple[str, ...], tolerances: dict, of: str) -> None:
+def _reports(
+    f: Callable[..., Any], args: tuple, order: int, modes: tuple[str, ...], tolerances: dict, of: str
+) -> Iterator[Report]:
     plain = _jaxpr.without_custom_rules(f)
     names = argument_names(f, len(args), None, "verify.check_grads")
     key = jax.random.key(0)
     if "fwd" in modes:
         problem = jvp_problem(plain, _tangent_rule(f), args, names, None, "verify.check_grads")
-        _require(problem, key, tolerances, f"forward mode{of}")
+        yield _report(problem, key, tolerances, f"forward mode{of}")
         if order > 1:
-            _check(_tangents_of(f), (args, args), order - 1, modes, tolerances, f" of forward mode{of}")
+            yield from _reports(_tangents_of(f), (args, args), order - 1, modes, tolerances, f" of forward mode{of}")
     if "rev" in modes:
         problem = vjp_problem(plain, _cotangent_rule(f), args, None, names, None, "verify.check_grads")
-        _require(problem, key, tolerances, f"reverse mode{of}")
+        yield _report(problem, key, tolerances, f"reverse mode{of}")
         if order > 1:
-            _check(_gradients_of(f), args, order - 1, modes, tolerances, f" of reverse mode{of}")
+            yield from _reports(_gradients_of(f), args, order - 1, modes, tolerances, f" of reverse mode{of}")
 
 
-def _require(problem, key, tolerances, what: str) -> None:
+def _report(problem: Problem, key: Array, tolerances: dict, what: str) -> Report:
     problem.what, problem.independent = what, True
-    required(check(problem, key=key, **tolerances))
+    return check(problem, key=key, **tolerances)
 
 
 def _tangent_rule(f):

@@ -25,7 +25,7 @@ def factor_kind(editor: Editor, eqn: _jaxpr.Equation, f: int) -> tuple[str, str]
     if np.all((value == 0) | (value == 1)):
         return mask_kind(editor, eqn, f)
     with np.errstate(all="ignore"):
-        activation = _derivative_of(editor, eqn, 1 / value if eqn.name == "div" else value)
+        activation = _derivative_of(editor, eqn, np.asarray(1 / value) if eqn.name == "div" else value)
     if activation is not None:
         # 1/√v is a common factor by itself, not only the derivative of √v
         kind = "missing-factor" if activation.name in ALGEBRAIC else "missing-activation-derivative"
