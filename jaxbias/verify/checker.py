@@ -124,6 +124,7 @@ class Case:
     Attributes:
         wrong, undefined: elements that differ; and those where autodiff gives no finite number.
         undecided: elements of which neither is known: the screen's bound says nothing, and no enclosure decides.
+        smooth: elements where the forward is known to have a slope, so that no convention excuses another one.
         enclosure: what balls say; None where they were not asked.
         reason: why elements are undecided.
         measured: relative precision to which the rule could be seen; 0 where it was seen exactly.
@@ -138,6 +139,7 @@ class Case:
     wrong: list[np.ndarray] = field(default_factory=list)
     undefined: list[np.ndarray] = field(default_factory=list)
     undecided: list[np.ndarray] = field(default_factory=list)
+    smooth: list[np.ndarray] = field(default_factory=list)
     enclosure: Enclosure | None = None
     reason: str = ""
     measured: float = 0.0
@@ -165,6 +167,7 @@ class Case:
             self.wrong.append(np.asarray(wrong & ~same & np.isfinite(e)))
         self.convention = [False] * len(self.wrong)
         self.undecided = [np.zeros(np.shape(e), bool) for e in self.expected]
+        self.smooth = [np.zeros(np.shape(e), bool) for e in self.expected]
         return self
 
     @functools.cached_property
@@ -481,6 +484,7 @@ class Checker:
         """Where the forward has a slope of its own that autodiff of it misses, that slope is what is expected."""
         for i, slope in enumerate(derivatives(self, case.probe) or ()):
             e, known = case.expected[i], np.isfinite(slope)
+            case.smooth[i] = known
             off = known & ~(np.abs(slope - e) <= case.tolerance[i] + 1e-9 * np.abs(slope))
             if np.any(off):
                 case.expected[i] = np.where(off, slope, e)

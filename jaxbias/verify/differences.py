@@ -1,10 +1,12 @@
 """Derivatives from differences of the forward in ball arithmetic: a reference that uses no rule of autodiff at all.
 
 At 512 bits a step of 2⁻¹⁰⁰ loses nothing to cancellation, so (f(x + h) − f(x − h)) / 2h is f' to some sixty digits
-where f is smooth; where it is not, the slopes to both sides differ, and nothing is said.
+where f is smooth; where it is not, the slopes to both sides differ, and nothing is said. Nor where the slopes are not
+linear in the direction: a median of three equal values has a slope along each of them, and no derivative.
 """
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +51,12 @@ def derivatives(checker: "Checker", probe: "Probe") -> list[np.ndarray] | None:
         return None
 
 
+def _same(a: Any, b: Any, size: Any) -> Any:
+    """Up to the rounding of slopes to float64."""
+    with np.errstate(all="ignore"):
+        return np.abs(a - b) <= 1e-9 * size + math.ldexp(1.0, STEP // 2)
+
+
 class _Slopes:
     def __init__(self, program: _jaxpr.Program, probe: "Probe", deadline: float):
         self.program, self.probe, self.deadline = program, probe, deadline
@@ -56,6 +64,7 @@ class _Slopes:
         self.seeds = [in_balls.lift(x) for x in probe.seeds]
         self.step = in_balls.lift(np.float64(2.0**STEP))[()]
         self.here = self._run(self.primals)
+        self.rng = np.random.default_rng(0)
 
     def _run(self, primals: list[Any]) -> list[in_balls.Balls]:
         return in_balls.run(self.program, primals, deadline=self.deadline)
@@ -63,14 +72,30 @@ class _Slopes:
     def of(self, checker: "Checker") -> list[np.ndarray] | None:
         where = checker.problem.leaf_primal
         if where is not None:
-            return [self._gradient(k) for k in where]
+            return self._if_linear(where, [self._gradient(k) for k in where])
         floats = [i for i, x in enumerate(self.probe.primals) if is_float(x)]
+        others = [in_balls.lift(self.rng.standard_normal(np.shape(seed))) for seed in self.seeds]
+        directions = self.seeds, others, [a + b for a, b in zip(self.seeds, others)]
+        slopes = ([self._slope(*ends) for ends in self._along(floats, direction)] for direction in directions)
+        return [np.where(_same(one + two, both, abs(one) + abs(two)), one, np.nan) for one, two, both in zip(*slopes)]
+
+    def _along(self, numbers: list[int], direction: list[Any]) -> Iterable[tuple[Any, Any, Any]]:
+        """Each output a step along the direction, here, and a step back."""
         moved = [list(self.primals), list(self.primals)]
-        for i, tangent in zip(floats, self.seeds):
+        for i, tangent in zip(numbers, direction):
             for sign, primals in zip((1, -1), moved):
                 primals[i] = primals[i] + tangent * (sign * self.step)
         up, down = map(self._run, moved)
-        return [self._slope(u, h, d) for u, h, d in zip(up, self.here, down)]
+        return zip(up, self.here, down)
+
+    def _if_linear(self, numbers: list[int], gradients: list[np.ndarray]) -> list[np.ndarray]:
+        """The gradients, if they give the slope along another direction too; NaN else."""
+        direction = [self.rng.standard_normal(np.shape(g)) * np.isfinite(g) for g in gradients]
+        parts = [np.where(np.isfinite(g), g, 0) * d for g, d in zip(gradients, direction)]
+        ends = map(list, zip(*self._along(numbers, list(map(in_balls.lift, direction)))))
+        slope = self._slope(*map(self._paired, ends))
+        linear = _same(sum(map(np.sum, parts)), slope, sum(np.sum(np.abs(part)) for part in parts))
+        return gradients if linear else [np.full(np.shape(g), np.nan) for g in gradients]
 
     def _paired(self, outs: list[in_balls.Balls]) -> in_balls.Balls:
         total = sum((np.sum(out * seed) for out, seed in zip(outs, self.seeds)), start=self.step * 0)

@@ -132,7 +132,7 @@ def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.rand
     """Set `case.convention[i]` where leaf i differs only at kinks and within the interval; `case.kink` names them."""
     off_ties = _off_ties(case, SAMPLES // 2, rng)
     near = _near(case, 2, rng) + off_ties
-    jumps = {i: case.wrong[i] & _jumps(near, case, i) for i in wrong}
+    jumps = {i: case.wrong[i] & ~case.smooth[i] & _jumps(near, case, i) for i in wrong}
     if any(map(np.any, jumps.values())):
         # a derivative that is only steep moves less with a smaller step, and one that jumps does not
         nearer = _near(case, 2, rng, STEP / 1000) + off_ties
@@ -144,7 +144,8 @@ def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.rand
     case.kink = kink_lines(case, near, rng)
     for i in jumps:
         samples = near + _aimed(case, checker.problem.leaf_primal, i)
-        elsewhere = case.wrong[i] & ~_jumps(samples, case, i)  # where no convention excuses anything
+        # where no convention excuses anything
+        elsewhere = case.wrong[i] & (case.smooth[i] | ~_jumps(samples, case, i))
         case.convention[i] = not np.any(elsewhere) and _inside(case, samples, i)
 
 

@@ -195,7 +195,7 @@ IMAGES = "NHWC", "HWIO", "NHWC"
 
 
 def pool(a, start, combine, window, strides, padding="VALID"):
-    return lax.reduce_window(a, jnp.asarray(start, a.dtype), combine, window, strides, padding)
+    return lax.reduce_window(a, np.asarray(start, a.dtype), combine, window, strides, padding)
 
 
 def attention(q, k, v):
@@ -431,7 +431,6 @@ CALLS: dict[str, dict[str, Call]] = {
         "at.multiply": call(lambda a, b: a.at[jnp.array([2, 0])].multiply(b, unique_indices=True), x(3), x(2)),
         "at.max": call(lambda a, b, n: a.at[n].max(b), x(3), x(4), i(4)),
         "at.min": call(lambda a, b, n: a.at[n].min(b), x(3), x(2), jnp.asarray([1, 2])),
-        "at.apply": call(lambda a: a.at[1].apply(jnp.sin), x(3)),
         "dynamic_slice": call(lambda a, n: lax.dynamic_slice(a, (n, n + 1), (2, 2)), x(4, 4), jnp.int32(1)),
         "dynamic_update_slice": call(lambda a, b, n: lax.dynamic_update_slice(a, b, (n,)), x(5), x(2), jnp.int32(2)),
         "segment_sum": call(lambda a, n: jax.ops.segment_sum(a, n, 3), x(5), i(5)),
