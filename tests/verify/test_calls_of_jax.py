@@ -13,6 +13,7 @@ import pytest
 from jaxbias import verify
 from jaxbias._trees import is_float
 from jaxbias.verify import of_autodiff
+from jaxbias.verify.entrances import required
 from tests.verify.calls_of_jax import CALLS, FAULTS, Call
 
 EVERY = [(kind, name) for kind, calls in CALLS.items() for name in calls]
@@ -94,7 +95,8 @@ def spoilt(call: Call, factors) -> Call:
 
 def check(call: Call, modes=None) -> None:
     """`verify.check_grads`, but a mistake is not named, which would take longer than finding it."""
-    of_autodiff._check(call.f, call.args, 1, modes or call.modes, {"diagnose": False}, "")
+    for report in of_autodiff._reports(call.f, call.args, 1, modes or call.modes, {"diagnose": False}, ""):
+        required(report)
 
 
 def assert_right(call: Call, mode: int) -> None:
