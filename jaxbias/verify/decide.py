@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbias._trees import in_one_line
 from jaxbias.verify import remarks
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
@@ -92,6 +93,13 @@ def check(
             if not cases:
                 return broken(Diagnosis(", ".join(every), "wrong-structure", error.explanation, error.fix), every)
             notes.append(f'on the probe "{probe.name}" {error.explanation}')
+            continue
+        except RuntimeError as error:  # of the forward or of a solver in it, which checks its values as it runs
+            if probe is probes[0]:
+                raise ValueError(
+                    f"verify: the forward cannot be evaluated at the given arguments: {in_one_line(error)}"
+                ) from error
+            notes.append(f'the forward cannot be evaluated on the probe "{probe.name}": {in_one_line(error)}')
             continue
         if case is not None:
             cases.append(case)

@@ -286,6 +286,28 @@ def test_differences_where_there_is_no_derivative():
     assert wrong.verdict == "wrong"
 
 
+@pytest.mark.parametrize("given", [1.0, -1.0])
+def test_a_forward_that_raises_where_it_is_not_defined(given):
+    """As solvers do that check what they return."""
+
+    def checked(v):
+        if np.any(np.asarray(v) <= 0):
+            raise RuntimeError("not positive")
+        return np.asarray(v)
+
+    def forward(x):
+        guard = jax.pure_callback(checked, jax.ShapeDtypeStruct(x.shape, x.dtype), lax.stop_gradient(x) - 0.5)
+        return x * x + 0 * lax.stop_gradient(guard)
+
+    rule = lambda args, ct: (2 * args[0] * ct,)
+    x = given * jnp.array([1.0, 2.0, 3.0])
+    if given < 0:
+        with pytest.raises(ValueError, match="cannot differentiate the forward|the forward cannot be evaluated"):
+            verify.vjp(forward, rule, (x,))
+    else:
+        assert verify.vjp(forward, rule, (x,)).ok
+
+
 def test_too_many_columns_are_refused():
     loop = lambda x: lax.while_loop(lambda s: s[1] < 3, lambda s: (s[0] * 2, s[1] + 1), (x, 0))[0]
     with pytest.raises(ValueError, match=r"no reverse mode.*up to 4,096 entries.*5,000"):
