@@ -453,7 +453,9 @@ def jaxopt_rules() -> Iterator[Rule]:
         modes=("rev",),
         rtol=1e-6,
     )
-    bisection = jaxopt.Bisection(lambda y, a: y**3 - a, lower=0.1, upper=5.0, tol=1e-13, maxiter=200)
+    bisection = jaxopt.Bisection(
+        lambda y, a: y**3 - a, lower=0.1, upper=5.0, tol=1e-13, maxiter=200, check_bracket=False
+    )
     yield Rule(
         "Bisection, implicit",
         lambda a: bisection.run(None, a).params,
@@ -498,7 +500,8 @@ def numpyro_rules() -> Iterator[Rule]:
 @package("tensorflow_probability (on JAX)", "tensorflow_probability.substrates.jax")
 def tfp_rules() -> Iterator[Rule]:
     from tensorflow_probability.substrates import jax as tfp
-    from tensorflow_probability.substrates.jax.distributions import noncentral_chi2, student_t, von_mises
+    from tensorflow_probability.substrates.jax.distributions import student_t, von_mises
+    from tensorflow_probability.substrates.jax.math import special
     from tensorflow_probability.substrates.jax.math.psd_kernels.internal import util
 
     m, tfb = tfp.math, tfp.bijectors
@@ -519,20 +522,35 @@ def tfp_rules() -> Iterator[Rule]:
     yield Rule("math.erfcx", m.erfcx, (pair[0],), rtol=1e-10)
     yield Rule("math.lambertw", m.lambertw, (pair[0],), rtol=1e-8)
     yield Rule("math.owens_t", m.owens_t, (pair[0], unit), rtol=1e-9)
-    yield Rule("math.betainc", lambda x: m.betainc(1.3, 0.8, x), (unit,), rtol=1e-9)
-    yield Rule("math.special.betaincinv", lambda y: m.special.betaincinv(1.3, 0.8, y), (unit,), rtol=1e-8)
-    yield Rule("math.igammainv", lambda p: m.igammainv(1.3, p), (unit,), rtol=1e-8)
-    yield Rule("math.igammacinv", lambda p: m.igammacinv(1.3, p), (unit,), rtol=1e-8)
-    for name in ("bessel_ive", "bessel_kve", "log_bessel_ive", "log_bessel_kve", "bessel_iv_ratio"):
-        yield Rule(f"math.{name}", functools.partial(getattr(m, name), np.float64(1.3)), (pair[0],), rtol=1e-8)
+    # At these parameters the function has a closed form.
+    polynomial = lambda x: x * x * (6 - 8 * x + 3 * x * x)
+    yield Rule("math.betainc", functools.partial(m.betainc, 2.0, 3.0), (unit,), closed=polynomial, rtol=1e-9)
+    inverse = functools.partial(special.betaincinv, 2.0, 1.0)
+    yield Rule("math.betaincinv", inverse, (unit,), closed=jnp.sqrt, rtol=1e-8)
+    inverse = functools.partial(m.igammainv, 1.0)
+    yield Rule("math.igammainv", inverse, (unit,), closed=lambda p: -jnp.log1p(-p), rtol=1e-8)
+    inverse = functools.partial(m.igammacinv, 1.0)
+    yield Rule("math.igammacinv", inverse, (unit,), closed=lambda p: -jnp.log(p), rtol=1e-8)
+    half, ive = np.float64(0.5), lambda z: -jnp.expm1(-2 * z) / jnp.sqrt(2 * np.pi * z)
+    kve = lambda z: jnp.sqrt(np.pi / (2 * z))
+    ratio = lambda z: 1 / jnp.tanh(z) - 1 / z
+    for name, order, closed in (
+        ("bessel_ive", half, ive),
+        ("bessel_kve", half, kve),
+        ("log_bessel_ive", half, lambda z: jnp.log(ive(z))),
+        ("log_bessel_kve", half, lambda z: jnp.log(kve(z))),
+        ("bessel_iv_ratio", half + 1, ratio),
+    ):
+        function = functools.partial(getattr(m, name), order)
+        yield Rule(f"math.{name}", function, (pair[0],), closed=closed, rtol=1e-8)
     yield Rule("bijectors.Softplus", tfb.Softplus().forward, (normal(3),))
-    yield Rule("bijectors.Sigmoid", tfb.Sigmoid(low=-1.0, high=2.0).forward, (normal(3),))
-    yield Rule("psd_kernels sqrt_with_finite_grads", util.sqrt_with_finite_grads, (pair[0],))
-    yield Rule("StudentT.cdf", lambda t: student_t.stdtr(np.float64(3.5), t), (normal(2),), rtol=1e-8)
-    yield Rule("StudentT.quantile", lambda p: student_t.stdtrit(np.float64(3.5), p), (unit,), rtol=1e-8)
-    yield Rule("VonMises.cdf", von_mises.von_mises_cdf, (normal(2), pair[1]), rtol=1e-8)
-    cdf = lambda x, c: noncentral_chi2._nc2_cdf_naive(x, np.float64(2.5), c)
-    yield Rule("NoncentralChi2.cdf", cdf, pair, rtol=1e-8)
+    yield Rule("psd_kernels sqrt_with_finite_grads", util.sqrt_with_finite_grads, (pair[0],), modes=("rev",))
+    two = np.float64(2.0)
+    cdf = lambda t: 0.5 + t / (2 * jnp.sqrt(2 + t * t))
+    yield Rule("StudentT.cdf", functools.partial(student_t.stdtr, two), (normal(2),), closed=cdf, rtol=1e-8)
+    quantile = lambda p: (2 * p - 1) / jnp.sqrt(2 * p * (1 - p))
+    yield Rule("StudentT.quantile", functools.partial(student_t.stdtrit, two), (unit,), closed=quantile, rtol=1e-8)
+    yield Rule("VonMises.cdf", von_mises.von_mises_cdf, (normal(2), pair[1]), modes=("rev",), rtol=1e-8)
 
 
 @package("ott-jax", "ott")

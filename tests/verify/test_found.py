@@ -159,22 +159,22 @@ def test_softmin_whose_gamma_is_detached():
 # --- ott: fixpoint_iter_backprop --------------------------------------------------------------------------------------
 
 
-def three_steps(x, a):
-    for _ in range(3):
+def two_steps(x, a):
+    for _ in range(2):
         x = jnp.sin(a * x)
     return x
 
 
-def three_steps_rule(first):
+def two_steps_rule(first):
     """Pulls the cotangent back through the stored states, from position `first` downwards."""
 
     def rule(args, ct):
         x, a = args
         states = [x]
-        for _ in range(3):
+        for _ in range(2):
             states.append(jnp.sin(a * states[-1]))
         to_a = 0.0
-        for k in range(3):
+        for k in range(2):
             state = states[first - k]
             slope = jnp.cos(a * state) * ct
             ct, to_a = slope * a, to_a + slope * state
@@ -184,10 +184,10 @@ def three_steps_rule(first):
 
 
 def test_loop_whose_states_are_read_from_the_first_on():
-    report = report_of(three_steps, three_steps_rule(first=0), 0.6, 1.2)
+    report = report_of(two_steps, two_steps_rule(first=0), 0.6, 1.2)
     assert report.verdict == "wrong"
     assert told(report, "x") and told(report, "a")
-    assert report_of(three_steps, three_steps_rule(first=2), 0.6, 1.2).verdict == "right"
+    assert report_of(two_steps, two_steps_rule(first=1), 0.6, 1.2).verdict == "right"
 
 
 # --- jax.scipy.special.spence -----------------------------------------------------------------------------------------
