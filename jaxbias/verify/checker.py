@@ -15,6 +15,7 @@ the rule runs as it is, in the dtype of the arguments (`calls`), where rounding,
 What none of them decides is undecided.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -472,9 +473,11 @@ class Checker:
         ]
 
     def eliminates(self, probe: Probe) -> bool:
-        """Whether the reference takes matrices apart."""
-        program = self.reference.program(probe.primals, probe.seeds)
-        return program is not None and not ELIMINATIONS.isdisjoint(names(program))
+        """Whether reference or rule takes matrices apart."""
+        programs = [self.reference.program(probe.primals, probe.seeds)]
+        with contextlib.suppress(RuleError):  # which is told where the rule is called
+            programs.append(self.rule.program(probe.primals, probe.seeds))
+        return any(program is not None and not ELIMINATIONS.isdisjoint(names(program)) for program in programs)
 
     def short_of_time(self, share: float) -> bool:
         """Whether less than this share of the time for the check is left."""

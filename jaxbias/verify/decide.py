@@ -45,8 +45,6 @@ def check(
     probes = make_probes(problem, rng, key)
     how = checker.trace_reference(probes[0])
     problem = checker.problem
-    if checker.eliminates(probes[0]):
-        probes += singular_probes(problem, rng)
     leaves = problem.leaves
     notes: list[str] = [how] if how else []
 
@@ -73,6 +71,8 @@ def check(
     if not checker.exact:
         notes.append("the rule runs only in the dtype of the arguments, so it was compared in that dtype")
 
+    if checker.eliminates(probes[0]):
+        probes += singular_probes(problem, rng)
     cases: list[Case] = []
     for probe in probes:
         if len(cases) > 1 and checker.short_of_time(0.5):
