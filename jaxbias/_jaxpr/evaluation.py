@@ -93,6 +93,9 @@ def control_flow(
         outs = run(bodies[0], [*consts, *carry, *(x[step] for x in xs)])
         carry = outs[:n_carry]
         rows.append(outs[n_carry:])
+    if not rows:
+        forms = zip(equation.shapes.outputs[n_carry:], equation.dtypes.outputs[n_carry:])
+        return [*carry, *(as_array(np.zeros(shape, dtype)) for shape, dtype in forms)]
     rows = rows[::-1] if p["reverse"] else rows
     return [*carry, *(np.stack(column) for column in zip(*rows))]
 
