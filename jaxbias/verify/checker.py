@@ -528,7 +528,8 @@ class Checker:
     def _within_the_miss(self, case: Case, enclosure: Enclosure) -> Enclosure:
         """Excuse what is proved different, but by no more than the forward's own iteration misses its limit by.
 
-        A rule of the limit, as one by the implicit function theorem is, cannot agree better with unrolled steps.
+        A rule of the limit, as one by the implicit function theorem is, cannot agree better with unrolled steps. Far from
+        the limit nothing is excused.
         """
         leaves = list(enclosure.leaves)
         few = [bool(np.all(d.upper[d.proved] <= COARSE * np.max(s))) for d, s in zip(leaves, case.sizes) if s.size]
@@ -547,8 +548,9 @@ class Checker:
         for i, (leaf, size) in enumerate(zip(leaves, case.sizes)):
             first, second = (np.max(np.abs(b[i] - a[i]), initial=0.0) for a, b in itertools.pairwise(steps))
             rate = min(second / first, 0.99) if first else 0.0  # of a geometric series whose sum is the miss
-            if first <= COARSE * np.max(size, initial=0.0):
-                leaves[i] = leaf.excused_up_to(10 * first / (1 - rate), size)
+            most = 10 * first / (1 - rate)
+            if most <= COARSE * np.max(size, initial=0.0):
+                leaves[i] = leaf.excused_up_to(most, size)
         return dataclasses.replace(enclosure, leaves=tuple(leaves))
 
     def _allow(self, case: Case, tolerance: Arrays, decided: list[np.ndarray]) -> None:

@@ -387,6 +387,7 @@ CALLS: dict[str, dict[str, Call]] = {
         "gammainc": call(special.gammainc, p(2), p(2)),
         "gammaincc": call(special.gammaincc, p(2), p(2)),
         "betainc": call(lambda v: special.betainc(1.5, 0.7, v), u(3)),
+        "exp1": call(special.exp1, p(1)),
         "logsumexp": call(special.logsumexp, x(2, 2)),
         "norm.logpdf": call(stats.norm.logpdf, x(3), x(3), p(3)),
         "norm.cdf": call(stats.norm.cdf, x(3), jnp.float32(0.2), p()),
