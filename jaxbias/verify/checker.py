@@ -528,8 +528,8 @@ class Checker:
     def _within_the_miss(self, case: Case, enclosure: Enclosure) -> Enclosure:
         """Excuse what is proved different, but by no more than the forward's own iteration misses its limit by.
 
-        A rule of the limit, as one by the implicit function theorem is, cannot agree better with unrolled steps. Far from
-        the limit nothing is excused.
+        A rule of the limit, as one by the implicit function theorem is, cannot agree better with unrolled steps. Far
+        from the limit nothing is excused.
         """
         leaves = list(enclosure.leaves)
         few = [bool(np.all(d.upper[d.proved] <= COARSE * np.max(s))) for d, s in zip(leaves, case.sizes) if s.size]
