@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias._jaxpr import in_numpy
 from jaxbias._jaxpr.in_numpy import as_array, cast
-from jaxbias._jaxpr.program import NUMBERED, Equation, Program, read
+from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, NUMBERED, Equation, Program, read
 
 Step = Callable[[int, Equation, list[Any]], Sequence[Any]]
 """`(position, equation, inputs) -> outputs` of one equation."""
@@ -234,8 +234,8 @@ def _plain(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
     bodies = equation.bodies
     if equation.name in CUSTOM_RULES:
         return run(bodies[0])(*values)
-    if not any(map(_has_custom_rule, bodies)):
-        return equation.bind(*values)
+    if not any(map(_has_custom_rule, bodies)) or equation.name in CALLED_WHOLE - CONTROL_FLOW:
+        return equation.bind(*values)  # a body that is no function of the operands, as of a reduction, stays
     if equation.name == "cond":
         return jax.lax.switch(values[0], [run(body) for body in bodies], *values[1:])
     if equation.name not in ("scan", "while"):

@@ -121,4 +121,6 @@ class _Slopes:
         apart, size = rounded(abs(right - left)), rounded(abs(right))
         with np.errstate(all="ignore"):
             smooth = apart <= SMOOTH * np.maximum(size, 1e-300) + math.ldexp(1.0, STEP // 2)
-        return np.where(smooth, rounded((right + left) / 2), np.nan)
+        slope = rounded((right + left) / 2)
+        seen = (slope == 0) | (np.abs(slope) > math.ldexp(1.0, 3 * STEP // 2))  # else it may be what the step cuts off
+        return np.where(smooth & seen, slope, np.nan)

@@ -557,6 +557,7 @@ CALLS: dict[str, dict[str, Call]] = {
         "cumlogsumexp": call(lax.cumlogsumexp, x(4)),
         "cummax": call(lax.cummax, x(5)),
         "cummin": call(lambda a: lax.cummin(a, axis=1), x(2, 4)),
+        "reduction by logaddexp": call(lambda a: lax.reduce(a, np.float32(-9), jnp.logaddexp, (0,)), x(4)),
         "lax.reduce": call(lambda a: lax.reduce(a, np.float32(1), lax.mul, (0,)), x(4)),
         "diff": call(jnp.diff, x(4)),
         "cov": call(jnp.cov, x(2, 4)),
