@@ -126,15 +126,10 @@ def test_the_first_of_each_kind_in_one_form(kind, form):
     FORMS[form](next(iter(CALLS[kind].values())), list(CALLS).index(kind))
 
 
-WHOLE = bool(os.environ.get("JAXBIAS_WHOLE_SWEEPS"))
-"""Whether every call is checked in all forms, which takes ten minutes; else in one each, by turns."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "name", "form"),
-    [(*call, form) for k, call in enumerate(EVERY) for j, form in enumerate(FORMS) if WHOLE or j == k % len(FORMS)],
-)
+@pytest.mark.skipif("JAXBIAS_WHOLE_SWEEPS" not in os.environ, reason="ten minutes: JAXBIAS_WHOLE_SWEEPS=1 asks for it")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_call(kind, name, form):
     FORMS[form](CALLS[kind][name], EVERY.index((kind, name)) + list(FORMS).index(form))
 

@@ -83,7 +83,7 @@ def sigmoid(x):
 
 
 def long_loop(x):
-    return lax.scan(lambda c, _: (0.99 * jnp.sin(c) + 0.1 * x, None), x, None, length=500)[0]
+    return lax.scan(lambda c, _: (0.99 * jnp.sin(c) + 0.1 * x, None), x, None, length=60)[0]
 
 
 def masked(x):
@@ -106,14 +106,12 @@ FORWARDS = {
     "complex loop": (squares, (COMPLEX,)),
     "complex sigmoid": (jax.nn.sigmoid, (COMPLEX,)),
     "saturated": (sigmoid, (normal(1, 5),)),
-    "a loop of 500 steps": (long_loop, (normal(1, 2),)),
+    "a loop of 60 steps": (long_loop, (normal(1, 2),)),
     "masked by infinity": (masked, (normal(1, 4),)),
     "bfloat16": (lambda x, w: x @ w, (normal(1, 4, 5, dtype=jnp.bfloat16), normal(2, 5, 3, dtype=jnp.bfloat16))),
     "float16": (lambda x: jnp.tanh(jnp.tanh(x) * 1.5), (normal(1, 6, dtype=jnp.float16),)),
     "bfloat16 closed over": (half_product, (normal(1, 4, 5, dtype=jnp.bfloat16),)),
     "nearly singular inverse": (jnp.linalg.inv, (jnp.array([[1.0, 1.0], [1.0, 1.0001]]),)),
-    "exponential of a matrix": (jax.scipy.linalg.expm, (0.3 * normal(2, 2, 2),)),
-    "empty": (lambda x: jnp.cumsum(x, 1), (normal(1, 0, 3),)),
 }
 QUICK = {"newton", "spectral filter closed over", "complex sigmoid", "bfloat16", "nearly singular inverse"}
 each_forward = pytest.mark.parametrize(
@@ -126,13 +124,13 @@ def test_the_right_rule_is_right_and_1_percent_is_wrong(name):
     forward, args = FORWARDS[name]
     report = verify.vjp(forward, scaled(forward, 1.0), args)
     assert report.verdict == "right", report
-    for factor in (1.01, -1.0, 0.0) if name != "empty" else ():
+    for factor in (1.01, -1.0, 0.0):
         report = verify.vjp(forward, scaled(forward, factor), args, diagnose=False)
         assert report.verdict == "wrong" and report.evidence.startswith("proved different"), (factor, str(report))
         assert report.certificate["probes"], factor
 
 
-@pytest.mark.parametrize("loop", [newton, pytest.param(halley, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loop", [newton])
 def test_a_rule_by_the_implicit_function_theorem(loop):
     power = 2 if loop is newton else 3
     rule = lambda args, ct, factor=1.0: (factor * ct / (power * loop(args[0]) ** (power - 1)),)
@@ -272,7 +270,7 @@ def implicit(args, ct, transposed=True, factor=1.0):
     return jnp.outer((1 - z * z) * u, z), (1 - z * z) * u
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [jnp.float32])
 def test_forward_mode_where_there_is_no_reverse_mode(dtype):
     args = 0.3 * normal(1, 2, 2, dtype=dtype), normal(2, 2, dtype=dtype)
     report = verify.vjp(fixed_point, implicit, args)
@@ -320,14 +318,6 @@ def test_too_many_columns_are_refused():
     loop = lambda x: lax.while_loop(lambda s: s[1] < 3, lambda s: (s[0] * 2, s[1] + 1), (x, 0))[0]
     with pytest.raises(ValueError, match=r"no reverse mode.*up to 4,096 entries.*5,000"):
         verify.vjp(loop, lambda args, ct: (8 * ct,), (jnp.ones(5000),))
-
-
-@pytest.mark.parametrize("function", [jax.scipy.special.expi, jax.scipy.special.exp1])
-@pytest.mark.slow
-def test_mapped_loops(function):
-    args = (POSITIVE,)
-    assert verify.vjp(function, scaled(function, 1.0), args).verdict == "right"
-    assert verify.vjp(function, scaled(function, 1.001), args, diagnose=False).verdict == "wrong"
 
 
 def test_an_unconverged_iteration_excuses_no_more_than_it_misses():
