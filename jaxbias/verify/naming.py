@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
 
-SECONDS = 8.0
-"""Processor time to search for one report; a search cut short is noted."""
+SHARE = 0.4
+"""Of the processor time for a check, what the search for the mistake may take; a search cut short is noted."""
 
 
 OUT = re.compile(r"`[^`]*\bout\b(?!\.)[^`]*`")
@@ -34,7 +34,7 @@ def name_mistakes(
     checker: "Checker", cases: list["Case"], off: list[int], rng: np.random.Generator
 ) -> tuple[list[Diagnosis], str, list[str]]:
     """Diagnoses of the wrong leaves, code that reproduces the failure at small sizes, and notes."""
-    deadline = min(time.process_time() + SECONDS, checker.deadline)
+    deadline = min(time.process_time() + SHARE * checker.seconds, checker.deadline)
     notes: list[str] = []
     findings: dict[int, Finding] = {}
     smooth = [case for case in cases if not case.kink and not case.probe.kink]
