@@ -3,7 +3,7 @@ from importlib import metadata
 
 # Most of a JAX test's time is compiling, and these programs run once: skip the optimizer of the CPU backend, and where
 # XLA has both, take the code generator that is quicker than its successor. XLA refuses to start with an unknown flag.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
 if metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 

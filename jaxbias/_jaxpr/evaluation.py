@@ -107,6 +107,8 @@ def _where(which: np.ndarray, new: Any, old: Any) -> Any:
 
 def _rounded(equation: Equation, outs: Sequence[Any], to: Any = True) -> list[Any]:
     """Each result rounded to the dtype it was traced with; or floats to the dtype `to`."""
+    if equation.name == "reduce_precision":
+        outs = [np.asarray(jax.lax.reduce_precision(np.asarray(out), **equation.params)) for out in outs]
     if to is True:
         return [as_array(cast(out, dtype)) for out, dtype in zip(outs, equation.dtypes.outputs)]
     floats = [np.asarray(out).dtype == np.float64 for out in outs]

@@ -369,7 +369,8 @@ def _bitcast(p, x):
     """The bits of exact numbers; a ball has none."""
     new = np.dtype(p["new_dtype"])
     if x.dtype == object:
-        x = rounded(x) if all(value.is_exact() for value in x.flat) else None
+        near = rounded(x)
+        x = near if all(value.is_exact() and value == held for value, held in zip(x.flat, lift(near).flat)) else None
     if x is None or x.dtype.itemsize != new.itemsize:
         raise NoBall("no enclosure of the bits of a number that is not exact")
     return lift(x.view(new))

@@ -129,6 +129,7 @@ class Case:
         enclosure: what balls say; None where they were not asked.
         reason: why elements are undecided.
         measured: relative precision to which the rule could be seen; 0 where it was seen exactly.
+        far: whether the forward's iteration is far from the limit that the rule is known to be of.
     """
 
     probe: Probe
@@ -144,6 +145,7 @@ class Case:
     enclosure: Enclosure | None = None
     reason: str = ""
     measured: float = 0.0
+    far: bool = False
     convention: list[bool] = field(default_factory=list)
     kink: list[str] = field(default_factory=list)
 
@@ -223,7 +225,7 @@ class Checker:
         self.balls: dict[Any, Balls] = {}
         self.runners: dict[Any, tuple[Runner, Runner]] = {}
         self.batched: Runner | None = None
-        self.by_differences, self.seconds_on_balls = False, 0.0
+        self.by_differences, self.of_the_limit, self.seconds_on_balls = False, False, 0.0
         self.forward: Runner | None = None
         self.iterated: Runner | None = None
         self.exact = True
@@ -414,7 +416,8 @@ class Checker:
     def case(self, probe: Probe) -> Case | None:
         """Reference and rule on one probe; None outside of the forward's domain.
 
-        There the forward is not finite, or float positions of a drawn probe lead out of the array that they point into.
+        There the forward is not finite, or float positions of a drawn probe lead out of the array that they point into,
+        or an iteration is far from the limit of which the rule gives the gradient.
         """
         actual = self.run_rule(probe)
         program, truth = self.expect(probe)
@@ -433,7 +436,7 @@ class Checker:
         if self.problem.independent:
             self._hold_against_differences(case)
         drawn = probe.name != "as given"
-        if drawn and any(np.any(mask) for mask in case.wrong) and reads_outside(program, case.values):
+        if drawn and any(np.any(mask) for mask in case.wrong) and (case.far or reads_outside(program, case.values)):
             return None
         return case
 
@@ -529,11 +532,13 @@ class Checker:
         """Excuse what is proved different, but by no more than the forward's own iteration misses its limit by.
 
         A rule of the limit, as one by the implicit function theorem is, cannot agree better with unrolled steps. Far
-        from the limit nothing is excused.
+        from the limit nothing is excused; there a rule that was seen to be one of the limit has nothing to agree with.
         """
         leaves = list(enclosure.leaves)
         few = [bool(np.all(d.upper[d.proved] <= COARSE * np.max(s))) for d, s in zip(leaves, case.sizes) if s.size]
-        if not any(np.any(leaf.proved) for leaf in leaves) or not all(few) or self.problem.by_columns is None:
+        if not any(np.any(leaf.proved) for leaf in leaves) or self.problem.by_columns is None:
+            return enclosure
+        if not all(few) and not self.of_the_limit:
             return enclosure
         if self.iterated is None:
             dtypes, native = self.reference.dtypes, self.reference.native
@@ -549,8 +554,11 @@ class Checker:
             first, second = (np.max(np.abs(b[i] - a[i]), initial=0.0) for a, b in itertools.pairwise(steps))
             rate = min(second / first, 0.99) if first else 0.0  # of a geometric series whose sum is the miss
             most = 10 * first / (1 - rate)
-            if most <= COARSE * np.max(size, initial=0.0):
+            if not most <= COARSE * np.max(size, initial=0.0):
+                case.far = self.of_the_limit
+            elif all(few):
                 leaves[i] = leaf.excused_up_to(most, size)
+                self.of_the_limit |= leaves[i] is not leaf
         return dataclasses.replace(enclosure, leaves=tuple(leaves))
 
     def _allow(self, case: Case, tolerance: Arrays, decided: list[np.ndarray]) -> None:

@@ -6,7 +6,7 @@ linear in the direction: a median of three equal values has a slope along each o
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,10 +30,15 @@ MOST_COLUMNS = 64
 """Entries of one argument that are moved one at a time; of a larger one, as many of them."""
 
 
-def derivatives(checker: "Checker", probe: "Probe") -> list[np.ndarray] | None:
+def derivatives(
+    checker: "Checker", probe: "Probe", where: Sequence[np.ndarray] | None = None
+) -> list[np.ndarray] | None:
     """What each gradient (or tangent) must be, NaN where the forward has no slope or was not moved.
 
     None where the forward has no enclosure, is complex, or takes too long.
+
+    Args:
+        where: a mask for each gradient, of the entries that are asked for; all of them if not given.
     """
     forward = checker.problem.forward
     if forward is None or any(np.iscomplexobj(x) for x in (*probe.primals, *probe.seeds)):
@@ -46,7 +51,7 @@ def derivatives(checker: "Checker", probe: "Probe") -> list[np.ndarray] | None:
         if program is None:
             return None
         with in_balls.precision(BITS):
-            return _Slopes(program, probe, checker.deadline).of(checker)
+            return _Slopes(program, probe, checker.deadline).of(checker, where)
     except (in_balls.NoBall, in_balls.Late, in_balls.Open):
         return None
 
@@ -64,15 +69,17 @@ class _Slopes:
         self.seeds = [in_balls.lift(x) for x in probe.seeds]
         self.step = in_balls.lift(np.float64(2.0**STEP))[()]
         self.here = self._run(self.primals)
+        self.finite = [np.asarray(np.isfinite(in_balls.rounded(out))) for out in self.here]
         self.rng = np.random.default_rng(0)
 
     def _run(self, primals: list[Any]) -> list[in_balls.Balls]:
         return in_balls.run(self.program, primals, deadline=self.deadline)
 
-    def of(self, checker: "Checker") -> list[np.ndarray] | None:
-        where = checker.problem.leaf_primal
-        if where is not None:
-            return self._if_linear(where, [self._gradient(k) for k in where])
+    def of(self, checker: "Checker", where: Sequence[np.ndarray] | None) -> list[np.ndarray] | None:
+        numbers = checker.problem.leaf_primal
+        if numbers is not None:
+            masks = where or [np.ones(np.shape(self.probe.primals[k]), bool) for k in numbers]
+            return self._if_linear(numbers, [self._gradient(k, mask) for k, mask in zip(numbers, masks)])
         floats = [i for i, x in enumerate(self.probe.primals) if is_float(x)]
         others = [in_balls.lift(self.rng.standard_normal(np.shape(seed))) for seed in self.seeds]
         directions = self.seeds, others, [a + b for a, b in zip(self.seeds, others)]
@@ -98,13 +105,17 @@ class _Slopes:
         return gradients if linear else [np.full(np.shape(g), np.nan) for g in gradients]
 
     def _paired(self, outs: list[in_balls.Balls]) -> in_balls.Balls:
-        total = sum((np.sum(out * seed) for out, seed in zip(outs, self.seeds)), start=self.step * 0)
+        """Σ seed · out, without entries that are infinite, as the maximum of nothing is."""
+        pairs = zip(outs, self.seeds, self.finite)
+        total = sum((np.sum((out * seed)[finite]) for out, seed, finite in pairs), start=self.step * 0)
         return np.asarray(total, object)
 
-    def _gradient(self, k: int) -> np.ndarray:
+    def _gradient(self, k: int, mask: np.ndarray) -> np.ndarray:
         x, here = self.primals[k], self._paired(self.here)
         found = np.full(x.size, np.nan)
-        places = range(x.size) if x.size <= MOST_COLUMNS else np.linspace(0, x.size - 1, MOST_COLUMNS).astype(int)
+        places = np.flatnonzero(mask)
+        if places.size > MOST_COLUMNS:
+            places = places[np.linspace(0, places.size - 1, MOST_COLUMNS).astype(int)]
         for place in places:
             ends = []
             for sign in (1, -1):

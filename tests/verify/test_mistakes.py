@@ -7,6 +7,9 @@ from jax import lax
 
 from jaxbias import verify
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+"""Checking the types of every call on a ball takes longer than the check."""
+
 
 def normal(*shapes):
     return [jax.random.normal(k, s) for k, s in zip(jax.random.split(jax.random.key(7), len(shapes)), shapes)]

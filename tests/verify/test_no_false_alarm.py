@@ -13,6 +13,9 @@ from jaxbias.verify import decide
 from jaxbias.verify.checker import Checker
 from jaxbias.verify.entrances import vjp_problem
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+"""Checking the types of every call on a ball takes longer than the check."""
+
 RIGHT = {}
 """name -> (forward, rule, draw): rules that are right, and `draw(rng)` gives their arguments in float64."""
 
