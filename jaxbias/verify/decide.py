@@ -176,7 +176,7 @@ def check(
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 MOST_TIES = 16
-"""Entries at a tie of which the slope is asked: of one that is no kink a rule is wrong in most, or at other probes too."""
+"""Entries at a tie of which the slope is asked; where there is no kink a rule is wrong in most, or at other probes."""
 
 
 def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[Judged]:
