@@ -198,6 +198,46 @@ def evaluate_with_offsets(
     return run_by(step, program, inputs)
 
 
+def values_and_cotangents(program: Program, inputs: Sequence[Any], seeds: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Every float value that the equations of a `trace_inlined` program make, and the gradient of Σ seed · out by it.
+
+    The order is that of `float_values(program)`; a gradient counts everything that uses the value.
+    """
+    made = float_values(program)
+
+    def run(offsets: list[Any]) -> tuple[list[Any], list[Any]]:
+        held = dict(zip(made, offsets))
+        seen: dict[int, Any] = {}
+
+        def step(_: int, equation: Equation, values: list[Any]) -> list[Any]:
+            outs = [out + held[i] if i in held else out for i, out in zip(equation.outputs, _bound(equation, values))]
+            seen.update(zip(equation.outputs, outs))
+            return outs
+
+        outs = run_by(step, program, inputs)
+        return outs, [seen[i] for i in made]
+
+    zeros = [jnp.zeros(program.shapes[i], program.dtypes[i]) for i in made]
+    outs, pull_back, values = jax.vjp(run, zeros, has_aux=True)
+    (cotangents,) = pull_back([jnp.asarray(seed).astype(out.dtype) for seed, out in zip(seeds, outs)])
+    return values, cotangents
+
+
+def float_values(program: Program) -> list[int]:
+    """Numbers of the float values that the equations of a program make."""
+    made = (number for equation in program.equations for number in equation.outputs)
+    return [i for i in made if program.dtypes[i] is not None and jnp.issubdtype(program.dtypes[i], jnp.inexact)]
+
+
+def _bound(equation: Equation, values: list[Any]) -> list[Any]:
+    """Under JAX, the parts of an unrolled loop too."""
+    if equation.name == "loop_index":
+        return [values[0][equation.params["step"]]]
+    if equation.name == "loop_stack":
+        return [jnp.stack(values) if values else jnp.zeros(equation.shapes.outputs[0], equation.dtypes.outputs[0])]
+    return equation.bind(*values)
+
+
 def numbered(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, each of its equations in a name scope with its number, which its derivatives inherit."""
 
@@ -214,7 +254,10 @@ CUSTOM_RULES = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call
 
 
 def without_custom_rules(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, every `jax.custom_jvp` and `jax.custom_vjp` in it written out, so that autodiff sees none."""
+    """The same function, every `jax.custom_jvp` and `jax.custom_vjp` in it written out, so that autodiff sees none.
+
+    But for functions that compute with the bits of numbers, which have no derivative other than their rule's.
+    """
 
     def run(*args):
         program, shapes = read(function, *args)
@@ -231,10 +274,17 @@ def _has_custom_rule(program: Program) -> bool:
     )
 
 
+def _by_bits(program: Program) -> bool:
+    """Does it compute with the bits of numbers? There autodiff sees no dependence."""
+    return any(
+        equation.name == "bitcast_convert_type" or any(map(_by_bits, equation.bodies)) for equation in program.equations
+    )
+
+
 def _plain(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
     run = lambda body: lambda *inputs: run_by(_plain, body, inputs)
     bodies = equation.bodies
-    if equation.name in CUSTOM_RULES:
+    if equation.name in CUSTOM_RULES and not _by_bits(bodies[0]):
         return run(bodies[0])(*values)
     if not any(map(_has_custom_rule, bodies)) or equation.name in CALLED_WHOLE - CONTROL_FLOW:
         return equation.bind(*values)  # a body that is no function of the operands, as of a reduction, stays

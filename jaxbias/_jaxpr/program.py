@@ -25,7 +25,7 @@ from jax._src import core, source_info_util  # jax.extend.core would bring Palla
 from jax._src.interpreters import partial_eval
 
 from jaxbias._jaxpr import in_numpy, shards
-from jaxbias._jaxpr.sources import Source, user_line
+from jaxbias._jaxpr.sources import Segment, Source, user_line, user_segments
 
 NUMBERED = "jaxbias_equation_"
 """Prefix of the name scopes by which `numbered` tells equations."""
@@ -125,6 +125,20 @@ class Equation:
     def source(self) -> Source | None:
         """The user's line, or that of the call."""
         return user_line(self._eqn.source_info.traceback) or (self.caller.source if self.caller else None)
+
+    @functools.cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The user's pieces of code that this equation belongs to, the innermost first.
+
+        JAX keeps the body of a function that it has compiled once, with the lines of its first caller: of the body's
+        own frames only those inside of that function count, and outside of it those of the call.
+        """
+        own = user_segments(self._eqn.source_info.traceback)
+        if self.caller is None or self.caller.name in CONTROL_FLOW:
+            return own or (self.caller.segments if self.caller else ())
+        name = self.caller.params.get("name")
+        inside = max((k + 1 for k, segment in enumerate(own) if segment.function == name), default=0)
+        return (*own[:inside], *self.caller.segments)
 
     @functools.cached_property
     def origin(self) -> int | None:
@@ -230,12 +244,16 @@ def trace(function: Callable[..., Any], *args: Any, unrolled: bool = True) -> Pr
     return WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), True, unrolled).out
 
 
-def trace_inlined(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
-    """`function(*args)` with plain calls written out, without dead code, and the shapes of what it returns."""
+def trace_inlined(function: Callable[..., Any], *args: Any, unrolled: bool = False) -> tuple[Program, Any]:
+    """`function(*args)` with plain calls written out, without dead code, and the shapes of what it returns.
+
+    Args:
+        unrolled: write the passes of short loops out too.
+    """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     jaxpr, consts = closed.jaxpr, closed.consts
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    return WrittenOut(_read(jaxpr, consts), flat=False).out, shapes
+    return WrittenOut(_read(jaxpr, consts), False, unrolled).out, shapes
 
 
 def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
@@ -317,10 +335,10 @@ def _forms(equation: Equation) -> list[tuple[tuple[int, ...], Any]]:
 
 
 class WrittenOut:
-    """A program in which calls are replaced by their bodies; `flat`: all of them, and short loops unrolled."""
+    """A program in which calls are replaced by their bodies; `flat`: all of them; `unrolled`: short loops too."""
 
-    def __init__(self, program: Program, flat: bool, unrolled: bool = True):
-        self.flat, self.most = flat, MAX_UNROLLED if flat and unrolled else 0
+    def __init__(self, program: Program, flat: bool, unrolled: bool):
+        self.flat, self.most = flat, MAX_UNROLLED if unrolled else 0
         self.out = Program()
         self.out.inputs = tuple(self.out.value(program.shapes[i], program.dtypes[i]) for i in program.inputs)
         self.out.outputs = tuple(self.run(program, self.out.inputs, None, 0))

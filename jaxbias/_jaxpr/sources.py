@@ -27,6 +27,36 @@ class Source:
         return linecache.getline(self.file, self.line).strip()
 
 
+@dataclass(frozen=True)
+class Segment:
+    """The piece of a user's file that an equation comes from: lines count from 1, columns from 0, in bytes."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    function: str
+
+    @property
+    def text(self) -> str:
+        """The code, in one line."""
+        lines = [linecache.getline(self.file, k).encode() for k in range(self.line, self.end_line + 1)]
+        if not any(lines):
+            return ""
+        lines[-1] = lines[-1][: self.end_column]
+        lines[0] = lines[0][self.column :]
+        return " ".join(line.decode(errors="replace").strip() for line in lines)
+
+
+def user_segments(trace: Any) -> tuple[Segment, ...]:
+    """The user's frames in the traceback that JAX keeps of an equation, the innermost first."""
+    return tuple(
+        Segment(f.file_name, f.start_line, f.start_column, f.end_line or f.start_line, f.end_column, f.function_name)
+        for f in source_info_util.user_frames(trace)
+    )
+
+
 def hide_folder_of(file: str) -> None:
     """Files in the folder of this one are machinery: they are no user's lines, for us and for JAX.
 

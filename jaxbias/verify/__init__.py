@@ -3,20 +3,22 @@
 from jaxbias._jaxpr.sources import hide_folder_of
 from jaxbias._trees import leaf_errors, path_name, relative_errors
 
-from .entrances import assert_vjp, custom_vjp, gradient, hessian_vector, jvp, layer, vjp
+from .entrances import assert_vjp, custom_vjp, explain, gradient, hessian_vector, jvp, layer, vjp
 from .of_autodiff import check_grads
-from .report import KINDS, Diagnosis, Leaf, Report, Undecided
+from .report import KINDS, Diagnosis, Leaf, Line, Report, Undecided
 from .single_steps import steps
 
 __all__ = [
     "KINDS",
     "Diagnosis",
     "Leaf",
+    "Line",
     "Report",
     "Undecided",
     "assert_vjp",
     "check_grads",
     "custom_vjp",
+    "explain",
     "gradient",
     "hessian_vector",
     "jvp",

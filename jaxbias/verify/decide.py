@@ -1,7 +1,9 @@
 """Decides: draws the probes, compares rule and reference on them, and gives the verdict and the report."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
 from jaxbias.verify.differences import MOST_COLUMNS, derivatives
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
+from jaxbias.verify.localise import Listing, list_lines
 from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes, singular_probes
@@ -31,12 +34,14 @@ def check(
     atol: float | int | None = None,
     diagnose: bool = True,
     seconds: float | int = SECONDS,
+    explain: bool = False,
     checker: Checker | None = None,
 ) -> Report:
     """Check a flat problem; see `entrances` for the doors.
 
     Args:
         seconds: of processor time, for all of it.
+        explain: list the rule's lines, also where it is right.
         checker: of the same problem, to use what it has traced.
     """
     start = time.perf_counter()
@@ -130,9 +135,13 @@ def check(
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
         in_lower_dtypes(checker, cases[0], notes)
+    listing = Listing()
+    if cases and not shape_found and (explain or (diagnose and wrong)):
+        listing = list_lines(checker, cases)
+        notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
     diagnoses = list(shape_found.values())
     if nonlinear is not None:
-        diagnoses.append(nonlinear)
+        diagnoses += _with_lines([nonlinear], listing, every)
     reproduction = ""
     if diagnose:
         broken_numbers = _not_a_number(problem, cases, sorted(wrong - set(shape_found)))
@@ -140,7 +149,7 @@ def check(
         unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
         if unnamed and nonlinear is None:
             found, reproduction, more = name_mistakes(checker, cases, unnamed, rng)
-            diagnoses += found
+            diagnoses += _with_lines(found, listing, every)
             notes += more
         diagnoses += [d for i, d in precision.items() if i not in wrong]
     else:
@@ -170,7 +179,33 @@ def check(
         problem.what,
         _evidence(checker, cases, wrong),
         certificate(checker, cases),
+        listing.lines,
     )
+
+
+def _with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) -> list[Diagnosis]:
+    """Diagnoses with the line of the rule that each speaks of; what had no name takes that of its slip."""
+    found: list[Diagnosis] = []
+    for diagnosis in diagnoses:
+        leaves = {paths.index(path) for path in diagnosis.leaf.split(", ") if path in paths}
+        slips = [slip for slip in listing.slips if slip.leaves & leaves]
+        of_rule = [
+            line for line in listing.lines if diagnosis.source == f"{Path(line.file).name}:{line.number}: {line.text}"
+        ]
+        if of_rule:
+            diagnosis = dataclasses.replace(diagnosis, rule_line=diagnosis.source, source="")
+        if diagnosis.kind != "unexplained" and slips:
+            diagnosis = dataclasses.replace(diagnosis, rule_line=slips[0].line, wanted=slips[0].wanted)
+        if diagnosis.kind != "unexplained" or not slips:
+            found.append(diagnosis)
+            continue
+        for slip in slips:
+            path = ", ".join(paths[i] for i in sorted(slip.leaves))
+            kind = slip.relation.kind if slip.relation else "unexplained"
+            text = f"`{slip.code}` {slip}."
+            if all(d.rule_line != slip.line for d in found):
+                found.append(Diagnosis(path, kind, text, rule_line=slip.line, wanted=slip.wanted))
+    return found
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -190,7 +225,7 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
     for i, (path, _, _) in enumerate(problem.leaves):
         better = _where_autodiff_is_wrong(checker, cases, i)
         for case in better:
-            case.wrong[i] = np.zeros_like(case.wrong[i])
+            case.wrong[i], case.convention[i] = np.zeros_like(case.wrong[i]), False
         if better:
             judged[i].imprecise = True
             where = ", ".join(f'"{case.probe.name}"' for case in better)
@@ -233,7 +268,9 @@ def _where_autodiff_is_wrong(checker: Checker, cases: list[Case], i: int) -> lis
     Only where autodiff gives the slope at an ordinary point, and the rule too: a forward that stops gradients, or has a
     rule of its own on purpose, means something else by its gradient.
     """
-    suspects = [case for case in cases if np.any(case.wrong[i]) and not case.convention[i]]
+    suspects = [case for case in cases if np.any(case.wrong[i])]
+    # At a kink any slope is a convention; only an elimination ties its pivots where there is a derivative.
+    suspects = [case for case in suspects if not case.convention[i] or checker.eliminates(case.probe)]
     ordinary = [case for case in cases if not (np.any(case.wrong[i]) or case.probe.kink) and np.any(case.expected[i])]
     if not suspects or not ordinary or checker.short_of_time(0.3):
         return []

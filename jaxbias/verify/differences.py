@@ -107,7 +107,7 @@ class _Slopes:
     def _paired(self, outs: list[in_balls.Balls]) -> in_balls.Balls:
         """Σ seed · out, without entries that are infinite, as the maximum of nothing is."""
         pairs = zip(outs, self.seeds, self.finite)
-        total = sum((np.sum((out * seed)[finite]) for out, seed, finite in pairs), start=self.step * 0)
+        total = sum((np.sum(np.asarray(out * seed)[finite]) for out, seed, finite in pairs), start=self.step * 0)
         return np.asarray(total, object)
 
     def _gradient(self, k: int, mask: np.ndarray) -> np.ndarray:

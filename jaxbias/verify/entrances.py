@@ -159,6 +159,47 @@ def vjp(
     )
 
 
+def explain(
+    forward: Callable[..., Tree],
+    rule: Callable[[tuple[Any, ...], Any], tuple[Any, ...]],
+    args: Any,
+    *,
+    cotangent: Tree = None,
+    key: Array | None = None,
+    names: Sequence[str] | None = None,
+    seconds: float | int = SECONDS,
+) -> Report:
+    """Check a reverse-mode rule as `vjp` does, and say of each of its lines what it computes, right or wrong.
+
+    A line is a forward value, the gradient ∂L/∂p of the loss by one, or an intermediate value of the rule's own. Of a
+    wrong rule the lines where it goes wrong say what they must be, and later ones are judged given the mended values.
+
+    Args:
+        forward, rule, args, cotangent, key, names, seconds: as in `vjp`.
+
+    Returns:
+        The report, with `lines`; where the rule cannot be listed a note says why.
+
+    Raises:
+        TypeError, ValueError: as `vjp`.
+
+    Example:
+        >>> def rule(args, ct):
+        ...     a = jnp.tanh(args[0])
+        ...     return (ct * (1 - a**2),)
+        >>> for line in jb.verify.explain(jnp.tanh, rule, (jnp.ones((2, 3)),)).lines:
+        ...     print(line.status, "|", line.text, "|", line.meaning)
+        ok | a = jnp.tanh(args[0]) | tanh
+        ok | ct * (1 - a**2) | ∂L/∂x
+    """
+    _check_options("verify.explain", {"forward": forward, "rule": rule}, key, None, None)
+    values, draw = _draws(args, _key(key), "verify.explain")
+    check_arrays(values, "verify.explain")
+    names = argument_names(forward, len(values), names, "verify.explain")
+    problem = vjp_problem(forward, rule, values, cotangent, names, draw, "verify.explain")
+    return check(problem, key=_key(key), seconds=seconds, explain=True)
+
+
 def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule") -> Problem:
     """The flat problem of a reverse-mode rule."""
     flat = _Args(args, names, owner)
@@ -221,6 +262,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
         by_columns=lambda primals, seeds: references.by_columns(*of_floats(primals), seeds),
         by_differences=lambda primals, seeds: references.by_differences(*of_floats(primals), seeds),
         what=what,
+        cotangent_name=argument_names(rule, 2, None, owner)[1],
     )
 
 

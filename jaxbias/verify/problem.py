@@ -46,6 +46,7 @@ class Problem:
         by_columns, by_differences: the reference where reverse mode does not exist, and where forward mode neither does
             (`references`), or None.
         forward: float outputs of the forward, from the primals; None where the gradient is not its first derivative.
+        cotangent_name: what the rule itself calls its cotangent; empty if unknown.
         independent: hold the rule against differences of the forward too, so that autodiff's own rules are judged.
         values: forward values of the function whose rule is checked, where it has its own.
     """
@@ -70,6 +71,7 @@ class Problem:
     values: Callable[[Arrays], Arrays] | None = None
     forward: Callable[[Arrays], Arrays] | None = None
     independent: bool = False
+    cotangent_name: str = ""
 
 
 def exact_context() -> ExitStack:

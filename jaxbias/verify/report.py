@@ -77,6 +77,28 @@ class Leaf:
         return bool(self.probe)
 
 
+LineStatus = Literal["ok", "wrong", "given", "own"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of the rule, and what it computes.
+
+    Attributes:
+        text: the code: an assignment, or an expression that is returned.
+        file, number: where it stands.
+        status: "ok"; "wrong"; "given": right, given that the wrong lines above are mended; "own": an intermediate value
+            of the rule's own, that the forward and autodiff do not have.
+        meaning: what it is, "∂L/∂p"; of a wrong line, what it must be, or how it differs from that.
+    """
+
+    text: str
+    file: str
+    number: int
+    status: LineStatus
+    meaning: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
     """One mistake.
@@ -90,6 +112,8 @@ class Diagnosis:
         condition: when the rule would be right; empty if never.
         source: line of the user's forward whose term is affected, "file:line: text"; empty if unknown.
         also: kinds that describe the same values equally well.
+        rule_line: line of the user's rule that is wrong, "file:line: code"; empty if unknown.
+        wanted: what that line must be, in a name such as "∂L/∂p"; empty if it has none.
     """
 
     leaf: str
@@ -100,6 +124,8 @@ class Diagnosis:
     condition: str = ""
     source: str = ""
     also: tuple[str, ...] = ()
+    rule_line: str = ""
+    wanted: str = ""
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in (self.kind, *self.also) if kind not in KINDS]
@@ -137,6 +163,8 @@ class Report:
         seconds: how long the check took.
         evidence: what the verdict rests on, in words: to how many digits at how many probes, or what was proved.
         certificate: the enclosures behind it, to be evaluated again; see `certificate`. Empty where there are none.
+        lines: the rule, line by line, of a wrong rule and in `explain`; empty where it cannot be listed, and a note
+            says why.
     """
 
     verdict: Verdict
@@ -149,6 +177,7 @@ class Report:
     what: str = "rule"
     evidence: str = ""
     certificate: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    lines: tuple[Line, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -180,6 +209,7 @@ class Report:
             "seconds": self.seconds,
             "evidence": self.evidence,
             "certificate": dict(self.certificate),
+            "lines": [dataclasses.asdict(line) for line in self.lines],
         }
 
     def to_json(self, **kwargs: Any) -> str:
@@ -230,11 +260,14 @@ def as_text(report: Report) -> str:
     if report.evidence:
         lines.append(f"  {report.evidence}")
     lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    lines += _listing(report.lines)
     for diagnosis in report.diagnoses:
         lines += ["", f"{diagnosis.leaf}: {diagnosis.kind}", f"  {diagnosis.explanation}"]
         for label, value in (
             ("fix", diagnosis.fix),
             ("right", diagnosis.condition),
+            ("rule", diagnosis.rule_line),
+            ("wanted", diagnosis.wanted),
             ("forward", diagnosis.source),
             ("evidence", diagnosis.evidence),
             ("also", ", ".join(diagnosis.also)),
@@ -246,6 +279,32 @@ def as_text(report: Report) -> str:
     if report.reproduction:
         lines += ["", "smallest failing case:", *("    " + line for line in report.reproduction.splitlines())]
     return "\n".join(lines)
+
+
+MARKS = {"ok": "ok", "wrong": "WRONG", "given": "ok", "own": "·"}
+
+
+def _said(line: Line) -> str:
+    return line.meaning + (" (given what is mended above)" if line.status == "given" else "")
+
+
+WIDEST = 60
+"""Code of a line that is shown beside its meaning; a longer one has its meaning below."""
+
+
+def _listing(lines: tuple[Line, ...]) -> list[str]:
+    """The rule, line by line."""
+    if not lines:
+        return []
+    width = max([len(line.text) for line in lines if len(line.text) <= WIDEST], default=0)
+    rows = ["", "the rule, line by line:"]
+    for line in lines:
+        start = f"  {MARKS[line.status]:<5}  "
+        if len(line.text) <= WIDEST:
+            rows.append(f"{start}{line.text:<{width}}  {_said(line)}".rstrip())
+        else:
+            rows += [f"{start}{line.text}", f"         {_said(line)}"]
+    return rows
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------
@@ -285,6 +344,14 @@ def _picture(leaf: Leaf) -> str:
     return f'<svg width="{width}" height="{height}" role="img" aria-label="{html.escape(label)}">{"".join(cells)}</svg>'
 
 
+def _line_row(line: Line) -> str:
+    e = html.escape
+    colour = COLOURS["wrong"] if line.status == "wrong" else COLOURS["right"]
+    mark = f'<b style="color:{colour}">{e(MARKS[line.status])}</b>' if line.status != "own" else "·"
+    cell = 'style="text-align:left;padding:1px 14px 1px 0;vertical-align:top"'
+    return f"<tr><td {cell}>{mark}</td><td {cell}><code>{e(line.text)}</code></td><td {cell}>{e(_said(line))}</td></tr>"
+
+
 def as_html(report: Report) -> str:
     """The report for a notebook: table, a picture of where each wrong gradient is wrong, diagnoses in words."""
     e = html.escape
@@ -302,8 +369,13 @@ def as_html(report: Report) -> str:
         f"<p>{e(report.evidence)}</p>" if report.evidence else "",
         f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>',
     ]
+    if report.lines:
+        parts.append(
+            f'<table style="border-collapse:collapse;margin:12px 0">{"".join(map(_line_row, report.lines))}</table>'
+        )
     for d in report.diagnoses:
-        rows = [("Fix", d.fix), ("Right", d.condition), ("Forward", d.source), ("Evidence", d.evidence)]
+        rows = [("Fix", d.fix), ("Right", d.condition), ("Rule", d.rule_line), ("Wanted", d.wanted)]
+        rows += [("Forward", d.source), ("Evidence", d.evidence)]
         rows = "".join(
             f'<div><span style="display:inline-block;width:6em;opacity:.7">{label}</span>{e(value)}</div>'
             for label, value in rows

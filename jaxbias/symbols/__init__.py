@@ -1,0 +1,9 @@
+"""What values of a program are called: by the user's own code, and by mathematics.
+
+names             the name that the user's code gives each value of a program
+reference_values  every forward value and the gradient of the loss by it, evaluated on probes and named
+"""
+
+from jaxbias._jaxpr.sources import hide_folder_of
+
+hide_folder_of(__file__)

@@ -1,0 +1,95 @@
+"""Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.symbols.names import names_of
+
+MOST_ENTRIES = 50_000
+"""Of one value; larger ones are not compared with."""
+
+NAMED, UNNAMED = 1.0, 3.0
+"""Ranks: what the user gave a name to comes before what stands inside of an expression."""
+
+
+@dataclass(frozen=True)
+class ReferenceValue:
+    """A value that a backward pass may hold.
+
+    Attributes:
+        name: "p", or "∂L/∂p" of the gradient by it.
+        array: its values on all probes, the probes along the first axis.
+        linear: whether it is linear in the cotangent.
+        rank: how far-fetched it is; of several that are equal the lowest speaks.
+        derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
+    """
+
+    name: str
+    array: np.ndarray
+    linear: bool
+    rank: float
+    derivative: bool = False
+
+
+def gradient_by(name: str) -> str:
+    """The gradient of the loss by a value of this name."""
+    return f"∂L/∂{name}" if name.isidentifier() or ("." in name and " " not in name) else f"∂L/∂({name})"
+
+
+def reference_values(
+    forward: Callable[[list[Any]], list[Any]],
+    primals: Sequence[Any],
+    seeds: Sequence[Any],
+    probes: Sequence[Sequence[Any]],
+) -> list[ReferenceValue]:
+    """Forward values, gradients by them, and derivatives of the usual elementwise functions, on all probes.
+
+    Args:
+        forward: float outputs from a list of primals; traceable.
+        primals, seeds: of the shapes and dtypes to trace with.
+        probes: primals and seeds, one after the other, of each probe.
+    """
+    inlined, _ = _jaxpr.trace_inlined(lambda *primals: forward(list(primals)), *primals, unrolled=True)
+    made = _jaxpr.float_values(inlined)
+
+    def both(primals: list[Any], seeds: list[Any]) -> list[Any]:
+        values, cotangents = _jaxpr.values_and_cotangents(inlined, primals, seeds)
+        return [*values, *cotangents]
+
+    program = _jaxpr.trace(both, list(primals), list(seeds))
+    columns = zip(*(_jaxpr.run(program, probe) for probe in probes))
+    arrays = [np.stack([np.asarray(x) for x in column]) for column in columns]
+    found: list[ReferenceValue] = []
+    names = names_of(inlined)
+    makers = {number: equation for equation in inlined.equations for number in equation.outputs}
+    for number, value, cotangent in zip(made, arrays, arrays[len(made) :]):
+        if value[0].size > MOST_ENTRIES:
+            continue
+        if (name := names.get(number)) is not None:
+            text, rank = name.text, NAMED + 0.5 * (not name.variable) + len(name.text) / 200
+        else:
+            pieces = makers[number].segments
+            text, rank = f"{makers[number].name} in `{pieces[0].text}`" if pieces else makers[number].name, UNNAMED
+        found.append(ReferenceValue(text, value, False, rank))
+        found.append(ReferenceValue(gradient_by(text), cotangent, True, rank))
+        if value[0].size > 1 and value.dtype.kind == "f":
+            found += [ReferenceValue(t, x, False, rank + 0.3, True) for t, x in _derivatives(text, value)]
+    return found
+
+
+def _derivatives(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Derivatives of elementwise functions whose output, or input, this value is."""
+    name = name if name.isidentifier() else f"({name})"
+    with np.errstate(all="ignore"):
+        arrays = {
+            f"1 - {name}**2": 1 - value**2,
+            f"{name} * (1 - {name})": value * (1 - value),
+            f"({name} > 0)": np.asarray(value > 0, float),
+            f"exp({name})": np.exp(value),
+            f"sign({name})": np.sign(value),
+        }
+    return [(text, x) for text, x in arrays.items() if np.all(np.isfinite(x)) and np.ptp(x) > 0]

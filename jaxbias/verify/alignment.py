@@ -1,0 +1,308 @@
+"""The values of a rule, line by line, each with the reference value that it is.
+
+Of every value of the rule on a few probes it is known whether it is a forward value or a gradient by one (up to layout
+and a constant factor), whether a right gradient needs it, and what the gradients become when another value is put in
+its place.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.symbols.names import Name, names_of
+from jaxbias.symbols.reference_values import ReferenceValue
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Case
+
+SAME = 1e-8
+"""How far two values may differ, relative to the larger one's largest entry, to be one."""
+
+LAYOUT = frozenset((
+    "broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "expand_dims", "transpose", "copy", "copy_p",
+    "stop_gradient", "optimization_barrier", "loop_index", "rev",
+))  # fmt: skip
+"""Primitives that only lay values out otherwise."""
+
+
+def same(a: np.ndarray, b: np.ndarray, tolerance: float = SAME) -> bool:
+    """Equal up to rounding, the first axis being the probes."""
+    if a.shape != b.shape:
+        return False
+    with np.errstate(all="ignore"):
+        size = np.nanmax(np.abs(b), initial=0.0)
+        return bool(np.all((np.abs(a - b) <= tolerance * size + 1e-300) | (a == b)))
+
+
+def layouts(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """The array on each probe, laid out in this shape: as it is, transposed, or broadcast."""
+    own = x.shape[1:]
+    if own == shape:
+        yield "", x
+    if len(own) == len(shape) > 1:
+        for order in itertools.permutations(range(len(own))):
+            if order != tuple(range(len(own))) and tuple(own[a] for a in order) == shape:
+                yield "transposed", x.transpose((0, *(a + 1 for a in order)))
+    kept = tuple(n for n in own if n != 1)
+    if own != shape and len(kept) <= len(shape):
+        for axes in itertools.combinations(range(len(shape)), len(kept)):
+            if all(shape[a] == n for a, n in zip(axes, kept)):
+                full = [1] * len(shape)
+                for a, n in zip(axes, kept):
+                    full[a] = n
+                laid = x.reshape(x.shape[0], *full)
+                yield ("broadcast" if kept != shape else ""), np.broadcast_to(laid, (x.shape[0], *shape))
+
+
+@dataclass(frozen=True)
+class Match:
+    """A value of the rule is `factor` times this reference value, laid out otherwise where `layout` says so."""
+
+    value: ReferenceValue
+    layout: str = ""
+    factor: float | complex = 1.0
+
+    @property
+    def exact(self) -> bool:
+        return self.factor == 1.0
+
+    @property
+    def cost(self) -> float:
+        return self.value.rank + (0.0 if self.exact else 0.6 if self.factor == -1 else 2.0) + 0.2 * bool(self.layout)
+
+    def __str__(self) -> str:
+        factor = "" if self.exact else "−" if self.factor == -1 else f"{self.factor:.4g} · "
+        return f"{factor}{self.value.name}" + (f" ({self.layout})" if self.layout == "transposed" else "")
+
+
+def _varying(x: np.ndarray) -> np.ndarray:
+    """Without the axes along which nothing changes."""
+    for axis in range(x.ndim - 1, 0, -1):
+        first = np.take(x, [0], axis=axis)
+        if x.shape[axis] == 1 or np.array_equal(x, np.broadcast_to(first, x.shape)):
+            x = first.reshape(first.shape[:axis] + first.shape[axis + 1 :])
+    return x
+
+
+def _features(x: np.ndarray) -> np.ndarray:
+    """Of each probe, two numbers that neither layout nor a constant factor changes."""
+    size = np.abs(x).reshape(x.shape[0], -1)
+    largest = size.max(axis=1)
+    with np.errstate(all="ignore"):
+        return np.concatenate([size.sum(axis=1) / largest, (size * size).sum(axis=1) / largest**2])
+
+
+def usable(x: np.ndarray) -> bool:
+    return x.size > 0 and x.dtype.kind in "fiubc" and bool(np.all(np.isfinite(x)) and np.any(x))
+
+
+class Matcher:
+    """Finds the reference value that an array is."""
+
+    def __init__(self, values: Iterable[ReferenceValue]):
+        self.values: list[ReferenceValue] = []
+        self.groups: dict[tuple[int, ...], list[tuple[ReferenceValue, np.ndarray, np.ndarray]]] = {}
+        for value in sorted(values, key=lambda v: v.rank):
+            if not usable(value.array):
+                continue
+            x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
+            group = self.groups.setdefault(tuple(sorted(x.shape[1:])), [])
+            shape = value.array.shape
+            if not any(v.linear == value.linear and v.array.shape == shape and same(x, y) for v, y, _ in group):
+                self.values.append(value)
+                group.append((value, x, _features(x)))
+
+    def __call__(self, array: np.ndarray, linear: bool) -> Match | None:
+        if not usable(array):
+            return None
+        x = _varying(np.asarray(array, complex if array.dtype.kind == "c" else float))
+        if x.ndim == 1 and not linear and np.ptp(np.abs(x)) == 0:
+            return None  # a constant
+        features = _features(x)
+        found = []
+        for value, y, of_value in self.groups.get(tuple(sorted(x.shape[1:])), ()):
+            if value.linear != linear or not np.allclose(features, of_value, 1e-7, 0):
+                continue
+            for layout, z in layouts(y, x.shape[1:]):
+                at = np.unravel_index(int(np.argmax(np.abs(z))), z.shape)
+                factor = x[at] / z[at]
+                if same(x, factor * z):
+                    near = next((f for f in (1.0, -1.0) if abs(factor - f) < SAME), None)
+                    found.append(Match(value, layout, near or factor.item()))
+        return min(found, key=lambda match: match.cost, default=None)
+
+
+class Alignment:
+    """A rule on a few probes of one size, its values matched.
+
+    Args:
+        program: the rule's.
+        leaves: number of the value that each gradient is; None where the rule gives none.
+        cases: the probes, with what is expected.
+        values: what the rule's values may be.
+        input_names: of the program's inputs.
+        n_primals: how many of them are no cotangents.
+    """
+
+    def __init__(
+        self,
+        program: _jaxpr.Program,
+        leaves: Sequence[int | None],
+        cases: Sequence["Case"],
+        values: Sequence[ReferenceValue],
+        input_names: Sequence[str],
+        n_primals: int,
+    ):
+        self.program, self.leaves, self.cases = program, list(leaves), cases
+        self.expected = [np.stack([case.expected[i] for case in cases]) for i in range(len(leaves))]
+        tolerance = lambda case, i: np.broadcast_to(case.tolerance[i], case.expected[i].shape)
+        self.tolerance = [np.stack([tolerance(case, i) for case in cases]) for i in range(len(leaves))]
+        self.values = [_jaxpr.evaluate(program, case.probe.inputs) for case in cases]
+        self.position = {n: k for k, equation in enumerate(program.equations) for n in equation.outputs}
+        self.linear = set(program.inputs[n_primals:])
+        self.constant = set(program.constants)
+        for equation in program.equations:
+            if not self.linear.isdisjoint(equation.inputs):
+                self.linear.update(equation.outputs)
+            elif self.constant.issuperset(equation.inputs):
+                self.constant.update(equation.outputs)
+        self.names: dict[int, Name] = names_of(program)
+        self.above = {i: self._ancestors(n) for i, n in enumerate(self.leaves) if n is not None}
+        self.matcher = Matcher(values)
+        self.mended: set[int] = set()
+        self._rewrites: dict[int, Any] = {}
+        self.matches: dict[int, Match] = {}
+        for number, name in zip(program.inputs, input_names):
+            array = self.column(number)
+            if array.dtype.kind in "fiubc":
+                self.matches[number] = Match(ReferenceValue(name, array, number in self.linear, 0))
+        self._match(n for n in self.position)
+        self.variables = {
+            self.matches[n].value.name: name.text
+            for n, name in self.names.items()
+            if name.variable and n in self.matches and self.matches[n].exact and not self.matches[n].layout
+        }
+        self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
+        self.feeds_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+
+    def _tells(self, i: int) -> bool:
+        return bool(np.any(np.abs(self.expected[i]) > self.tolerance[i]))
+
+    def _ancestors(self, number: int) -> set[int]:
+        found, todo = set(), [number]
+        while todo:
+            n = todo.pop()
+            if n not in found:
+                found.add(n)
+                if n in self.position:
+                    todo += self.program.equations[self.position[n]].inputs
+        return found
+
+    def column(self, number: int) -> np.ndarray:
+        """A value on all probes, which are the first axis."""
+        return np.stack([np.asarray(values[number]) for values in self.values])
+
+    def gradient(self, i: int) -> np.ndarray:
+        number = self.leaves[i]
+        return np.zeros_like(self.expected[i]) if number is None else self.column(number)
+
+    def is_right(self, i: int, gradient: np.ndarray) -> bool:
+        expected = self.expected[i]
+        if gradient.shape != expected.shape:
+            return False
+        with np.errstate(all="ignore"):
+            size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
+            close = np.abs(gradient - expected) <= np.maximum(self.tolerance[i], 1e-10 * size)
+        return bool(np.all(close | (gradient == expected) | ~np.isfinite(expected)))
+
+    def _match(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.matches.pop(number, None)
+            array = self.column(number)
+            if array[0].size <= 50_000 and (match := self.matcher(array, number in self.linear)) is not None:
+                self.matches[number] = match
+
+    def known(self, number: int) -> bool:
+        """Is the value certainly right: an argument, a constant, a reference value, or what a right gradient needs?"""
+        if number not in self.position or number in self.constant or number in self.mended:
+            return True
+        match = self.matches.get(number)
+        if (match is not None and (match.exact or number not in self.linear)) or number in self.feeds_right:
+            return True
+        equation = self.program.equations[self.position[number]]
+        return equation.name in LAYOUT and all(map(self.known, equation.inputs))
+
+    def own_name(self, value: ReferenceValue) -> str:
+        """What the rule itself calls a reference value; its reference name where it has no variable for it."""
+        return self.variables.get(value.name, value.name)
+
+    def text(self, number: int) -> str:
+        """How to write a value of the rule: its variable, what it is, its code."""
+        name = self.names.get(number)
+        if name is not None and name.variable:
+            return name.text
+        if number in self.program.constants:
+            held = np.asarray(self.program.constants[number])
+            return f"{held:.4g}" if held.ndim == 0 and held.dtype.kind in "fiu" else "a constant"
+        match = self.matches.get(number)
+        if number not in self.position and match is not None:
+            return match.value.name
+        if name is not None:
+            return name.text
+        equation = self.program.equations[self.position[number]]
+        if equation.name in LAYOUT and equation.inputs:
+            return self.text(equation.inputs[0])
+        return str(match) if match is not None else equation.segments[0].text if equation.segments else equation.name
+
+    def after(self, changes: Mapping[int, np.ndarray], leaves: Iterable[int]) -> dict[int, np.ndarray]:
+        """These gradients, where other values stand in the place of some; probes along the first axis."""
+        columns: dict[int, list[np.ndarray]] = {i: [] for i in leaves}
+        for k in range(len(self.cases)):
+            changed = self._changed(k, changes)
+            for i, column in columns.items():
+                number = self.leaves[i]
+                assert number is not None
+                column.append(np.asarray(changed.get(number, self.values[k][number])))
+        return {i: np.stack(column) for i, column in columns.items()}
+
+    def _changed(self, k: int, changes: Mapping[int, np.ndarray]) -> dict[int, Any]:
+        rewrites = dict(self._rewrites)
+        by_position: dict[int, dict[int, Any]] = {}
+        for number, array in changes.items():
+            by_position.setdefault(self.position[number], {})[number] = array
+        for position, arrays in by_position.items():
+            rewrites[position] = self._replaced(position, arrays)
+        return _jaxpr.rerun(
+            self.program, self.values[k], {p: lambda r, ins, f=f: f(k, ins) for p, f in rewrites.items()}
+        )
+
+    def _replaced(self, position: int, arrays: dict[int, np.ndarray]) -> Any:
+        equation = self.program.equations[position]
+
+        def outputs(k: int, inputs: list[Any]) -> list[Any]:
+            kept = _jaxpr.apply(equation, inputs) if len(arrays) < len(equation.outputs) else [None] * len(arrays)
+            return [arrays[n][k] if n in arrays else out for n, out in zip(equation.outputs, kept)]
+
+        return outputs
+
+    def commit(self, changes: Mapping[int, np.ndarray]) -> None:
+        """From here on the rule runs with these values; what depends on them is matched again."""
+        touched: set[int] = set()
+        for k in range(len(self.cases)):
+            changed = self._changed(k, changes)
+            touched.update(changed)
+            for number, value in changed.items():
+                self.values[k][number] = value
+        for number in changes:
+            position = self.position[number]
+            self._rewrites[position] = self._replaced(position, {number: changes[number]})
+        self.mended.update(changes)
+        self._match(n for n in touched if n in self.position)
+        now = {i for i in range(len(self.leaves)) if self.is_right(i, self.gradient(i))}
+        for i in now - self.right:
+            self.feeds_right |= self.above.get(i, set())
+        self.right |= now

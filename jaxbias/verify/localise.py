@@ -1,0 +1,197 @@
+"""A rule line by line: what each line is, the first wrong one, and what that must be."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxbias._jaxpr.sources import Segment
+from jaxbias.symbols.names import Name
+from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
+from jaxbias.verify.alignment import Alignment
+from jaxbias.verify.problem import exact_context
+from jaxbias.verify.relations import Relation, relation
+from jaxbias.verify.report import Line, LineStatus
+from jaxbias.verify.slips import Slip, find_slips
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Case, Checker
+
+MOST_PROBES = 3
+
+MOST_EQUATIONS = 3000
+"""Of a rule; a longer one is not listed."""
+
+SHARE = 0.5
+"""Of the time that is left for a check, what finding the lines may take."""
+
+UNUSUAL = ("large values", "small values")
+"""Probes on which half of what a rule computes has no digits."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A slip in the user's code.
+
+    Attributes:
+        leaves: positions of the gradients that it makes wrong.
+        line: "file.py:12: code".
+        wanted: what the value must be, in a name; empty if it has none.
+        relation: how it differs from that; None if no words were found.
+        code: the piece of the line that is wrong.
+    """
+
+    leaves: frozenset[int]
+    line: str
+    wanted: str
+    relation: Relation | None
+    code: str
+
+    def __str__(self) -> str:
+        inside = self.relation is not None and self.relation.number is not None
+        must = f"must be {self.wanted}" if self.wanted and not inside else ""
+        return ": ".join(filter(None, [must, self.relation.text if self.relation else ""])) or "is wrong"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The lines of a rule and its slips; `reason` says why there are none."""
+
+    lines: tuple[Line, ...] = ()
+    slips: tuple[Located, ...] = ()
+    reason: str = ""
+
+
+def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
+    """The rule on a few ordinary probes of the given sizes, line by line."""
+    problem = checker.problem
+    if problem.forward is None:
+        return Listing(reason="what is checked here has no backward pass of its own")
+    first = cases[0].probe
+    program = checker.rule.program(first.primals, first.seeds)
+    if program is None:
+        return Listing(reason="the rule cannot be traced: it looks at values, or uses NumPy")
+    if not checker.exact:
+        return Listing(reason="the rule runs only in the dtype of the arguments")
+    if len(program.equations) > MOST_EQUATIONS:
+        return Listing(reason=f"the rule has more than {MOST_EQUATIONS:,} operations")
+    alike = [c for c in cases if c.program is cases[0].program and not (c.kink or c.probe.kink)]
+    alike = [c for c in alike if c.probe.name not in UNUSUAL] or [cases[0]]
+    alike.sort(key=lambda c: -sum(bool(np.any(mask)) for mask in c.wrong))
+    chosen = alike[:MOST_PROBES]
+    started = time.process_time()
+    deadline = started + SHARE * max(checker.deadline - started, 0.0)
+    columns = lambda pick: np.stack([np.asarray(pick(case)) for case in chosen])
+    with exact_context():
+        probes = [case.probe.inputs for case in chosen]
+        values = reference_values(problem.forward, first.primals, first.seeds, probes)
+    names = [*problem.primal_names, *problem.seed_names]
+    if len(problem.seeds) == 1 and problem.cotangent_name.isidentifier():
+        names[-1] = problem.cotangent_name
+    paths = [path for path, _, _ in problem.leaves]
+    for k, name in enumerate(names):
+        array = columns(lambda case, k=k: case.probe.inputs[k])
+        values.append(ReferenceValue(name, array, k >= len(problem.primals), 0))
+    for i, path in enumerate(paths):
+        values.append(ReferenceValue(gradient_by(path), columns(lambda case, i=i: case.expected[i]), True, 0.5))
+    absent = checker.rule.absent[checker.rule.signature(first.primals, first.seeds)]
+    outputs = iter(program.outputs)
+    leaves = [None if gone else next(outputs) for gone in absent]
+    alignment = Alignment(program, leaves, chosen, values, names, len(problem.primals))
+    shapes = [(name, np.shape(x)) for name, x in zip(names, first.inputs)]
+    shapes = [*shapes[len(problem.primals) :], *shapes[: len(problem.primals)]]
+    slips: list[tuple[Slip, Located]] = []
+    for slip in find_slips(alignment, paths, deadline):
+        words = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+        slips.append((slip, _located(alignment, slip, words)))
+    return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+
+
+def _segment(alignment: Alignment, number: int) -> Segment | None:
+    """The innermost piece of code that computes a value."""
+    if number in alignment.names:
+        return alignment.names[number].segment
+    pieces = alignment.program.equations[alignment.position[number]].segments if number in alignment.position else ()
+    return pieces[0] if pieces else None
+
+
+def _place(slip: Slip, words: Relation | None) -> int:
+    return slip.number if words is None or words.number is None else words.number
+
+
+def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Located:
+    segment = _segment(alignment, _place(slip, words))
+    place = f"{Path(segment.file).name}:{segment.line}: {segment.text}" if segment else ""
+    return Located(slip.leaves, place, slip.name, words, segment.text if segment else "")
+
+
+def _inside(inner: Segment, outer: Segment) -> bool:
+    start, end = (outer.line, outer.column), (outer.end_line, outer.end_column)
+    return (
+        inner.file == outer.file and start <= (inner.line, inner.column) and (inner.end_line, inner.end_column) <= end
+    )
+
+
+def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: Sequence[str]) -> tuple[Line, ...]:
+    """Every value that has a variable, and every gradient that is returned; slips where they stand."""
+    shown: dict[int, Name] = {
+        n: name for n, name in alignment.names.items() if name.variable and n in alignment.position
+    }
+    returned = {n: i for i, n in enumerate(alignment.leaves) if n is not None and n in alignment.position}
+    for number in returned:
+        if number not in shown and (segment := _segment(alignment, number)) is not None:
+            shown[number] = Name(segment.text, False, segment)
+    mistakes: dict[int, list[Located]] = {}
+    for slip, located in slips:
+        place = _place(slip, located.relation)
+        segment = _segment(alignment, place)
+        holders = [n for n, name in shown.items() if segment is not None and _inside(segment, name.segment)]
+        if not holders and segment is not None:
+            shown[place] = Name(segment.text, False, segment)
+            holders = [place]
+        if holders:
+            sizes = {
+                n: (len(shown[n].segment.text), abs(alignment.position[n] - alignment.position[place])) for n in holders
+            }
+            mistakes.setdefault(min(holders, key=sizes.__getitem__), []).append(located)
+    below = {n for slip, _ in slips for n in _descendants(alignment, slip.mending[0])}
+    lines: dict[tuple[str, int, str], Line] = {}
+    for number in sorted(shown, key=lambda n: alignment.position[n]):
+        name = shown[number]
+        text = f"{name.text} = {name.segment.text}" if name.variable else name.segment.text
+        if number in mistakes:
+            meaning = "; ".join(f"{'' if m.code == name.segment.text else f'`{m.code}` '}{m}" for m in mistakes[number])
+            status: LineStatus = "wrong"
+        else:
+            status, meaning = _meaning(alignment, number, paths[returned[number]] if number in returned else "")
+            if status == "ok" and number in below:
+                status = "given"
+        key = name.segment.file, name.segment.line, text
+        if key not in lines or status == "wrong":
+            lines[key] = Line(text, name.segment.file, name.segment.line, status, meaning)
+    return tuple(lines.values())
+
+
+def _descendants(alignment: Alignment, number: int) -> set[int]:
+    found = {number}
+    for equation in alignment.program.equations:
+        if not found.isdisjoint(equation.inputs):
+            found.update(equation.outputs)
+    return found
+
+
+def _meaning(alignment: Alignment, number: int, path: str) -> tuple[LineStatus, str]:
+    match = alignment.matches.get(number)
+    if path and number in alignment.leaves and alignment.leaves.index(number) in alignment.right:
+        return "ok", gradient_by(path)
+    if match is not None and match.exact:
+        return "ok", str(match)
+    if number in alignment.constant or (
+        match is None and not alignment.program.shapes[number] and alignment.known(number)
+    ):
+        return "ok", "a constant" if number not in alignment.linear else "your own intermediate"
+    own = str(match) if match is not None else "your own intermediate"
+    return ("own", own)

@@ -1,0 +1,230 @@
+"""One operation of a rule changed: which change gives the wanted value?"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
+
+MOST_OPERATIONS = 60
+"""Between right values and a wrong one, for all changes to be tried."""
+
+SIGNS = {"add": "sub", "add_any": "sub", "sub": "add"}
+COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
+
+Change = Callable[[int, list[Any]], Any]
+"""(probe, operands) → the output that the operation is to have."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of one operation that mends a value.
+
+    Attributes:
+        number: of the output of that operation.
+        kind: of mistake, one of `report.KINDS`.
+        text: a sentence without its subject: "takes g where d_n is needed".
+        cost: how far-fetched it is.
+    """
+
+    number: int
+    kind: str
+    text: str
+    cost: float
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """A right value: of the reference, or one that the rule has computed."""
+
+    name: str
+    array: np.ndarray
+    cost: float
+
+    @property
+    def bracketed(self) -> str:
+        """As a factor of a product."""
+        plain = self.name.replace(".", "").isidentifier() or self.name.startswith(("∂", "("))
+        return self.name if plain else f"({self.name})"
+
+
+def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: bool) -> list[AtHand]:
+    """Right values of this shape, up to layout, that a value of the rule could be computed from; likely ones first."""
+    found: list[AtHand] = []
+
+    def add(name: str, array: np.ndarray, cost: float) -> None:
+        array = array.astype(float) if array.dtype.kind == "b" else array
+        if array.dtype.kind not in "fiuc":
+            return
+        for layout, laid in layouts(array, shape):
+            turned = name if layout != "transposed" else f"{name}.T" if name.isidentifier() else f"({name}).T"
+            found.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout)))
+
+    for value in alignment.matcher.values:
+        if value.linear == linear and value.rank < 3:
+            add(alignment.own_name(value), value.array, value.rank)
+    for other, name in alignment.names.items():
+        inside = other in alignment.position and other != number and other not in alignment.matches
+        if inside and name.variable and (other in alignment.linear) == linear and alignment.known(other):
+            add(name.text, alignment.column(other), 1.2)
+    return sorted(found, key=lambda value: value.cost)
+
+
+def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float) -> Iterator[Edit]:
+    """Every change of one operation, between right values and this one, that gives it the wanted value."""
+    region = _region(alignment, number)
+    if len(region) > MOST_OPERATIONS:
+        return
+    trial = _Trial(alignment, region, number, wanted)
+    for position in region:
+        equation = alignment.program.equations[position]
+        for kind, text, cost, change in _changes(alignment, equation):
+            if time.process_time() > deadline:
+                return
+            if trial(position, change):
+                yield Edit(equation.outputs[0], kind, text, cost)
+
+
+def _region(alignment: Alignment, number: int) -> list[int]:
+    """Positions of the equations between right values and this one."""
+    found, todo = set(), [number]
+    while todo:
+        n = todo.pop()
+        if n in alignment.position and (n == number or not alignment.known(n)) and alignment.position[n] not in found:
+            found.add(alignment.position[n])
+            todo += alignment.program.equations[alignment.position[n]].inputs
+    return sorted(found)
+
+
+class _Trial:
+    """Carries a region out with one operation changed."""
+
+    def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray):
+        self.alignment, self.region, self.number, self.wanted = alignment, region, number, wanted
+
+    def __call__(self, position: int, change: Change) -> bool:
+        for k in range(len(self.alignment.cases)):
+            try:
+                out = self._run(k, position, change)
+            except (ValueError, IndexError):  # the shapes of a change need not fit what follows
+                return False
+            if out is None or not same(np.asarray(out)[None], self.wanted[k : k + 1]):
+                return False
+        return True
+
+    def _run(self, k: int, position: int, change: Change) -> Any:
+        values, changed = self.alignment.values[k], {}
+        with np.errstate(all="ignore"):
+            for p in self.region[self.region.index(position) :]:
+                equation = self.alignment.program.equations[p]
+                operands = [changed.get(i, values[i]) for i in equation.inputs]
+                if p == position:
+                    changed[equation.outputs[0]] = change(k, operands)
+                elif any(i in changed for i in equation.inputs):
+                    changed.update(zip(equation.outputs, _jaxpr.apply(equation, operands)))
+        return changed.get(self.number)
+
+
+def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[tuple[str, str, float, Change]]:
+    """(kind, words, cost, change) of one operation."""
+    program, name = alignment.program, equation.name
+    (output,) = equation.outputs[:1]
+    shape = program.shapes[output]
+    apply = lambda e, operands: _jaxpr.apply(e, operands)[0]
+    if name in SIGNS:
+        other = SIGNS[name]
+        yield (
+            "sign",
+            f"must {'add' if other == 'add' else 'subtract'} here",
+            0.9,
+            (lambda k, x: x[0] + x[1] if other == "add" else x[0] - x[1]),
+        )
+    if name in COMPARISONS:
+        for other, sign in COMPARISONS.items():
+            if other != name:
+                flipped = replace(equation, name=other)
+                yield (
+                    "missing-mask",
+                    f"compares by {COMPARISONS[name]} in place of {sign}",
+                    1.1,
+                    (lambda k, x, e=flipped: apply(e, x)),
+                )
+    if name == "reduce_sum":
+        rank = len(program.shapes[equation.inputs[0]])
+        for count in range(rank + 1):
+            for axes in itertools.combinations(range(rank), count):
+                if axes != tuple(equation.params["axes"]) and count == len(equation.params["axes"]):
+                    turned = replace(equation, params={**equation.params, "axes": axes})
+                    text = f"sums over axis {_list(equation.params['axes'])}, and must sum over axis {_list(axes)}"
+                    yield "wrong-reduction-axis", text, 0.8, lambda k, x, e=turned: apply(e, x)
+    if name == "integer_pow":
+        y = equation.params["y"]
+        for power in (y - 1, y + 1, -y):
+            turned = replace(equation, params={**equation.params, "y": power})
+            yield "scale-constant", f"has the power {y}, and must have {power}", 1.2, lambda k, x, e=turned: apply(e, x)
+    linear = output in alignment.linear
+    if name not in LAYOUT and len(equation.inputs) == 1 and program.shapes[equation.inputs[0]] == shape:
+        kind = "not-linear-in-cotangent" if equation.inputs[0] in alignment.linear and name != "neg" else "extra-term"
+        yield ("sign" if name == "neg" else kind), f"must not take the {_word(name)}", 1.3, lambda k, x: x[0]
+    if name in ("mul", "div", "add", "add_any", "sub"):
+        for j, n in enumerate(equation.inputs):
+            if program.shapes[equation.inputs[1 - j]] == shape and (
+                n not in alignment.linear or name not in ("mul", "div")
+            ):
+                kind = "extra-term"
+                what = "factor" if name in ("mul", "div") else "term"
+                yield kind, f"has the {what} {alignment.text(n)} too much", 1.5, lambda k, x, j=j: x[1 - j]
+    if name not in LAYOUT:
+        yield from _other_operands(alignment, equation)
+        if not equation.bodies and program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "fc":
+            yield from _factors(alignment, output, shape, linear)
+
+
+def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[tuple[str, str, float, Change]]:
+    """Another right value in the place of an operand."""
+    program = alignment.program
+    for j, n in enumerate(equation.inputs):
+        if n in program.constants or program.dtypes[n] is None or np.dtype(program.dtypes[n]).kind not in "fcb":
+            continue
+        now = alignment.column(n)
+        values = at_hand(alignment, n, now.shape[1:], n in alignment.linear)
+        if equation.outputs[0] not in alignment.linear:  # the cotangent may be what it lacks
+            values += at_hand(alignment, n, now.shape[1:], True)
+        for value in values:
+            if same(value.array, now.astype(value.array.dtype)):
+                continue
+
+            def change(k: int, x: list[Any], j: int = j, array: np.ndarray = value.array) -> Any:
+                operand = array[k] if x[j].dtype.kind != "b" else array[k] != 0
+                return _jaxpr.apply(equation, [*x[:j], operand, *x[j + 1 :]])[0]
+
+            kind = "transpose" if value.name == f"{alignment.text(n)}.T" else "wrong-operand"
+            yield kind, f"takes {alignment.text(n)} where {value.name} is needed", 1.4 + 0.1 * value.cost, change
+
+
+def _factors(alignment, output, shape, linear) -> Iterator[tuple[str, str, float, Change]]:
+    """A factor that the output lacks."""
+    for value in at_hand(alignment, output, shape, False):
+        if value.cost < 2.5 and np.ptp(np.abs(value.array)) > 0:
+            binary = set(np.unique(value.array).tolist()) <= {0.0, 1.0}
+            kind = "missing-mask" if binary else "missing-factor"
+            text = f"lacks the factor {value.bracketed}"
+            yield kind, text, 1.6 + 0.1 * value.cost, lambda k, x, a=value.array: _product(alignment, output, k, x, a)
+
+
+def _product(alignment: Alignment, output: int, k: int, operands: list[Any], array: np.ndarray) -> Any:
+    equation = alignment.program.equations[alignment.position[output]]
+    return _jaxpr.apply(equation, operands)[0] * array[k]
+
+
+def _word(name: str) -> str:
+    return {"neg": "negative", "tanh": "tanh", "exp": "exponential", "sqrt": "root", "log": "logarithm"}.get(name, name)
+
+
+def _list(numbers) -> str:
+    return ", ".join(map(str, numbers))

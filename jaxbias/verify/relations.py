@@ -1,0 +1,309 @@
+"""What a wrong value is beside the right one: a factor, a term, a layout, an axis, said in the rule's own names."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
+from jaxbias.verify.constants import Shapes, name_constant
+from jaxbias.verify.operations import AtHand, at_hand, edits
+
+MOST_ENTRIES = 4096
+"""Of a value, for a search that tries products and sums."""
+
+MOST_VALUES = 30
+"""From which the products of two are made; of three, half as many."""
+
+SIMPLE = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How a wrong value and the right one differ.
+
+    Attributes:
+        kind: of mistake, one of `report.KINDS`.
+        text: a sentence without its subject: "lacks the factor scale".
+        cost: how far-fetched it is.
+        number: of the value at which the rule goes wrong, where that is further up; None if it is the wrong value.
+    """
+
+    kind: str
+    text: str
+    cost: float
+    number: int | None = None
+
+
+def relation(
+    alignment: Alignment, number: int, given: np.ndarray, wanted: np.ndarray, shapes: Shapes, deadline: float
+) -> Relation | None:
+    """The simplest one.
+
+    Args:
+        number: of the rule's value.
+        given, wanted: what it is and what it must be, the probes along the first axis.
+        shapes: of arguments and cotangents, by name, from which constants take their names.
+        deadline: in `time.process_time`.
+    """
+    return min(_Relations(alignment, number, given, wanted, shapes, deadline), key=lambda r: r.cost, default=None)
+
+
+def constant_factor(given: np.ndarray, wanted: np.ndarray) -> float | None:
+    """c, where the given value is c times the wanted one."""
+    if given.shape != wanted.shape or wanted.size == 0:
+        return None
+    at = np.unravel_index(int(np.argmax(np.abs(wanted))), wanted.shape)
+    with np.errstate(all="ignore"):
+        factor = given[at] / wanted[at]
+    if not np.isfinite(factor) or factor == 0 or np.imag(factor) or not same(given, factor * wanted):
+        return None
+    return float(np.real(factor))
+
+
+class _Relations:
+    def __init__(self, alignment, number, given, wanted, shapes, deadline):
+        self.alignment, self.number, self.deadline = alignment, number, deadline
+        self.given, self.wanted = given, wanted
+        self.shapes = [list(shapes)] * given.shape[0]
+        self.linear = number in alignment.linear
+        self.equation: _jaxpr.Equation = alignment.program.equations[alignment.position[number]]
+
+    def __iter__(self) -> Iterator[Relation]:
+        yield from self.another_axis()
+        if self.given.shape != self.wanted.shape:
+            return
+        if not np.any(self.given):
+            yield Relation("detached", "is zero", 0.8)
+            return
+        yield from self.constant()
+        yield from self.layout()
+        yield from self.conjugate()
+        if self.given[0].size == 1 and self.given.ndim == 1:
+            return
+        yield from self.factor()
+        yield from self.another_value()
+        yield from self.some_elements()
+        for edit in edits(self.alignment, self.number, self.wanted, self.deadline):
+            yield Relation(edit.kind, edit.text, edit.cost, edit.number)
+        if self.given[0].size <= MOST_ENTRIES:
+            yield from self.term()
+
+    def at_hand(self, shape: Sequence[int], linear: bool) -> list[AtHand]:
+        return at_hand(self.alignment, self.number, tuple(shape), linear)
+
+    # --- hypotheses, the cheapest first
+
+    def another_axis(self) -> Iterator[Relation]:
+        """A sum over another axis than the one written."""
+        e = self.equation
+        while e.name in LAYOUT and e.inputs and e.inputs[0] in self.alignment.position:
+            e = self.alignment.program.equations[self.alignment.position[e.inputs[0]]]
+        if e.name not in ("reduce_sum", "cumsum"):
+            return
+        operand = self.alignment.column(e.inputs[0])
+        rank = operand.ndim - 1
+        if e.name == "cumsum":
+            turned = replace(e, params={**e.params, "reverse": not e.params["reverse"]})
+            outs = np.stack([_jaxpr.apply(turned, [x])[0] for x in operand])
+            if same(outs, self.wanted):
+                yield Relation("wrong-index", "adds up in the other direction", 0.6)
+            return
+        axes = tuple(e.params["axes"])
+        for count in range(rank + 1):
+            for other in itertools.combinations(range(rank), count):
+                if other == axes:
+                    continue
+                total = operand.sum(axis=tuple(a + 1 for a in other), keepdims=True)
+                if same(np.broadcast_to(total, operand.shape), _spread(self.wanted, operand.shape)):
+                    was = f"axis {_list(axes)}" if axes else "no axis"
+                    now = f"axis {_list(other)}" if other else "no axis"
+                    yield Relation("wrong-reduction-axis", f"sums over {was}, and must sum over {now}", 0.6)
+                    return
+
+    def constant(self) -> Iterator[Relation]:
+        factor = constant_factor(self.given, self.wanted)
+        if factor is None:
+            return
+        for scalar in self.scalars():
+            if same(np.full_like(scalar.array, 1 / factor), scalar.array):
+                yield Relation("missing-factor", f"lacks the factor {scalar.name}", 0.95)
+            if same(np.full_like(scalar.array, factor), scalar.array):
+                yield Relation("scale-constant", f"has the factor {scalar.name} too much", 0.97)
+        named = name_constant([factor] * self.given.shape[0], self.shapes)
+        if named is None:
+            yield Relation("scale-constant", f"is {factor:.6g} times what it must be", 1.7)
+        elif named.kind == "sign":
+            yield Relation("sign", "has the wrong sign", 1.0)
+        else:
+            yield Relation(named.kind, f"is {named.text} times what it must be", 1.0)
+
+    def scalars(self) -> Iterator[AtHand]:
+        """Numbers with a name, which the rule has computed."""
+        alignment = self.alignment
+        for number, name in alignment.names.items():
+            if name.variable and alignment.program.shapes[number] == () and number not in alignment.linear:
+                array = alignment.column(number)
+                if array.dtype.kind == "f" and alignment.known(number) and np.all(np.abs(np.abs(array) - 1) > 1e-6):
+                    yield AtHand(name.text, array, 1.0)
+
+    def layout(self) -> Iterator[Relation]:
+        for layout, turned in layouts(self.given, self.wanted.shape[1:]):
+            if layout == "transposed" and same(turned, self.wanted):
+                yield Relation("transpose", "must be transposed", 1.1)
+        for axis in range(1, self.given.ndim):
+            size = self.given.shape[axis]
+            if size < 3:
+                continue
+            if same(np.flip(self.given, axis), self.wanted):
+                yield Relation("wrong-index", f"must be reversed along axis {axis - 1}", 1.3)
+            for shift in range(1, size):
+                if same(np.roll(self.given, shift, axis), self.wanted):
+                    by = shift if shift <= size // 2 else shift - size
+                    yield Relation("wrong-index", f"must be shifted by {by} along axis {axis - 1}", 1.3)
+
+    def conjugate(self) -> Iterator[Relation]:
+        if np.iscomplexobj(self.given) and same(np.conj(self.given), self.wanted):
+            yield Relation("sign", "must be conjugated", 0.9)
+
+    def factor(self) -> Iterator[Relation]:
+        given, wanted = self.given, self.wanted
+        for value in self.at_hand(given.shape[1:], False)[:200]:
+            x = value.array
+            with np.errstate(all="ignore"):
+                if np.ptp(np.abs(x)) == 0:
+                    continue
+                if same(given * x, wanted):
+                    binary = set(np.unique(x).tolist()) <= {0.0, 1.0}
+                    kind = "missing-mask" if binary else "missing-factor"
+                    yield Relation(kind, f"lacks the factor {value.bracketed}", 1.5 + 0.05 * value.cost)
+                elif np.all(x != 0) and same(given / x, wanted):
+                    yield Relation("missing-factor", f"lacks the factor 1/{value.bracketed}", 1.6 + 0.05 * value.cost)
+                elif same(wanted * x, given):
+                    yield Relation(
+                        "wrong-operand", f"has the factor {value.bracketed} too much", 1.7 + 0.05 * value.cost
+                    )
+
+    def another_value(self) -> Iterator[Relation]:
+        """What is wanted is a value that stands elsewhere in the rule, or is its operand."""
+        alignment = self.alignment
+        for number, name in alignment.names.items():
+            if number == self.number or number not in alignment.position or not name.variable:
+                continue
+            for layout, array in layouts(alignment.column(number), self.wanted.shape[1:]):
+                if same(array, self.wanted):
+                    nonlinear = number in self.equation.inputs and number in alignment.linear
+                    kind = "not-linear-in-cotangent" if nonlinear else "wrong-operand"
+                    text = f"must be {name.text}" + (f" {layout}" if layout else "")
+                    yield Relation(kind, text, 1.3 + 0.2 * bool(layout))
+                    return
+
+    def some_elements(self) -> Iterator[Relation]:
+        """Right but for some elements, which have something in common."""
+        size = np.max(np.abs(self.wanted), initial=0.0)
+        wrong = ~(np.abs(self.given - self.wanted) <= 1e-8 * size)
+        if not 0 < wrong.mean() < 1:
+            return
+        where = self.where(wrong)
+        if not where:
+            return
+        ratio = self.given[wrong] / np.where(self.wanted[wrong] == 0, np.nan, self.wanted[wrong])
+        if not np.any(self.wanted[wrong]):
+            yield Relation("missing-mask", f"must be 0 {where}", 1.25)
+        elif not np.any(self.given[wrong]):
+            yield Relation("only-some-elements", f"is 0 {where}, and must not be", 1.4)
+        elif np.all(np.isfinite(ratio)) and np.ptp(np.real(ratio)) <= 1e-8 * abs(ratio[0]):
+            factor = float(np.real(ratio[0]))
+            kind = "double-count" if abs(factor - 2) < 1e-8 else "only-some-elements"
+            yield Relation(kind, f"is {factor:.6g} times what it must be {where}", 1.4)
+        else:
+            yield Relation("only-some-elements", f"is wrong {where}", 2.6)
+
+    def where(self, wrong: np.ndarray) -> str:
+        """Words for a set of elements; empty if there are none."""
+        shape = wrong.shape[1:]
+        if np.all(wrong == wrong[:1]):
+            first = wrong[0]
+            if len(shape) >= 2 and shape[-1] == shape[-2]:
+                diagonal = np.broadcast_to(np.eye(shape[-1], dtype=bool), shape)
+                if np.array_equal(first, diagonal):
+                    return "on the diagonal"
+                if np.array_equal(first, ~diagonal):
+                    return "off the diagonal"
+            for axis in range(len(shape)):
+                others = tuple(a for a in range(len(shape)) if a != axis)
+                some = first.any(axis=others)
+                spread = np.broadcast_to(some.reshape([-1 if a == axis else 1 for a in range(len(shape))]), shape)
+                if np.array_equal(spread, first):
+                    index = np.flatnonzero(some)
+                    more = " …" if index.size > 6 else ""
+                    return f"at index {_list(index[:6])}{more} of axis {axis}"
+        tests = {"== 0": np.equal, "> 0": np.greater, "< 0": np.less, "!= 0": np.not_equal}
+        for value in self.at_hand(shape, False):
+            if np.iscomplexobj(value.array):
+                continue
+            for sign, test in tests.items():
+                if np.array_equal(test(value.array, 0), wrong):
+                    return f"where {value.name} {sign}"
+        return ""
+
+    def term(self) -> Iterator[Relation]:
+        """The right value less the given one, as one product or sum of values at hand."""
+        lacking = self.wanted - self.given
+        shape, size = lacking.shape[1:], float(np.sum(np.abs(lacking) ** 2))
+        if size == 0:
+            return
+        linear = [v for v in self.at_hand(shape, self.linear)[:120] if constant_factor(v.array, self.wanted) is None]
+        factors = self.at_hand(shape, False)[:MOST_VALUES] if self.linear else linear[:MOST_VALUES]
+        axes = [tuple(a) for k in (1, 2) for a in itertools.combinations(range(1, len(shape) + 1), k)]
+        total = lambda x, a: np.broadcast_to(x.sum(axis=a, keepdims=True), lacking.shape)
+        named = lambda a, text: f"Σ[axis {_list(b - 1 for b in a)}]({text})"
+
+        def terms() -> Iterator[tuple[float, str, np.ndarray]]:
+            for v in linear:
+                yield 1.8 + 0.1 * v.cost, v.name, v.array
+            short = linear[:MOST_VALUES]
+            for v, a in itertools.product(short, axes):
+                yield 2.0 + 0.1 * v.cost, named(a, v.name), total(v.array, a)
+            for f, v in itertools.product(factors, short):
+                product, cost = f.array * v.array, 0.1 * (f.cost + v.cost)
+                yield 2.1 + cost, f"{f.bracketed} · {v.bracketed}", product
+                for a in axes:
+                    yield 2.2 + cost, named(a, f"{f.bracketed} · {v.bracketed}"), total(product, a)
+                    yield 2.3 + cost, f"{f.bracketed} · {named(a, v.name)}", f.array * total(v.array, a)
+            half = MOST_VALUES // 2
+            for f, g, v in itertools.product(factors[:half], factors[:half], short[:half]):
+                for a in axes[:3]:
+                    text = f"{f.bracketed} · {named(a, f'{g.bracketed} · {v.bracketed}')}"
+                    cost = 2.4 + 0.1 * (f.cost + g.cost + v.cost)
+                    yield cost, text, f.array * total(g.array * v.array, a)
+
+        for count, (cost, text, array) in enumerate(terms()):
+            if count % 64 == 0 and time.process_time() > self.deadline:
+                return
+            own = float(np.sum(np.abs(array) ** 2))
+            if not 1e-200 < own < np.inf:
+                continue
+            factor = float(np.real(np.sum(np.conj(array) * lacking))) / own
+            if abs(factor * factor * own - size) > 1e-8 * size or not same(factor * array, lacking):
+                continue
+            simple = next((f for f in (1.0, -1.0) if abs(factor - f) < 1e-8), None)
+            if simple is None and not any(abs(abs(factor) - f) < 1e-8 for f in SIMPLE):
+                cost += 0.8
+            sign = "" if simple == 1 else "−" if simple == -1 else f"{factor:.4g} · "
+            yield Relation("missing-term", f"lacks the term {sign}{text}", cost)
+            return
+
+
+def _spread(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A reduced value along the axes that it lost, where that is clear; else as it is."""
+    for _, laid in layouts(x, shape[1:]):
+        return np.asarray(laid)
+    return x
+
+
+def _list(numbers) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,116 @@
+"""What an operand must be for an operation to give a wanted value: operations turned round."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.alignment import same
+
+CONDITION = 1e6
+"""A matrix that is worse conditioned is not divided by."""
+
+
+def wanted_operand(
+    equation: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[np.ndarray]
+) -> np.ndarray | None:
+    """Operand k for which the equation gives the wanted output, the other operands as they are; None if there is none.
+
+    The first axis of every array is the probe. Where the operand is broadcast and would have to vary along such an
+    axis, the array has the shape of the output.
+    """
+    if equation.inputs.count(equation.inputs[k]) > 1:
+        return None
+    with np.errstate(all="ignore"):
+        found = _inverse(equation, k, wanted, operands)
+    return found if found is not None and np.all(np.isfinite(found)) else None
+
+
+def _inverse(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray | None:
+    own = operands[k]
+    other = operands[1 - k] if len(operands) == 2 else own
+    if e.name in ("mul", "div", "add", "add_any", "sub") and (own.ndim == 1 or other.ndim == 1):
+        spread = lambda x: x.reshape(x.shape + (1,) * (wanted.ndim - x.ndim))
+        own, other = spread(own), spread(other)
+    match e.name:
+        case "mul":
+            zero = other == 0
+            found = (
+                None if np.any(np.where(zero, wanted, 0)) else np.where(zero, own, wanted / np.where(zero, 1, other))
+            )
+        case "div":
+            found = wanted * other if k == 0 else other / wanted
+        case "add" | "add_any":
+            found = wanted - other
+        case "sub":
+            found = wanted + other if k == 0 else other - wanted
+        case "neg":
+            found = -wanted
+        case "exp":
+            found = np.log(wanted)
+        case "log":
+            found = np.exp(wanted)
+        case "conj":
+            found = np.conj(wanted)
+        case "copy" | "copy_p" | "convert_element_type":
+            found = wanted
+        case "reshape" | "squeeze" | "expand_dims":
+            found = wanted.reshape(own.shape)
+        case "transpose":
+            found = wanted.transpose((0, *(1 + np.argsort(e.params["permutation"]))))
+        case "rev":
+            found = np.flip(wanted, tuple(a + 1 for a in e.params["dimensions"]))
+        case "broadcast_in_dim":
+            return _undo_broadcast(e.params["broadcast_dimensions"], wanted, own)
+        case "dot_general":
+            return _undo_product(e, k, wanted, operands)
+        case _:
+            return None
+    return None if found is None else _narrowed(found, operands[k])
+
+
+def _narrowed(found: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The operand, which the operation broadcast, where the wanted value is the same along those axes."""
+    if own.ndim == 1 and found.ndim > 1:
+        first = found.reshape(found.shape[0], -1)[:, :1]
+        flat = found.reshape(found.shape[0], -1)
+        return first[:, 0] if same(np.broadcast_to(first, flat.shape), flat) else found
+    if found.shape == own.shape:
+        return found
+    index = tuple(slice(None) if a == 0 or own.shape[a] > 1 else slice(0, 1) for a in range(own.ndim))
+    small = found[index]
+    return small if same(np.broadcast_to(small, found.shape), found) else found
+
+
+def _undo_broadcast(dimensions: Sequence[int], wanted: np.ndarray, own: np.ndarray) -> np.ndarray | None:
+    index: list[slice] = [slice(None)] + [slice(0, 1)] * (wanted.ndim - 1)
+    for axis, size in zip(dimensions, own.shape[1:]):
+        if size == wanted.shape[axis + 1]:
+            index[axis + 1] = slice(None)
+    small = wanted[tuple(index)]
+    return small.reshape(own.shape) if same(np.broadcast_to(small, wanted.shape), wanted) else wanted
+
+
+def _undo_product(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Of a product with one contraction: the unknown operand by least squares, if it is determined and exact."""
+    mine, other = e.dot_axes()[k], e.dot_axes()[1 - k]
+    shift = lambda axes: [a + 1 for a in axes]
+    known = operands[1 - k].transpose([0, *shift(other.batch), *shift(other.contracted), *shift(other.free)])
+    batch = known.shape[: 1 + len(other.batch)]
+    rows = int(np.prod(known.shape[len(batch) : len(batch) + len(other.contracted)]))
+    matrix = known.reshape(*batch, rows, -1)
+    if matrix.shape[-1] < rows or matrix.size == 0 or np.max(np.linalg.cond(matrix)) > CONDITION:
+        return None
+    own = operands[k]
+    order = [0, *shift(mine.batch), *shift(mine.free), *shift(mine.contracted)]
+    own_shape = [own.shape[a] for a in order]
+    n_batch, n_free = len(mine.batch), len(mine.free)
+    if k == 0:  # the output is batch, free axes of the first, free axes of the second
+        out = wanted.reshape(*batch, -1, matrix.shape[-1])
+    else:
+        out = np.swapaxes(wanted.reshape(*batch, matrix.shape[-1], -1), -1, -2)
+    found = out @ np.linalg.pinv(matrix)
+    if not same(found @ matrix, out):
+        return None
+    assert len(own_shape) == 1 + n_batch + n_free + len(mine.contracted)
+    return found.reshape(own_shape).transpose(np.argsort(order))
