@@ -50,11 +50,23 @@ class Segment:
 
 
 def user_segments(trace: Any) -> tuple[Segment, ...]:
-    """The user's frames in the traceback that JAX keeps of an equation, the innermost first."""
-    return tuple(
-        Segment(f.file_name, f.start_line, f.start_column, f.end_line or f.start_line, f.end_column, f.function_name)
-        for f in source_info_util.user_frames(trace)
-    )
+    """The user's frames in the traceback that JAX keeps of an equation, the innermost first.
+
+    Only what our machinery has called: who called it is no part of the function.
+    """
+    segments: list[Segment] = []
+    for code, at in zip(*trace.raw_frames()) if trace else ():
+        if source_info_util.is_user_filename(code.co_filename):
+            f = source_info_util.raw_frame_to_frame(code, at)
+            end = f.end_line or f.start_line, f.end_column
+            segments.append(Segment(f.file_name, f.start_line, f.start_column, *end, code.co_name))
+        elif code.co_filename.startswith(tuple(MACHINERY)):
+            break
+    return tuple(segments)
+
+
+MACHINERY: list[str] = []
+"""Folders that `hide_folder_of` was told of."""
 
 
 def hide_folder_of(file: str) -> None:
@@ -62,7 +74,8 @@ def hide_folder_of(file: str) -> None:
 
     The folder itself decides, as it does for JAX's own files, so a user's folder may have any name.
     """
-    source_info_util.register_exclusion(os.path.dirname(file) + os.sep)
+    MACHINERY.append(os.path.dirname(file) + os.sep)
+    source_info_util.register_exclusion(MACHINERY[-1])
 
 
 def user_line(trace: Any) -> Source | None:

@@ -31,7 +31,7 @@ class ReferenceValue:
     name: str
     array: np.ndarray
     linear: bool
-    rank: float
+    rank: float | int
     derivative: bool = False
 
 

@@ -64,14 +64,14 @@ class Match:
 
     value: ReferenceValue
     layout: str = ""
-    factor: float | complex = 1.0
+    factor: float | complex | int = 1.0
 
     @property
     def exact(self) -> bool:
         return self.factor == 1.0
 
     @property
-    def cost(self) -> float:
+    def cost(self) -> float | int:
         return self.value.rank + (0.0 if self.exact else 0.6 if self.factor == -1 else 2.0) + 0.2 * bool(self.layout)
 
     def __str__(self) -> str:

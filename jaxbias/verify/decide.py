@@ -137,7 +137,10 @@ def check(
         in_lower_dtypes(checker, cases[0], notes)
     listing = Listing()
     if cases and not shape_found and (explain or (diagnose and wrong)):
-        listing = list_lines(checker, cases)
+        try:
+            listing = list_lines(checker, cases)
+        except Exception as error:  # the verdict must not depend on whether its lines can be told
+            listing = Listing(reason=f"an operation of the forward or the rule is in the way: {in_one_line(error)}")
         notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
     diagnoses = list(shape_found.values())
     if nonlinear is not None:
@@ -205,6 +208,9 @@ def _with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) 
             text = f"`{slip.code}` {slip}."
             if all(d.rule_line != slip.line for d in found):
                 found.append(Diagnosis(path, kind, text, rule_line=slip.line, wanted=slip.wanted))
+        told = {path for d in found for path in d.leaf.split(", ")}
+        if left := [path for path in diagnosis.leaf.split(", ") if path not in told]:
+            found.append(dataclasses.replace(diagnosis, leaf=", ".join(left)))
     return found
 
 

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,16 @@ Change = Callable[[int, list[Any]], Any]
 """(probe, operands) → the output that the operation is to have."""
 
 
+class Changed(NamedTuple):
+    """What is wrong with an operation, and the operation as it must be; `number`: where it stands, if not there."""
+
+    kind: str
+    text: str
+    cost: float | int
+    change: Change
+    number: int | None = None
+
+
 @dataclass(frozen=True)
 class Edit:
     """A change of one operation that mends a value.
@@ -35,7 +45,7 @@ class Edit:
     number: int
     kind: str
     text: str
-    cost: float
+    cost: float | int
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class AtHand:
 
     name: str
     array: np.ndarray
-    cost: float
+    cost: float | int
 
     @property
     def bracketed(self) -> str:
@@ -75,7 +85,7 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
     return sorted(found, key=lambda value: value.cost)
 
 
-def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float) -> Iterator[Edit]:
+def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Edit]:
     """Every change of one operation, between right values and this one, that gives it the wanted value."""
     region = _region(alignment, number)
     if len(region) > MOST_OPERATIONS:
@@ -83,11 +93,12 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
     trial = _Trial(alignment, region, number, wanted)
     for position in region:
         equation = alignment.program.equations[position]
-        for kind, text, cost, change in _changes(alignment, equation):
+        for changed in _changes(alignment, equation):
             if time.process_time() > deadline:
                 return
-            if trial(position, change):
-                yield Edit(equation.outputs[0], kind, text, cost)
+            if trial(position, changed.change):
+                place = equation.outputs[0] if changed.number is None else changed.number
+                yield Edit(place, changed.kind, changed.text, changed.cost)
 
 
 def _region(alignment: Alignment, number: int) -> list[int]:
@@ -130,15 +141,15 @@ class _Trial:
         return changed.get(self.number)
 
 
-def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[tuple[str, str, float, Change]]:
-    """(kind, words, cost, change) of one operation."""
+def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
+    """What may be wrong with one operation, and the operation as it would be right."""
     program, name = alignment.program, equation.name
     (output,) = equation.outputs[:1]
     shape = program.shapes[output]
     apply = lambda e, operands: _jaxpr.apply(e, operands)[0]
     if name in SIGNS:
         other = SIGNS[name]
-        yield (
+        yield Changed(
             "sign",
             f"must {'add' if other == 'add' else 'subtract'} here",
             0.9,
@@ -148,7 +159,7 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[tuple[
         for other, sign in COMPARISONS.items():
             if other != name:
                 flipped = replace(equation, name=other)
-                yield (
+                yield Changed(
                     "missing-mask",
                     f"compares by {COMPARISONS[name]} in place of {sign}",
                     1.1,
@@ -161,16 +172,17 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[tuple[
                 if axes != tuple(equation.params["axes"]) and count == len(equation.params["axes"]):
                     turned = replace(equation, params={**equation.params, "axes": axes})
                     text = f"sums over axis {_list(equation.params['axes'])}, and must sum over axis {_list(axes)}"
-                    yield "wrong-reduction-axis", text, 0.8, lambda k, x, e=turned: apply(e, x)
+                    yield Changed("wrong-reduction-axis", text, 0.8, lambda k, x, e=turned: apply(e, x))
     if name == "integer_pow":
         y = equation.params["y"]
         for power in (y - 1, y + 1, -y):
             turned = replace(equation, params={**equation.params, "y": power})
-            yield "scale-constant", f"has the power {y}, and must have {power}", 1.2, lambda k, x, e=turned: apply(e, x)
+            text = f"has the power {y}, and must have {power}"
+            yield Changed("scale-constant", text, 1.2, lambda k, x, e=turned: apply(e, x))
     linear = output in alignment.linear
     if name not in LAYOUT and len(equation.inputs) == 1 and program.shapes[equation.inputs[0]] == shape:
         kind = "not-linear-in-cotangent" if equation.inputs[0] in alignment.linear and name != "neg" else "extra-term"
-        yield ("sign" if name == "neg" else kind), f"must not take the {_word(name)}", 1.3, lambda k, x: x[0]
+        yield Changed(("sign" if name == "neg" else kind), f"must not take the {_word(name)}", 1.3, lambda k, x: x[0])
     if name in ("mul", "div", "add", "add_any", "sub"):
         for j, n in enumerate(equation.inputs):
             if program.shapes[equation.inputs[1 - j]] == shape and (
@@ -178,14 +190,15 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[tuple[
             ):
                 kind = "extra-term"
                 what = "factor" if name in ("mul", "div") else "term"
-                yield kind, f"has the {what} {alignment.text(n)} too much", 1.5, lambda k, x, j=j: x[1 - j]
+                yield Changed(kind, f"has the {what} {alignment.text(n)} too much", 1.5, lambda k, x, j=j: x[1 - j])
     if name not in LAYOUT:
+        yield from _other_reductions(alignment, equation)
         yield from _other_operands(alignment, equation)
         if not equation.bodies and program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "fc":
             yield from _factors(alignment, output, shape, linear)
 
 
-def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[tuple[str, str, float, Change]]:
+def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
     """Another right value in the place of an operand."""
     program = alignment.program
     for j, n in enumerate(equation.inputs):
@@ -204,17 +217,60 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
                 return _jaxpr.apply(equation, [*x[:j], operand, *x[j + 1 :]])[0]
 
             kind = "transpose" if value.name == f"{alignment.text(n)}.T" else "wrong-operand"
-            yield kind, f"takes {alignment.text(n)} where {value.name} is needed", 1.4 + 0.1 * value.cost, change
+            yield Changed(
+                kind, f"takes {alignment.text(n)} where {value.name} is needed", 1.4 + 0.1 * value.cost, change
+            )
 
 
-def _factors(alignment, output, shape, linear) -> Iterator[tuple[str, str, float, Change]]:
+def _other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
+    """The mean or sum over other axes in the place of an operand that is one, broadcast back."""
+    program = alignment.program
+    for j, n in enumerate(equation.inputs):
+        shape, top, constants = program.shapes[equation.outputs[0]], n, 1.0
+        while top in alignment.position and top not in alignment.constant:
+            e = program.equations[alignment.position[top]]
+            fixed = [i for i in e.inputs if i in alignment.constant and not program.shapes[i]]
+            if e.name in ("mul", "div") and len(fixed) == 1 and (e.name == "mul" or e.inputs[1] == fixed[0]):
+                held = float(alignment.column(fixed[0])[0])
+                constants *= held if e.name == "mul" else 1 / held
+                top = next(i for i in e.inputs if i != fixed[0])
+            elif e.name in LAYOUT and len(e.inputs) == 1:
+                top = e.inputs[0]
+            else:
+                break
+        if top == n or top not in alignment.position or e.name != "reduce_sum" or not constants:
+            continue
+        whole = alignment.column(e.inputs[0])
+        if whole.shape[1:] != shape:
+            continue
+        was = tuple(e.params["axes"])
+        count = np.prod([shape[a] for a in was])
+        mean = abs(constants * count - 1) < 1e-9
+        for size in range(1, len(shape) + 1):
+            for axes in itertools.combinations(range(len(shape)), size):
+                if axes == was:
+                    continue
+                factor = 1 / np.prod([shape[a] for a in axes]) if mean else constants
+                array = factor * np.broadcast_to(whole.sum(axis=tuple(a + 1 for a in axes), keepdims=True), whole.shape)
+                verb = "takes the mean" if mean else "sums"
+                text = f"{verb} over axis {_list(was)}, and must {'take it' if mean else 'sum'}"
+
+                def change(k: int, x: list[Any], j: int = j, array: np.ndarray = array) -> Any:
+                    return _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
+
+                yield Changed("wrong-reduction-axis", f"{text} over axis {_list(axes)}", 0.85, change, e.outputs[0])
+
+
+def _factors(alignment, output, shape, linear) -> Iterator[Changed]:
     """A factor that the output lacks."""
     for value in at_hand(alignment, output, shape, False):
         if value.cost < 2.5 and np.ptp(np.abs(value.array)) > 0:
             binary = set(np.unique(value.array).tolist()) <= {0.0, 1.0}
             kind = "missing-mask" if binary else "missing-factor"
             text = f"lacks the factor {value.bracketed}"
-            yield kind, text, 1.6 + 0.1 * value.cost, lambda k, x, a=value.array: _product(alignment, output, k, x, a)
+            yield Changed(
+                kind, text, 1.6 + 0.1 * value.cost, lambda k, x, a=value.array: _product(alignment, output, k, x, a)
+            )
 
 
 def _product(alignment: Alignment, output: int, k: int, operands: list[Any], array: np.ndarray) -> Any:

@@ -34,12 +34,12 @@ class Relation:
 
     kind: str
     text: str
-    cost: float
+    cost: float | int
     number: int | None = None
 
 
 def relation(
-    alignment: Alignment, number: int, given: np.ndarray, wanted: np.ndarray, shapes: Shapes, deadline: float
+    alignment: Alignment, number: int, given: np.ndarray, wanted: np.ndarray, shapes: Shapes, deadline: float | int
 ) -> Relation | None:
     """The simplest one.
 

@@ -35,7 +35,7 @@ class Slip:
     mending: tuple[int, np.ndarray]
 
 
-def find_slips(alignment: Alignment, paths: list[str], deadline: float) -> Iterator[Slip]:
+def find_slips(alignment: Alignment, paths: list[str], deadline: float | int) -> Iterator[Slip]:
     """The slips, each judged given that those before it are mended.
 
     When one is asked for the next, the one before has been mended in the alignment.
@@ -62,11 +62,11 @@ class _Hit:
     leaves: frozenset[int]
 
     @property
-    def rank(self) -> float:
+    def rank(self) -> float | int:
         return self.value.rank if self.value is not None else 9.0
 
 
-def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float) -> Slip | None:
+def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> Slip | None:
     hits = list(_mending(alignment, wrong, deadline))
     ends = {alignment.leaves[i]: i for i in wrong}
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
@@ -86,11 +86,12 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     return _located(alignment, _Hit(number, value, alignment.expected[i], frozenset([i])))
 
 
-def _mending(alignment: Alignment, wrong: list[int], deadline: float) -> Iterator[_Hit]:
+def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
     """Reference values that mend a gradient in the place of a value of the rule, and harm none."""
     above = set().union(*(alignment.above[i] for i in wrong))
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
-        if alignment.known(number):
+        known = alignment.known(number)
+        if known and (number in alignment.feeds_right or number in alignment.mended or number not in alignment.linear):
             continue
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
@@ -107,7 +108,8 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float) -> Iterato
                     continue
                 after = alignment.after({number: array}, [*mine, *others])
                 mended = frozenset(i for i in mine if alignment.is_right(i, after[i]))
-                if mended and all(alignment.is_right(i, after[i]) for i in others):
+                # a right value in the wrong role: all that depends on it has to agree
+                if len(mended) > known and all(alignment.is_right(i, after[i]) for i in others):
                     yield _Hit(number, value, np.asarray(array), mended)
 
 
