@@ -39,6 +39,11 @@ class Segment:
     function: str
 
     @property
+    def statement(self) -> str:
+        """The whole line on which it begins."""
+        return linecache.getline(self.file, self.line).strip()
+
+    @property
     def text(self) -> str:
         """The code, in one line."""
         lines = [linecache.getline(self.file, k).encode() for k in range(self.line, self.end_line + 1)]

@@ -124,7 +124,7 @@ def _place(slip: Slip, words: Relation | None) -> int:
 
 def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Located:
     segment = _segment(alignment, _place(slip, words))
-    place = f"{Path(segment.file).name}:{segment.line}: {segment.text}" if segment else ""
+    place = f"{Path(segment.file).name}:{segment.line}: {segment.statement}" if segment else ""
     return Located(slip.leaves, place, slip.name, words, segment.text if segment else "")
 
 

@@ -222,24 +222,33 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
             )
 
 
+def _sum_above(alignment: Alignment, number: int) -> tuple[_jaxpr.Equation, float] | None:
+    """The sum that a value is, laid out and times a constant, and the constant."""
+    program, factor = alignment.program, 1.0
+    while number in alignment.position and number not in alignment.constant:
+        e = program.equations[alignment.position[number]]
+        if e.name == "reduce_sum":
+            return e, factor
+        fixed = [i for i in e.inputs if i in alignment.constant and not program.shapes[i]]
+        if e.name in ("mul", "div") and len(fixed) == 1 and (e.name == "mul" or e.inputs[1] == fixed[0]):
+            held = float(alignment.column(fixed[0])[0])
+            factor = factor * held if e.name == "mul" else factor / held
+            number = next(i for i in e.inputs if i != fixed[0])
+        elif e.name in LAYOUT and len(e.inputs) == 1:
+            number = e.inputs[0]
+        else:
+            return None
+    return None
+
+
 def _other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
     """The mean or sum over other axes in the place of an operand that is one, broadcast back."""
-    program = alignment.program
+    shape = alignment.program.shapes[equation.outputs[0]]
     for j, n in enumerate(equation.inputs):
-        shape, top, constants = program.shapes[equation.outputs[0]], n, 1.0
-        while top in alignment.position and top not in alignment.constant:
-            e = program.equations[alignment.position[top]]
-            fixed = [i for i in e.inputs if i in alignment.constant and not program.shapes[i]]
-            if e.name in ("mul", "div") and len(fixed) == 1 and (e.name == "mul" or e.inputs[1] == fixed[0]):
-                held = float(alignment.column(fixed[0])[0])
-                constants *= held if e.name == "mul" else 1 / held
-                top = next(i for i in e.inputs if i != fixed[0])
-            elif e.name in LAYOUT and len(e.inputs) == 1:
-                top = e.inputs[0]
-            else:
-                break
-        if top == n or top not in alignment.position or e.name != "reduce_sum" or not constants:
+        above = _sum_above(alignment, n)
+        if above is None:
             continue
+        e, constants = above
         whole = alignment.column(e.inputs[0])
         if whole.shape[1:] != shape:
             continue

@@ -19,14 +19,8 @@ from tests.verify.calls_of_jax import CALLS, FAULTS, Call
 
 EVERY = [(kind, name) for kind, calls in CALLS.items() for name in calls]
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it")
+pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 """Checking the types of every call on a ball takes longer than the check."""
-
-
-@pytest.fixture(autouse=True)
-def standard():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def gradients(call: Call) -> list[np.ndarray]:

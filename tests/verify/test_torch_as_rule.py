@@ -20,12 +20,6 @@ from torch.nn import functional as F
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
 
-@pytest.fixture
-def by_the_rules_of_jax():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def normal(*shapes):
     return tuple(jax.random.normal(jax.random.key(k), s, jnp.float32) for k, s in enumerate(shapes))
 

@@ -20,13 +20,6 @@ from jaxbias.verify.report import Undecided
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
 
-@pytest.fixture
-def by_the_rules_of_jax():
-    """Promotion as it is where nobody asked for less."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def normal(k, *shape, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(k), shape, dtype)
 

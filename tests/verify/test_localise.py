@@ -1,0 +1,131 @@
+"""The rule line by line: what each line is, which is the first wrong one, and what it must be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbias import verify
+from tests.verify.slips import right, single
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
+
+
+def normal(*shapes):
+    keys = jax.random.split(jax.random.key(3), len(shapes))
+    return tuple(jax.random.normal(k, s, jnp.float32) for k, s in zip(keys, shapes))
+
+
+def attention(q, k, v):
+    s = q @ k.T / jnp.sqrt(q.shape[-1])
+    p = jax.nn.softmax(s, axis=-1)
+    return p @ v
+
+
+def two_slips(args, g):
+    q, k, v = args
+    scale = 1 / jnp.sqrt(q.shape[-1])
+    p = jax.nn.softmax(q @ k.T * scale, axis=-1)
+    dp = g @ v.T
+    ds = p * dp
+    return ds @ k, ds.T @ q * scale, p.T @ g
+
+
+def other_axis(args, g):
+    q, k, v = args
+    scale = 1 / jnp.sqrt(q.shape[-1])
+    p = jax.nn.softmax(q @ k.T * scale, axis=-1)
+    dp = g @ v.T
+    row = jnp.sum(dp * p, axis=0, keepdims=True)
+    ds = p * (dp - row)
+    return ds @ k * scale, ds.T @ q * scale, p.T @ g
+
+
+QKV = normal((5, 4), (7, 4), (7, 3))
+
+
+def said(report):
+    return [(line.status, line.text, line.meaning) for line in report.lines]
+
+
+def test_two_slips_are_two_findings_each_with_its_line():
+    report = verify.vjp(attention, two_slips, QKV)
+    assert said(report) == [
+        ("ok", "scale = 1 / jnp.sqrt(q.shape[-1])", "a constant"),
+        ("ok", "p = jax.nn.softmax(q @ k.T * scale, axis=-1)", "p"),
+        ("ok", "dp = g @ v.T", "∂L/∂p"),
+        ("wrong", "ds = p * dp", "must be ∂L/∂s: lacks the term −p · Σ[axis 1](p · dp)"),
+        ("wrong", "ds @ k", "must be ∂L/∂q: lacks the factor scale"),
+        ("given", "ds.T @ q * scale", "∂L/∂k"),
+        ("ok", "p.T @ g", "∂L/∂v"),
+    ]
+    by_leaf = {d.leaf: d for d in report.diagnoses}
+    assert by_leaf["q"].kind == "missing-factor" and "return ds @ k, ds.T @ q" in by_leaf["q"].rule_line
+    assert by_leaf["q"].wanted == "∂L/∂q"
+    assert by_leaf["k"].kind == "missing-term" and by_leaf["k"].rule_line.endswith(": ds = p * dp")
+    text = str(report)
+    assert "the rule, line by line:" in text and "(given what is mended above)" in text
+    assert report.to_dict()["lines"][3]["status"] == "wrong" and "ds = p * dp" in report._repr_html_()
+
+
+def test_a_line_of_the_rule_is_not_called_one_of_the_forward():
+    (diagnosis,) = verify.vjp(attention, other_axis, QKV).diagnoses
+    assert diagnosis.kind == "wrong-reduction-axis" and diagnosis.source == ""
+    assert "row = jnp.sum(dp * p, axis=0" in diagnosis.rule_line
+
+
+def test_what_a_sum_over_the_wrong_axis_was_to_be():
+    report = verify.vjp(attention, other_axis, QKV, diagnose=True)
+    wrong = [line for line in report.lines if line.status == "wrong"]
+    assert [line.meaning for line in wrong] == ["sums over axis 0, and must sum over axis 1"]
+
+
+SAMPLE = right.RIGHT[::6]
+
+
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: case.name)
+def test_no_line_of_a_right_rule_is_wrong(case):
+    report = verify.explain(case.forward, case.rule, case.draw(jax.random.key(2)))
+    assert report.ok, str(report)
+    assert not any(line.status in ("wrong", "given") for line in report.lines), str(report)
+    assert report.lines or any("no listing" in note for note in report.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in right.RIGHT if case not in SAMPLE], ids=lambda case: case.name)
+def test_no_line_of_any_right_rule_is_wrong(case):
+    test_no_line_of_a_right_rule_is_wrong(case)
+
+
+PLACED = (
+    "attention_total_over_queries", "attention_total_of_squares", "attention_keys_unscaled",
+    "layer_norm_mean_over_rows", "gru_cell_reset_forgotten", "tanh_mlp_bias_before_slope",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_the_wrong_line_is_found_and_no_other(name):
+    slip = next(slip for slip in single.SINGLE if slip.name == name)
+    report = verify.vjp(slip.forward, slip.rule, slip.draw(jax.random.key(1)))
+    wrong = [line.text for line in report.lines if line.status == "wrong"]
+    (line,) = slip.lines
+    assert len(wrong) == 1 and (wrong[0] in line or line in wrong[0]), str(report)
+
+
+def test_what_cannot_be_listed_is_said():
+    def in_numpy(args, ct):
+        return (np.asarray(ct) * (1 - np.tanh(np.asarray(args[0])) ** 2),)
+
+    report = verify.explain(jnp.tanh, in_numpy, normal((2, 3)))
+    assert report.lines == () and any("no listing: the rule cannot be traced" in note for note in report.notes)
+
+
+def test_a_listing_never_costs_the_verdict(monkeypatch):
+    from jaxbias.verify import decide
+
+    def broken(*_):
+        raise NotImplementedError("no value")
+
+    monkeypatch.setattr(decide, "list_lines", broken)
+    report = verify.explain(jnp.tanh, lambda args, ct: (ct * (1 - jnp.tanh(args[0]) ** 2),), normal((2, 3)))
+    assert report.verdict == "right" and any("no listing" in note for note in report.notes)
