@@ -181,11 +181,14 @@ class Alignment:
             if array.dtype.kind in "fiubc":
                 self.matches[number] = Match(ReferenceValue(name, array, number in self.linear, 0))
         self._match(n for n in self.position)
-        self.variables = {
-            self.matches[n].value.name: name.text
-            for n, name in self.names.items()
-            if name.variable and n in self.matches and self.matches[n].exact and not self.matches[n].layout
-        }
+        self.own: dict[str, Name] = {}
+        for n, name in self.names.items():
+            match = self.matches.get(n)
+            if match is not None and match.exact and not match.layout:
+                known = self.own.get(match.value.name)
+                shorter = name.variable or len(name.text) < len(match.value.name)
+                if shorter and (known is None or name.rank < known.rank):
+                    self.own[match.value.name] = name
         self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
         self.feeds_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
 
@@ -237,8 +240,8 @@ class Alignment:
         return equation.name in LAYOUT and all(map(self.known, equation.inputs))
 
     def own_name(self, value: ReferenceValue) -> str:
-        """What the rule itself calls a reference value; its reference name where it has no variable for it."""
-        return self.variables.get(value.name, value.name)
+        """What the rule itself calls a reference value; its reference name where it has no shorter one for it."""
+        return self.own[value.name].text if value.name in self.own else value.name
 
     def text(self, number: int) -> str:
         """How to write a value of the rule: its variable, what it is, its code."""

@@ -1,6 +1,7 @@
 """One operation of a rule changed: which change gives the wanted value?"""
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ class AtHand:
     @property
     def bracketed(self) -> str:
         """As a factor of a product."""
-        plain = self.name.replace(".", "").isidentifier() or self.name.startswith(("∂", "("))
+        plain = self.name.startswith(("∂", "(")) or re.fullmatch(r"[\w.]+(\([^ ]*\))?", self.name)
         return self.name if plain else f"({self.name})"
 
 

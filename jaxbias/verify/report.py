@@ -292,6 +292,9 @@ WIDEST = 60
 """Code of a line that is shown beside its meaning; a longer one has its meaning below."""
 
 
+LONGEST_ROW = 112
+
+
 def _listing(lines: tuple[Line, ...]) -> list[str]:
     """The rule, line by line."""
     if not lines:
@@ -300,7 +303,7 @@ def _listing(lines: tuple[Line, ...]) -> list[str]:
     rows = ["", "the rule, line by line:"]
     for line in lines:
         start = f"  {MARKS[line.status]:<5}  "
-        if len(line.text) <= WIDEST:
+        if len(line.text) <= WIDEST and len(start) + width + len(_said(line)) < LONGEST_ROW:
             rows.append(f"{start}{line.text:<{width}}  {_said(line)}".rstrip())
         else:
             rows += [f"{start}{line.text}", f"         {_said(line)}"]
