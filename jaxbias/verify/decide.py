@@ -151,7 +151,14 @@ def check(
         diagnoses += broken_numbers.values()
         unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
         if unnamed and nonlinear is None:
-            found, reproduction, more = name_mistakes(checker, cases, unnamed, rng)
+            try:
+                found, reproduction, more = name_mistakes(checker, cases, unnamed, rng)
+            except Exception as error:  # nor on whether the mistake can be searched for
+                words = f"the search for the mistake failed: {in_one_line(error)}"
+                found, more = (
+                    [Diagnosis(every[i], "unexplained", "Differs from the reference.") for i in unnamed],
+                    [words],
+                )
             diagnoses += _with_lines(found, listing, every)
             notes += more
         diagnoses += [d for i, d in precision.items() if i not in wrong]

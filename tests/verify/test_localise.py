@@ -129,3 +129,15 @@ def test_a_listing_never_costs_the_verdict(monkeypatch):
     monkeypatch.setattr(decide, "list_lines", broken)
     report = verify.explain(jnp.tanh, lambda args, ct: (ct * (1 - jnp.tanh(args[0]) ** 2),), normal((2, 3)))
     assert report.verdict == "right" and any("no listing" in note for note in report.notes)
+
+
+def test_a_search_that_fails_never_costs_the_verdict(monkeypatch):
+    from jaxbias.verify import decide
+
+    def broken(*_):
+        raise ValueError("shapes (3,3) (2,3)")
+
+    monkeypatch.setattr(decide, "name_mistakes", broken)
+    report = verify.vjp(attention, two_slips, QKV)
+    assert report.verdict == "wrong" and any("the search for the mistake failed" in note for note in report.notes)
+    assert {d.kind for d in report.diagnoses} == {"missing-term", "missing-factor"}, "the slips have names all the same"
