@@ -62,7 +62,12 @@ def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
         try:
             outs = bind(*(jnp.asarray(cast(x, dtype, widen=not bits)) for x, dtype in zip(inputs, dtypes)))
         except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # it insists on the dtypes it was traced with
-            outs = bind(*(jnp.asarray(cast(x, dtype)) for x, dtype in zip(inputs, dtypes)))
+            try:
+                outs = bind(*(jnp.asarray(cast(x, dtype)) for x, dtype in zip(inputs, dtypes)))
+            except ValueError as error:
+                if equation.name.endswith("callback"):  # JAX hands on what the user's function raised, in this type
+                    raise RuntimeError(str(error)) from error
+                raise
     return [as_array(out) for out in outs]
 
 

@@ -179,8 +179,7 @@ BOUND: dict[str, Bound] = {
         for name in (
             "broadcast_in_dim", "reshape", "squeeze", "transpose", "rev", "tile", "unstack",
             "split", "slice", "dynamic_slice", "gather", "reduce_sum", "cumsum", "stop_gradient", "copy",
-            "real", "imag", "conj", "convert_element_type", "reduce_precision",
-            "reduce_window_sum", "loop_index",
+            "real", "conj", "convert_element_type", "reduce_precision", "reduce_window_sum", "loop_index",
         )
     },
     **{name: _same(name, 2) for name in ("pad", "dynamic_update_slice")},
@@ -200,7 +199,7 @@ BOUND: dict[str, Bound] = {
             "reduce_window_max", "reduce_window_min",
         )
     },
-    "neg": lambda p, xs, es, out: es[0],
+    **dict.fromkeys(("neg", "imag"), lambda p, xs, es, out: es[0]),  # errors are moduli, which have no imaginary part
     "optimization_barrier": lambda p, xs, es, out: list(es),
     "add": _add_errors,
     "add_any": _add_errors,

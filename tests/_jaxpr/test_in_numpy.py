@@ -222,6 +222,12 @@ def test_bounds_hold_for_float32(name):
             assert np.all(bounds[number] >= 0) and np.all(off <= 4 * bounds[number])
 
 
+def test_the_imaginary_part_has_the_error_of_the_number():
+    program = _jaxpr.trace(lambda x, y: [lax.imag(lax.complex(x, y) * lax.complex(y, x))], 1.1, 2.3)
+    bounds = error_bounds(program, _jaxpr.evaluate(program, [1.1, 2.3]), 2.0**-24)
+    assert bounds[program.outputs[0]] > 1e-8
+
+
 def test_an_infinity_is_exact():
     program = _jaxpr.trace(lambda x: [jax.nn.softmax(jnp.where(x > 0, x, -jnp.inf))], X)
     bounds = error_bounds(program, _jaxpr.evaluate(program, [X]), 2.0**-53)

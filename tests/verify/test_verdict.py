@@ -345,6 +345,24 @@ def test_a_forward_that_raises_where_it_is_not_defined(given):
         assert verify.vjp(forward, rule, (x,)).ok
 
 
+def test_a_callback_that_raises_at_a_drawn_probe():
+    """As np.linalg.solve does where the matrix is zero."""
+    solved = lambda a, b: np.linalg.solve(np.asarray(a), np.asarray(b)[..., None])[..., 0].astype(b.dtype)
+
+    def forward(a, b):
+        out = jax.ShapeDtypeStruct(b.shape, b.dtype)
+        return jax.pure_callback(solved, out, a, b, vmap_method="sequential")
+
+    def rule(args, ct, factor=1.0):
+        a, b = args
+        u = factor * jnp.linalg.solve(a.T, ct)
+        return -jnp.outer(u, jnp.linalg.solve(a, b)), u
+
+    args = normal(1, 2, 2) + 2 * jnp.eye(2), normal(2, 2)
+    assert verify.vjp(forward, rule, args).verdict == "right"
+    assert verify.vjp(forward, functools.partial(rule, factor=1.01), args, diagnose=False).verdict == "wrong"
+
+
 def test_too_many_columns_are_refused():
     loop = lambda x: lax.while_loop(lambda s: s[1] < 3, lambda s: (s[0] * 2, s[1] + 1), (x, 0))[0]
     with pytest.raises(ValueError, match=r"no reverse mode.*up to 4,096 entries.*5,000"):
