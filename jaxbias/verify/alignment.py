@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.reference_values import ReferenceValue
 
@@ -163,12 +164,10 @@ class Alignment:
         self.tolerance = [np.stack([tolerance(case, i) for case in cases]) for i in range(len(leaves))]
         self.values = [_jaxpr.evaluate(program, case.probe.inputs) for case in cases]
         self.position = {n: k for k, equation in enumerate(program.equations) for n in equation.outputs}
-        self.linear = set(program.inputs[n_primals:])
+        self.linear = depends_on(program, program.inputs[n_primals:])
         self.constant = set(program.constants)
         for equation in program.equations:
-            if not self.linear.isdisjoint(equation.inputs):
-                self.linear.update(equation.outputs)
-            elif self.constant.issuperset(equation.inputs):
+            if self.constant.issuperset(equation.inputs):
                 self.constant.update(equation.outputs)
         self.names: dict[int, Name] = names_of(program)
         self.above = {i: self._ancestors(n) for i, n in enumerate(self.leaves) if n is not None}

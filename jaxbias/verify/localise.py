@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxbias._jaxpr.queries import depends_on
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
@@ -97,9 +98,7 @@ def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
         values.append(ReferenceValue(name, array, k >= len(problem.primals), 0))
     for i, path in enumerate(paths):
         values.append(ReferenceValue(gradient_by(path), columns(lambda case, i=i: case.expected[i]), True, 0.5))
-    absent = checker.rule.absent[checker.rule.signature(first.primals, first.seeds)]
-    outputs = iter(program.outputs)
-    leaves = [None if gone else next(outputs) for gone in absent]
+    leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
     alignment = Alignment(program, leaves, chosen, values, names, len(problem.primals))
     shapes = [(name, np.shape(x)) for name, x in zip(names, first.inputs)]
     shapes = [*shapes[len(problem.primals) :], *shapes[: len(problem.primals)]]
@@ -157,7 +156,7 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
                 n: (len(shown[n].segment.text), abs(alignment.position[n] - alignment.position[place])) for n in holders
             }
             mistakes.setdefault(min(holders, key=sizes.__getitem__), []).append(located)
-    below = {n for slip, _ in slips for n in _descendants(alignment, slip.mending[0])}
+    below = {n for slip, _ in slips for n in depends_on(alignment.program, [slip.mending[0]])}
     lines: dict[tuple[str, int, str], Line] = {}
     for number in sorted(shown, key=lambda n: alignment.position[n]):
         name = shown[number]
@@ -173,14 +172,6 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
         if key not in lines or status == "wrong":
             lines[key] = Line(text, name.segment.file, name.segment.line, status, meaning)
     return tuple(lines.values())
-
-
-def _descendants(alignment: Alignment, number: int) -> set[int]:
-    found = {number}
-    for equation in alignment.program.equations:
-        if not found.isdisjoint(equation.inputs):
-            found.update(equation.outputs)
-    return found
 
 
 def _meaning(alignment: Alignment, number: int, path: str) -> tuple[LineStatus, str]:

@@ -172,7 +172,7 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
             for axes in itertools.combinations(range(rank), count):
                 if axes != tuple(equation.params["axes"]) and count == len(equation.params["axes"]):
                     turned = replace(equation, params={**equation.params, "axes": axes})
-                    text = f"sums over axis {_list(equation.params['axes'])}, and must sum over axis {_list(axes)}"
+                    text = f"sums over axis {listed(equation.params['axes'])}, and must sum over axis {listed(axes)}"
                     yield Changed("wrong-reduction-axis", text, 0.8, lambda k, x, e=turned: apply(e, x))
     if name == "integer_pow":
         y = equation.params["y"]
@@ -263,12 +263,12 @@ def _other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterat
                 factor = 1 / np.prod([shape[a] for a in axes]) if mean else constants
                 array = factor * np.broadcast_to(whole.sum(axis=tuple(a + 1 for a in axes), keepdims=True), whole.shape)
                 verb = "takes the mean" if mean else "sums"
-                text = f"{verb} over axis {_list(was)}, and must {'take it' if mean else 'sum'}"
+                text = f"{verb} over axis {listed(was)}, and must {'take it' if mean else 'sum'}"
 
                 def change(k: int, x: list[Any], j: int = j, array: np.ndarray = array) -> Any:
                     return _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
 
-                yield Changed("wrong-reduction-axis", f"{text} over axis {_list(axes)}", 0.85, change, e.outputs[0])
+                yield Changed("wrong-reduction-axis", f"{text} over axis {listed(axes)}", 0.85, change, e.outputs[0])
 
 
 def _factors(alignment, output, shape, linear) -> Iterator[Changed]:
@@ -292,5 +292,5 @@ def _word(name: str) -> str:
     return {"neg": "negative", "tanh": "tanh", "exp": "exponential", "sqrt": "root", "log": "logarithm"}.get(name, name)
 
 
-def _list(numbers) -> str:
+def listed(numbers) -> str:
     return ", ".join(map(str, numbers))

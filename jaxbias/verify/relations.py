@@ -10,7 +10,7 @@ import numpy as np
 from jaxbias import _jaxpr
 from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
 from jaxbias.verify.constants import Shapes, name_constant
-from jaxbias.verify.operations import AtHand, at_hand, edits
+from jaxbias.verify.operations import AtHand, at_hand, edits, listed
 
 MOST_ENTRIES = 4096
 """Of a value, for a search that tries products and sums."""
@@ -119,8 +119,8 @@ class _Relations:
                     continue
                 total = operand.sum(axis=tuple(a + 1 for a in other), keepdims=True)
                 if same(np.broadcast_to(total, operand.shape), _spread(self.wanted, operand.shape)):
-                    was = f"axis {_list(axes)}" if axes else "no axis"
-                    now = f"axis {_list(other)}" if other else "no axis"
+                    was = f"axis {listed(axes)}" if axes else "no axis"
+                    now = f"axis {listed(other)}" if other else "no axis"
                     yield Relation("wrong-reduction-axis", f"sums over {was}, and must sum over {now}", 0.6)
                     return
 
@@ -240,7 +240,7 @@ class _Relations:
                 if np.array_equal(spread, first):
                     index = np.flatnonzero(some)
                     more = " …" if index.size > 6 else ""
-                    return f"at index {_list(index[:6])}{more} of axis {axis}"
+                    return f"at index {listed(index[:6])}{more} of axis {axis}"
         tests = {"== 0": np.equal, "> 0": np.greater, "< 0": np.less, "!= 0": np.not_equal}
         for value in self.at_hand(shape, False):
             if np.iscomplexobj(value.array):
@@ -260,7 +260,7 @@ class _Relations:
         factors = self.at_hand(shape, False)[:MOST_VALUES] if self.linear else linear[:MOST_VALUES]
         axes = [tuple(a) for k in (1, 2) for a in itertools.combinations(range(1, len(shape) + 1), k)]
         total = lambda x, a: np.broadcast_to(x.sum(axis=a, keepdims=True), lacking.shape)
-        named = lambda a, text: f"Σ[axis {_list(b - 1 for b in a)}]({text})"
+        named = lambda a, text: f"Σ[axis {listed(b - 1 for b in a)}]({text})"
 
         def terms() -> Iterator[tuple[float, str, np.ndarray]]:
             for v in linear:
@@ -303,7 +303,3 @@ def _spread(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for _, laid in layouts(x, shape[1:]):
         return np.asarray(laid)
     return x
-
-
-def _list(numbers) -> str:
-    return ", ".join(map(str, numbers))

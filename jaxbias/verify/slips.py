@@ -57,13 +57,9 @@ def find_slips(alignment: Alignment, paths: list[str], deadline: float | int) ->
 @dataclass(frozen=True)
 class _Hit:
     number: int
-    value: ReferenceValue | None
+    value: ReferenceValue
     array: np.ndarray
     leaves: frozenset[int]
-
-    @property
-    def rank(self) -> float | int:
-        return self.value.rank if self.value is not None else 9.0
 
 
 def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> Slip | None:
@@ -71,7 +67,7 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     ends = {alignment.leaves[i]: i for i in wrong}
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
     if upstream:
-        hit = min(upstream, key=lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.rank))
+        hit = min(upstream, key=lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.value.rank))
         return _located(alignment, hit)
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
@@ -115,7 +111,8 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
 
 def _located(alignment: Alignment, hit: _Hit) -> Slip:
     """The hit, or the operand further up at which it goes wrong, what that must be being worked out."""
-    number, wanted, value = hit.number, hit.array, hit.value
+    number, wanted = hit.number, hit.array
+    value: ReferenceValue | None = hit.value
     mending = number, wanted
     while number in alignment.position and mending[0] == number:
         equation = alignment.program.equations[alignment.position[number]]

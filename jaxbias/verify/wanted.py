@@ -103,8 +103,6 @@ def _undo_product(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequ
         return None
     own = operands[k]
     order = [0, *shift(mine.batch), *shift(mine.free), *shift(mine.contracted)]
-    own_shape = [own.shape[a] for a in order]
-    n_batch, n_free = len(mine.batch), len(mine.free)
     if k == 0:  # the output is batch, free axes of the first, free axes of the second
         out = wanted.reshape(*batch, -1, matrix.shape[-1])
     else:
@@ -112,5 +110,4 @@ def _undo_product(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequ
     found = out @ np.linalg.pinv(matrix)
     if not same(found @ matrix, out):
         return None
-    assert len(own_shape) == 1 + n_batch + n_free + len(mine.contracted)
-    return found.reshape(own_shape).transpose(np.argsort(order))
+    return found.reshape([own.shape[a] for a in order]).transpose(np.argsort(order))
