@@ -1,5 +1,6 @@
 """Planted faults: a check that never fails checks nothing, so each layer's tests hand it wrong backward passes."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ def assert_caught(
         wrong_backward: `(residuals, delta) -> (grads, delta_x)`, usually the right one with one thing changed.
         leaves: paths into (grads, delta_x): "0.weight", "0.bias", "0.query.bias", and "1" for delta_x.
     """
-    residuals, delta, expected = _right_answer(example, key)
+    residuals, delta, expected = right_answer(example, key)
     wrong = jax.jit(wrong_backward)(residuals, delta)
     _assert_convicted(verify.relative_errors(actual=wrong, expected=expected), leaves)
 
@@ -35,7 +36,7 @@ def assert_loss_caught(example: LossExample, key: jax.Array, wrong_backward: Cal
     assert_caught(example, key, lambda residuals, delta: ((), delta * wrong_backward(residuals)), {"1"})
 
 
-def _right_answer(example: Example | LossExample, key: jax.Array) -> tuple[Any, Any, Any]:
+def right_answer(example: Example | LossExample, key: jax.Array) -> tuple[Any, Any, Any]:
     """Residuals, delta and the gradients of autodiff; one program and one comparison per example, not per fault."""
     # the example is part of the entry, not only its id, so that the id stays its own
     name = id(example), tuple(np.asarray(jax.random.key_data(key)).tolist())
@@ -59,3 +60,15 @@ def _assert_convicted(errors: dict[str, float], leaves: set[str]) -> None:
     off = {path for path, error in errors.items() if not error < EXACT}  # a NaN is off too
     assert off == leaves, f"convicted {off or 'nothing'} instead of {leaves}: {errors}"
     assert all(not errors[path] < WRONG for path in leaves), f"too mild a fault to prove anything: {errors}"
+
+
+def rewritten(function: Callable[..., Any], *changes: tuple[str, str]) -> Callable[..., Any]:
+    """The function with pieces of its source replaced: a fault inside a scan, where no argument reaches."""
+    module, source = inspect.getmodule(function), inspect.getsource(function)
+    assert module is not None
+    for old, new in changes:
+        assert source.count(old) == 1, f"{source.count(old)} times in {function.__name__}: {old}"
+        source = source.replace(old, new)
+    names = dict(vars(module))
+    exec(source, names)
+    return names[function.__name__]

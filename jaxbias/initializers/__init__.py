@@ -15,6 +15,8 @@ A weight (*axes, fan_out) has fan_in = the product of all axes but the last: C_i
     orthogonal                 orthonormal rows or columns                               weights
     fan_in_uniform             U(−1/√fan_in, 1/√fan_in), of a bias: with its weight's fan_in            either
     log_prior(p)               log(p/(1−p)), or log p per class                          the last bias
+    forget_gate(v)             v for the forget gate, 0 for the others                   the bias of lstm
+    chrono(longest)            log U(1, longest − 1) for the gate that keeps, −log for the input gate       of lstm, gru
     data_dependent             a function of network, params and a batch                 both
 
 The `*_normal` of JAX are truncated at two standard deviations and widened to keep the variance.
@@ -48,9 +50,11 @@ __all__ = [
     "Initializer",
     "affine",
     "by_name",
+    "chrono",
     "constant",
     "data_dependent",
     "fan_in_uniform",
+    "forget_gate",
     "gain",
     "glorot_normal",
     "glorot_uniform",
@@ -278,6 +282,73 @@ def log_prior(p: Any) -> Draw:
         if p.ndim and tuple(shape) != p.shape:
             raise ValueError(f"initializers.log_prior: p has shape {p.shape} but the bias has shape {tuple(shape)}.")
         return jnp.full(shape, value, dtype)
+
+    return init
+
+
+def _block(name: str, gates: str, gate: str, shape: tuple[int, ...]) -> slice:
+    """Where the bias of one gate stands in the vector of all."""
+    if len(shape) != 1 or shape[0] % len(gates):
+        raise ValueError(
+            f"initializers.{name}: the bias of the gates {', '.join(gates)} is a vector of {len(gates)} equal blocks, "
+            f'got shape {tuple(shape)}. Say which gates there are: gates="ifgo" for lstm, "fgo" where coupled.'
+        )
+    units, place = shape[0] // len(gates), gates.index(gate)
+    return slice(place * units, (place + 1) * units)
+
+
+def forget_gate(value: float = 1.0, gates: str = "ifgo") -> Draw:
+    """Bias of an LSTM that starts by keeping its state: `value` for the forget gate, 0 for the others.
+
+        jb.layers.lstm.layer(64, bias_init=jb.initializers.forget_gate(2.0))
+
+    Source: R. Jozefowicz et al., An Empirical Exploration of Recurrent Network Architectures (2015).
+
+    Args:
+        gates: the blocks of the bias in their order, with "f" among them; "fgo" for coupled gates.
+
+    Raises:
+        ValueError: no forget gate among them, or a bias that does not have these blocks.
+    """
+    if "f" not in gates:
+        raise ValueError(f'initializers.forget_gate: gates must have an "f", the forget gate, got {gates!r}.')
+
+    def init(key, shape, dtype=jnp.float32):
+        del key
+        return jnp.zeros(shape, dtype).at[_block("forget_gate", gates, "f", shape)].set(value)
+
+    return init
+
+
+def chrono(longest: int, gates: str = "ifgo") -> Draw:
+    """Biases whose units remember between 1 and `longest` steps: b_f = log u, b_i = −b_f, u ~ U(1, longest − 1).
+
+    A unit that forgets at the rate 1 − σ(b_f) = 1/(1 + u) remembers about 1 + u steps. In a GRU the gate that keeps
+    the state is z.
+
+        jb.layers.lstm.layer(64, bias_init=jb.initializers.chrono(500))
+        jb.layers.gru.layer(64, bias_init=jb.initializers.chrono(500, gates="rzn"))
+
+    Source: C. Tallec, Y. Ollivier, Can recurrent neural networks warp time? (2018), eq. 16.
+
+    Args:
+        longest: the longest dependency, in steps; at least 3.
+        gates: the blocks of the bias in their order: "ifgo", "fgo" for coupled gates, "rzn" for a GRU.
+
+    Raises:
+        TypeError: longest is no whole number.
+        ValueError: longest below 3, neither "f" nor "z" among the gates, or a bias that does not have these blocks.
+    """
+    check_size(longest, "initializers.chrono", "longest", least=3)
+    keeps = next((gate for gate in "fz" if gate in gates), None)
+    if keeps is None:
+        raise ValueError(f'initializers.chrono: gates must have "f" or "z", which keeps the state, got {gates!r}.')
+
+    def init(key, shape, dtype=jnp.float32):
+        kept = _block("chrono", gates, keeps, shape)
+        steps = _drawn(jax.random.uniform, key, (kept.stop - kept.start,), dtype, 1.0, float(longest - 1))
+        bias = jnp.zeros(shape, dtype).at[kept].set(jnp.log(steps))
+        return bias.at[_block("chrono", gates, "i", shape)].set(-jnp.log(steps)) if "i" in gates else bias
 
     return init
 

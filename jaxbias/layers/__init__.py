@@ -13,20 +13,26 @@ from . import (
     embedding,
     global_avg_pool,
     group_norm,
+    gru,
     layer_norm,
+    lstm,
     max_pool,
     reshape,
     rms_norm,
     rnn,
 )
+from ._both_directions import both_directions
+from ._sequence import Sequences
 from .activations import elu, gelu, identity, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 
 __all__ = [
+    "Sequences",
     "activations",
     "avg_pool",
     "batch_norm",
     "bias_neuron",
     "bilinear",
+    "both_directions",
     "conv",
     "conv_transpose",
     "dense",
@@ -36,10 +42,12 @@ __all__ = [
     "gelu",
     "global_avg_pool",
     "group_norm",
+    "gru",
     "identity",
     "layer_norm",
     "leaky_relu",
     "log_softmax",
+    "lstm",
     "max_pool",
     "relu",
     "reshape",

@@ -4,15 +4,17 @@ params: Params(input=Params(W (fan_in, units), b (units,)), hidden=Params(U (uni
 sender first, the transposes of the sheet's Wx and U.
 
 Forward     z[t] = x[t] W + b + h[t−1] U,  h[t] = σ(z[t]),  t = 1 … T                                    (5.4)
-            h[0] is zero, or given: x is then the pair (x, h0), h0 (n, units)
+            h[0] is zero, or given: x is then the pair (x, h0), h0 (n, units), or `jb.layers.Sequences`
 Backward, with D[t] = ∂L/∂h[t] of the output and δ[t] = ∂L/∂z[t], from the last step to the first, δ[T+1] = 0:
             δ[t] = (D[t] + δ[t+1] Uᵀ) σ′(z[t])                                                           (5.4)
             ∂L/∂W = Σ_t x[t]ᵀ δ[t]      ∂L/∂U = Σ_t h[t−1]ᵀ δ[t]      ∂L/∂b = Σ_t δ[t]ᵀ 1                (5.4)
             ∂L/∂x[t] = δ[t] Wᵀ          ∂L/∂h0 = δ[1] Uᵀ              (8) without its σ′ factor
 
 σ is tanh, σ′ = 1 − h², or relu, σ′ = [h > 0] with the value 0 at the kink. δ is carried back in at least float32.
+Steps that do not count, by lengths or a mask, keep h; their error signal passes by the cell (9.3.21). With `reverse`
+the cell runs from the last step to the first, within the lengths.
 
-Source: J. Elman, Finding structure in time (1990); derivation sheet 5.4.
+Source: J. Elman, Finding structure in time (1990); derivation sheet 5.4, 9.3.21-22.
 """
 
 from functools import partial
@@ -26,12 +28,31 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._doors import check_delta, check_float, check_size, describe
-from jaxbias._numerics import accumulation_dtype, matmul, rows, sum_over
+from jaxbias._doors import check_float, check_size, describe
+from jaxbias._numerics import matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
-from jaxbias.layouts import Arrays, Layout, Layouts
-from jaxbias.params import Layer, Params, Static, weight_and_bias
+from jaxbias.layers._both_directions import both_directions
+from jaxbias.layers._recurrent_layouts import IN_KERAS, in_pytorch
+from jaxbias.layers._sequence import (
+    LAST,
+    STEPS,
+    Sequences,
+    arriving,
+    before,
+    check_output,
+    checked_state,
+    chosen,
+    delta_of_steps,
+    gradient_of,
+    hidden_params,
+    input_and_hidden,
+    opened,
+    sequence_of,
+    silenced,
+)
+from jaxbias.layouts import Layouts
+from jaxbias.params import Layer, Params, Static
 
 ACTIVATIONS = {
     "tanh": (jnp.tanh, lambda h: 1 - h * h),
@@ -49,9 +70,11 @@ class RnnParams(NamedTuple):
 
 class Residuals(NamedTuple):
     x: Float[Array, "n time fan_in"]
-    h: Float[Array, "time_and_1 n units"]  # h[0] … h[T]
+    h: Float[Array, "n time units"]  # the output itself, where that is every step
+    start: Float[Array, "n units"]
+    mask: Array | None
     params: RnnParams
-    has_h0: Static
+    form: Static
 
 
 def init(
@@ -73,9 +96,7 @@ def init(
             `jb.initializers.NAMES`.
         dtype: of all three.
     """
-    shape = (units, units)  # drawn in at least float32: the QR decomposition of `orthogonal` needs it
     input_key, hidden_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    hidden = initializers.by_name(hidden_init)(hidden_key, shape, accumulation_dtype(dtype))
     return RnnParams(
         input=initializers.affine(
             input_key,
@@ -86,104 +107,90 @@ def init(
             weight_init=weight_init,
             bias_init=bias_init,
         ),
-        hidden=Params(hidden.astype(dtype), None),
+        hidden=hidden_params(hidden_key, (units, units), dtype, blocks=1, use_bias=False, hidden_init=hidden_init),
     )
 
 
 def forward(
-    params: RnnParams,
-    x: Float[Array, "n time fan_in"] | tuple[Float[Array, "n time fan_in"], Float[Array, "n units"]],
-    *,
-    activation: str = "tanh",
-) -> tuple[Float[Array, "n time units"], Residuals]:
-    """h[1] … h[T] with h[t] = σ(x[t] W + b + h[t−1] U).
+    params: RnnParams, x: Any, *, activation: str = "tanh", reverse: bool = False, output: str = STEPS
+) -> tuple[Float[Array, "n *time units"], Residuals]:
+    """h[1] … h[T] with h[t] = σ(x[t] W + b + h[t−1] U), or the last of them.
 
     Args:
-        x: the sequence, or the pair (sequence, h0) to start from another state than zero.
+        x: the sequences (n, time, fan_in); a pair (sequences, h0) to start from another state than zero; or
+            `jb.layers.Sequences` with lengths.
         activation: "tanh" or "relu".
+        reverse: from the last step to the first.
+        output: "steps" for all h[t], "last" for h after the last step, (n, units).
 
     Raises:
         TypeError: the sequence or h0 is not floating point, or params is no `RnnParams` of floating-point arrays.
-        ValueError: the sequence is not (n, time, fan_in), h0 is not (n, units), leaves of params whose shapes do not
-            fit together, or another activation.
+        ValueError: the sequence is not (n, time, fan_in), h0 is not (n, units), another shape of the lengths, leaves of
+            params whose shapes do not fit together, or another activation or `output`.
     """
     weight, bias, recurrent = _leaves(params)
-    sequence, h0 = x if isinstance(x, tuple | list) else (x, None)
-    check_float(sequence, "rnn.forward")
-    if sequence.ndim != 3 or sequence.shape[-1] != weight.shape[0]:
-        raise ValueError(
-            f"rnn.forward: x must be (n, time, fan_in) with fan_in={weight.shape[0]} for an input weight of shape "
-            f"{weight.shape}, got shape {sequence.shape}. A single sequence needs a batch axis: x[None]."
-        )
-    start = jnp.zeros((sequence.shape[0], recurrent.shape[0]), sequence.dtype) if h0 is None else h0
-    check_float(start, "rnn.forward", "h0")
-    if start.shape != (sequence.shape[0], recurrent.shape[0]):
-        raise ValueError(
-            f"rnn.forward: h0 must be (n, units) = {(sequence.shape[0], recurrent.shape[0])}, got shape {start.shape}."
-        )
+    check_output(output, "rnn.forward")
+    sequence, h0, mask, form = opened(x, "rnn.forward", weight.shape[0], weight.shape)
+    start_shape = sequence.shape[0], recurrent.shape[0]
+    start = checked_state(h0, start_shape, sequence.dtype, "rnn.forward", "h0", "(n, units)")
     sigma, _ = _activation(activation)
     from_input = matmul(jnp.swapaxes(sequence, 0, 1), weight)  # of all steps at once, time first
     if bias is not None:
         from_input = from_input + jnp.broadcast_to(bias, from_input.shape)
 
-    def step(h, z_input):
-        h = sigma(z_input + matmul(h, recurrent))
+    def step(h_before, at_t):
+        z_input, counts = at_t
+        h = chosen(counts, sigma(z_input + matmul(h_before, recurrent)), h_before)
         return h, h
 
-    _, states = lax.scan(step, start, from_input)
-    h = jnp.concatenate([start[None], states])
-    return jnp.swapaxes(states, 0, 1), Residuals(sequence, h, params, Static(h0 is not None))
+    last, states = lax.scan(step, start, (from_input, mask), reverse=reverse)
+    h = jnp.swapaxes(states, 0, 1)
+    return h if output == STEPS else last, Residuals(sequence, h, start, mask, params, form)
 
 
 def backward(
-    residuals: Residuals, delta: Float[Array, "n time units"], *, activation: str = "tanh"
+    residuals: Residuals,
+    delta: Float[Array, "n *time units"],
+    *,
+    activation: str = "tanh",
+    reverse: bool = False,
+    output: str = STEPS,
 ) -> tuple[RnnParams, Any]:
-    """(∂L/∂W, ∂L/∂b, ∂L/∂U), ∂L/∂x, or the pair (∂L/∂x, ∂L/∂h0) where h0 was given; delta is ∂L/∂h.
+    """(∂L/∂W, ∂L/∂b, ∂L/∂U), and ∂L/∂x in the form of x, with ∂L/∂h0 where h0 was given; delta is ∂L/∂h.
 
-    The keyword is that of `forward`.
+    The keywords are those of `forward`.
 
     Raises:
         TypeError: delta is not floating point.
         ValueError: delta has another shape than the output.
     """
     _, slope = _activation(activation)
-    n, time, _ = residuals.x.shape
-    delta = check_delta(delta, (n, time, residuals.h.shape[-1]), "rnn.backward")
-    dtype = delta.dtype
-    wide = accumulation_dtype(dtype)
-    x, h = (jnp.asarray(each, wide) for each in (jnp.swapaxes(residuals.x, 0, 1), residuals.h))
-    (weight, bias), (recurrent, _) = jax.tree.map(lambda leaf: leaf.astype(wide), residuals.params)
+    x, h, start, mask, params, form = residuals
+    n, time, _ = x.shape
+    delta_h, last = delta_of_steps(delta, n, time, h.shape[-1], output, "rnn.backward")
+    wide = last.dtype
+    x, h = (jnp.swapaxes(each, 0, 1).astype(wide) for each in (x, h))
+    (weight, bias), (recurrent, _) = jax.tree.map(lambda leaf: leaf.astype(wide), params)
 
-    def step(from_later, at_t):
-        delta_h, h_t = at_t
-        delta_z = (delta_h + from_later) * slope(h_t)
-        return matmul(delta_z, recurrent.T), delta_z
+    def step(later, at_t):
+        delta_h, h_t, counts = at_t
+        delta_h = arriving(delta_h, later)
+        delta_z = delta_h * slope(h_t)
+        return chosen(counts, matmul(delta_z, recurrent.T), delta_h), silenced(counts, delta_z)  # (9.3.21)
 
-    last = jnp.zeros(h.shape[1:], wide)
-    delta_h0, delta_z = lax.scan(step, last, (jnp.swapaxes(delta, 0, 1).astype(wide), h[1:]), reverse=True)
+    delta_h0, delta_z = lax.scan(step, last, (delta_h, h, mask), reverse=not reverse)
+    h_before = before(h, start.astype(wide), reverse)
     grads = RnnParams(
         input=Params(matmul(rows(x).T, rows(delta_z)), None if bias is None else sum_over(delta_z, (0, 1))),
-        hidden=Params(matmul(rows(h[:-1]).T, rows(delta_z)), None),
+        hidden=Params(matmul(rows(h_before).T, rows(delta_z)), None),
     )
-    delta_x = jnp.swapaxes(matmul(delta_z, weight.T), 0, 1)
-    deltas = (delta_x, delta_h0) if residuals.has_h0.value else delta_x
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), (grads, deltas))
+    grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, params)
+    return grads, gradient_of(form, matmul(delta_z, weight.T), residuals.x, delta_h0, start)
 
 
 def _leaves(params: Any) -> tuple[Array, Array | None, Array]:
     """W, b and U, which must fit together."""
-    if not isinstance(params, RnnParams):
-        raise TypeError(
-            f"rnn.forward: params must be RnnParams(input, hidden), each a jb.Params, got {describe(params)}. Make it "
-            f"with layer.init(key, x)."
-        )
-    weight, bias = weight_and_bias(params.input, "rnn.forward (input)", ("fan_in", "units"))
-    recurrent, _ = weight_and_bias(params.hidden, "rnn.forward (hidden)", ("units", "units"), bias_axes=0)
-    if recurrent.shape != (weight.shape[1], weight.shape[1]):
-        raise ValueError(
-            f"rnn.forward: the hidden weight must be (units, units) = {(weight.shape[1], weight.shape[1])} for an "
-            f"input weight of shape {weight.shape}, got shape {recurrent.shape}."
-        )
+    weight, bias, recurrent, _ = input_and_hidden(params, "rnn.forward", RnnParams, 1, False, None)
     return weight, bias, recurrent
 
 
@@ -193,34 +200,15 @@ def _activation(name: str):
     return ACTIVATIONS[name]
 
 
-def _to_pytorch(arrays: Arrays) -> Arrays:
-    written = {"weight_ih_l0": arrays["input.weight"].T, "weight_hh_l0": arrays["hidden.weight"].T}
-    if "input.bias" in arrays:
-        written |= {"bias_ih_l0": arrays["input.bias"], "bias_hh_l0": np.zeros_like(arrays["input.bias"])}
-    return written
-
-
-def _from_pytorch(arrays: Arrays) -> Arrays:
-    read = {"input.weight": arrays["weight_ih_l0"].T, "hidden.weight": arrays["weight_hh_l0"].T}
-    if "bias_ih_l0" in arrays:
-        read["input.bias"] = arrays["bias_ih_l0"] + arrays["bias_hh_l0"]
-    return read
-
-
-_KERAS = {"kernel": "input.weight", "recurrent_kernel": "hidden.weight", "bias": "input.bias"}
-LAYOUTS = Layouts(
-    pytorch=Layout(_to_pytorch, _from_pytorch),
-    keras=Layout(
-        lambda arrays: {there: arrays[here] for there, here in _KERAS.items() if here in arrays},
-        lambda arrays: {_KERAS[name]: array for name, array in arrays.items()},
-    ),
-)
+LAYOUTS = Layouts(in_pytorch(hidden_bias=False), IN_KERAS)
 
 
 def layer(
     units: int,
     *,
     activation: str = "tanh",
+    reverse: bool = False,
+    output: str = STEPS,
     use_bias: bool = True,
     weight_init: Initializer = initializers.lecun_normal,
     hidden_init: Initializer = initializers.orthogonal,
@@ -231,13 +219,14 @@ def layer(
     Keywords as for `init` and `forward`.
 
     Raises:
-        TypeError, ValueError: units is no positive whole number, or another activation.
+        TypeError, ValueError: units is no positive whole number, or another activation or `output`.
     """
     check_size(units, "rnn.layer", "units")
+    check_output(output, "rnn.layer")
     _activation(activation)
 
     def init_for(key, x):
-        sequence = x[0] if isinstance(x, tuple | list) else x
+        sequence = sequence_of(x)
         check_float(sequence, "rnn.init")
         return init(
             key,
@@ -250,7 +239,7 @@ def layer(
             dtype=sequence.dtype,
         )
 
-    keywords = {"activation": activation}
+    keywords = {"activation": activation, "reverse": reverse, "output": output}
     return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "rnn", layouts=LAYOUTS)
 
 
@@ -260,6 +249,12 @@ def _with_state(n: int, time: int, fan_in: int, units: int):
         return normal(x_key, (n, time, fan_in), dtype), normal(h_key, (n, units), dtype)
 
     return draw
+
+
+def _with_lengths(key: Array, dtype: DTypeLike) -> Sequences:
+    keys = jax.random.split(key, 3)
+    x, *state = (normal(k, shape, dtype) for k, shape in zip(keys, ((3, 4, 2), (3, 2), (3, 2))))
+    return Sequences(x, tuple(state), jnp.asarray(np.array([4, 0, 2], np.int32)))
 
 
 DERIVATIONS = (
@@ -272,13 +267,14 @@ DERIVATIONS = (
             r"\partial L/\partial U = \sum_t h_{t-1}^\top \delta_t",
             r"\partial L/\partial b = \sum_t \delta_t^\top \mathbf{1}",
             r"\partial L/\partial x_t = \delta_t W^\top",
+            r"\partial L/\partial h_0 = \delta_1 U^\top",
         ),
         "Elman (1990); equations 5.4",
         (
             Example("tanh", layer(4), (2, 5, 3)),
-            Example("relu, no bias", layer(4, activation="relu", use_bias=False), (2, 3, 3)),
+            Example("relu, no bias, last", layer(4, activation="relu", use_bias=False, output=LAST), (2, 3, 3)),
             Example("given state", layer(2), _with_state(3, 4, 5, 2)),
-            Example("one step", layer(2), (3, 1, 2)),
+            Example("both directions, each reversed, lengths", both_directions(layer(2, reverse=True)), _with_lengths),
             Example("no steps", layer(2), (3, 0, 2)),
             Example("no rows", layer(2), (0, 3, 2)),
         ),

@@ -6,7 +6,7 @@ import pytest
 from jaxbias.derivation import instance
 from jaxbias.layers import rnn
 from jaxbias.params import Params
-from tests.planted import assert_caught
+from tests.planted import assert_caught, right_answer
 
 EXAMPLES = {example.label: example for example in rnn.DERIVATIONS[0].examples}
 
@@ -68,6 +68,37 @@ def test_the_state_carries_on(key):
 
     whole, first, second = run(params, x)
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, rtol=1e-13)
+
+
+def test_both_directions_and_lengths(key):
+    """Each direction of each row is the row cut at its length and run by itself, the second from its end."""
+    example = EXAMPLES["both directions, each reversed, lengths"]  # so that the first direction is the reversed one
+    case = instance(example, key, jnp.float64)
+    x, states, lengths = jax.device_get(case.x)
+    residuals, delta, (_, delta_x) = right_answer(example, key)
+    out = np.concatenate([residuals[0].h, np.asarray(residuals[1].h)[:, ::-1]], axis=-1)
+    assert residuals[2].value == (out.shape, 2)
+    for row, length in enumerate(lengths):
+        for direction, (params, state) in enumerate(zip(case.params, states)):
+            h, order = state[row], range(length) if direction else range(length)[::-1]
+            units = slice(2 * direction, 2 * direction + 2)
+            for t in order:
+                h = np.tanh(x[row, t] @ params.input.weight + params.input.bias + h @ params.hidden.weight)
+                np.testing.assert_allclose(out[row, t, units], h, rtol=0, atol=1e-14)
+    assert np.all(np.asarray(delta_x.x)[[1, 1, 2, 2], [0, 3, 2, 3]] == 0)
+    np.testing.assert_allclose(np.concatenate([s[1] for s in delta_x.state]), np.sum(delta[1], axis=0), rtol=1e-13)
+
+
+def test_a_planted_fault_of_both_directions_is_caught(key):
+    """δ of the second direction not turned back."""
+    example = EXAMPLES["both directions, each reversed, lengths"]
+
+    def wrong(residuals, delta):
+        turned_twice = jnp.concatenate([delta[..., :2], delta[:, ::-1, 2:]], axis=-1)
+        return example.layer.backward(residuals, turned_twice)
+
+    leaves = {f"0.1.{leaf}" for leaf in ("input.weight", "input.bias", "hidden.weight")} | {"1.x", "1.state.1"}
+    assert_caught(example, key, wrong, leaves)
 
 
 def test_bad_input_is_named():

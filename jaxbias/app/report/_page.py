@@ -107,9 +107,13 @@ _GRADIENT = re.compile(r"\\partial L/\\partial\s*(?:\\tilde\s*)?(\\gamma|\\beta|
 _LEAVES = {
     "W": ("weight", "input.weight"), "w": ("weight",), r"\gamma": ("weight",), "U": ("hidden.weight",),
     "b": ("bias", "input.bias"), r"\beta": ("bias",),
-    "x": ("x", "x.0"), "z": ("x",), "a": ("x",), "x^1": ("x.0",), "x^2": ("x.1",),
+    "x": ("x", "x.0", "x.x"), "z": ("x",), "a": ("x",), "x^1": ("x.0",), "x^2": ("x.1",),
+    "V": ("hidden.weight",), "c": ("hidden.bias",), "d": ("hidden.bias",), "P": ("peephole.weight",),
+    "R": ("projection.weight",), "h": ("x.1", "x.1.0", "x.1.1", "x.state", "x.state.0", "x.state.1"),
 }  # fmt: skip
 """Symbol in ∂L/∂… → the leaves whose gradient that formula gives; in an activation or a loss z or a is the input."""
+_OF_A_PAIR = re.compile(r"^[01]\.")
+"""Before the leaves of a layer in both directions."""
 
 
 def leaf_formulas(formulas: Sequence[str], leaves: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -117,7 +121,8 @@ def leaf_formulas(formulas: Sequence[str], leaves: Sequence[str]) -> tuple[list[
     shared, own = [], {leaf: [] for leaf in leaves}
     for tex in formulas:
         match = _GRADIENT.match(tex)
-        targets = [leaf for leaf in leaves if match and leaf in _LEAVES.get(match.group(1), ())]
+        known = _LEAVES.get(match.group(1), ()) if match else ()
+        targets = [leaf for leaf in leaves if _OF_A_PAIR.sub("", leaf) in known]
         for leaf in targets:
             own[leaf].append(tex)
         if not targets:
