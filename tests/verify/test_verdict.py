@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 
 from jaxbias import verify
-from jaxbias._jaxpr import in_balls
+from jaxbias._jaxpr import balls
 from jaxbias.verify.report import Undecided
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
@@ -420,15 +420,15 @@ def test_constants_that_round_differently_are_no_mistake():
 @pytest.fixture
 def without_flint(monkeypatch):
     """As where python-flint has no wheel."""
-    in_balls._flint.cache_clear()
+    balls.python_flint.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "flint", None)
     yield
-    in_balls._flint.cache_clear()
+    balls.python_flint.cache_clear()
 
 
 @pytest.mark.usefixtures("without_flint")
 def test_without_enclosures_the_checker_says_undecided_where_it_would_have_asked():
-    assert not in_balls.available()
+    assert not balls.available()
     report = verify.vjp(newton, scaled(newton, 2.0), (POSITIVE,))
     assert report.verdict == "undecided" and not report.ok and not report.certificate
     assert any("python-flint is not installed" in note for note in report.notes), report
