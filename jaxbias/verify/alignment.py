@@ -15,6 +15,7 @@ import numpy as np
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
+from jaxbias.symbols.passes import passes
 from jaxbias.symbols.reference_values import ReferenceValue
 
 if TYPE_CHECKING:
@@ -172,6 +173,11 @@ class Alignment:
         self.names: dict[int, Name] = names_of(program)
         self.above = {i: self._ancestors(n) for i, n in enumerate(self.leaves) if n is not None}
         self.matcher = Matcher(values)
+        self.passes = passes(program)
+        self.families: dict[str, list[ReferenceValue]] = {}
+        for value in values:
+            if value.place:
+                self.families.setdefault(value.place, []).append(value)
         self.mended: set[int] = set()
         self._rewrites: dict[int, Any] = {}
         self.matches: dict[int, Match] = {}
@@ -212,13 +218,14 @@ class Alignment:
         number = self.leaves[i]
         return np.zeros_like(self.expected[i]) if number is None else self.column(number)
 
-    def is_right(self, i: int, gradient: np.ndarray) -> bool:
-        expected = self.expected[i]
+    def is_right(self, i: int, gradient: np.ndarray, probes: slice = slice(None)) -> bool:
+        """Is it gradient i, on all probes or on some of them?"""
+        expected, tolerance = self.expected[i][probes], self.tolerance[i][probes]
         if gradient.shape != expected.shape:
             return False
         with np.errstate(all="ignore"):
             size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
-            close = np.abs(gradient - expected) <= np.maximum(self.tolerance[i], 1e-10 * size)
+            close = np.abs(gradient - expected) <= np.maximum(tolerance, 1e-10 * size)
         return bool(np.all(close | (gradient == expected) | ~np.isfinite(expected)))
 
     def _match(self, numbers: Iterable[int]) -> None:
@@ -260,16 +267,17 @@ class Alignment:
             return self.text(equation.inputs[0])
         return str(match) if match is not None else equation.segments[0].text if equation.segments else equation.name
 
-    def after(self, changes: Mapping[int, np.ndarray], leaves: Iterable[int]) -> dict[int, np.ndarray]:
-        """These gradients, where other values stand in the place of some; probes along the first axis."""
-        columns: dict[int, list[np.ndarray]] = {i: [] for i in leaves}
+    def right_after(self, changes: Mapping[int, np.ndarray], leaves: Iterable[int]) -> frozenset[int]:
+        """Which of these gradients are right where other values, the probes along their first axis, stand in the
+        place of some."""
+        left = list(leaves)
         for k in range(len(self.cases)):
+            if not left:
+                break
             changed = self._changed(k, changes)
-            for i, column in columns.items():
-                number = self.leaves[i]
-                assert number is not None
-                column.append(np.asarray(changed.get(number, self.values[k][number])))
-        return {i: np.stack(column) for i, column in columns.items()}
+            at = lambda i, k=k, changed=changed: np.asarray(changed.get(self.leaves[i], self.values[k][self.leaves[i]]))
+            left = [i for i in left if self.is_right(i, at(i)[None], slice(k, k + 1))]
+        return frozenset(left)
 
     def _changed(self, k: int, changes: Mapping[int, np.ndarray]) -> dict[int, Any]:
         rewrites = dict(self._rewrites)
