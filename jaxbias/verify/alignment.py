@@ -6,9 +6,10 @@ its place.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -107,16 +108,23 @@ class Matcher:
 
     def __init__(self, values: Iterable[ReferenceValue]):
         self.values: list[ReferenceValue] = []
-        self.groups: dict[tuple[int, ...], list[tuple[ReferenceValue, np.ndarray, np.ndarray]]] = {}
+        self.buckets: dict[tuple[tuple[int, ...], int], list[_Held]] = {}
         for value in sorted(values, key=lambda v: v.rank):
-            if not usable(value.array):
-                continue
-            x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
-            group = self.groups.setdefault(tuple(sorted(x.shape[1:])), [])
-            shape = value.array.shape
-            if not any(v.linear == value.linear and v.array.shape == shape and same(x, y) for v, y, _ in group):
-                self.values.append(value)
-                group.append((value, x, _features(x)))
+            if usable(value.array):
+                x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
+                features, shape = _features(x), value.array.shape
+                alike = self._alike(x, features, value.linear)
+                if not any(held.value.array.shape == shape and same(x, held.array) for held in alike):
+                    self.values.append(value)
+                    self.buckets.setdefault(_bucket(x, features), []).append(_Held(value, x, features))
+
+    def _alike(self, x: np.ndarray, features: np.ndarray, linear: bool) -> Iterator["_Held"]:
+        """Values held that may be a multiple of this one, laid out otherwise."""
+        sizes, number = _bucket(x, features)
+        for near in (number - 1, number, number + 1):
+            for held in self.buckets.get((sizes, near), ()):
+                if held.value.linear == linear and np.all(abs(held.features - features) <= 1e-7 * features):
+                    yield held
 
     def __call__(self, array: np.ndarray, linear: bool) -> Match | None:
         if not usable(array):
@@ -124,18 +132,27 @@ class Matcher:
         x = _varying(np.asarray(array, complex if array.dtype.kind == "c" else float))
         if x.ndim == 1 and not linear and np.ptp(np.abs(x)) == 0:
             return None  # a constant
-        features = _features(x)
-        found = []
-        for value, y, of_value in self.groups.get(tuple(sorted(x.shape[1:])), ()):
-            if value.linear != linear or not np.allclose(features, of_value, 1e-7, 0):
-                continue
-            for layout, z in layouts(y, x.shape[1:]):
+        matches = []
+        for held in self._alike(x, _features(x), linear):
+            for layout, z in layouts(held.array, x.shape[1:]):
                 at = np.unravel_index(int(np.argmax(np.abs(z))), z.shape)
                 factor = x[at] / z[at]
                 if same(x, factor * z):
                     near = next((f for f in (1.0, -1.0) if abs(factor - f) < SAME), None)
-                    found.append(Match(value, layout, near or factor.item()))
-        return min(found, key=lambda match: match.cost, default=None)
+                    matches.append(Match(held.value, layout, near or factor.item()))
+        return min(matches, key=lambda match: match.cost, default=None)
+
+
+class _Held(NamedTuple):
+    value: ReferenceValue
+    array: np.ndarray
+    features: np.ndarray
+
+
+def _bucket(x: np.ndarray, features: np.ndarray) -> tuple[tuple[int, ...], int]:
+    """Values in other buckets than this one and its neighbours are no multiples of the array."""
+    first = float(features[0])  # NaN where the value is zero on the first probe
+    return tuple(sorted(x.shape[1:])), round(math.log(first) * 1e6) if math.isfinite(first) else 0
 
 
 class Alignment:
