@@ -63,7 +63,7 @@ def reference_values(
     program = _jaxpr.trace(both, list(primals), list(seeds))
     columns = zip(*(_jaxpr.run(program, probe) for probe in probes))
     arrays = [np.stack([np.asarray(x) for x in column]) for column in columns]
-    found: list[ReferenceValue] = []
+    named: list[ReferenceValue] = []
     names = names_of(inlined)
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     for number, value, cotangent in zip(made, arrays, arrays[len(made) :]):
@@ -74,11 +74,11 @@ def reference_values(
         else:
             pieces = makers[number].segments
             text, rank = f"{makers[number].name} in `{pieces[0].text}`" if pieces else makers[number].name, UNNAMED
-        found.append(ReferenceValue(text, value, False, rank))
-        found.append(ReferenceValue(gradient_by(text), cotangent, True, rank))
+        named.append(ReferenceValue(text, value, False, rank))
+        named.append(ReferenceValue(gradient_by(text), cotangent, True, rank))
         if value[0].size > 1 and value.dtype.kind == "f":
-            found += [ReferenceValue(t, x, False, rank + 0.3, True) for t, x in _derivatives(text, value)]
-    return found
+            named += [ReferenceValue(t, x, False, rank + 0.3, True) for t, x in _derivatives(text, value)]
+    return named
 
 
 def _derivatives(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -124,7 +124,7 @@ class Matcher:
         if x.ndim == 1 and not linear and np.ptp(np.abs(x)) == 0:
             return None  # a constant
         features = _features(x)
-        found = []
+        matches = []
         for value, y, of_value in self.groups.get(tuple(sorted(x.shape[1:])), ()):
             if value.linear != linear or not np.allclose(features, of_value, 1e-7, 0):
                 continue
@@ -133,8 +133,8 @@ class Matcher:
                 factor = x[at] / z[at]
                 if same(x, factor * z):
                     near = next((f for f in (1.0, -1.0) if abs(factor - f) < SAME), None)
-                    found.append(Match(value, layout, near or factor.item()))
-        return min(found, key=lambda match: match.cost, default=None)
+                    matches.append(Match(value, layout, near or factor.item()))
+        return min(matches, key=lambda match: match.cost, default=None)
 
 
 class Alignment:
@@ -195,14 +195,14 @@ class Alignment:
         return bool(np.any(np.abs(self.expected[i]) > self.tolerance[i]))
 
     def _ancestors(self, number: int) -> set[int]:
-        found, todo = set(), [number]
+        ancestors, todo = set(), [number]
         while todo:
             n = todo.pop()
-            if n not in found:
-                found.add(n)
+            if n not in ancestors:
+                ancestors.add(n)
                 if n in self.position:
                     todo += self.program.equations[self.position[n]].inputs
-        return found
+        return ancestors
 
     def column(self, number: int) -> np.ndarray:
         """A value on all probes, which are the first axis."""

@@ -200,12 +200,12 @@ def explain(
     return check(problem, key=_key(key), seconds=seconds, explain=True)
 
 
-def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule") -> Problem:
+def vjp_problem(forward, rule, args, cotangent, names, draw, owner, subject="rule") -> Problem:
     """The flat problem of a reverse-mode rule."""
     flat = _Args(args, names, owner)
     if not flat.floats:
-        what = f"none of the arguments {', '.join(names)} is a float" if names else "there are no arguments"
-        raise TypeError(f"{owner}: {what}, so there is no gradient.")
+        reason = f"none of the arguments {', '.join(names)} is a float" if names else "there are no arguments"
+        raise TypeError(f"{owner}: {reason}, so there is no gradient.")
     outs, out_tree = _outputs(forward, flat.args, owner)
     float_outs = [i for i, out in enumerate(outs) if jnp.issubdtype(out.dtype, jnp.inexact)]
     if cotangent is not None:
@@ -261,7 +261,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, what="rule")
         forward=values_of,
         by_columns=lambda primals, seeds: references.by_columns(*of_floats(primals), seeds),
         by_differences=lambda primals, seeds: references.by_differences(*of_floats(primals), seeds),
-        what=what,
+        subject=subject,
         cotangent_name=argument_names(rule, 2, None, owner)[1],
     )
 
@@ -397,7 +397,7 @@ def jvp_problem(forward, rule, values, names, draw, owner) -> Problem:
             out for out in jax.tree.leaves(forward(*flat.tree(primals))) if jnp.issubdtype(out.dtype, jnp.inexact)
         ],
         by_differences=lambda primals, seeds: references.along_tangents(*of_floats(primals), seeds),
-        what="tangent rule",
+        subject="tangent rule",
         seed_word="tangent",
     )
 
@@ -463,7 +463,7 @@ def hessian_vector(
         aliases=flat.aliases,
         draw=_redrawer(draw, names, "verify.hessian_vector"),
         leaf_primal=flat.floats,
-        what="Hessian-vector rule",
+        subject="Hessian-vector rule",
         seed_word="vector",
     )
     return check(problem, key=_key(key), rtol=rtol, atol=atol, diagnose=diagnose, seconds=seconds)

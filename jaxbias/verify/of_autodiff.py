@@ -89,8 +89,8 @@ def _reports(
             yield from _reports(_gradients_of(f), args, order - 1, modes, tolerances, f" of reverse mode{of}")
 
 
-def _report(problem: Problem, key: Array, tolerances: dict, what: str) -> Report:
-    problem.what, problem.independent = what, True
+def _report(problem: Problem, key: Array, tolerances: dict, subject: str) -> Report:
+    problem.subject, problem.independent = subject, True
     return check(problem, key=key, **tolerances)
 
 

@@ -72,7 +72,7 @@ def steps(
             text = d.explanation + (first if not diagnoses else "")
             diagnoses.append(Diagnosis(name, d.kind, text, d.fix, d.evidence, d.condition, d.source, d.also))
     verdict = "wrong" if any(not leaf.ok for leaf in leaves.values()) else "right"
-    return Report(verdict, Leaves(leaves, {}), tuple(diagnoses), tuple(notes), probes, what="derivation")
+    return Report(verdict, Leaves(leaves, {}), tuple(diagnoses), tuple(notes), probes, subject="derivation")
 
 
 def _order(forward, args) -> list[str]:
@@ -145,5 +145,5 @@ def _step_problem(forward, pairs, args, arg_names, ordered, name, step) -> Probl
         seed_names=["cotangent"],
         leaves=[(name, like.shape, like.dtype)],
         seed_shapes=lambda primals: [jax.eval_shape(forward, *flat.tree(primals))[ordered[-1]].shape],
-        what=f"step {name}",
+        subject=f"step {name}",
     )

@@ -212,19 +212,19 @@ def trace_loss(asked: PerExample, args: tuple[Any, ...]) -> TracedLoss:
 
 
 def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:
-    found = {}
+    shapes = {}
     for i, arg in args:
         for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
             name = f"argument {i} {path_name(path)}" if path else f"argument {i}"
             if not getattr(leaf, "shape", ()):
                 raise ValueError(f"{function}: {name} has no batch axis (shape ()). Give it one entry per example.")
-            found[name] = leaf.shape
-    if not found:
+            shapes[name] = leaf.shape
+    if not shapes:
         raise ValueError(f"{function}: the batch holds no arrays.")
-    if len({shape[0] for shape in found.values()}) > 1:
-        shapes = ", ".join(f"{name}: {shape}" for name, shape in found.items())
-        raise ValueError(f"{function}: the first axis is the batch axis and must agree, got {shapes}.")
-    return next(iter(found.values()))[0]
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        given = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{function}: the first axis is the batch axis and must agree, got {given}.")
+    return next(iter(shapes.values()))[0]
 
 
 def _batch_statistics(program: Program) -> bool:

@@ -266,12 +266,12 @@ def weight_gradient(problem: TracedLoss, tap: Tap, leaf: Array, operands: list[A
     weight, through_layout = jax.vjp(lambda leaf: _jaxpr.run_in_jax(layout, [leaf])[0], leaf)
 
     def contact(weight):
-        def one(*others):
+        def of_row(*others):
             values = list(others)
             values.insert(position, weight)
             return equation.bind(*values)[0]
 
-        return jax.vmap(one)(*operands)
+        return jax.vmap(of_row)(*operands)
 
     _, pull = jax.vjp(contact, weight)
     return through_layout(pull(delta)[0])[0]
@@ -316,10 +316,10 @@ def _in_groups(one_group, args, batched: set[int], padding, batch: int, size: in
 
     def step(total, group):
         parts, padding = group
-        found, per_example, problem = one_group(tuple(parts.get(i, x) for i, x in enumerate(args)), padding)
+        sums, per_example, problem = one_group(tuple(parts.get(i, x) for i, x in enumerate(args)), padding)
         kept.append(problem)
-        found = [x.astype(accumulation_dtype(x.dtype)) for x in found]
-        return (found if total is None else [a + b for a, b in zip(total, found)]), per_example
+        sums = [x.astype(accumulation_dtype(x.dtype)) for x in sums]
+        return (sums if total is None else [a + b for a, b in zip(total, sums)]), per_example
 
     first = jax.tree.map(lambda x: x[0], (groups, split(padding)))
     shapes, _ = jax.eval_shape(lambda group: step(None, group), first)

@@ -171,8 +171,8 @@ def _one_row(method: Method) -> bool:
 def _cross_entropy_root(output: Array, column: Array) -> Array:
     """Column c of S with S Sᵀ = diag(p) − p pᵀ:  √p_c (e_c − p)."""
     p = jax.nn.softmax(output)
-    one = jax.nn.one_hot(column, p.shape[-1], dtype=p.dtype)
-    return jnp.sqrt(p[column]) * (one - p)
+    one_hot = jax.nn.one_hot(column, p.shape[-1], dtype=p.dtype)
+    return jnp.sqrt(p[column]) * (one_hot - p)
 
 
 def _squared_error_root(output: Array, column: Array) -> Array:
@@ -318,9 +318,9 @@ def _noise_scale(norms: PerExampleNorms, mean_gradient: list[Array], n: int) -> 
     of_each = [jnp.mean(jnp.square(x)) for x in jax.tree.leaves(norms.leaves)]
 
     def scale(keep):
-        mean_sq, each = (jnp.stack([x for x, k in zip(xs, keep) if k]).sum() for xs in (of_mean, of_each))
-        signal = (n * mean_sq - each) / (n - 1)
-        noise = (each - mean_sq) * n / (n - 1)
+        mean_sq, example_sq = (jnp.stack([x for x, k in zip(xs, keep) if k]).sum() for xs in (of_mean, of_each))
+        signal = (n * mean_sq - example_sq) / (n - 1)
+        noise = (example_sq - mean_sq) * n / (n - 1)
         return noise / signal
 
     by = lambda names: {name: scale([name == x for x in names]) for name in dict.fromkeys(names)}
@@ -377,12 +377,12 @@ def _pairs(tap: Tap) -> bool:
 def _pair_dots(method: Method, operands: list[Any], deltas: list[Any]) -> Array:
     """⟨G_s, G_t⟩ of one leaf; one s at a time, against all t."""
 
-    def pair(one, other):
-        ours, theirs = tap_factors(method, *one), tap_factors(method, *other)
-        return sum(_factors.inner_product(f, h) for f in ours for h in theirs)
+    def dot(s, t):
+        of_s, of_t = tap_factors(method, *s), tap_factors(method, *t)
+        return sum(_factors.inner_product(f, h) for f in of_s for h in of_t)
 
     everything = (operands, deltas)
-    return lax.map(lambda one: jax.vmap(lambda other: pair(one, other))(everything), everything)
+    return lax.map(lambda s: jax.vmap(lambda t: dot(s, t))(everything), everything)
 
 
 # --- K-FAC ------------------------------------------------------------------------------------------------------------
@@ -442,16 +442,16 @@ def kfac_factors(
             m if len(m.taps) == 1 and m.taps[0].site.equation.name != "gather" else Method("unused") for m in methods
         ]
         readings = backward(problem, methods)
-        found = {}
+        by_leaf = {}
         for path, method in zip(problem.paths, methods):
             if not method.taps:
                 continue
             (tap,) = method.taps
-            one = lambda a, d, method=method: tap_factors(method, [a], [d])[0]
-            f = jax.vmap(one)(readings.operands[tap.number], readings.slots[tap.number])
+            factors_of = lambda a, d, method=method: tap_factors(method, [a], [d])[0]
+            f = jax.vmap(factors_of)(readings.operands[tap.number], readings.slots[tap.number])
             bias = _bias_of(problem, tap)
-            found[path] = _kronecker(f.left, f.right, bias, approximation)
-        return found
+            by_leaf[path] = _kronecker(f.left, f.right, bias, approximation)
+        return by_leaf
 
     return factors
 
@@ -533,14 +533,14 @@ def delta_histograms(
         methods = tap_products(problem.analysis, problem.leaves)
         readings = backward(problem, methods)
         edges = jnp.exp2(jnp.arange(lowest, highest + 1, dtype=jnp.float32))
-        found = {}
+        by_leaf = {}
         for path, method in zip(problem.paths, methods):
             if not method.taps:
                 continue
             size = jnp.abs(jnp.concatenate([readings.slots[tap.number].reshape(-1) for tap in method.taps]))
             bins = jnp.clip(jnp.floor(jnp.log2(jnp.where(size > 0, size, 1))), lowest, highest - 1) - lowest
             counts = jnp.zeros(highest - lowest, jnp.int32).at[bins.astype(jnp.int32)].add((size > 0).astype(jnp.int32))
-            found[path] = DeltaHistogram(edges, counts, jnp.sum(size == 0))
-        return found
+            by_leaf[path] = DeltaHistogram(edges, counts, jnp.sum(size == 0))
+        return by_leaf
 
     return histograms

@@ -182,15 +182,15 @@ def check_against_vmap_grad(function: str, problem: TracedLoss, norms: list[Arra
     if any(isinstance(x, Tracer) for x in norms):
         raise RuntimeError(f"{function}: verify=True compares numbers and cannot run under jit. Call it outside once.")
     expected = formed_gradients(problem, examples)
-    for path, found, rows in zip(problem.paths, norms, expected):
+    for path, norm, rows in zip(problem.paths, norms, expected):
         wide = np.asarray(rows, np.float64).reshape(len(rows), -1)
         wanted = np.sqrt(np.sum(np.square(wide), axis=1))
         # the square root of the rounding unit: far above rounding, far below any mistake
         tolerance = float(np.sqrt(jnp.finfo(rows.dtype).eps)) * max(float(wanted.max(initial=0.0)), 1e-30)
-        off = np.abs(np.asarray(found, np.float64)[: len(rows)] - wanted)
+        off = np.abs(np.asarray(norm, np.float64)[: len(rows)] - wanted)
         if not np.all(off <= tolerance):
             worst = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
             raise RuntimeError(
-                f"{function}: the norm of leaf {path} of example {worst} is {float(found[worst])}, by vmap(grad) "
+                f"{function}: the norm of leaf {path} of example {worst} is {float(norm[worst])}, by vmap(grad) "
                 f"{wanted[worst]}. This is a defect of jaxbias: please report the loss."
             )
