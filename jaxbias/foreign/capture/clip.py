@@ -16,8 +16,7 @@ from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
 from jaxbias.foreign.capture._plan import Method, Tap, plan
-from jaxbias.foreign.capture._traced import PerExample, TracedLoss, as_tuple, check_flag, trace_loss
-from jaxbias.foreign.capture.norms import MEMORY_LIMIT
+from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, as_tuple, check_flag, trace_loss
 
 HOWS = ("auto", "book-keeping", "two-pass")
 
@@ -139,13 +138,13 @@ def clipped_grad(
             "Transform params inside the loss instead, or use jax_privacy.clipped_grad."
         )
     asked = PerExample(
-        "clipped_grad", fun, argnums, has_aux, batch_argnums, keep_batch_dim, prng_argnum, spmd_axis_name
-    )
+        "clipped_grad", fun, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit,
+        prng_argnum=prng_argnum, spmd_axis_name=spmd_axis_name,
+    )  # fmt: skip
     if isinstance(l2_clip_norm, str) or isinstance(normalize_by, str):
         raise TypeError("clipped_grad: l2_clip_norm and normalize_by must be numbers, got a str.")
     if microbatch_size is not None:
         check_size(microbatch_size, "clipped_grad", "microbatch_size")
-    check_size(memory_limit, "clipped_grad", "memory_limit")
     for name, flag in (
         ("rescale_to_unit_norm", rescale_to_unit_norm),
         ("return_values", return_values),

@@ -13,11 +13,8 @@ from jaxtyping import Array, Float
 from jaxbias._doors import check_size, describe
 from jaxbias.foreign.capture._backward import backward, squared_norms
 from jaxbias.foreign.capture._plan import plan
-from jaxbias.foreign.capture._traced import PerExample, TracedLoss, check_flag, trace_loss
+from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, trace_loss
 from jaxbias.foreign.roles import leaf_roles
-
-MEMORY_LIMIT = 64 * 2**20
-"""Default bytes for one intermediate of a norm, over the whole batch."""
 
 
 @jax.tree_util.register_dataclass
@@ -100,21 +97,17 @@ def per_example_norms(
 
     Source: I. Goodfellow, arXiv:1510.01799 (2015); Z. Bu et al., arXiv:2205.10683 (2022).
     """
+    options = argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify
+    return _norms_of(PerExample("per_example_norms", loss, *options))
 
-    asked = PerExample("per_example_norms", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-    return _norms_of(asked, memory_limit, verify)
 
-
-def _norms_of(asked: PerExample, memory_limit: int, verify: bool) -> Callable[..., PerExampleNorms]:
-    check_size(memory_limit, asked.function, "memory_limit")
-    check_flag(verify, asked.function, "verify")
-
+def _norms_of(asked: PerExample) -> Callable[..., PerExampleNorms]:
     def norms(*args) -> PerExampleNorms:
         problem = trace_loss(asked, args)
-        methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit)
+        methods = plan(problem.analysis, problem.leaves, problem.batch, asked.memory_limit)
         squares = squared_norms(problem, methods, backward(problem, methods))
         of_leaves = [jnp.sqrt(x) for x in squares]
-        if verify:
+        if asked.verify:
             check_against_vmap_grad(asked.function, problem, of_leaves)
         return PerExampleNorms(
             problem.rebuild(of_leaves, None),
@@ -151,8 +144,8 @@ def grand_scores(
     Source: M. Paul, S. Ganguli, G. K. Dziugaite, Deep learning on a data diet (2021), eq. 2.
     """
     check_size(argnums, "grand_scores", "argnums", least=0)
-    asked = PerExample("grand_scores", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-    norms = _norms_of(asked, memory_limit, verify)
+    options = argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify
+    norms = _norms_of(PerExample("grand_scores", loss, *options))
 
     def scores(*args):
         models = args[argnums] if argnums < len(args) else None
