@@ -126,9 +126,9 @@ def deltas(network: Layer, loss: Loss) -> Callable[..., dict[str, Array]]:
     def run(params, x, targets, state=None):
         out, residuals = run_forward(tapped, params, x, state)
         _, loss_residuals = loss.forward(out, targets)
-        found, _ = tapped.backward(residuals, loss.backward(loss_residuals))
+        tapped_deltas, _ = tapped.backward(residuals, loss.backward(loss_residuals))
         merged: dict[str, Array] = {}
-        for part in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, dict)):
+        for part in jax.tree.leaves(tapped_deltas, is_leaf=lambda node: isinstance(node, dict)):
             merged.update(part)
         return merged
 

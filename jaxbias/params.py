@@ -506,7 +506,7 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
     def forward(params, x, state=None):
         _check_entries("parallel", "params", params, layers, "network.init(key, x)")
         states = _states("parallel", layers, state)
-        results = [run_forward(*each) for each in zip(layers, params, [x] * len(layers), states)]
+        results = [run_forward(*arguments) for arguments in zip(layers, params, [x] * len(layers), states)]
         outs: tuple[Array, ...]
         outs, residuals = zip(*results)
         shared = [out.shape if combine_name == "sum" else out.shape[:-1] for out in outs]
@@ -530,7 +530,9 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
                 )
             deltas = jnp.split(delta, stops[:-1], axis=-1)
         grads, delta_xs = zip(*(layer.backward(r, d) for layer, r, d in zip(layers, residuals, deltas)))
-        return grads, jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *delta_xs)  # x may be a pair, or integer
+        return grads, jax.tree.map(
+            lambda *parts: sum(parts[1:], start=parts[0]), *delta_xs
+        )  # x may be a pair, or integer
 
     def parts_of(residuals):
         return residuals if combine_name == "sum" else tuple(r for r, _ in residuals)

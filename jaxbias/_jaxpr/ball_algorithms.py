@@ -74,8 +74,8 @@ def fourier(p, x):
     inverse = kind in ("IFFT", "IRFFT")
     if kind == "IRFFT":  # the other half is the conjugate of this one
         last, axis = lengths[-1], x.ndim - 1
-        for each in list(axes)[:-1]:
-            x = _dft(x, each, True)
+        for outer in list(axes)[:-1]:
+            x = _dft(x, outer, True)
         x = np.take(x, range(last // 2 + 1), axis)
         ends = x[..., :1], x[..., -1:] if last % 2 == 0 else x[..., :0]
         x[..., :1] = map_balls(lambda value: acb(value.real), ends[0])

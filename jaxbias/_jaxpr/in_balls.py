@@ -193,8 +193,8 @@ def _equal(same: bool):
     def compare(p, a, b):
         def of(x, y):
             if is_complex(x) or is_complex(y):
-                one, other = (x.real, x.imag), (y.real, y.imag)
-                parts = list(map(compared, one, one if x is y else other))
+                of_x, of_y = (x.real, x.imag), (y.real, y.imag)
+                parts = list(map(compared, of_x, of_x if x is y else of_y))
                 return (parts == [0, 0]) is same
             return (compared(x, y) == 0) is same
 

@@ -67,7 +67,7 @@ def reference_values(
     program = _jaxpr.trace(both, list(primals), list(seeds))
     columns = zip(*(_jaxpr.run(program, probe) for probe in probes))
     arrays = [np.stack([np.asarray(x) for x in column]) for column in columns]
-    found: list[ReferenceValue] = []
+    named: list[ReferenceValue] = []
     names = names_of(inlined)
     in_loops = {number: (k, t) for k, group in enumerate(passes(inlined)) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
@@ -85,8 +85,8 @@ def reference_values(
         if number in in_loops:
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
-        found += new
-    return found
+        named += new
+    return named
 
 
 def _derivatives(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:

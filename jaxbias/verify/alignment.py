@@ -218,14 +218,14 @@ class Alignment:
         return bool(np.any(np.abs(self.expected[i]) > self.tolerance[i]))
 
     def _ancestors(self, number: int) -> set[int]:
-        found, todo = set(), [number]
+        ancestors, todo = set(), [number]
         while todo:
             n = todo.pop()
-            if n not in found:
-                found.add(n)
+            if n not in ancestors:
+                ancestors.add(n)
                 if n in self.position:
                     todo += self.program.equations[self.position[n]].inputs
-        return found
+        return ancestors
 
     def column(self, number: int) -> np.ndarray:
         """A value on all probes, which are the first axis."""

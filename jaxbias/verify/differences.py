@@ -84,7 +84,10 @@ class _Slopes:
         others = [balls.lift(self.rng.standard_normal(np.shape(seed))) for seed in self.seeds]
         directions = self.seeds, others, [a + b for a, b in zip(self.seeds, others)]
         slopes = ([self._slope(*ends) for ends in self._along(floats, direction)] for direction in directions)
-        return [np.where(_same(one + two, both, abs(one) + abs(two)), one, np.nan) for one, two, both in zip(*slopes)]
+        return [
+            np.where(_same(first + second, both, abs(first) + abs(second)), first, np.nan)
+            for first, second, both in zip(*slopes)
+        ]
 
     def _along(self, numbers: list[int], direction: list[Any]) -> Iterable[tuple[Any, Any, Any]]:
         """Each output a step along the direction, here, and a step back."""
@@ -112,7 +115,7 @@ class _Slopes:
 
     def _gradient(self, k: int, mask: np.ndarray) -> np.ndarray:
         x, here = self.primals[k], self._paired(self.here)
-        found = np.full(x.size, np.nan)
+        slopes = np.full(x.size, np.nan)
         places = np.flatnonzero(mask)
         if places.size > MOST_COLUMNS:
             places = places[np.linspace(0, places.size - 1, MOST_COLUMNS).astype(int)]
@@ -123,8 +126,8 @@ class _Slopes:
                 moved[place] = moved[place] + sign * self.step
                 primals = [*self.primals[:k], moved.reshape(x.shape), *self.primals[k + 1 :]]
                 ends.append(self._paired(self._run(primals)))
-            found[place] = self._slope(ends[0], here, ends[1])[()]
-        return found.reshape(x.shape)
+            slopes[place] = self._slope(ends[0], here, ends[1])[()]
+        return slopes.reshape(x.shape)
 
     def _slope(self, up: balls.Balls, here: balls.Balls, down: balls.Balls) -> np.ndarray:
         right, left = (up - here) / self.step, (here - down) / self.step

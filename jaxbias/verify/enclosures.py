@@ -250,5 +250,5 @@ def magnitudes(program: _jaxpr.Program, values: Sequence[Any], count: int) -> li
         return np.asarray(terms(name, equation.params, inputs, value)[0])
 
     with np.errstate(all="ignore"):
-        found = [np.broadcast_to(size(number, False), np.shape(values[number])) for number in program.outputs[:count]]
-    return [np.where(np.isfinite(x), x, 0.0) for x in found]
+        sizes = [np.broadcast_to(size(number, False), np.shape(values[number])) for number in program.outputs[:count]]
+    return [np.where(np.isfinite(x), x, 0.0) for x in sizes]

@@ -137,7 +137,7 @@ def _derivation(check: Check, typesetter: Typesetter) -> str:
     rows = [f'<tr>{first}<td>{_formulas(shared, typesetter)}</td><td colspan="{1 + len(DTYPES)}"></td></tr>']
     for leaf, row in worst.items():
         cells = "".join(_number(f"{row[d].error:.1e}" if row[d].error else "0", ok=row[d].ok) for d in DTYPES)
-        notes = sorted({each.note for each in row.values() if each.note})
+        notes = sorted({entry.note for entry in row.values() if entry.note})
         label = f'<span class="leaf">{_e(leaf)}</span>' if leaf else f'<span class="bad">{_e("; ".join(notes))}</span>'
         rows.append(f"<tr><td>{_formulas(own[leaf], typesetter)}</td><td>{label}</td>{cells}</tr>")
     return f'<tbody class="group">{"".join(rows)}</tbody>'
@@ -229,12 +229,12 @@ def _first_layers(runs: list[Run]) -> str:
             continue
         images = weight.T.reshape(-1, 8, 8) if weight.ndim == 2 else np.moveaxis(weight[:, :, 0, :], -1, 0)
         if weight.ndim == 2:
-            what, columns, pixel = "units, each with its 64 weights", 16, 4
+            kind, columns, pixel = "units, each with its 64 weights", 16, 4
         else:
-            what, columns, pixel = f"filters of {images.shape[1]}×{images.shape[2]}", 8, 16
-        alt = f"First-layer weights of the {run.name} net: {len(images)} {what}"
+            kind, columns, pixel = f"filters of {images.shape[1]}×{images.shape[2]}", 8, 16
+        alt = f"First-layer weights of the {run.name} net: {len(images)} {kind}"
         grid = tiles(images, columns, alt=alt, pixel=pixel)
-        picture = f"<figure><figcaption>{len(images)} {what}</figcaption>{grid}</figure>"
+        picture = f"<figure><figcaption>{len(images)} {kind}</figcaption>{grid}</figure>"
         chart = bars(bias, title=f"Their {len(bias)} biases, all 0 before training")
         parts.append(f'<h3>{_e(run.name.capitalize())}</h3><div class="pair">{picture}{chart}</div>\n')
     return f"<h2>What the first layers learned</h2>\n{''.join(parts)}" if parts else ""
@@ -248,8 +248,8 @@ def _summary(run: Run) -> str:
     numbers = [(title, True) for title in ("Weights", "Biases", "Bytes")]
     head = [("Layer", False), ("Type", False), ("Output shape", False), *numbers]
 
-    def counts(each: Any) -> str:
-        return "".join(_number(f"{n:,}") for n in (each.weights, each.biases, each.bytes))
+    def counts(part: Any) -> str:
+        return "".join(_number(f"{n:,}") for n in (part.weights, part.biases, part.bytes))
 
     rows = "".join(
         f"<tr><td><code>{_e(row.name)}</code></td><td>{_e(row.type)}</td><td>{_e(row.out_shape)}</td>{counts(row)}</tr>"
