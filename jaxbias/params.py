@@ -103,14 +103,17 @@ class Layer(NamedTuple, Generic[P]):
 
 @runtime_checkable
 class LossForward(Protocol):
-    """`(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32."""
+    """`(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32, or with "none" one per row."""
 
     def __call__(self, out: Any, targets: Any, /) -> tuple[Array, Tree]: ...
 
 
 @runtime_checkable
 class LossBackward(Protocol):
-    """`residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out."""
+    """`residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out.
+
+    Those of `jb.losses` take the cotangent of the loss as a second argument, 1 by default.
+    """
 
     def __call__(self, residuals: Any, /) -> Array: ...
 
@@ -140,6 +143,37 @@ class Loss(Protocol):
                 return super().__new__(cls)
             warnings.warn("Loss(forward, backward, name) is now ConfiguredLoss.", DeprecationWarning, stacklevel=2)
             return ConfiguredLoss(*fields, **named_fields)
+
+
+of_network = ConfiguredLoss(
+    lambda out, _: (out, Static(out.dtype)), lambda residuals: jnp.ones((), residuals.value), "of_network"
+)
+"""The loss of a network that ends in its loss: its input is (x, targets), its output the loss itself.
+
+`jb.layers.linear_cross_entropy.network` makes such a network; `value_and_grad`, `deltas`, `fit` and `sweep` hand it the
+pair where they hand the loss the targets otherwise.
+"""
+
+
+def network_input(loss: Loss, x: Any, targets: Any) -> Any:
+    """What the network gets under this loss: x, or (x, targets) where it ends in its loss."""
+    return (x, targets) if loss is of_network else x
+
+
+def objective(loss: Loss, out: Any, targets: Any, function: str) -> tuple[Array, Tree]:
+    """`loss.forward`, which must give one number.
+
+    Raises:
+        ValueError: it gave more, as with reduction="none".
+    """
+    value, residuals = loss.forward(out, targets)
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f'{function}: the loss must be one number, got shape {jnp.shape(value)}, as reduction="none" gives. Take '
+            f'"mean" or "sum", weigh rows with jb.losses.with_row_weight, or call loss.backward(residuals, delta) '
+            f"with the cotangent of each row yourself."
+        )
+    return value, residuals
 
 
 @register_static

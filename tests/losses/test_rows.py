@@ -1,0 +1,196 @@
+"""What the losses share: weights of rows and classes, reductions, the cotangent of backward; and who refuses it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbias as jb
+from jaxbias import losses
+from jaxbias.derivation import normal
+from jaxbias.layers import dense
+from jaxbias.losses import binary_cross_entropy, cross_entropy, hinge, huber, mean_squared_error
+from tests.planted import assert_caught
+
+LOGITS = jnp.log(jnp.array([[1.0, 3.0], [4.0, 1.0], [1.0, 1.0]]))  # p = (1/4, 3/4), (4/5, 1/5), (1/2, 1/2)
+LABELS = jnp.array([0, 1, 1])
+COSTS = np.log([4, 5, 2])
+
+
+def example_of(module, label):
+    return next(example for example in module.DERIVATIONS[0].examples if example.label == label)
+
+
+def test_the_mean_over_labels_is_divided_by_the_weights_of_the_labels():
+    """PyTorch's weighted mean; 3, 1, 1 of the rows' labels."""
+    value, residuals = cross_entropy.forward(LOGITS, LABELS, class_weight=[3, 1])
+    np.testing.assert_allclose(value, (3 * COSTS[0] + COSTS[1] + COSTS[2]) / 5, rtol=1e-14)
+    np.testing.assert_allclose(
+        5 * cross_entropy.backward(residuals), [[-9 / 4, 9 / 4], [4 / 5, -4 / 5], [1 / 2, -1 / 2]], rtol=1e-14
+    )
+    value, _ = cross_entropy.forward(LOGITS, LABELS, class_weight=[3, 1], row_weight=[1, 2, 0])
+    np.testing.assert_allclose(value, (3 * COSTS[0] + 2 * COSTS[1]) / 5, rtol=1e-14)
+
+
+def test_the_mean_over_dense_targets_is_divided_by_the_rows():
+    value, residuals = cross_entropy.forward(LOGITS[:2], jnp.array([[1.0, 0], [0.5, 0.5]]), class_weight=[3, 1])
+    np.testing.assert_allclose(value, (3 * np.log(4) + 1.5 * np.log(5 / 4) + 0.5 * np.log(5)) / 2, rtol=1e-14)
+    # t = (3, 0) and (1.5, 0.5): p Σ t − t
+    np.testing.assert_allclose(2 * cross_entropy.backward(residuals), [[-9 / 4, 9 / 4], [0.1, -0.1]], rtol=1e-13)
+
+
+def test_log_probabilities_are_taken_as_they_are():
+    out = jnp.array([[-1.0, -2], [-3, -4], [-5, -6]])  # not normalised
+    value, residuals = cross_entropy.forward(out, LABELS, log_probabilities=True)
+    assert value == (1 + 4 + 6) / 3
+    np.testing.assert_allclose(3 * cross_entropy.backward(residuals), [[-1, 0], [0, -1], [0, -1]], rtol=1e-15)
+
+
+def test_row_weights_and_the_cotangent_of_each_row():
+    out, targets = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[0.0, 4.0], [3.0, 1.0]])  # squares 5 and 9 per row
+    value, residuals = mean_squared_error.forward(out, targets, row_weight=[3, 1])
+    np.testing.assert_allclose(value, (3 * 2.5 + 4.5) / 4, rtol=1e-15)
+    np.testing.assert_allclose(mean_squared_error.backward(residuals), [[0.75, -1.5], [0, 0.75]], rtol=1e-15)
+    value, residuals = mean_squared_error.forward(out, targets, row_weight=[3, 1], reduction="none")
+    assert value.tolist() == [7.5, 4.5]
+    delta = mean_squared_error.backward(residuals, jnp.array([2.0, -1.0]))
+    np.testing.assert_allclose(delta, [[6, -12], [0, -3]], rtol=1e-15)
+    _, residuals = mean_squared_error.forward(out, targets, reduction="sum")
+    np.testing.assert_allclose(mean_squared_error.backward(residuals, -2.0), [[-2, 4], [0, -6]], rtol=1e-15)
+
+
+def test_weights_of_yes_and_no():
+    out, targets = jnp.array([[0.0, np.log(3)]]), jnp.array([[1.0, 0.0]])  # σ = 1/2, 3/4
+    value, residuals = binary_cross_entropy.forward(out, targets, class_weight=(5, 3))
+    np.testing.assert_allclose(value, 3 * np.log(2) + 5 * np.log(4), rtol=1e-14)
+    np.testing.assert_allclose(binary_cross_entropy.backward(residuals), [[-3 / 2, 15 / 4]], rtol=1e-14)
+    value, residuals = hinge.forward(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, -1.0]]), class_weight=(5, 3))
+    assert value == 3 * 0.5 + 5 * 1.5 and hinge.backward(residuals).tolist() == [[-3, 5]]
+    value, _ = hinge.forward(jnp.array([[0.0, 0], [0, 3]]), jnp.array([0, 1]), class_weight=(3, 1))
+    assert value == 3 / 4  # of two rows one is satisfied, and counts with its weight in the denominator
+
+
+@pytest.mark.parametrize("module", [cross_entropy, huber])
+def test_a_row_of_weight_zero_may_hold_nan_and_weights_that_add_up_to_zero_cost_nothing(key, module):
+    out = normal(key, (3, 2), jnp.float64).at[1].set(jnp.nan)
+    targets = LABELS if module is cross_entropy else jnp.zeros((3, 2))
+    for weight, finite in (([1, 0, 2], True), ([0, 0, 0], True), ([0, 1, 0], False)):
+        value, residuals = module.forward(out, targets, row_weight=weight)
+        assert jnp.isfinite(value) == finite
+        assert jnp.isfinite(module.backward(residuals)).all() == finite
+    assert module.forward(out, targets, row_weight=jnp.zeros(3))[0] == 0
+
+
+WRONG = {
+    "divided by the rows": (
+        "labels, class weights, smoothing, row weights",
+        lambda r, d: cross_entropy.backward(r, d) * (r.class_weight[r.targets] * cross_entropy.ROW_WEIGHT).sum() / 5,
+    ),
+    "class weights forgotten": (
+        "dense targets, class weights, row weights, none",
+        lambda r, d: cross_entropy.backward(r._replace(class_weight=jnp.ones(4)), d),
+    ),
+    "the cotangent of the row forgotten": (
+        "dense targets, class weights, row weights, none",
+        lambda r, d: cross_entropy.backward(r, jnp.ones_like(d)),
+    ),
+    "one cotangent for all rows": (
+        "log-probabilities, class weights, ignored rows, none",
+        lambda r, d: cross_entropy.backward(r, jnp.full_like(d, d.mean())),
+    ),
+    "the softmax of log-probabilities": (
+        "log-probabilities, class weights, ignored rows, none",
+        lambda r, d: (
+            cross_entropy.backward(r, d) + jax.nn.softmax(r.logits) * r.class_weight[r.targets][:, None] * d[:, None]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_planted_faults_are_caught(key, fault):
+    label, wrong = WRONG[fault]
+    assert_caught(example_of(cross_entropy, label), key, lambda r, d: ((), wrong(r, d)), {"1"})
+
+
+def test_planted_faults_of_binary_class_weights_are_caught(key):
+    example = example_of(binary_cross_entropy, "class weights, sum")
+    exchanged = lambda r, d: ((), binary_cross_entropy.backward(r._replace(class_weight=r.class_weight[::-1]), d))
+    assert_caught(example, key, exchanged, {"1"})
+    of_yes_alone = lambda r, d: ((), d * (jax.nn.sigmoid(r.out) - r.class_weight[1] * r.targets))
+    assert_caught(example, key, of_yes_alone, {"1"})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda: cross_entropy.forward(LOGITS, LABELS, class_weight=[1, 2, 3]),
+            ValueError,
+            r"cross_entropy.forward: class_weight must hold one number per class, shape \(2,\), got shape \(3,\)",
+        ),
+        (
+            lambda: cross_entropy.forward(LOGITS, LABELS, class_weight=[1, -2]),
+            ValueError,
+            r"class_weight must be finite and not negative, got -2",
+        ),
+        (
+            lambda: binary_cross_entropy.forward(LOGITS, LOGITS * 0, class_weight=2.0),
+            ValueError,
+            r"binary_cross_entropy.forward: class_weight .* shape \(2,\) or \(2, 2\), got shape \(\)",
+        ),
+        (
+            lambda: huber.forward(LOGITS, LOGITS, row_weight=jnp.ones((3, 1))),
+            ValueError,
+            r"huber.forward: row_weight must hold one number per row, shape \(3,\), got shape \(3, 1\)",
+        ),
+        (
+            lambda: huber.forward(LOGITS, LOGITS, row_weight="balanced"),
+            TypeError,
+            r"row_weight must hold real numbers, got the str 'balanced'",
+        ),
+        (
+            lambda: hinge.backward(hinge.forward(LOGITS, LABELS, reduction="none")[1]),
+            ValueError,
+            r'hinge.backward: with reduction="none" delta must hold the cotangent of each row, shape \(3,\), got one',
+        ),
+        (
+            lambda: huber.backward(huber.forward(LOGITS, LOGITS)[1], jnp.ones(3)),
+            ValueError,
+            r"huber.backward: delta is the cotangent of the loss, one number, got a float64 array of shape \(3,\)",
+        ),
+        (lambda: losses.with_row_weight(dense), TypeError, "dense takes no row_weight"),
+        (
+            lambda: losses.with_row_weight(huber).forward(LOGITS, LOGITS),
+            TypeError,
+            r"with_row_weight of huber: targets must be a pair \(targets, row_weight\), got a float64 array",
+        ),
+    ],
+)
+def test_bad_input(as_users_run_it, call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+def test_what_takes_an_objective_refuses_a_loss_per_row(key):
+    network, x, y = dense.layer(2), jnp.ones((3, 4)), LABELS
+    params, none = network.init(key, x), cross_entropy.loss(reduction="none")
+    words = r'the loss must be one number, got shape \(3,\), as reduction="none" gives'
+    for how in ("delta", "autodiff"):
+        with pytest.raises(ValueError, match="value_and_grad: " + words):
+            jb.value_and_grad(network, none, how)(params, x, y)
+    with pytest.raises(ValueError, match="deltas: " + words):
+        jb.deltas(network, none)(params, x, y)
+    with pytest.raises(ValueError, match=words):
+        jb.train.fit(network, none, params, (x, y), optax.sgd(0.1), epochs=1, batch_size=3, key=key)
+
+
+def test_row_weights_reach_value_and_grad_with_the_targets(key):
+    network, x, weight = dense.layer(2), normal(key, (3, 4), jnp.float64), jnp.array([1.0, 0, 2])
+    params = network.init(key, x)
+    weighted = losses.with_row_weight(cross_entropy.loss(class_weight=[3, 1]))
+    value, grads = jb.value_and_grad(network, weighted)(params, x, (LABELS, weight))
+    expected, expected_grads = jb.value_and_grad(network, weighted, "autodiff")(params, x, (LABELS, weight))
+    np.testing.assert_allclose(value, expected, rtol=1e-15)
+    np.testing.assert_allclose(grads.weight, expected_grads.weight, rtol=1e-12)
