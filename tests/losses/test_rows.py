@@ -1,5 +1,7 @@
 """What the losses share: weights of rows and classes, reductions, the cotangent of backward; and who refuses it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,64 +24,74 @@ def example_of(module, label):
     return next(example for example in module.DERIVATIONS[0].examples if example.label == label)
 
 
-def test_the_mean_over_labels_is_divided_by_the_weights_of_the_labels():
-    """PyTorch's weighted mean; 3, 1, 1 of the rows' labels."""
-    value, residuals = cross_entropy.forward(LOGITS, LABELS, class_weight=[3, 1])
-    np.testing.assert_allclose(value, (3 * COSTS[0] + COSTS[1] + COSTS[2]) / 5, rtol=1e-14)
-    np.testing.assert_allclose(
-        5 * cross_entropy.backward(residuals), [[-9 / 4, 9 / 4], [4 / 5, -4 / 5], [1 / 2, -1 / 2]], rtol=1e-14
-    )
-    value, _ = cross_entropy.forward(LOGITS, LABELS, class_weight=[3, 1], row_weight=[1, 2, 0])
-    np.testing.assert_allclose(value, (3 * COSTS[0] + 2 * COSTS[1]) / 5, rtol=1e-14)
+SQUARES = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[0.0, 4.0], [3.0, 1.0]])  # 5 and 9 per row
+YES_NO = jnp.array([[0.0, np.log(3)]]), jnp.array([[1.0, 0.0]])  # σ = 1/2, 3/4
+MARGINS = jnp.array([[0.5, 0.5]]), jnp.array([[1.0, -1.0]])
+CASES = {
+    "labels": (cross_entropy, (LOGITS, LABELS), {"class_weight": [3, 1]}, 1.0),
+    "labels, rows": (cross_entropy, (LOGITS, LABELS), {"class_weight": [3, 1], "row_weight": [1, 2, 0]}, 1.0),
+    "dense": (cross_entropy, (LOGITS[:2], jnp.array([[1.0, 0], [0.5, 0.5]])), {"class_weight": [3, 1]}, 1.0),
+    # not normalised, which nothing may undo
+    "log p": (cross_entropy, (jnp.array([[-1.0, -2], [-3, -4], [-5, -6]]), LABELS), {"log_probabilities": True}, 1.0),
+    "rows": (mean_squared_error, SQUARES, {"row_weight": [3, 1]}, 1.0),
+    "none": (mean_squared_error, SQUARES, {"row_weight": [3, 1], "reduction": "none"}, jnp.array([2.0, -1.0])),
+    "cotangent": (mean_squared_error, SQUARES, {"reduction": "sum"}, -2.0),
+    "yes and no": (binary_cross_entropy, YES_NO, {"class_weight": (5, 3)}, 1.0),
+    "minus and plus": (hinge, MARGINS, {"class_weight": (5, 3)}, 1.0),
+    # of two rows one is satisfied, and counts with its weight in the denominator
+    "multi-class": (hinge, (jnp.array([[0.0, 0], [0, 3]]), jnp.array([0, 1])), {"class_weight": (3, 1)}, 1.0),
+}
+BY_HAND = {
+    # PyTorch's weighted mean: the labels of the rows weigh 3, 1, 1
+    "labels": (COSTS @ [3, 1, 1] / 5, np.array([[-9 / 4, 9 / 4], [4 / 5, -4 / 5], [1 / 2, -1 / 2]]) / 5),
+    "labels, rows": (COSTS @ [3, 2, 0] / 5, np.array([[-9 / 4, 9 / 4], [8 / 5, -8 / 5], [0, 0]]) / 5),
+    # t = (3, 0) and (1.5, 0.5): p Σ t − t, over two rows
+    "dense": ((3 * np.log(4) + 1.5 * np.log(5 / 4) + 0.5 * np.log(5)) / 2, [[-9 / 8, 9 / 8], [0.05, -0.05]]),
+    "log p": (11 / 3, np.array([[-1, 0], [0, -1], [0, -1]]) / 3),
+    "rows": ((3 * 2.5 + 4.5) / 4, [[0.75, -1.5], [0, 0.75]]),
+    "none": ([7.5, 4.5], [[6, -12], [0, -3]]),
+    "cotangent": (7, [[-2, 4], [0, -6]]),
+    "yes and no": (3 * np.log(2) + 5 * np.log(4), [[-3 / 2, 15 / 4]]),
+    "minus and plus": (3 * 0.5 + 5 * 1.5, [[-3, 5]]),
+    "multi-class": (3 / 4, [[-3 / 4, 3 / 4], [0, 0]]),
+}
 
 
-def test_the_mean_over_dense_targets_is_divided_by_the_rows():
-    value, residuals = cross_entropy.forward(LOGITS[:2], jnp.array([[1.0, 0], [0.5, 0.5]]), class_weight=[3, 1])
-    np.testing.assert_allclose(value, (3 * np.log(4) + 1.5 * np.log(5 / 4) + 0.5 * np.log(5)) / 2, rtol=1e-14)
-    # t = (3, 0) and (1.5, 0.5): p Σ t − t
-    np.testing.assert_allclose(2 * cross_entropy.backward(residuals), [[-9 / 4, 9 / 4], [0.1, -0.1]], rtol=1e-13)
+@functools.cache
+def by_library():
+    """All cases from one program."""
+
+    def run(outs):
+        found = {}
+        for name, (module, (_, targets), options, delta) in CASES.items():
+            value, residuals = module.forward(outs[name], targets, **options)
+            found[name] = value, module.backward(residuals, delta)
+        return found
+
+    return jax.jit(run)({name: case[1][0] for name, case in CASES.items()})
 
 
-def test_log_probabilities_are_taken_as_they_are():
-    out = jnp.array([[-1.0, -2], [-3, -4], [-5, -6]])  # not normalised
-    value, residuals = cross_entropy.forward(out, LABELS, log_probabilities=True)
-    assert value == (1 + 4 + 6) / 3
-    np.testing.assert_allclose(3 * cross_entropy.backward(residuals), [[-1, 0], [0, -1], [0, -1]], rtol=1e-15)
-
-
-def test_row_weights_and_the_cotangent_of_each_row():
-    out, targets = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[0.0, 4.0], [3.0, 1.0]])  # squares 5 and 9 per row
-    value, residuals = mean_squared_error.forward(out, targets, row_weight=[3, 1])
-    np.testing.assert_allclose(value, (3 * 2.5 + 4.5) / 4, rtol=1e-15)
-    np.testing.assert_allclose(mean_squared_error.backward(residuals), [[0.75, -1.5], [0, 0.75]], rtol=1e-15)
-    value, residuals = mean_squared_error.forward(out, targets, row_weight=[3, 1], reduction="none")
-    assert value.tolist() == [7.5, 4.5]
-    delta = mean_squared_error.backward(residuals, jnp.array([2.0, -1.0]))
-    np.testing.assert_allclose(delta, [[6, -12], [0, -3]], rtol=1e-15)
-    _, residuals = mean_squared_error.forward(out, targets, reduction="sum")
-    np.testing.assert_allclose(mean_squared_error.backward(residuals, -2.0), [[-2, 4], [0, -6]], rtol=1e-15)
-
-
-def test_weights_of_yes_and_no():
-    out, targets = jnp.array([[0.0, np.log(3)]]), jnp.array([[1.0, 0.0]])  # σ = 1/2, 3/4
-    value, residuals = binary_cross_entropy.forward(out, targets, class_weight=(5, 3))
-    np.testing.assert_allclose(value, 3 * np.log(2) + 5 * np.log(4), rtol=1e-14)
-    np.testing.assert_allclose(binary_cross_entropy.backward(residuals), [[-3 / 2, 15 / 4]], rtol=1e-14)
-    value, residuals = hinge.forward(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, -1.0]]), class_weight=(5, 3))
-    assert value == 3 * 0.5 + 5 * 1.5 and hinge.backward(residuals).tolist() == [[-3, 5]]
-    value, _ = hinge.forward(jnp.array([[0.0, 0], [0, 3]]), jnp.array([0, 1]), class_weight=(3, 1))
-    assert value == 3 / 4  # of two rows one is satisfied, and counts with its weight in the denominator
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_by_hand(name):
+    value, delta = by_library()[name]
+    np.testing.assert_allclose(value, BY_HAND[name][0], rtol=1e-14)
+    np.testing.assert_allclose(delta, BY_HAND[name][1], rtol=1e-13, atol=1e-16)
 
 
 @pytest.mark.parametrize("module", [cross_entropy, huber])
 def test_a_row_of_weight_zero_may_hold_nan_and_weights_that_add_up_to_zero_cost_nothing(key, module):
     out = normal(key, (3, 2), jnp.float64).at[1].set(jnp.nan)
     targets = LABELS if module is cross_entropy else jnp.zeros((3, 2))
-    for weight, finite in (([1, 0, 2], True), ([0, 0, 0], True), ([0, 1, 0], False)):
+
+    @jax.jit
+    def run(weight):
         value, residuals = module.forward(out, targets, row_weight=weight)
-        assert jnp.isfinite(value) == finite
-        assert jnp.isfinite(module.backward(residuals)).all() == finite
-    assert module.forward(out, targets, row_weight=jnp.zeros(3))[0] == 0
+        return value, module.backward(residuals)
+
+    for weight, finite in (([1, 0, 2], True), ([0, 0, 0], True), ([0, 1, 0], False)):
+        value, delta = run(jnp.array(weight, jnp.float64))
+        assert jnp.isfinite(value) == finite and np.isfinite(np.asarray(delta)).all() == finite
+    assert run(jnp.zeros(3))[0] == 0
 
 
 WRONG = {
