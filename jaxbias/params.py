@@ -353,7 +353,7 @@ def map_layers(f: Callable[[Layer, tuple[str, ...]], Layer], network: Layer, pat
 # --- combinators ------------------------------------------------------------------------------------------------------
 
 
-def _keys(key: Array, layers: Sequence[Layer]) -> list[Array]:
+def split_keys(key: Array, layers: Sequence[Layer]) -> list[Array]:
     """One key per layer; `fold_in` is one compiled program for any number of layers, a `split` one for each number."""
     check_key(key, "init")
     return [jax.random.fold_in(key, i) for i in range(len(layers))]
@@ -379,7 +379,7 @@ def _check_entries(name: str, argument: str, entries: Any, layers: Sequence[Laye
         )
 
 
-def _combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals) -> State | None:
+def combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals) -> State | None:
     """State of `chain` and `parallel`: a tuple with the state of each part; None where no part keeps one."""
     if all(layer.state is None for layer in layers):
         return None
@@ -446,14 +446,14 @@ def chain(*layers: Layer) -> Layer:
 
     def init(key, x):
         params = []
-        for layer, layer_key in zip(layers, _keys(key, layers)):
+        for layer, layer_key in zip(layers, split_keys(key, layers)):
             params.append(layer.init(layer_key, x))
             x = out_shape(layer, params[-1], x, init_state(layer, layer_key, x))
         return tuple(params)
 
     def init_states(key, x):
         states = []
-        for layer, layer_key in zip(layers, _keys(key, layers)):
+        for layer, layer_key in zip(layers, split_keys(key, layers)):
             states.append(init_state(layer, layer_key, x))
             x = out_shape(layer, jax.eval_shape(layer.init, layer_key, x), x, states[-1])
         return tuple(states)
@@ -473,7 +473,7 @@ def chain(*layers: Layer) -> Layer:
             grads.append(layer_grads)
         return tuple(reversed(grads)), delta
 
-    state = _combined_state(layers, chain, init_states)
+    state = combined_state(layers, chain, init_states)
     return Layer(init, forward, backward, "chain", layers, chain, state)
 
 
@@ -532,10 +532,10 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
         return parallel(*parts, combine=combine)
 
     def init(key, x):
-        return tuple(layer.init(k, x) for layer, k in zip(layers, _keys(key, layers)))
+        return tuple(layer.init(k, x) for layer, k in zip(layers, split_keys(key, layers)))
 
     def init_states(key, x):
-        return tuple(init_state(layer, k, x) for layer, k in zip(layers, _keys(key, layers)))
+        return tuple(init_state(layer, k, x) for layer, k in zip(layers, split_keys(key, layers)))
 
     def forward(params, x, state=None):
         _check_entries("parallel", "params", params, layers, "network.init(key, x)")
@@ -569,5 +569,5 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
     def parts_of(residuals):
         return residuals if combine_name == "sum" else tuple(r for r, _ in residuals)
 
-    state = _combined_state(layers, rebuild, init_states, parts_of)
+    state = combined_state(layers, rebuild, init_states, parts_of)
     return Layer(init, forward, backward, "parallel", layers, rebuild, state)
