@@ -18,8 +18,8 @@ With a bias Σ_k ∂L/∂b = 0 unless there is a z-loss or a softcap: one consta
 
 Kinks: none.
 
-Source: derivation sheet (9.11.9), (9.12.1-2); z-loss: A. Chowdhery et al., PaLM (2022), section 5; the gradients in the
-forward: P.-L. Hsu et al., Liger Kernel (2024), section 3.2.
+Source: derivation sheet (9.11.9), (9.12.1-2); z-loss: A. Chowdhery et al., PaLM (2022); the gradients in the
+forward: P.-L. Hsu et al., Liger Kernel (2024).
 """
 
 from functools import partial
@@ -427,8 +427,8 @@ DERIVATIONS = (
     Derivation(
         "linear_cross_entropy",
         (
-            r"L = \frac{1}{n} \sum_n \ell_n - \sum_k t_{nk} z_{nk} + \zeta \ell_n^2, \quad \ell = \log \sum_k e^{z_k}"
-            r", \quad z = c \tanh(a/c), \quad a = h W + \mathbf{1} b^\top",
+            r"L = \frac{1}{n} \sum_n \ell_n - \sum_k t_{nk} z_{nk} + \zeta \ell_n^2, \quad \ell = \log \sum_k e^{z_k}",
+            r"z = c \tanh(a/c), \quad a = h W + \mathbf{1} b^\top",
             r"\delta_a = \frac{1}{n} \big((1 + 2 \zeta \ell)\, p - t\big) \circ (1 - z^2/c^2)",
             r"\partial L/\partial W = h^\top \delta_a",
             r"\partial L/\partial b = \delta_a^\top \mathbf{1}",
