@@ -109,7 +109,8 @@ def instance(
 ) -> Instance:
     """Random input, random params (no bias is zero) and a random error signal for one example.
 
-    A loss takes the form of a layer without params: x is the network output, and delta is the scalar 1.
+    A loss takes the form of a layer without params: x is the network output, and delta is the scalar 1, or without a
+    reduction a random number per row.
 
     Args:
         dtype: the values are drawn in this dtype.
@@ -145,6 +146,7 @@ def _layer_instances(example: Example, key: Array, dtype: DTypeLike, held_in: Se
 
 def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in: Sequence[DTypeLike]) -> list[Instance]:
     out_key, targets_key = jax.random.split(key)
+    delta_key = jax.random.fold_in(key, 0)
     out_drawn = normal(out_key, example.out, dtype)
     targets_drawn = example.targets(targets_key, dtype)
 
@@ -156,9 +158,10 @@ def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in:
             return example.loss.forward(out, targets)
 
         def backward(residuals, delta):
-            return (), delta.astype(dtype) * example.loss.backward(residuals)
+            return (), example.loss.backward(residuals, delta)
 
         value = jax.eval_shape(forward, (), out)[0]
-        return Instance(forward, backward, (), out, jax.device_put(np.ones((), value.dtype)))
+        delta = normal(delta_key, value.shape, out_drawn.dtype) if value.shape else np.ones(())
+        return Instance(forward, backward, (), out, jax.device_put(np.asarray(delta).astype(value.dtype)))
 
     return [held(dtype) for dtype in held_in]

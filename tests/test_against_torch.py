@@ -218,6 +218,7 @@ def test_layer(key, name):
 
 
 LABELS = np.array([0, 2, 1, 1, 2])
+WEIGHT = np.array([0.5, 2, 1])
 DENSE = np.array([[0.2, 0.5, 0.3], [1, 0, 0], [0, 0.9, 0.1], [0.3, 0.3, 0.4], [0, 0, 1]])
 LOSSES = {
     "mean_squared_error": (losses.mean_squared_error, DENSE, F.mse_loss),
@@ -232,6 +233,26 @@ LOSSES = {
         losses.cross_entropy.loss(label_smoothing=0.1, ignore_label=1, reduction="sum"),
         LABELS,
         lambda out, y: F.cross_entropy(out, y, label_smoothing=0.1, ignore_index=1, reduction="sum"),
+    ),
+    "cross_entropy weighted, smoothed, ignored": (
+        losses.cross_entropy.loss(label_smoothing=0.1, ignore_label=1, class_weight=WEIGHT),
+        LABELS,
+        lambda out, y: F.cross_entropy(out, y, label_smoothing=0.1, ignore_index=1, weight=torch.from_numpy(WEIGHT)),
+    ),
+    "cross_entropy dense, weighted, smoothed": (
+        losses.cross_entropy.loss(label_smoothing=0.1, class_weight=WEIGHT),
+        DENSE,
+        lambda out, y: F.cross_entropy(out, y, label_smoothing=0.1, weight=torch.from_numpy(WEIGHT)),
+    ),
+    "cross_entropy of log-probabilities, weighted": (
+        losses.cross_entropy.loss(log_probabilities=True, class_weight=WEIGHT),
+        LABELS,
+        lambda out, y: F.nll_loss(out, y, weight=torch.from_numpy(WEIGHT)),
+    ),
+    "binary_cross_entropy weighted": (
+        losses.binary_cross_entropy.loss(class_weight=np.stack([np.ones(3), WEIGHT]), reduction="sum"),
+        DENSE,
+        lambda out, y: F.binary_cross_entropy_with_logits(out, y, pos_weight=torch.from_numpy(WEIGHT), reduction="sum"),
     ),
     "binary_cross_entropy": (
         losses.binary_cross_entropy,

@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxbias._trees import path_name
 from jaxbias.leaves import is_bias
-from jaxbias.params import Layer, Loss, Tree, as_layer, as_loss, init_state
+from jaxbias.params import Layer, Loss, Tree, as_layer, as_loss, init_state, network_input
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
@@ -235,7 +235,7 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
     def train(member, data, validation):
         init_index, on, values, key_data = member
         init_key, fit_key = jax.random.split(wrap(key_data))
-        first = data[0][:batch_size]
+        first = network_input(objective.loss, *(array[:batch_size] for array in data))
 
         def without_bias(tree):
             """Every leaf named bias times 0 where the bias is off."""
