@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxbias._doors import check_features, check_float, check_number, check_size, describe
@@ -51,13 +52,11 @@ class Inputs(NamedTuple):
 
 
 def as_inputs(x: Any, function: str) -> Inputs:
-    if isinstance(x, Inputs):
-        return x
-    if isinstance(x, tuple | list):
-        if len(x) != 2:
-            raise ValueError(f"{function}: x must be an array, a pair (x, y) or attention.Inputs, got {describe(x)}.")
-        return Inputs(x[0], x[1])
-    return Inputs(x)
+    """x as `Inputs`, the arrays of NumPy in it as arrays of JAX."""
+    if isinstance(x, tuple | list) and not isinstance(x, Inputs) and len(x) != 2:
+        raise ValueError(f"{function}: x must be an array, a pair (x, y) or attention.Inputs, got {describe(x)}.")
+    fields = x if isinstance(x, tuple | list) else (x,)
+    return Inputs(*(jnp.asarray(each) if isinstance(each, np.ndarray | np.generic) else each for each in fields))
 
 
 def four_axes(visible: Any) -> Any:

@@ -422,12 +422,12 @@ def _operands(
     )
 
 
-def _like_scores(x: Array | None, groups: int) -> Array | None:
+def _like_scores(x: Any, groups: int) -> Array | None:
     """What broadcasts to (n, H, T, S), with the five axes of the core's scores."""
     if x is None:
         return None
     n, heads, t, s = (1,) * (4 - x.ndim) + x.shape
-    return x.reshape(n, *((groups, heads // groups) if heads > 1 else (1, 1)), t, s)
+    return jnp.asarray(x).reshape(n, *((groups, heads // groups) if heads > 1 else (1, 1)), t, s)
 
 
 def layer(
