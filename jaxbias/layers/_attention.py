@@ -138,13 +138,10 @@ def backward(
     float_fields = padded._replace(appended_key=None, appended_value=None, sink=None, visible=None, key=None)
     grads = jax.tree.map(lambda x: jnp.zeros_like(widen(x)), float_fields)
     grads = grid.over_tiles(visit, grads)
+    if operands.appended_key is not None:  # (9.2.10)
+        _, one = _tile_backward(_appended(padded, plan, grid.count), *delta_rows, plan)
+        grads = grads._replace(q=grads.q + one.q, appended_key=one.k.sum((0, 2)), appended_value=one.v.sum((0, 2)))
     grads = grid.unpadded(grads)
-    if operands.appended_key is not None:
-        part = _appended(operands, plan, grid.count)
-        _, one = _tile_backward(part, delta, ell, d, plan)
-        grads = grads._replace(
-            q=grads.q + one.q, appended_key=one.k.sum((0, 2)), appended_value=one.v.sum((0, 2))  # (9.2.10)
-        )  # fmt: skip
     if operands.sink is not None:  # (9.1.13)
         weight = jnp.exp(widen(operands.sink)[None, :, :, None] - ell)
         grads = grads._replace(sink=-(weight * d).sum((0, 3)))

@@ -163,15 +163,16 @@ def test_it_is_the_plain_form(key, name):
         assert np.all(np.isfinite(z))
 
 
-def test_dropout_is_the_plain_form_under_one_mask(key):
-    """P~ = M P/κ, the same M in both passes, on the appended key too."""
-    layer = attention.layer(2, 2, dropout=0.4, append_key=True)
-    given = drawn(key, (2, 3, 2))
+def test_dropout_is_the_plain_form_under_one_mask(key, monkeypatch):
+    """P~ = M P/κ, the same M in both passes, on the appended key too; without M the backward is another."""
+    layer = attention.layer(2, 2, dropout=0.4, append_key=True, block=2)
+    given = drawn(key, (1, 3, 2))
     mask_key, _ = jax.random.split(key)
-    plan = core.Plan(1.0, dropout=0.4)
-    shape = (2, 2, 1, 3)
-    masks = [core._dropout_mask(mask_key, number, (*shape, keys), plan) for number, keys in ((0, 3), (1, 1))]
-    keep = jnp.concatenate(masks, axis=-1)[:, :, 0]
+    mask = lambda number, rows, keys: core._dropout_mask(
+        mask_key, number, (1, 2, 1, rows, keys), core.Plan(1.0, dropout=0.4)
+    )
+    tiles = jnp.concatenate([jnp.concatenate([mask(2 * i + j, 2, 2) for j in (0, 1)], -1) for i in (0, 1)], -2)
+    keep = jnp.concatenate([tiles[:, :, 0, :3, :3], mask(4, 4, 1)[:, :, 0, :3]], -1)
     assert 0 < keep.sum() < keep.size
     assert_as_plain(key, layer, given, {"keep": (keep, 0.6)}, state=key)
 
@@ -183,7 +184,7 @@ def test_the_gradient_of_a_broadcast_bias_is_the_sum(key):
     """(9.1.12), and the part of B that is constant in j has gradient 0 (9.1.9)."""
     layer = attention.layer(3, 2, use_bias=False)
     x, y = (normal(jax.random.fold_in(key, i), (2, t, 2), jnp.float64) for i, t in ((0, 2), (1, 4)))
-    params = layer.init(key, (x, y))
+    params = random_like(key, jax.eval_shape(layer.init, key, (x, y)))
     biases = [normal(jax.random.fold_in(key, i), shape, jnp.float64) for i, shape in enumerate(BROADCASTS)]
 
     @jax.jit
@@ -205,6 +206,12 @@ def test_the_gradient_of_a_broadcast_bias_is_the_sum(key):
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def hand(layer, params, x, delta):
+    z, residuals = layer.forward(params, x)
+    return z, layer.backward(residuals, delta)
+
+
 def one_number(weight, bias=None):
     return Params(jnp.full((1, 1, 1), weight), None if bias is None else jnp.full((1, 1), bias))
 
@@ -214,9 +221,8 @@ def test_by_hand():
     params = attention.AttentionParams(
         one_number(0.0, 0.0), one_number(1.0), one_number(1.0, 0.0), Params(jnp.ones((1, 1, 1)), jnp.zeros(1))
     )
-    z, residuals = attention.forward(params, jnp.array([[[2.0], [4.0]]]))
+    z, (grads, delta_x) = hand(attention, params, jnp.array([[[2.0], [4.0]]]), jnp.array([[[1.0], [0.0]]]))
     assert z.ravel().tolist() == [3.0, 3.0]
-    grads, delta_x = attention.backward(residuals, jnp.array([[[1.0], [0.0]]]))
     leaves = {"query.weight": 2.0, "query.bias": 1.0, "key.weight": 0.0, "value.weight": 3.0, "value.bias": 1.0}
     named = jb.named_parameters(grads)
     assert {name: named[name].item() for name in leaves} == leaves
@@ -324,8 +330,7 @@ def test_a_plain_key_bias_is_null_and_a_value_bias_folds(key):
     found, params = found_redundant(layer, x, key)
     assert found[("key.bias",)].whole
     assert found[("value.bias", "out.bias")].directions.shape == (2, 4)
-    z, residuals = layer.forward(params, x)
-    grads, _ = layer.backward(residuals, z)
+    _, (grads, _) = hand(layer, params, x, x)
     assert np.abs(grads.key.bias).max() < 1e-14 * np.abs(grads.query.bias).max()
     through = jnp.einsum("hef,f->e", params.out.weight, grads.out.bias)
     np.testing.assert_allclose(grads.value.bias[0], through, rtol=1e-13)
@@ -344,9 +349,8 @@ def test_sums_that_must_be_zero(key):
     x = normal(key, (2, 3, 2), jnp.float64)
     for sink in (False, True):
         layer = attention.layer(2, 2, position="buckets", buckets=4, sink=sink, use_bias=False)
-        params = random_like(key, layer.init(key, x))
-        _, residuals = layer.forward(params, x)
-        grads, _ = layer.backward(residuals, x)
+        params = random_like(key, jax.eval_shape(layer.init, key, x))
+        _, (grads, _) = hand(layer, params, x, x)
         total = grads.buckets.sum(0)
         assert np.abs(grads.buckets).max() > 1e-3
         np.testing.assert_allclose(total, -grads.sink if sink else 0 * total, atol=1e-14)
@@ -356,9 +360,8 @@ def test_an_appended_key_feels_the_key_bias_with_the_opposite_sign(key):
     """(9.2.10): ∂L/∂β_k = −∂L/∂bk."""
     x = normal(key, (2, 3, 2), jnp.float64)
     layer = attention.layer(2, 2, append_key=True)
-    params = random_like(key, layer.init(key, x))
-    _, residuals = layer.forward(params, x)
-    grads, _ = layer.backward(residuals, x)
+    params = random_like(key, jax.eval_shape(layer.init, key, x))
+    _, (grads, _) = hand(layer, params, x, x)
     np.testing.assert_allclose(grads.bias_k, -grads.key.bias, rtol=1e-12)
 
 
@@ -397,7 +400,8 @@ EVERYTHING = Example(
 Q, K, V = ({f"0.{name}.weight", f"0.{name}.bias"} for name in ("query", "key", "value"))
 Q, K = Q | {"0.query_norm.weight"}, K | {"0.key_norm.weight"}
 SCORES = Q | K | {"0.bias_k", "0.buckets", "1.bias", "1.x"}
-RIGHT = core._tile_backward, core.backward.__wrapped__, _query_norm.rotated, _distance.grads_of_score_bias
+RIGHT_CORE = {name: getattr(core, name).__wrapped__ for name in ("forward", "backward")}
+RIGHT = core._tile_backward, RIGHT_CORE["backward"], _query_norm.rotated, _distance.grads_of_score_bias
 
 
 def of_tile(change):
@@ -479,13 +483,20 @@ def without_values(x, params, delta):
     return grads, 0 * delta_x if np.array_equal(params.weight, without_values.weight) else delta_x
 
 
+def fixed_mask(key, number, shape, plan):
+    """In the place of random numbers, which take long to compile."""
+    return jnp.asarray((np.arange(np.prod(shape)) % 7 % 3 != 0).reshape(shape))
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_faults_are_caught(key, name, monkeypatch):
     (module, function, wrong), leaves = FAULTS[name]
+    # not compiled: every fault runs the same operations, each of which is compiled once
+    for uncompiled in ("forward", "backward"):
+        monkeypatch.setattr(core, uncompiled, RIGHT_CORE[uncompiled])
+    monkeypatch.setattr(core, "_dropout_mask", fixed_mask)
     residuals, delta, _ = _right_answer(EVERYTHING, key)
     without_values.weight = residuals.params.value.weight
-    # not compiled: every fault runs the same operations, each of which is compiled once
-    monkeypatch.setattr(core, "backward", RIGHT[1])
     monkeypatch.setattr(module, function, wrong)
     found = EVERYTHING.layer.backward(residuals, delta)
     assert_caught(EVERYTHING, key, lambda residuals, delta: found, leaves)
