@@ -15,6 +15,7 @@ import pytest
 import jaxbias as jb
 from jaxbias.layers import (
     activations,
+    attention,
     avg_pool,
     batch_norm,
     bias_neuron,
@@ -707,7 +708,7 @@ def test_a_wrong_call_gets_one_clear_line(call, error, pieces):
 # --- δ into every backward --------------------------------------------------------------------------------------------
 
 MODULES = (
-    *(activations, avg_pool, batch_norm, bias_neuron, bilinear, conv, conv_transpose, dense, dropout, embedding),
+    *(activations, attention, avg_pool, batch_norm, bias_neuron, bilinear, conv, conv_transpose, dense, dropout, embedding),
     *(global_avg_pool, group_norm, layer_norm, max_pool, reshape, rms_norm, rnn),
 )
 DERIVATIONS = [derivation for module in MODULES for derivation in module.DERIVATIONS]

@@ -2,6 +2,7 @@
 
 from . import (
     activations,
+    attention,
     avg_pool,
     batch_norm,
     bias_neuron,
@@ -24,6 +25,7 @@ from .activations import elu, gelu, identity, leaky_relu, log_softmax, relu, sig
 
 __all__ = [
     "activations",
+    "attention",
     "avg_pool",
     "batch_norm",
     "bias_neuron",
