@@ -117,8 +117,48 @@ def torch_rnn(activation):
     return forward
 
 
+def torch_attention(p, x):
+    """torch.nn.MultiheadAttention with add_bias_kv, its own q, k and v weights where x and y differ."""
+    x, y = x if isinstance(x, tuple) else (x, x)
+    (fan_in, heads, size), memory = p.query.weight.shape, p.key.weight.shape[0]
+    module = torch.nn.MultiheadAttention(
+        heads * size, heads, add_bias_kv=p.bias_k is not None, kdim=memory, vdim=memory, batch_first=True,
+        dtype=torch.float64,
+    )  # fmt: skip
+    matrices = [each.weight.flatten(1).T for each in p[:3]]
+    weights = {
+        "in_proj_bias": torch.cat([each.bias.flatten() for each in p[:3]]),
+        "out_proj.weight": p.out.weight.flatten(0, 1).T,
+        "out_proj.bias": p.out.bias,
+    }
+    if memory == fan_in:
+        weights["in_proj_weight"] = torch.cat(matrices)
+    else:
+        weights |= dict(zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), matrices))
+    if p.bias_k is not None:
+        weights |= {"bias_k": p.bias_k.reshape(1, 1, -1), "bias_v": p.bias_v.reshape(1, 1, -1)}
+    return torch.func.functional_call(module, weights, (x, y, y), {"need_weights": False})[0]
+
+
+def torch_grouped_attention(p, x):
+    q, k, v = (torch.einsum("nte,ehd->nhtd", x, w.weight) + w.bias[:, None] for w in p[:3])
+    o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return torch.einsum("nhte,hef->ntf", o, p.out.weight) + p.out.bias
+
+
 conv = layers.conv
 LAYERS = {
+    "attention, appended key": (layers.attention.layer(2, 3, append_key=True), (2, 4, 6), torch_attention),
+    "attention across, appended key": (
+        layers.attention.layer(2, 3, append_key=True),
+        ((2, 4, 6), (2, 5, 4)),
+        torch_attention,
+    ),
+    "attention, grouped, causal": (
+        layers.attention.layer(4, 2, key_heads=2, causal=True, block=2),
+        (2, 5, 3),
+        torch_grouped_attention,
+    ),
     "dense": (layers.dense.layer(4), (5, 3), torch_dense),
     "dense without bias": (layers.dense.layer(4, use_bias=False), (2, 5, 3), torch_dense),
     "conv 1-D": (conv.layer(4, 3, padding=1), (2, 7, 3), torch_conv(padding=1)),
@@ -319,6 +359,18 @@ MODULES = {
     "dense": (layers.dense.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
     "dense without bias": (layers.dense.layer(4, use_bias=False), (5, 3), nn.Linear(3, 4, bias=False, **double), None),
     "bias_neuron": (layers.bias_neuron.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
+    "attention": (
+        layers.attention.layer(2, 3, append_key=True),
+        (2, 4, 6),
+        nn.MultiheadAttention(6, 2, add_bias_kv=True, batch_first=True, **double),
+        lambda module: lambda x: module(x, x, x)[0],
+    ),
+    "attention across, without bias": (
+        layers.attention.layer(2, 3, use_bias=False),
+        ((2, 4, 6), (2, 5, 4)),
+        nn.MultiheadAttention(6, 2, bias=False, kdim=4, vdim=4, batch_first=True, **double),
+        lambda module: lambda x: module(x[0], x[1], x[1])[0],
+    ),
     "conv 1-D": (conv.layer(6, 3, groups=2), (2, 7, 4), nn.Conv1d(4, 6, 3, groups=2, **double), torch_channels_last),
     "conv 2-D": (conv.layer(4, (3, 2)), (2, 7, 6, 3), nn.Conv2d(3, 4, (3, 2), **double), torch_channels_last),
     "conv_transpose 1-D": (

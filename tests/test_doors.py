@@ -29,6 +29,7 @@ from jaxbias.layers import (
     group_norm,
     layer_norm,
     max_pool,
+    positions,
     relu,
     reshape,
     rms_norm,
@@ -708,8 +709,9 @@ def test_a_wrong_call_gets_one_clear_line(call, error, pieces):
 # --- δ into every backward --------------------------------------------------------------------------------------------
 
 MODULES = (
-    *(activations, attention, avg_pool, batch_norm, bias_neuron, bilinear, conv, conv_transpose, dense, dropout, embedding),
+    *(activations, avg_pool, batch_norm, bias_neuron, bilinear, conv, conv_transpose, dense, dropout, embedding),
     *(global_avg_pool, group_norm, layer_norm, max_pool, reshape, rms_norm, rnn),
+    *(attention, positions),
 )
 DERIVATIONS = [derivation for module in MODULES for derivation in module.DERIVATIONS]
 LAYERS = {derivation.name: derivation.examples[0] for derivation in DERIVATIONS} | {

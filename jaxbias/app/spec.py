@@ -54,6 +54,7 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "global_avg_pool": ("", False, lambda: layers.global_avg_pool.layer()),
     "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
     "flatten": ("", False, lambda: layers.reshape.layer()),
+    "positions": ("64", False, lambda size, **options: layers.positions.layer(*_sizes(size), **options)),
     "attention": ("4x16", True, lambda size, **options: layers.attention.layer(*_sizes(size), **options)),
 }
 NOT_WRITTEN = {

@@ -177,7 +177,14 @@ def check_settings(
     dropout: Any,
     block: Any,
 ) -> None:
-    """Raise unless the keywords of `forward` make sense."""
+    """Raise unless the keywords of `forward` make sense.
+
+    Args:
+        window, max_distance, block: whole numbers of at least 1.
+        softcap, rotary_base, scale: positive numbers.
+        dropout: a probability.
+        rotary: the name of a pairing.
+    """
     check_size(block, function, "block")
     check_size(max_distance, function, "max_distance")
     if window is not None:

@@ -428,6 +428,14 @@ def without_mask(*fields):
     return core, "_tile_backward", wrong
 
 
+RIGHT_HEADS = attention._heads_backward
+
+
+def without_values(x, params, delta):
+    grads, delta_x = RIGHT_HEADS(x, params, delta)
+    return grads, 0 * delta_x if np.array_equal(params.weight, without_values.weight) else delta_x
+
+
 def by_set(slopes, table, fixed, delta):
     bucket = _distance.bucket_of(_distance.distances(3, 3), 4, 3, True)
     return slopes, jnp.zeros(table.shape).at[bucket].set(delta.T)
@@ -460,27 +468,15 @@ FAULTS = {
         (_query_norm, "rotated", lambda *args, back=False: RIGHT[2](*args)),
         Q | K | {"1.x"},
     ),
-    "the appended key in the key bias too": (
-        (
-            attention,
-            "_heads_backward",
-            lambda x, params, delta: (lambda g, dx: (g._replace(bias=g.bias + 1.0), dx))(
-                *RIGHT_HEADS(x, params, delta)
-            ),
-        ),
-        {"0.query.bias", "0.key.bias", "0.value.bias"},
+    "row of the appended key added to the last key": (
+        of_core(lambda g, plan: g._replace(k=g.k.at[:, :, -1].add(g.appended_key[None] / 2))),
+        K | {"1.x"},
     ),
     "one way of δx missing": (
-        (attention, "_heads_backward", lambda x, params, delta: without_values(x, params, delta)),
+        (attention, "_heads_backward", without_values),
         {"1.x"},
     ),
 }
-RIGHT_HEADS = attention._heads_backward
-
-
-def without_values(x, params, delta):
-    grads, delta_x = RIGHT_HEADS(x, params, delta)
-    return grads, 0 * delta_x if np.array_equal(params.weight, without_values.weight) else delta_x
 
 
 def fixed_mask(key, number, shape, plan):
@@ -500,3 +496,89 @@ def test_planted_faults_are_caught(key, name, monkeypatch):
     monkeypatch.setattr(module, function, wrong)
     found = EVERYTHING.layer.backward(residuals, delta)
     assert_caught(EVERYTHING, key, lambda residuals, delta: found, leaves)
+
+
+# --- doors, and a network ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_bad_input_is_named(key):
+    x = jnp.ones((2, 3, 4))
+    layer = attention.layer(2, 3)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), jax.eval_shape(layer.init, key, x))
+    forward = lambda x, **options: jax.eval_shape(lambda: attention.forward(params, x, **options)[0])
+    wrong = {
+        r"attention.forward: x must be \(\*batch, time, features\), got shape \(3, 4\).*x\[None\]": lambda: forward(
+            x[0]
+        ),
+        r"attention.forward: x has 5 features but the query weight has fan_in=4": lambda: forward(jnp.ones((2, 3, 5))),
+        r"attention.forward \(y\): x has 5 features": lambda: forward((x, jnp.ones((2, 3, 5)))),
+        r"x must be an array, a pair \(x, y\) or attention.Inputs, got a tuple of 3": lambda: forward((x, x, x)),
+        r"x and y must have the same leading axes": lambda: forward((x, x[:1])),
+        r"visible with two axes is \(n, S\) = \(2, 3\), got shape \(3, 3\)": lambda: forward(
+            Inputs(x, visible=np.ones((3, 3), bool))
+        ),
+        r"bias has shape \(4, 3\), which does not broadcast to .* = \(2, 2, 3, 3\)": lambda: forward(
+            Inputs(x, bias=jnp.ones((4, 3)))
+        ),
+        r"2 query heads cannot share 3 key heads evenly": lambda: attention.layer(2, 3, key_heads=3),
+        r"attention.layer: heads must be a whole number of at least 1, got the int 0": lambda: attention.layer(0, 3),
+        r"norm must be None or one of rms, unit, got the str 'layer'": lambda: attention.layer(2, 3, norm="layer"),
+        r"position must be None or one of alibi": lambda: attention.layer(2, 3, position="sin"),
+        r"rotary must be None or one of half, interleaved": lambda: attention.layer(2, 3, rotary="full"),
+        r"rotary positions turn pairs of features, but head_size is 3": lambda: forward(x, rotary="half"),
+        r"use_bias must be True, False, or some of query, key, value, out": lambda: attention.layer(
+            2, 3, use_bias="out"
+        ),
+        r"softcap must be positive, got 0": lambda: attention.layer(2, 3, softcap=0),
+        r"dropout is the probability .*; got 1.5": lambda: attention.layer(2, 3, dropout=1.5),
+        r"with dropout the state is a random key, and it is missing": lambda: forward(x, dropout=0.5),
+        r"bias_k and bias_v are the key and the value": lambda: attention.forward(
+            params._replace(bias_k=jnp.ones((2, 3))), x
+        ),
+        r"the value weight must have shape \(4, 2, 3\)": lambda: attention.forward(
+            params._replace(value=Params(jnp.ones((4, 1, 3)), None)), x
+        ),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match=r"visible must be an array of bools, True where a query may look, got a float"):
+        forward(Inputs(x, visible=jnp.ones((2, 3))))
+    with pytest.raises(TypeError, match=r"attention.forward: params must be AttentionParams\(query, .* got Params"):
+        attention.forward(Params(x, None), x)
+
+
+def test_inference_drops_nothing_and_a_step_gives_another_key(key):
+    x = normal(key, (2, 3, 4), jnp.float32)
+    layer = attention.layer(2, 3, dropout=0.5)
+    params = jax.eval_shape(layer.init, key, x)
+    assert jb.inference(layer).state is None and layer.state is not None
+    assert jax.eval_shape(jb.inference(layer).forward, params, x)[0].shape == (2, 3, 4)
+    assert not (jax.random.key_data(layer.state.step(key, None)) == jax.random.key_data(key)).all()
+
+
+def test_a_transformer_block_learns_to_copy_the_step_before(key):
+    """Pre-norm attention and units, each behind a skip connection: only attention can see the step before."""
+    block = jb.chain(
+        jb.residual(jb.chain(jb.layers.rms_norm.layer(), attention.layer(2, 4, causal=True, rotary="half"))),
+        jb.residual(
+            jb.chain(jb.layers.rms_norm.layer(), jb.layers.dense.layer(16), jb.layers.gelu, jb.layers.dense.layer(8))
+        ),
+    )
+    network = jb.chain(jb.layers.dense.layer(8), block, jb.layers.dense.layer(4))
+    labels = np.random.default_rng(0).integers(4, size=(16, 6))
+    x = jnp.asarray(np.eye(4, dtype=np.float32)[labels])
+    targets = jnp.asarray(np.eye(4, dtype=np.float32)[np.pad(labels, ((0, 0), (1, 0)))[:, :-1]])
+    value_and_grad = jb.value_and_grad(network, jb.losses.half_squared_error)
+
+    @jax.jit
+    def train(params):
+        def step(params, _):
+            loss, grads = value_and_grad(params, x, targets)
+            return jax.tree.map(lambda p, g: p - 0.05 * g, params, grads), loss
+
+        return jax.lax.scan(step, params, None, length=150)
+
+    params, losses = train(network.init(key, x))
+    assert losses[-1] < 0.3 * losses[0]
