@@ -5,6 +5,7 @@
     conv             weight (*kernel, in/groups, out)    weight (out, in/groups, *kernel)
     conv_transpose   weight (*kernel, in/groups, out)    weight (in, out/groups, *kernel)
     bilinear         weight (in1, in2, out)              weight (out, in1, in2)
+    linear_cross_entropy                                 as dense, its Linear
     bias_neuron      weight (in + 1, out)                weight (out, in) and bias (out,) of a Linear
     rnn              input.weight, hidden.weight,        weight_ih_l0, weight_hh_l0, both transposed, and
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero

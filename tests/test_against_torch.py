@@ -257,6 +257,17 @@ def test_layer(key, name):
     assert_same_as_torch(key, layer, x, torch_forward)
 
 
+def test_linear_cross_entropy(key):
+    """A Linear, and the cross-entropy behind it."""
+    layer = layers.linear_cross_entropy.layer(7, label_smoothing=0.1, ignore_label=-1, block_rows=2, chunk=3)
+    x = jax.random.normal(key, (5, 3), jnp.float64), jnp.array([0, 6, -1, 3, 2])
+
+    def in_torch(p, x):
+        return F.cross_entropy(F.linear(x[0], p.weight.T, p.bias), x[1], label_smoothing=0.1, ignore_index=-1)
+
+    assert_same_as_torch(key, layer, x, in_torch)
+
+
 LABELS = np.array([0, 2, 1, 1, 2])
 WEIGHT = np.array([0.5, 2, 1])
 DENSE = np.array([[0.2, 0.5, 0.3], [1, 0, 0], [0, 0.9, 0.1], [0.3, 0.3, 0.4], [0, 0, 1]])

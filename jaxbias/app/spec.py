@@ -62,6 +62,7 @@ NOT_WRITTEN = {
     "bilinear": "it takes two inputs",
     "conv_transpose": "no data set here has images as targets",
     "embedding": "it takes whole numbers, and data sets here hold measurements",
+    "linear_cross_entropy": "it is the loss too, and takes the labels",
     "rnn": "it takes sequences",
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""

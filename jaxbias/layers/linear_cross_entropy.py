@@ -37,7 +37,7 @@ from jaxbias._doors import check_delta, check_features, check_float, check_numbe
 from jaxbias._numerics import accumulation_dtype, rows, widen
 from jaxbias.derivation import Derivation, Example, generator, normal
 from jaxbias.initializers import Initializer
-from jaxbias.layouts import AS_HERE, Layouts, of_weight
+from jaxbias.layouts import Layouts, of_weight
 from jaxbias.losses._loss import is_valid, poison, read_labels, weigh_rows
 from jaxbias.params import (
     Layer,
@@ -138,11 +138,15 @@ def forward(
     check_features(h, weight.shape[0], "linear_cross_entropy.forward", f"weight has fan_in={weight.shape[0]}")
     logits = jax.ShapeDtypeStruct((*h.shape[:-1], weight.shape[1]), h.dtype)
     labels = read_labels(logits, labels, "linear_cross_entropy.forward", ignore_label).reshape(-1)
+    wide = accumulation_dtype(weight.dtype)
     r = _row_factors(labels, weight.shape[1], accumulation_dtype(h.dtype), options)
 
     blocks = _blocks(rows(h), labels, r, options.block_rows or max(1, BLOCK_ENTRIES // weight.shape[1]))
-    wide = accumulation_dtype(weight.dtype)
-    start = jnp.zeros((), r.dtype), jnp.zeros(weight.shape, wide), None if bias is None else jnp.zeros(bias.shape, wide)
+    start = (
+        jnp.zeros((), accumulation_dtype(h.dtype)),
+        jnp.zeros(weight.shape, wide),
+        None if bias is None else jnp.zeros(bias.shape, wide),
+    )
     step = partial(_add_block, weight, bias, options)
     (loss, grad_weight, grad_bias), grad_h = lax.scan(step, start, blocks)
     grad_h = grad_h.reshape(-1, h.shape[-1])[: len(labels)].reshape(h.shape)
@@ -278,7 +282,7 @@ def _blocks(h, labels, r, block_rows):
 def _pair(x: Any, function: str) -> Any:
     if not isinstance(x, tuple | list) or len(x) != 2:
         raise ValueError(f"{function}: x must be a pair (h, labels) of arrays, got {describe(x)}.")
-    if not jnp.issubdtype(getattr(x[1], "dtype", None), jnp.integer):
+    if not hasattr(x[1], "dtype") or not jnp.issubdtype(x[1].dtype, jnp.integer):
         raise TypeError(f"{function}: labels must be integers, got {describe(x[1])}. Dense targets need dense layers.")
     return x
 
@@ -313,7 +317,7 @@ def check_options(options: Options, function: str) -> None:
     check_size(chunk, function, "chunk")
 
 
-LAYOUTS = Layouts(pytorch=of_weight(np.transpose, np.transpose), keras=AS_HERE)  # as those of dense
+LAYOUTS = Layouts(pytorch=of_weight(np.transpose, np.transpose))  # a Linear: weight (out, in)
 
 
 def layer(

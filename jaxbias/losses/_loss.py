@@ -233,7 +233,7 @@ def with_row_weight(loss: Loss) -> ConfiguredLoss:
     if not callable(forward) or "row_weight" not in inspect.signature(forward).parameters:
         raise TypeError(f"with_row_weight: {describe(loss)} takes no row_weight, as those of jb.losses do.")
 
-    def weighted(out, targets):
+    def weighted(out: Any, targets: Any) -> tuple[Array, Any]:
         if not isinstance(targets, tuple | list) or len(targets) != 2:
             raise TypeError(f"{function}: targets must be a pair (targets, row_weight), got {describe(targets)}.")
         return forward(out, targets[0], row_weight=targets[1])
