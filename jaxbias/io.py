@@ -10,8 +10,8 @@
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
-Keras keeps dense, conv, embedding, layer_norm, group_norm and rms_norm as here, bias_neuron as a Dense, and rnn as
-kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are neither written nor read.
+Keras keeps dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here, bias_neuron as a Dense, and rnn
+as kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are neither written nor read.
 
 Each layer's file holds its layouts (`jaxbias.layouts`). No other library is needed for them: they are NumPy arrays
 under PyTorch's state-dict names or in Keras's order.

@@ -202,6 +202,15 @@ LAYERS = {
     "softplus": (layers.softplus, (5, 3), lambda p, x: F.softplus(x)),
     "silu": (layers.silu, (5, 3), lambda p, x: F.silu(x)),
     "gelu": (layers.gelu, (5, 3), lambda p, x: F.gelu(x)),
+    "selu": (layers.selu, (5, 3), lambda p, x: F.selu(x)),
+    "celu": (layers.activations.make_celu(0.5), (5, 3), lambda p, x: F.celu(x, alpha=0.5)),
+    "mish": (layers.mish, (5, 3), lambda p, x: F.mish(x)),
+    "log_sigmoid": (layers.log_sigmoid, (5, 3), lambda p, x: F.logsigmoid(x)),
+    # not F.hardsigmoid, whose derivative is 1/6 in float32 whatever the dtype
+    "hard_sigmoid": (layers.hard_sigmoid, (50, 3), lambda p, x: F.relu6(x + 3) / 6),
+    "hard_swish": (layers.hard_swish, (50, 3), lambda p, x: F.hardswish(x)),
+    "hard_tanh": (layers.hard_tanh, (5, 3), lambda p, x: F.hardtanh(x)),
+    "prelu": (layers.prelu.layer(), (5, 3), lambda p, x: F.prelu(x, p.weight)),
     "softmax": (layers.softmax, (5, 3), lambda p, x: F.softmax(x, -1)),
     "log_softmax": (layers.log_softmax, (5, 3), lambda p, x: F.log_softmax(x, -1)),
 }
@@ -315,6 +324,7 @@ MODULES = {
     "batch_norm": (layers.batch_norm.layer(), (5, 3), nn.BatchNorm1d(3, **double), None),
     "layer_norm": (layers.layer_norm.layer(), (5, 3), nn.LayerNorm(3, **double), None),
     "group_norm": (layers.group_norm.layer(2), (2, 5, 6), nn.GroupNorm(2, 6, **double), torch_channels_last),
+    "prelu": (layers.prelu.layer(), (5, 3), nn.PReLU(3, **double), None),
     "embedding": (layers.embedding.layer(4, 3, dtype=jnp.float64), None, nn.Embedding(4, 3, **double), None),
     "rnn": (
         layers.rnn.layer(4),

@@ -52,6 +52,7 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "max_pool": ("2", False, lambda size, **options: layers.max_pool.layer(_window(size), **options)),
     "avg_pool": ("2", False, lambda size, **options: layers.avg_pool.layer(_window(size), **options)),
     "global_avg_pool": ("", False, lambda: layers.global_avg_pool.layer()),
+    "prelu": ("", False, lambda **options: layers.prelu.layer(**options)),
     "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
     "flatten": ("", False, lambda: layers.reshape.layer()),
 }
