@@ -8,6 +8,7 @@
     bias_neuron      weight (in + 1, out)                weight (out, in) and bias (out,) of a Linear
     rnn              input.weight, hidden.weight,        weight_ih_l0, weight_hh_l0, both transposed, and
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
+    glu              gate.weight, up.weight, down.…      gate_proj, up_proj, down_proj, weights (out, in)
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
 Keras keeps dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here, bias_neuron as a Dense, and rnn

@@ -117,6 +117,11 @@ def torch_rnn(activation):
     return forward
 
 
+def torch_glu(p, x):
+    up, gate = (F.linear(x, each.weight.T, each.bias) for each in (p.up, p.gate))
+    return F.linear(F.glu(torch.cat([up, gate], dim=-1)), p.down.weight.T, p.down.bias)
+
+
 conv = layers.conv
 LAYERS = {
     "dense": (layers.dense.layer(4), (5, 3), torch_dense),
@@ -143,6 +148,7 @@ LAYERS = {
         ((2, 5, 3), (2, 4)),
         torch_rnn("relu"),
     ),
+    "glu": (layers.glu.layer(4, 2), (2, 5, 3), torch_glu),
     "bilinear": (
         layers.bilinear.layer(4),
         ((5, 3), (5, 2)),
@@ -303,6 +309,20 @@ def torch_channels_last(module):
 
 
 nn, double = torch.nn, {"dtype": torch.float64}
+
+
+class LlamaMlp(nn.Module):
+    """A gated unit as published models write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 3)
+        self.double()
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
 MODULES = {
     "dense": (layers.dense.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
     "dense without bias": (layers.dense.layer(4, use_bias=False), (5, 3), nn.Linear(3, 4, bias=False, **double), None),
@@ -324,6 +344,7 @@ MODULES = {
     "batch_norm": (layers.batch_norm.layer(), (5, 3), nn.BatchNorm1d(3, **double), None),
     "layer_norm": (layers.layer_norm.layer(), (5, 3), nn.LayerNorm(3, **double), None),
     "group_norm": (layers.group_norm.layer(2), (2, 5, 6), nn.GroupNorm(2, 6, **double), torch_channels_last),
+    "glu": (layers.glu.layer(4, gate="silu"), (5, 3), LlamaMlp(), None),
     "prelu": (layers.prelu.layer(), (5, 3), nn.PReLU(3, **double), None),
     "embedding": (layers.embedding.layer(4, 3, dtype=jnp.float64), None, nn.Embedding(4, 3, **double), None),
     "rnn": (

@@ -4,7 +4,8 @@
     layer   = name [":" size] [":" option "=" value] ...
 
 `dense:128` has 128 units. `conv:16x3x3` has 16 filters with a 3×3 kernel, padding "SAME" unless said otherwise
-(`conv:16x3x3:padding=VALID:stride=2`). `max_pool:2` takes windows of 2 along every spatial axis. Options are the
+(`conv:16x3x3:padding=VALID:stride=2`). `swiglu:128` has 128 gates and as many outputs as inputs, `swiglu:128x10` ten,
+`geglu`, `reglu` and `glu` likewise. `max_pool:2` takes windows of 2 along every spatial axis. Options are the
 keywords of the layer.
 """
 
@@ -41,10 +42,19 @@ def _window(size: str) -> int | list[int]:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def _glu(**gate: str) -> Callable[..., Layer]:
+    """A gated unit with so many gates, or with another width of its output: 128x10."""
+    return lambda size, **options: layers.glu.layer(*_sizes(size), **gate, **options)
+
+
 _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     # name: (an example of the size, or "" where none is taken; whether there is a bias to switch off; how to build it)
     "dense": ("128", True, lambda size, **options: layers.dense.layer(*_sizes(size), **options)),
     "conv": ("16x3x3", True, _conv),
+    "glu": ("128", True, _glu()),
+    "swiglu": ("128", True, _glu(gate="silu")),
+    "geglu": ("128", True, _glu(gate="gelu")),
+    "reglu": ("128", True, _glu(gate="relu")),
     "batch_norm": ("", True, lambda **options: layers.batch_norm.layer(**options)),
     "layer_norm": ("", True, lambda **options: layers.layer_norm.layer(**options)),
     "rms_norm": ("", False, lambda **options: layers.rms_norm.layer(**options)),
