@@ -159,6 +159,11 @@ LAYERS = {
         jnp.array([[0, 3, 3], [1, 3, 0]]),
         lambda p, x: F.embedding(x.long(), p.weight),
     ),
+    "embedding, tied": (
+        layers.embedding.tied(layers.tanh, 4, 3, scale=2.0, dtype=jnp.float64),
+        jnp.array([[0, 3, 3], [1, 3, 0]]),
+        lambda p, x: F.linear(torch.tanh(2 * F.embedding(x.long(), p[0].weight)), p[0].weight, p[0].bias),
+    ),
     "max_pool 1-D": (layers.max_pool.layer(2), (2, 7, 3), torch_pool(F.max_pool1d, kernel_size=2)),
     "max_pool overlapping, padded": (
         layers.max_pool.layer(3, stride=2, padding=1),
