@@ -170,6 +170,21 @@ LAYERS = {
         (2, 7, 6, 3),
         torch_pool(F.max_pool2d, kernel_size=3, stride=2, padding=1),
     ),
+    "max_pool dilated, rounded up": (
+        layers.max_pool.layer(2, stride=3, padding=1, dilation=2, ceil_mode=True),
+        (2, 8, 7, 3),
+        torch_pool(F.max_pool2d, kernel_size=2, stride=3, padding=1, dilation=2, ceil_mode=True),
+    ),
+    "avg_pool rounded up": (
+        layers.avg_pool.layer(3, stride=2, padding=1, ceil_mode=True),
+        (2, 8, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    ),
+    "avg_pool rounded up, without the padding": (
+        layers.avg_pool.layer(3, stride=3, padding=1, ceil_mode=True, count_include_pad=False),
+        (2, 8, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=3, padding=1, ceil_mode=True, count_include_pad=False),
+    ),
     "avg_pool overlapping, padded": (
         layers.avg_pool.layer(3, stride=2, padding=1),
         (2, 7, 6, 3),

@@ -146,7 +146,7 @@ def test_the_tied_network_has_parts_that_the_tools_see():
         "0.weight": (5, 3), "0.bias": (5,), "1.0.weight": (3, 3), "1.0.bias": (3,),
     }  # fmt: skip
     assert set(jb.deltas(network, jb.losses.cross_entropy)(params, ids, ids, state)) == {"0", "1.0", "1.1"}
-    assert "embedding" in str(jb.summary(network, params, ids))
+    assert "embedding" in str(jb.summary(params, network, ids))
 
 
 def tied_fault(change):
