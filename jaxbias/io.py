@@ -11,8 +11,9 @@
     glu              gate.weight, up.weight, down.…      gate_proj, up_proj, down_proj, weights (out, in)
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
-Keras keeps dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here, bias_neuron as a Dense, and rnn
-as kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are neither written nor read.
+Keras keeps dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here, bias_neuron as a
+Dense, and rnn as kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are neither written
+nor read.
 
 Each layer's file holds its layouts (`jaxbias.layouts`). No other library is needed for them: they are NumPy arrays
 under PyTorch's state-dict names or in Keras's order.

@@ -195,6 +195,32 @@ LAYERS = {
         (2, 7, 6, 3),
         torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
     ),
+    "einsum_dense": (
+        layers.einsum_dense.layer("nabd,aodb->noa", {"o": 3}),
+        (4, 2, 3, 2),
+        lambda p, x: torch.einsum("nabd,aodb->noa", x, p.weight) + p.bias,
+    ),
+    "pixel_shuffle": (layers.pixel_shuffle.layer(2), (2, 3, 2, 8), torch_pool(F.pixel_shuffle, upscale_factor=2)),
+    "pixel_shuffle, inverse": (
+        layers.pixel_shuffle.layer(2, inverse=True),
+        (2, 4, 2, 3),
+        torch_pool(F.pixel_unshuffle, downscale_factor=2),
+    ),
+    "upsample nearest": (
+        layers.upsample.layer(size=(7, 2)),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, size=(7, 2), mode="nearest"),
+    ),
+    "upsample bilinear": (
+        layers.upsample.layer(size=(7, 2), method="linear"),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, size=(7, 2), mode="bilinear", align_corners=False),
+    ),
+    "upsample bilinear, corners aligned": (
+        layers.upsample.layer(2, method="linear", align_corners=True),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, scale_factor=2, mode="bilinear", align_corners=True),
+    ),
     "global_avg_pool": (layers.global_avg_pool.layer(), (2, 4, 5, 3), lambda p, x: x.mean(dim=(1, 2))),
     "batch_norm": (layers.batch_norm.layer(), (5, 3), torch_batch_norm),
     "batch_norm of images": (layers.batch_norm.layer(), (2, 4, 5, 3), torch_batch_norm),
@@ -215,6 +241,11 @@ LAYERS = {
         lambda p, x: channels_last(F.instance_norm(channels_first(x), weight=p.weight, bias=p.bias)),
     ),
     "rms_norm": (layers.rms_norm.layer(eps=1e-5), (5, 3), lambda p, x: F.rms_norm(x, (3,), p.weight, eps=1e-5)),
+    "rms_norm over two axes": (
+        layers.rms_norm.layer(axes=2, eps=1e-5),
+        (2, 4, 3),
+        lambda p, x: F.rms_norm(x, (4, 3), p.weight, eps=1e-5),
+    ),
     "leaky_relu": (layers.leaky_relu, (5, 3), lambda p, x: F.leaky_relu(x)),
     "gelu, tanh form": (
         layers.activations.make_gelu(approximate=True),

@@ -63,6 +63,8 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "avg_pool": ("2", False, lambda size, **options: layers.avg_pool.layer(_window(size), **options)),
     "global_avg_pool": ("", False, lambda: layers.global_avg_pool.layer()),
     "prelu": ("", False, lambda **options: layers.prelu.layer(**options)),
+    "upsample": ("2", False, lambda size, **options: layers.upsample.layer(_window(size), **options)),
+    "pixel_shuffle": ("2", False, lambda size, **options: layers.pixel_shuffle.layer(_window(size), **options)),
     "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
     "flatten": ("", False, lambda: layers.reshape.layer()),
 }
@@ -70,6 +72,7 @@ NOT_WRITTEN = {
     "bias_neuron": "it is dense with the bias as a row of its weight",
     "bilinear": "it takes two inputs",
     "conv_transpose": "no data set here has images as targets",
+    "einsum_dense": "an equation has a comma, as a list of layers has",
     "embedding": "it takes whole numbers, and data sets here hold measurements",
     "rnn": "it takes sequences",
 }
