@@ -9,6 +9,7 @@
     rnn              input.weight, hidden.weight,        weight_ih_l0, weight_hh_l0, both transposed, and
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
     glu              gate.weight, up.weight, down.…      gate_proj, up_proj, down_proj, weights (out, in)
+    lora             base, down, up, magnitude           base_layer, lora_A, lora_B, … of the package peft
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
 Keras keeps dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here, bias_neuron as a

@@ -74,6 +74,7 @@ NOT_WRITTEN = {
     "conv_transpose": "no data set here has images as targets",
     "einsum_dense": "an equation has a comma, as a list of layers has",
     "embedding": "it takes whole numbers, and data sets here hold measurements",
+    "lora": "it goes around the dense layers of a trained network, by lora.adapt",
     "rnn": "it takes sequences",
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""

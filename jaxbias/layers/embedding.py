@@ -304,8 +304,8 @@ def tied(
     Args:
         body: from (..., features) to (..., features); `jb.layers.identity` for none.
         use_bias: whether the output has a bias b (vocabulary,).
-        bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`; for example
-            `jb.initializers.log_prior(frequencies)`.
+        weight_init, bias_init: a function `(key, shape, dtype) -> array`, or its name in `jb.initializers.NAMES`; for
+            the bias for example `jb.initializers.log_prior(frequencies)`.
 
     Raises:
         TypeError: body is no `Layer`; TypeError, ValueError: as `layer`.
