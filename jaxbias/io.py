@@ -10,6 +10,8 @@
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
     glu              gate.weight, up.weight, down.…      gate_proj, up_proj, down_proj, weights (out, in)
     lora             base, down, up, magnitude           base_layer, lora_A, lora_B, … of the package peft
+    weight_norm      direction, gain                     parametrizations.weight.original1, …original0
+    spectral_norm    weight                              parametrizations.weight.original
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
 Keras keeps dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here, bias_neuron as a

@@ -396,6 +396,12 @@ MODULES = {
     "layer_norm": (layers.layer_norm.layer(), (5, 3), nn.LayerNorm(3, **double), None),
     "group_norm": (layers.group_norm.layer(2), (2, 5, 6), nn.GroupNorm(2, 6, **double), torch_channels_last),
     "glu": (layers.glu.layer(4, gate="silu"), (5, 3), LlamaMlp(), None),
+    "weight_norm": (
+        layers.weight_norm.layer(layers.dense.layer(4)),
+        (5, 3),
+        nn.utils.parametrizations.weight_norm(nn.Linear(3, 4, **double)),
+        None,
+    ),
     "prelu": (layers.prelu.layer(), (5, 3), nn.PReLU(3, **double), None),
     "embedding": (layers.embedding.layer(4, 3, dtype=jnp.float64), None, nn.Embedding(4, 3, **double), None),
     "rnn": (

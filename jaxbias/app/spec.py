@@ -76,6 +76,8 @@ NOT_WRITTEN = {
     "embedding": "it takes whole numbers, and data sets here hold measurements",
     "lora": "it goes around the dense layers of a trained network, by lora.adapt",
     "rnn": "it takes sequences",
+    "spectral_norm": "it goes around another layer",
+    "weight_norm": "it goes around another layer",
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
 

@@ -23,7 +23,9 @@ from . import (
     reshape,
     rms_norm,
     rnn,
+    spectral_norm,
     upsample,
+    weight_norm,
 )
 from .activations import (
     celu,
@@ -88,6 +90,8 @@ __all__ = [
     "silu",
     "softmax",
     "softplus",
+    "spectral_norm",
     "tanh",
     "upsample",
+    "weight_norm",
 ]
