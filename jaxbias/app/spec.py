@@ -75,6 +75,7 @@ NOT_WRITTEN = {
     "einsum_dense": "an equation has a comma, as a list of layers has",
     "embedding": "it takes whole numbers, and data sets here hold measurements",
     "lora": "it goes around the dense layers of a trained network, by lora.adapt",
+    "moe": "its experts are layers of their own",
     "rnn": "it takes sequences",
     "spectral_norm": "it goes around another layer",
     "weight_norm": "it goes around another layer",

@@ -1,15 +1,16 @@
 """Spectral normalisation of any affine layer: its weight is divided by its largest singular value, by power iteration.
 
-params are those of the layer inside. The state is SpectralState(u (fan-in,), y (outputs,)), unit vectors that hold still
-in backward; W counts as a matrix (fan-in, outputs), all its axes but the last made one.
+params are those of the layer inside. The state is SpectralState(u (fan-in,), y (outputs,)), unit vectors that hold
+still in backward; W counts as a matrix (fan-in, outputs), all its axes but the last made one.
 
 Forward     s = uᵀ W y,  z = layer(W/s, b);  in training u and y take `steps` power iterations first
 Backward, with G = ∂L/∂W′, W′ = W/s:
             ∂L/∂W = (G − ⟨G, W′⟩ u yᵀ)/s                                                        (9.7.2)
             ∂L/∂b, ∂L/∂x as the layer inside has them, for b lies outside
 
-It is the derivative of the forward with u and y held constant; at the exact pair of singular vectors it is that of W/|W|
-itself, for there ds = uᵀ dW y. The scale of W is redundant: ⟨W, ∂L/∂W⟩ = 0, so a weight decay does not shrink W′. The iterations go on from step to step of training; `jb.inference` uses the last pair as it is.
+It is the derivative of the forward with u and y held constant; at the exact pair of singular vectors it is that of
+W/|W| itself, for there ds = uᵀ dW y. The scale of W is redundant: ⟨W, ∂L/∂W⟩ = 0, so a weight decay does not shrink W′.
+The iterations go on from step to step of training; `jb.inference` uses the last pair as it is.
 
     >>> layer = spectral_norm.layer(dense.layer(8))
 

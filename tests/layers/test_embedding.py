@@ -134,13 +134,16 @@ def test_a_bias_just_before_the_head_duplicates_its_bias():
 def test_the_tied_network_has_parts_that_the_tools_see():
     network = embedding.tied(jb.chain(dense.layer(3), dropout.layer(0.5)), 5, 3)
     ids = jnp.array([[0, 4], [1, 1]])
-    params = network.init(jax.random.key(0), ids)
+    params = random_like(jax.random.key(1), jax.eval_shape(network.init, jax.random.key(0), ids))
     state = network.state.init(jax.random.key(1), ids)
-    out, residuals = run_forward(network, params, ids, state)
-    assert out.shape == (2, 2, 5) and jax.tree.leaves(network.state.step(state, residuals))[0] != state[1]
-    quiet, _ = jb.inference(network).forward(params, ids, state)
-    (table, _), ((weight, bias), _) = jax.tree.map(np.asarray, params)
-    np.testing.assert_allclose(quiet, (table[np.asarray(ids)] @ weight + bias) @ table.T, rtol=2e-6, atol=1e-6)
+    out, residuals = jax.eval_shape(lambda p, s: run_forward(network, p, ids, s), params, state)
+    assert out.shape == (2, 2, 5) and len(residuals.body) == len(state) == 2
+    assert network.state.step(state, residuals)[1] != state[1]
+    quiet, _ = jax.jit(jb.inference(network).forward)(params, ids, state)
+    (table, of_head), ((weight, bias), _) = jax.tree.map(np.asarray, params)
+    np.testing.assert_allclose(
+        quiet, (table[np.asarray(ids)] @ weight + bias) @ table.T + of_head, rtol=2e-6, atol=1e-6
+    )
     written = jb.io.to_pytorch(network, params)
     assert {name: array.shape for name, array in written.items()} == {
         "0.weight": (5, 3), "0.bias": (5,), "1.0.weight": (3, 3), "1.0.bias": (3,),
