@@ -39,7 +39,7 @@ def as_matrix(weight: Array) -> Array:
 
 
 def base_weight(base: Layer, weight: np.ndarray, *, written: bool) -> np.ndarray:
-    """The weight of the layer inside in PyTorch's layout, or back from it."""
+    """The weight of the layer inside in PyTorch's layout where it is `written`, or back from it."""
     layout = base.layouts.pytorch
     if layout is None:
         raise ValueError(f"the PyTorch layout of a {base.name} layer is not known.")
