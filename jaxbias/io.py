@@ -12,10 +12,15 @@
     attention        query.weight (in, heads, size), in_proj_weight, or q_, k_, v_proj_weight; in_proj_bias; bias_k,
                      key, value; out.weight          bias_v (1, 1, heads · size); out_proj.weight, out_proj.bias
                      (heads, size, out)
+    glu              gate.weight, up.weight, down.…      gate_proj, up_proj, down_proj, weights (out, in)
+    lora             base, down, up, magnitude           base_layer, lora_A, lora_B, … of the package peft
+    weight_norm      direction, gain                     parametrizations.weight.original1, …original0
+    spectral_norm    weight                              parametrizations.weight.original
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
-Keras keeps attention, dense, conv, embedding, layer_norm, group_norm and rms_norm as here, bias_neuron as a Dense, and
-rnn as kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are neither written nor read.
+Keras keeps attention, dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here,
+bias_neuron as a Dense, and rnn as kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are
+neither written nor read.
 
 Each layer's file holds its layouts (`jaxbias.layouts`). No other library is needed for them: they are NumPy arrays
 under PyTorch's state-dict names or in Keras's order.

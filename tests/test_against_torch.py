@@ -146,6 +146,11 @@ def torch_grouped_attention(p, x):
     return torch.einsum("nhte,hef->ntf", o, p.out.weight) + p.out.bias
 
 
+def torch_glu(p, x):
+    up, gate = (F.linear(x, each.weight.T, each.bias) for each in (p.up, p.gate))
+    return F.linear(F.glu(torch.cat([up, gate], dim=-1)), p.down.weight.T, p.down.bias)
+
+
 conv = layers.conv
 LAYERS = {
     "attention, appended key": (layers.attention.layer(2, 3, append_key=True), (2, 4, 6), torch_attention),
@@ -183,6 +188,7 @@ LAYERS = {
         ((2, 5, 3), (2, 4)),
         torch_rnn("relu"),
     ),
+    "glu": (layers.glu.layer(4, 2), (2, 5, 3), torch_glu),
     "bilinear": (
         layers.bilinear.layer(4),
         ((5, 3), (5, 2)),
@@ -193,11 +199,31 @@ LAYERS = {
         jnp.array([[0, 3, 3], [1, 3, 0]]),
         lambda p, x: F.embedding(x.long(), p.weight),
     ),
+    "embedding, tied": (
+        layers.embedding.tied(layers.tanh, 4, 3, scale=2.0, dtype=jnp.float64),
+        jnp.array([[0, 3, 3], [1, 3, 0]]),
+        lambda p, x: F.linear(torch.tanh(2 * F.embedding(x.long(), p[0].weight)), p[0].weight, p[0].bias),
+    ),
     "max_pool 1-D": (layers.max_pool.layer(2), (2, 7, 3), torch_pool(F.max_pool1d, kernel_size=2)),
     "max_pool overlapping, padded": (
         layers.max_pool.layer(3, stride=2, padding=1),
         (2, 7, 6, 3),
         torch_pool(F.max_pool2d, kernel_size=3, stride=2, padding=1),
+    ),
+    "max_pool dilated, rounded up": (
+        layers.max_pool.layer(2, stride=3, padding=1, dilation=2, ceil_mode=True),
+        (2, 8, 7, 3),
+        torch_pool(F.max_pool2d, kernel_size=2, stride=3, padding=1, dilation=2, ceil_mode=True),
+    ),
+    "avg_pool rounded up": (
+        layers.avg_pool.layer(3, stride=2, padding=1, ceil_mode=True),
+        (2, 8, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    ),
+    "avg_pool rounded up, without the padding": (
+        layers.avg_pool.layer(3, stride=3, padding=1, ceil_mode=True, count_include_pad=False),
+        (2, 8, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=3, padding=1, ceil_mode=True, count_include_pad=False),
     ),
     "avg_pool overlapping, padded": (
         layers.avg_pool.layer(3, stride=2, padding=1),
@@ -208,6 +234,32 @@ LAYERS = {
         layers.avg_pool.layer(3, stride=2, padding=1, count_include_pad=False),
         (2, 7, 6, 3),
         torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
+    ),
+    "einsum_dense": (
+        layers.einsum_dense.layer("nabd,aodb->noa", {"o": 3}),
+        (4, 2, 3, 2),
+        lambda p, x: torch.einsum("nabd,aodb->noa", x, p.weight) + p.bias,
+    ),
+    "pixel_shuffle": (layers.pixel_shuffle.layer(2), (2, 3, 2, 8), torch_pool(F.pixel_shuffle, upscale_factor=2)),
+    "pixel_shuffle, inverse": (
+        layers.pixel_shuffle.layer(2, inverse=True),
+        (2, 4, 2, 3),
+        torch_pool(F.pixel_unshuffle, downscale_factor=2),
+    ),
+    "upsample nearest": (
+        layers.upsample.layer(size=(7, 2)),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, size=(7, 2), mode="nearest"),
+    ),
+    "upsample bilinear": (
+        layers.upsample.layer(size=(7, 2), method="linear"),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, size=(7, 2), mode="bilinear", align_corners=False),
+    ),
+    "upsample bilinear, corners aligned": (
+        layers.upsample.layer(2, method="linear", align_corners=True),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, scale_factor=2, mode="bilinear", align_corners=True),
     ),
     "global_avg_pool": (layers.global_avg_pool.layer(), (2, 4, 5, 3), lambda p, x: x.mean(dim=(1, 2))),
     "batch_norm": (layers.batch_norm.layer(), (5, 3), torch_batch_norm),
@@ -229,6 +281,11 @@ LAYERS = {
         lambda p, x: channels_last(F.instance_norm(channels_first(x), weight=p.weight, bias=p.bias)),
     ),
     "rms_norm": (layers.rms_norm.layer(eps=1e-5), (5, 3), lambda p, x: F.rms_norm(x, (3,), p.weight, eps=1e-5)),
+    "rms_norm over two axes": (
+        layers.rms_norm.layer(axes=2, eps=1e-5),
+        (2, 4, 3),
+        lambda p, x: F.rms_norm(x, (4, 3), p.weight, eps=1e-5),
+    ),
     "leaky_relu": (layers.leaky_relu, (5, 3), lambda p, x: F.leaky_relu(x)),
     "gelu, tanh form": (
         layers.activations.make_gelu(approximate=True),
@@ -242,6 +299,15 @@ LAYERS = {
     "softplus": (layers.softplus, (5, 3), lambda p, x: F.softplus(x)),
     "silu": (layers.silu, (5, 3), lambda p, x: F.silu(x)),
     "gelu": (layers.gelu, (5, 3), lambda p, x: F.gelu(x)),
+    "selu": (layers.selu, (5, 3), lambda p, x: F.selu(x)),
+    "celu": (layers.activations.make_celu(0.5), (5, 3), lambda p, x: F.celu(x, alpha=0.5)),
+    "mish": (layers.mish, (5, 3), lambda p, x: F.mish(x)),
+    "log_sigmoid": (layers.log_sigmoid, (5, 3), lambda p, x: F.logsigmoid(x)),
+    # not F.hardsigmoid, whose derivative is 1/6 in float32 whatever the dtype
+    "hard_sigmoid": (layers.hard_sigmoid, (50, 3), lambda p, x: F.relu6(x + 3) / 6),
+    "hard_swish": (layers.hard_swish, (50, 3), lambda p, x: F.hardswish(x)),
+    "hard_tanh": (layers.hard_tanh, (5, 3), lambda p, x: F.hardtanh(x)),
+    "prelu": (layers.prelu.layer(), (5, 3), lambda p, x: F.prelu(x, p.weight)),
     "softmax": (layers.softmax, (5, 3), lambda p, x: F.softmax(x, -1)),
     "log_softmax": (layers.log_softmax, (5, 3), lambda p, x: F.log_softmax(x, -1)),
 }
@@ -366,6 +432,20 @@ def torch_channels_last(module):
 
 
 nn, double = torch.nn, {"dtype": torch.float64}
+
+
+class LlamaMlp(nn.Module):
+    """A gated unit as published models write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 3)
+        self.double()
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
 MODULES = {
     "dense": (layers.dense.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
     "dense without bias": (layers.dense.layer(4, use_bias=False), (5, 3), nn.Linear(3, 4, bias=False, **double), None),
@@ -399,6 +479,14 @@ MODULES = {
     "batch_norm": (layers.batch_norm.layer(), (5, 3), nn.BatchNorm1d(3, **double), None),
     "layer_norm": (layers.layer_norm.layer(), (5, 3), nn.LayerNorm(3, **double), None),
     "group_norm": (layers.group_norm.layer(2), (2, 5, 6), nn.GroupNorm(2, 6, **double), torch_channels_last),
+    "glu": (layers.glu.layer(4, gate="silu"), (5, 3), LlamaMlp(), None),
+    "weight_norm": (
+        layers.weight_norm.layer(layers.dense.layer(4)),
+        (5, 3),
+        nn.utils.parametrizations.weight_norm(nn.Linear(3, 4, **double)),
+        None,
+    ),
+    "prelu": (layers.prelu.layer(), (5, 3), nn.PReLU(3, **double), None),
     "embedding": (layers.embedding.layer(4, 3, dtype=jnp.float64), None, nn.Embedding(4, 3, **double), None),
     "rnn": (
         layers.rnn.layer(4),
