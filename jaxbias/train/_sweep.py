@@ -235,7 +235,7 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
     def train(member, data, validation):
         init_index, on, values, key_data = member
         init_key, fit_key = jax.random.split(wrap(key_data))
-        first = network_input(objective.loss, *(array[:batch_size] for array in data))
+        first = jax.tree.map(lambda array: array[:batch_size], network_input(objective.loss, *data))
 
         def without_bias(tree):
             """Every leaf named bias times 0 where the bias is off."""
