@@ -3,7 +3,7 @@
 Every module in `jaxbias.layers` and `jaxbias.losses` ends with `DERIVATIONS`; `jaxbias.selfcheck` collects them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,12 +53,15 @@ class Derivation(NamedTuple):
         formulas: TeX of the forward, then of each gradient.
         source: author, year, equation.
         examples: configurations that together reach every line of the backward; the first is the plainest.
+        symbols: what stands in ∂L/∂… in a formula → the leaves whose gradient that formula gives; needed only where
+            the symbol is not the usual one (W for weight, b for bias, x for the input).
     """
 
     name: str
     formulas: tuple[str, ...]
     source: str
     examples: tuple[Example, ...] | tuple[LossExample, ...]
+    symbols: Mapping[str, tuple[str, ...]] = {}
 
 
 class Instance(NamedTuple):

@@ -328,8 +328,9 @@ DERIVATIONS = (
         (
             r"z_{nj} = s W_{v_n j}",
             r"\partial L/\partial W_{vj} = \sum_{n:\,v_n = v} s\,\delta_{nj}",
-            r"z = h W^\top + b \text{ (tied)}, \quad \partial L/\partial b = \sum_n \delta",
-            r"\partial L/\partial h = \delta W, \quad \partial L/\partial W = \sum_n \delta^\top h + \text{the above}",
+            r"z = h W^\top + b \text{ (tied)}, \quad \delta_h = \delta W",
+            r"\partial L/\partial W = \sum_n \delta^\top h + \text{ that of the table (tied)}",
+            r"\partial L/\partial b = \sum_n \delta \text{ (tied)}",
         ),
         "equations (2), (10), 9.12; Press and Wolf (2017)",
         (
@@ -341,5 +342,6 @@ DERIVATIONS = (
             Example("tied", tied(tanh, 6, 3, scale=3**0.5), _repeated_ids(2, 4)),
             Example("tied, no bias, no ids", tied(identity, 6, 3, use_bias=False), _repeated_ids(0)),
         ),
+        {"W_{vj}": ("weight", "0.weight"), "W": ("0.weight",), "b": ("0.bias",)},
     ),
 )

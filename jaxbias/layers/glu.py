@@ -276,8 +276,12 @@ DERIVATIONS = (
         (
             r"z = (\varphi(g) \circ u) W_d + b_d, \quad g = x W_g + b_g, \quad u = x W_u + b_u",
             r"\delta_u = \delta W_d^\top \circ \varphi(g), \quad \delta_g = \delta W_d^\top \circ u \circ \varphi'(g)",
-            r"\partial L/\partial W_d = (\varphi(g) \circ u)^\top \delta, \quad \partial L/\partial b_d = \sum \delta",
-            r"\partial L/\partial W_{g,u} = x^\top \delta_{g,u}, \quad \partial L/\partial b_{g,u} = \sum \delta_{g,u}",
+            r"\partial L/\partial W_d = (\varphi(g) \circ u)^\top \delta",
+            r"\partial L/\partial b_d = \sum \delta",
+            r"\partial L/\partial W_g = x^\top \delta_g",
+            r"\partial L/\partial b_g = \sum \delta_g",
+            r"\partial L/\partial W_u = x^\top \delta_u",
+            r"\partial L/\partial b_u = \sum \delta_u",
             r"\partial L/\partial x = \delta_g W_g^\top + \delta_u W_u^\top",
         ),
         "Dauphin et al. (2017), Shazeer (2020); equations 9.4",
@@ -288,5 +292,13 @@ DERIVATIONS = (
             ),
             Example("bilinear, no bias, no rows", layer(4, gate="identity", use_bias=False), (0, 3)),
         ),
+        {
+            "W_d": ("down.weight",),
+            "b_d": ("down.bias",),
+            "W_g": ("gate.weight",),
+            "b_g": ("gate.bias",),
+            "W_u": ("up.weight",),
+            "b_u": ("up.bias",),
+        },
     ),
 )

@@ -449,5 +449,6 @@ DERIVATIONS = (
             Example("no bias, two leading axes, sum", layer(7, use_bias=False, reduction="sum", chunk=4), _drawn(2, 3)),
             Example("no rows", layer(7), _drawn(0)),
         ),
+        {"h": ("x.0",)},
     ),
 )

@@ -385,11 +385,13 @@ DERIVATIONS = (
         "lora",
         (
             r"z = x W + b + s\,(x A) C \quad \text{or} \quad x\,(\mu V / n) + b, \quad V = W + s A C",
-            r"\partial L/\partial C = s\,(x A)^\top \delta, \quad \partial L/\partial A = s\, x^\top (\delta C^\top)",
-            r"\partial L/\partial b = \sum_n \delta, \quad \partial L/\partial W = x^\top \delta",
+            r"\partial L/\partial C = s\,(x A)^\top \delta",
+            r"\partial L/\partial A = s\, x^\top (\delta C^\top)",
+            r"\partial L/\partial W = x^\top \delta",
+            r"\partial L/\partial b = \sum_n \delta",
             r"\partial L/\partial x = \delta W^\top + s\,(\delta C^\top) A^\top",
             r"\partial L/\partial \mu_o = \sum_i G V / n, \quad G = x^\top \delta \text{ (DoRA)}",
-            r"\partial L/\partial V = (\mu/n)\,(G - (V/n)\, \partial L/\partial \mu) \text{ (DoRA)}",
+            r"\delta_V = (\mu/n)\,(G - (V/n)\, \partial L/\partial \mu) \text{ (DoRA)}",
         ),
         "Hu et al. (2022), Kalajdzievski (2023), Liu et al. (2024); equations 9.6",
         (
@@ -397,5 +399,12 @@ DERIVATIONS = (
             Example("DoRA, rank-stabilised", layer(4, rank=2, alpha=3.0, rank_stabilised=True, dora=True), (2, 3, 3)),
             Example("no bias, no rows", layer(4, rank=2, use_bias=False), (0, 3)),
         ),
+        {
+            "W": ("base.weight",),
+            "b": ("base.bias",),
+            "A": ("down",),
+            "C": ("up",),
+            r"\mu_o": ("magnitude",),
+        },
     ),
 )

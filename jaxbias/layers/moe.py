@@ -336,10 +336,13 @@ DERIVATIONS = (
         "moe",
         (
             r"y_t = \sum_{i \in S_t} w_{ti} f_i(x_t), \quad w_{ti} = p_{ti} / \sum_{j \in S_t} p_{tj}",
-            r"\delta w_{ti} = \delta_t \cdot f_i(x_t) \text{ on } S_t, \quad \partial L/\partial f_i = w_{ti} \delta_t",
+            r"\delta w_{ti} = \delta_t \cdot f_i(x_t) \text{ on } S_t, \quad \delta f_i = w_{ti} \delta_t",
             r"\delta z = w \circ (\delta w - \sum_i w\, \delta w)",
-            r"\partial L/\partial W_r = x^\top \delta z, \quad \partial L/\partial b_r = \sum_t \delta z",
-            r"\partial L/\partial x = \delta z\, W_r^\top + \sum_i \partial L/\partial x|_{f_i}",
+            r"\partial L/\partial W_r = x^\top \delta z",
+            r"\partial L/\partial b_r = \sum_t \delta z",
+            r"\partial L/\partial W_i = x^\top \delta f_i \text{ (dense experts)}",
+            r"\partial L/\partial b_i = \sum_t \delta f_i",
+            r"\partial L/\partial x = \delta z\, W_r^\top + \sum_i \delta f_i\, W_i^\top",
         ),
         "Shazeer et al. (2017), Fedus et al. (2022), Zoph et al. (2022); equations 9.5",
         (
@@ -360,5 +363,11 @@ DERIVATIONS = (
                 (3, 2),
             ),
         ),
+        {
+            "W_r": ("router.weight",),
+            "b_r": ("router.bias",),
+            "W_i": ("experts.weight",),
+            "b_i": ("experts.bias",),
+        },
     ),
 )

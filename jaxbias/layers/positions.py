@@ -170,5 +170,6 @@ DERIVATIONS = (
             Example("sinusoidal", sinusoidal(), (2, 3, 5)),
             Example("no rows", layer(3), (0, 3, 2)),
         ),
+        {"P_t": ("weight",)},
     ),
 )

@@ -123,5 +123,6 @@ DERIVATIONS = (
             Example("one slope", layer(shared=True), (2, 5, 3)),
             Example("over two axes", layer(axes=2), (2, 4, 3)),
         ),
+        {r"\alpha": ("weight",)},
     ),
 )

@@ -141,7 +141,10 @@ DERIVATIONS = (
         "spectral_norm",
         (
             r"z = f(W', b), \quad W' = W / s, \quad s = u^\top W y",
-            r"\partial L/\partial W = (G - \langle G, W' \rangle\, u y^\top)/s, \quad G = \partial L/\partial W'",
+            r"G = \partial L/\partial W' = x^\top \delta \text{ (dense)}",
+            r"\partial L/\partial W = (G - \langle G, W' \rangle\, u y^\top)/s",
+            r"\partial L/\partial b = \sum \delta",
+            r"\partial L/\partial x = \delta W'^\top \text{ (dense)}",
         ),
         "Miyato et al. (2018); equation (9.7.2)",
         (

@@ -131,13 +131,17 @@ DERIVATIONS = (
         "weight_norm",
         (
             r"z = f(W', b), \quad W'_o = g_o v_o / |v_o|",
-            r"\partial L/\partial g_o = \sum_i G_{io} v_{io} / |v_o|, \quad G = \partial L/\partial W'",
+            r"G = \partial L/\partial W' = x^\top \delta \text{ (dense)}",
+            r"\partial L/\partial g_o = \sum_i G_{io} v_{io} / |v_o|",
             r"\partial L/\partial v_o = (g_o/|v_o|)\,(G_o - (v_o/|v_o|)\, \partial L/\partial g_o)",
+            r"\partial L/\partial b = \sum \delta",
+            r"\partial L/\partial x = \delta W'^\top \text{ (dense)}",
         ),
         "Salimans and Kingma (2016), eq. 3; equation (9.7.1)",
         (
             Example("dense", layer(dense.layer(4)), (5, 3)),
             Example("conv, no bias", layer(conv.layer(2, 2, use_bias=False)), (2, 4, 3)),
         ),
+        {"g_o": ("gain",), "v_o": ("direction",)},
     ),
 )

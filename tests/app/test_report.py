@@ -108,7 +108,7 @@ def test_every_gradient_stands_level_with_its_own_formula(derivation):
     leaves = dict.fromkeys(_leaf_name(path_name(path[1:])) for path, leaf in paths if leaf.dtype == "float32")
     if derivation.name == "rnn":
         leaves.pop("x.1")  # the state before the first step: its gradient is the δ of the shared formula, times Uᵀ
-    shared, own = leaf_formulas(derivation.formulas, list(leaves))
+    shared, own = leaf_formulas(derivation, list(leaves))
     assert all(own.values()), own
     assert shared and not any(tex.startswith(r"\partial L") for tex in shared)
     assert {*shared, *(tex for formulas in own.values() for tex in formulas)} == set(derivation.formulas)

@@ -13,6 +13,7 @@ from jaxbias.app.report._collect import BiasEffect, PageData, Run
 from jaxbias.app.report._formulas import Typesetter
 from jaxbias.app.report._pictures import bars, curves, tiles
 from jaxbias.app.report._sources import linked
+from jaxbias.derivation import Derivation
 from jaxbias.selfcheck import DTYPES, TOLERANCE, Check
 
 _e = html.escape
@@ -103,7 +104,7 @@ def _derivations(checks: list[Check], typesetter: Typesetter) -> str:
     )
 
 
-_GRADIENT = re.compile(r"\\partial L/\\partial\s*(?:\\tilde\s*)?(\\gamma|\\beta|[A-Za-z](?:\^\d)?)")
+_GRADIENT = re.compile(r"\\partial L/\\partial\s*(?:\\tilde\s*)?((\\?[A-Za-z]+(?:\^\d)?)(?:_\w|_\{[^}]*\})?)\s*=")
 _LEAVES = {
     "W": ("weight", "input.weight"), "w": ("weight",), r"\gamma": ("weight",), "U": ("hidden.weight",),
     "b": ("bias", "input.bias"), r"\beta": ("bias",),
@@ -112,12 +113,14 @@ _LEAVES = {
 """Symbol in ∂L/∂… → the leaves whose gradient that formula gives; in an activation or a loss z or a is the input."""
 
 
-def leaf_formulas(formulas: Sequence[str], leaves: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+def leaf_formulas(derivation: Derivation, leaves: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Formulas of the forward and of what gradients share, and leaf → those of its own gradient."""
     shared, own = [], {leaf: [] for leaf in leaves}
-    for tex in formulas:
-        match = _GRADIENT.match(tex)
-        targets = [leaf for leaf in leaves if match and leaf in _LEAVES.get(match.group(1), ())]
+    for tex in derivation.formulas:
+        named: set[str] = set()
+        for whole, letter in _GRADIENT.findall(tex):
+            named.update(derivation.symbols.get(whole, _LEAVES.get(letter, ())))
+        targets = [leaf for leaf in leaves if leaf in named]
         for leaf in targets:
             own[leaf].append(tex)
         if not targets:
@@ -127,7 +130,7 @@ def leaf_formulas(formulas: Sequence[str], leaves: Sequence[str]) -> tuple[list[
 
 def _derivation(check: Check, typesetter: Typesetter) -> str:
     worst = check.worst()
-    shared, own = leaf_formulas(check.derivation.formulas, list(worst))
+    shared, own = leaf_formulas(check.derivation, list(worst))
     count = len(check.derivation.examples)
     name = _e(check.derivation.name).replace("_", "_<wbr>")
     first = (
