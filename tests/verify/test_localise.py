@@ -112,6 +112,7 @@ def test_the_wrong_line_is_found_and_no_other(name):
     assert len(wrong) == 1 and (wrong[0] in line or line in wrong[0]), str(report)
 
 
+@pytest.mark.slow
 def test_a_slip_in_every_pass_of_a_loop_is_one_finding():
     slip = next(slip for slip in several.SEVERAL if slip.name == "rnn_slope_and_transpose")
     report = verify.vjp(slip.forward, slip.rule, slip.draw(jax.random.key(1)))

@@ -126,7 +126,8 @@ def test_the_right_rule_is_right_and_1_percent_is_wrong(name):
         assert report.certificate["probes"], factor
 
 
-@pytest.mark.parametrize("loop", [newton, pytest.param(halley, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", [newton, halley])
 def test_a_rule_by_the_implicit_function_theorem(loop):
     power = 2 if loop is newton else 3
     rule = lambda args, ct, factor=1.0: (factor * ct / (power * loop(args[0]) ** (power - 1)),)
@@ -193,9 +194,10 @@ TIED = {
     "the maximum of nothing": (lambda x: jax.ops.segment_max(x, jnp.array([0, 1, 1, 0]), 3), (normal(3, 4),)),
     "attention": (one_query, tuple(normal(k, 1, 3, 1, 2) for k in range(3))),
 }
+LONG = ("the largest set to it", "attention")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "attention")) for n in TIED])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in TIED])
 def test_a_tie_by_construction_excuses_nothing(name):
     """x == max(x) ties wherever x is, and the forward has a slope there."""
     forward, args = TIED[name]
@@ -302,7 +304,8 @@ def implicit(args, ct, transposed=True, factor=1.0):
 WRONG = [(jnp.float32, {"transposed": False}), (jnp.float64, {"factor": 1.001})]
 
 
-@pytest.mark.parametrize(("dtype", "wrong"), [WRONG[0], pytest.param(*WRONG[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "wrong"), WRONG)
 def test_forward_mode_where_there_is_no_reverse_mode(dtype, wrong):
     args = 0.2 * normal(1, 2, 2, dtype=dtype), normal(2, 2, dtype=dtype)
     report = verify.vjp(fixed_point, implicit, args)
@@ -376,6 +379,7 @@ def test_mapped_loops():
     assert verify.vjp(function, scaled(function, 1.001), args, diagnose=False).verdict == "wrong"
 
 
+@pytest.mark.slow
 def test_an_unconverged_iteration_excuses_no_more_than_it_misses():
     forward = lambda w, x: lax.scan(lambda z, _: (jnp.tanh(w @ z + x), None), jnp.zeros_like(x), None, length=25)[0]
     args = 0.3 * normal(1, 3, 3, dtype=jnp.float64), normal(2, 3, dtype=jnp.float64)
