@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     """float64 for float64, float32 for every narrower float."""
-    return max(jnp.dtype(dtype), jnp.dtype(jnp.float32), key=lambda each: each.itemsize)
+    return max(jnp.dtype(dtype), jnp.dtype(jnp.float32), key=lambda candidate: candidate.itemsize)
 
 
 def widen(x: Array) -> Array:

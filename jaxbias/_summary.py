@@ -156,29 +156,29 @@ def _is_within(leaf: str, layer: str, *, exactly: bool) -> bool:
 
 def _layer_types(network: Layer) -> dict[str, str]:
     """Path → type of every leaf layer, in the order of the forward pass."""
-    found = {}
+    types = {}
 
     def visit(layer, path):
-        found[".".join(path)] = layer.name
+        types[".".join(path)] = layer.name
         return layer
 
     map_layers(visit, network)
-    return found
+    return types
 
 
 def _out_shapes(network: Layer, params: Tree, x: Any) -> dict[str, str]:
     """Path → shape of the output of every leaf layer."""
-    found = {}
+    out_shapes = {}
 
     def tap(layer, path):
         def forward(*args):
             out, residuals = layer.forward(*args)
             shapes = [str((None, *leaf.shape[1:])) for leaf in jax.tree.leaves(out)]
-            found[".".join(path)] = ", ".join(shapes)
+            out_shapes[".".join(path)] = ", ".join(shapes)
             return out, residuals
 
         return layer._replace(forward=forward)
 
     tapped = map_layers(tap, network)
     jax.eval_shape(lambda p, x: run_forward(tapped, p, x, init_state(network, jax.random.key(0), x))[0], params, x)
-    return found
+    return out_shapes

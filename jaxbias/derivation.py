@@ -3,7 +3,7 @@
 Every module in `jaxbias.layers` and `jaxbias.losses` ends with `DERIVATIONS`; `jaxbias.selfcheck` collects them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,12 +53,15 @@ class Derivation(NamedTuple):
         formulas: TeX of the forward, then of each gradient.
         source: author, year, equation.
         examples: configurations that together reach every line of the backward; the first is the plainest.
+        symbols: what stands in ∂L/∂… in a formula → the leaves (patterns with *) whose gradient that formula gives; needed only where
+            the symbol is not the usual one (W for weight, b for bias, x for the input).
     """
 
     name: str
     formulas: tuple[str, ...]
     source: str
     examples: tuple[Example, ...] | tuple[LossExample, ...]
+    symbols: Mapping[str, tuple[str, ...]] = {}
 
 
 class Instance(NamedTuple):
@@ -109,7 +112,8 @@ def instance(
 ) -> Instance:
     """Random input, random params (no bias is zero) and a random error signal for one example.
 
-    A loss takes the form of a layer without params: x is the network output, and delta is the scalar 1.
+    A loss takes the form of a layer without params: x is the network output, and delta is the scalar 1, or without a
+    reduction a random number per row.
 
     Args:
         dtype: the values are drawn in this dtype.
@@ -145,6 +149,7 @@ def _layer_instances(example: Example, key: Array, dtype: DTypeLike, held_in: Se
 
 def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in: Sequence[DTypeLike]) -> list[Instance]:
     out_key, targets_key = jax.random.split(key)
+    delta_key = jax.random.fold_in(key, 0)
     out_drawn = normal(out_key, example.out, dtype)
     targets_drawn = example.targets(targets_key, dtype)
 
@@ -156,9 +161,10 @@ def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in:
             return example.loss.forward(out, targets)
 
         def backward(residuals, delta):
-            return (), delta.astype(dtype) * example.loss.backward(residuals)
+            return (), example.loss.backward(residuals, delta)
 
         value = jax.eval_shape(forward, (), out)[0]
-        return Instance(forward, backward, (), out, jax.device_put(np.ones((), value.dtype)))
+        delta = normal(delta_key, value.shape, out_drawn.dtype) if value.shape else np.ones(())
+        return Instance(forward, backward, (), out, jax.device_put(np.asarray(delta).astype(value.dtype)))
 
     return [held(dtype) for dtype in held_in]

@@ -6,7 +6,19 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 import jax
 from jaxtyping import Array
 
-from jaxbias.params import Layer, Loss, SomeTree, Tree, as_layer, as_loss, map_layers, run_forward, step_state
+from jaxbias.params import (
+    Layer,
+    Loss,
+    SomeTree,
+    Tree,
+    as_layer,
+    as_loss,
+    map_layers,
+    network_input,
+    objective,
+    run_forward,
+    step_state,
+)
 
 HOW = ("delta", "autodiff")
 
@@ -42,14 +54,14 @@ def value_and_grad(
 
     Args:
         network: any layer, so any network.
-        loss: a module of `jb.losses`, or any `Loss`.
+        loss: a module of `jb.losses`, or any `Loss`; `jb.losses.of_network` for a network that ends in its loss.
         how: "delta" runs the hand-derived backward passes, the recursion (8); "autodiff" differentiates the forward.
         has_aux: return `((loss, (out, state)), grads)` instead, with the network output and the state of the next
             training step (None for a stateless network).
 
     Raises:
         TypeError: network is no `Layer`, or loss no loss.
-        ValueError: another `how`.
+        ValueError: another `how`; when called, a loss of more than one number, as with reduction="none".
     """
     as_layer(network, "value_and_grad")
     as_loss(loss, "value_and_grad")
@@ -57,15 +69,15 @@ def value_and_grad(
         raise ValueError(f'value_and_grad: how must be "delta" or "autodiff", got {how!r}.')
 
     def by_delta(params, x, targets, state=None):
-        out, residuals = run_forward(network, params, x, state)
-        value, loss_residuals = loss.forward(out, targets)
+        out, residuals = run_forward(network, params, network_input(loss, x, targets), state)
+        value, loss_residuals = objective(loss, out, targets, "value_and_grad")
         grads, _ = network.backward(residuals, loss.backward(loss_residuals))
         aux = out, step_state(network, state, residuals)
         return ((value, aux) if has_aux else value), grads
 
     def forward_only(params, x, targets, state):
-        out, residuals = run_forward(network, params, x, state)
-        value, _ = loss.forward(out, targets)
+        out, residuals = run_forward(network, params, network_input(loss, x, targets), state)
+        value, _ = objective(loss, out, targets, "value_and_grad")
         return value, (out, step_state(network, state, residuals))
 
     def by_autodiff(params, x, targets, state=None):
@@ -124,11 +136,11 @@ def deltas(network: Layer, loss: Loss) -> Callable[..., dict[str, Array]]:
     tapped = map_layers(tap, network)
 
     def run(params, x, targets, state=None):
-        out, residuals = run_forward(tapped, params, x, state)
-        _, loss_residuals = loss.forward(out, targets)
-        found, _ = tapped.backward(residuals, loss.backward(loss_residuals))
+        out, residuals = run_forward(tapped, params, network_input(loss, x, targets), state)
+        _, loss_residuals = objective(loss, out, targets, "deltas")
+        tapped_deltas, _ = tapped.backward(residuals, loss.backward(loss_residuals))
         merged: dict[str, Array] = {}
-        for part in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, dict)):
+        for part in jax.tree.leaves(tapped_deltas, is_leaf=lambda node: isinstance(node, dict)):
             merged.update(part)
         return merged
 

@@ -5,13 +5,22 @@
     conv             weight (*kernel, in/groups, out)    weight (out, in/groups, *kernel)
     conv_transpose   weight (*kernel, in/groups, out)    weight (in, out/groups, *kernel)
     bilinear         weight (in1, in2, out)              weight (out, in1, in2)
+    linear_cross_entropy                                 as dense, its Linear
     bias_neuron      weight (in + 1, out)                weight (out, in) and bias (out,) of a Linear
     rnn              input.weight, hidden.weight,        weight_ih_l0, weight_hh_l0, both transposed, and
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
+    attention        query.weight (in, heads, size), in_proj_weight, or q_, k_, v_proj_weight; in_proj_bias; bias_k,
+                     key, value; out.weight          bias_v (1, 1, heads · size); out_proj.weight, out_proj.bias
+                     (heads, size, out)
+    glu              gate.weight, up.weight, down.…      gate_proj, up_proj, down_proj, weights (out, in)
+    lora             base, down, up, magnitude           base_layer, lora_A, lora_B, … of the package peft
+    weight_norm      direction, gain                     parametrizations.weight.original1, …original0
+    spectral_norm    weight                              parametrizations.weight.original
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
-Keras keeps dense, conv, embedding, layer_norm, group_norm and rms_norm as here, bias_neuron as a Dense, and rnn as
-kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are neither written nor read.
+Keras keeps attention, dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here,
+bias_neuron as a Dense, and rnn as kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are
+neither written nor read.
 
 Each layer's file holds its layouts (`jaxbias.layouts`). No other library is needed for them: they are NumPy arrays
 under PyTorch's state-dict names or in Keras's order.

@@ -56,28 +56,28 @@ def set_weights(params: SomeTree, weights: Sequence[Any]) -> SomeTree:
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def freeze(params: Tree, what: str | Iterable[str] | Callable[[str, Array], bool]) -> Tree:
+def freeze(params: Tree, leaves: str | Iterable[str] | Callable[[str, Array], bool]) -> Tree:
     """A tree like `params` that labels each leaf "train" or "freeze", for `with_frozen` and `optax.partition`.
 
     Args:
-        what: "biases"; "weights", which leaves the biases alone to be trained; dotted paths of leaves or of the trees
+        leaves: "biases"; "weights", which leaves the biases alone to be trained; dotted paths of leaves or of the trees
             that hold them, such as ["0", "2.bias"]; or a predicate `(path, leaf) -> bool`.
 
     Raises:
         ValueError: another word, or a path that params does not have.
     """
     names = list(named_parameters(params))
-    if callable(what):
-        chosen = what
-    elif isinstance(what, str):
-        if what not in ("biases", "weights"):
+    if callable(leaves):
+        chosen = leaves
+    elif isinstance(leaves, str):
+        if leaves not in ("biases", "weights"):
             raise ValueError(
-                f'freeze: what must be "biases", "weights", a list of paths or a predicate, got {what!r}. '
-                f"A single path is written [{what!r}]."
+                f'freeze: leaves must be "biases", "weights", a list of paths or a predicate, got {leaves!r}. '
+                f"A single path is written [{leaves!r}]."
             )
-        chosen = lambda name, leaf: is_bias(name) == (what == "biases")
+        chosen = lambda name, leaf: is_bias(name) == (leaves == "biases")
     else:
-        paths = list(what)
+        paths = list(leaves)
         for path in paths:
             if not any(_holds(path, name) for name in names):
                 raise ValueError(f"freeze: params has no {path!r}. Its leaves are {', '.join(names)}.")

@@ -103,14 +103,17 @@ class Layer(NamedTuple, Generic[P]):
 
 @runtime_checkable
 class LossForward(Protocol):
-    """`(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32."""
+    """`(out, targets) -> (loss, residuals)`; loss is a scalar in at least float32, or with "none" one per row."""
 
     def __call__(self, out: Any, targets: Any, /) -> tuple[Array, Tree]: ...
 
 
 @runtime_checkable
 class LossBackward(Protocol):
-    """`residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out."""
+    """`residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out.
+
+    Those of `jb.losses` take the cotangent of the loss as a second argument, 1 by default.
+    """
 
     def __call__(self, residuals: Any, /) -> Array: ...
 
@@ -140,6 +143,37 @@ class Loss(Protocol):
                 return super().__new__(cls)
             warnings.warn("Loss(forward, backward, name) is now ConfiguredLoss.", DeprecationWarning, stacklevel=2)
             return ConfiguredLoss(*fields, **named_fields)
+
+
+of_network = ConfiguredLoss(
+    lambda out, _: (out, Static(out.dtype)), lambda residuals: jnp.ones((), residuals.value), "of_network"
+)
+"""The loss of a network that ends in its loss: its input is (x, targets), its output the loss itself.
+
+`jb.layers.linear_cross_entropy.network` makes such a network; `value_and_grad`, `deltas`, `fit` and `sweep` hand it the
+pair where they hand the loss the targets otherwise.
+"""
+
+
+def network_input(loss: Loss, x: Any, targets: Any) -> Any:
+    """What the network gets under this loss: x, or (x, targets) where it ends in its loss."""
+    return (x, targets) if loss is of_network else x
+
+
+def objective(loss: Loss, out: Any, targets: Any, function: str) -> tuple[Array, Tree]:
+    """`loss.forward`, which must give one number.
+
+    Raises:
+        ValueError: it gave more, as with reduction="none".
+    """
+    value, residuals = loss.forward(out, targets)
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f'{function}: the loss must be one number, got shape {jnp.shape(value)}, as reduction="none" gives. Take '
+            f'"mean" or "sum", weigh rows with jb.losses.with_row_weight, or call loss.backward(residuals, delta) '
+            f"with the cotangent of each row yourself."
+        )
+    return value, residuals
 
 
 @register_static
@@ -319,7 +353,7 @@ def map_layers(f: Callable[[Layer, tuple[str, ...]], Layer], network: Layer, pat
 # --- combinators ------------------------------------------------------------------------------------------------------
 
 
-def _keys(key: Array, layers: Sequence[Layer]) -> list[Array]:
+def split_keys(key: Array, layers: Sequence[Layer]) -> list[Array]:
     """One key per layer; `fold_in` is one compiled program for any number of layers, a `split` one for each number."""
     check_key(key, "init")
     return [jax.random.fold_in(key, i) for i in range(len(layers))]
@@ -345,7 +379,7 @@ def _check_entries(name: str, argument: str, entries: Any, layers: Sequence[Laye
         )
 
 
-def _combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals) -> State | None:
+def combined_state(layers, rebuild, init, parts_of=lambda residuals: residuals) -> State | None:
     """State of `chain` and `parallel`: a tuple with the state of each part; None where no part keeps one."""
     if all(layer.state is None for layer in layers):
         return None
@@ -412,14 +446,14 @@ def chain(*layers: Layer) -> Layer:
 
     def init(key, x):
         params = []
-        for layer, layer_key in zip(layers, _keys(key, layers)):
+        for layer, layer_key in zip(layers, split_keys(key, layers)):
             params.append(layer.init(layer_key, x))
             x = out_shape(layer, params[-1], x, init_state(layer, layer_key, x))
         return tuple(params)
 
     def init_states(key, x):
         states = []
-        for layer, layer_key in zip(layers, _keys(key, layers)):
+        for layer, layer_key in zip(layers, split_keys(key, layers)):
             states.append(init_state(layer, layer_key, x))
             x = out_shape(layer, jax.eval_shape(layer.init, layer_key, x), x, states[-1])
         return tuple(states)
@@ -439,7 +473,7 @@ def chain(*layers: Layer) -> Layer:
             grads.append(layer_grads)
         return tuple(reversed(grads)), delta
 
-    state = _combined_state(layers, chain, init_states)
+    state = combined_state(layers, chain, init_states)
     return Layer(init, forward, backward, "chain", layers, chain, state)
 
 
@@ -498,15 +532,15 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
         return parallel(*parts, combine=combine)
 
     def init(key, x):
-        return tuple(layer.init(k, x) for layer, k in zip(layers, _keys(key, layers)))
+        return tuple(layer.init(k, x) for layer, k in zip(layers, split_keys(key, layers)))
 
     def init_states(key, x):
-        return tuple(init_state(layer, k, x) for layer, k in zip(layers, _keys(key, layers)))
+        return tuple(init_state(layer, k, x) for layer, k in zip(layers, split_keys(key, layers)))
 
     def forward(params, x, state=None):
         _check_entries("parallel", "params", params, layers, "network.init(key, x)")
         states = _states("parallel", layers, state)
-        results = [run_forward(*each) for each in zip(layers, params, [x] * len(layers), states)]
+        results = [run_forward(*arguments) for arguments in zip(layers, params, [x] * len(layers), states)]
         outs: tuple[Array, ...]
         outs, residuals = zip(*results)
         shared = [out.shape if combine_name == "sum" else out.shape[:-1] for out in outs]
@@ -530,10 +564,12 @@ def parallel(*layers: Layer, combine: str | Callable[..., Any] = "sum") -> Layer
                 )
             deltas = jnp.split(delta, stops[:-1], axis=-1)
         grads, delta_xs = zip(*(layer.backward(r, d) for layer, r, d in zip(layers, residuals, deltas)))
-        return grads, jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *delta_xs)  # x may be a pair, or integer
+        return grads, jax.tree.map(
+            lambda *parts: sum(parts[1:], start=parts[0]), *delta_xs
+        )  # x may be a pair, or integer
 
     def parts_of(residuals):
         return residuals if combine_name == "sum" else tuple(r for r, _ in residuals)
 
-    state = _combined_state(layers, rebuild, init_states, parts_of)
+    state = combined_state(layers, rebuild, init_states, parts_of)
     return Layer(init, forward, backward, "parallel", layers, rebuild, state)

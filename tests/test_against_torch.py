@@ -117,8 +117,53 @@ def torch_rnn(activation):
     return forward
 
 
+def torch_attention(p, x):
+    """torch.nn.MultiheadAttention with add_bias_kv, its own q, k and v weights where x and y differ."""
+    x, y = x if isinstance(x, tuple) else (x, x)
+    (fan_in, heads, size), memory = p.query.weight.shape, p.key.weight.shape[0]
+    module = torch.nn.MultiheadAttention(
+        heads * size, heads, add_bias_kv=p.bias_k is not None, kdim=memory, vdim=memory, batch_first=True,
+        dtype=torch.float64,
+    )  # fmt: skip
+    matrices = [each.weight.flatten(1).T for each in p[:3]]
+    weights = {
+        "in_proj_bias": torch.cat([each.bias.flatten() for each in p[:3]]),
+        "out_proj.weight": p.out.weight.flatten(0, 1).T,
+        "out_proj.bias": p.out.bias,
+    }
+    if memory == fan_in:
+        weights["in_proj_weight"] = torch.cat(matrices)
+    else:
+        weights |= dict(zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), matrices))
+    if p.bias_k is not None:
+        weights |= {"bias_k": p.bias_k.reshape(1, 1, -1), "bias_v": p.bias_v.reshape(1, 1, -1)}
+    return torch.func.functional_call(module, weights, (x, y, y), {"need_weights": False})[0]
+
+
+def torch_grouped_attention(p, x):
+    q, k, v = (torch.einsum("nte,ehd->nhtd", x, w.weight) + w.bias[:, None] for w in p[:3])
+    o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return torch.einsum("nhte,hef->ntf", o, p.out.weight) + p.out.bias
+
+
+def torch_glu(p, x):
+    up, gate = (F.linear(x, each.weight.T, each.bias) for each in (p.up, p.gate))
+    return F.linear(F.glu(torch.cat([up, gate], dim=-1)), p.down.weight.T, p.down.bias)
+
+
 conv = layers.conv
 LAYERS = {
+    "attention, appended key": (layers.attention.layer(2, 3, append_key=True), (2, 4, 6), torch_attention),
+    "attention across, appended key": (
+        layers.attention.layer(2, 3, append_key=True),
+        ((2, 4, 6), (2, 5, 4)),
+        torch_attention,
+    ),
+    "attention, grouped, causal": (
+        layers.attention.layer(4, 2, key_heads=2, causal=True, block=2),
+        (2, 5, 3),
+        torch_grouped_attention,
+    ),
     "dense": (layers.dense.layer(4), (5, 3), torch_dense),
     "dense without bias": (layers.dense.layer(4, use_bias=False), (2, 5, 3), torch_dense),
     "conv 1-D": (conv.layer(4, 3, padding=1), (2, 7, 3), torch_conv(padding=1)),
@@ -143,6 +188,7 @@ LAYERS = {
         ((2, 5, 3), (2, 4)),
         torch_rnn("relu"),
     ),
+    "glu": (layers.glu.layer(4, 2), (2, 5, 3), torch_glu),
     "bilinear": (
         layers.bilinear.layer(4),
         ((5, 3), (5, 2)),
@@ -153,11 +199,31 @@ LAYERS = {
         jnp.array([[0, 3, 3], [1, 3, 0]]),
         lambda p, x: F.embedding(x.long(), p.weight),
     ),
+    "embedding, tied": (
+        layers.embedding.tied(layers.tanh, 4, 3, scale=2.0, dtype=jnp.float64),
+        jnp.array([[0, 3, 3], [1, 3, 0]]),
+        lambda p, x: F.linear(torch.tanh(2 * F.embedding(x.long(), p[0].weight)), p[0].weight, p[0].bias),
+    ),
     "max_pool 1-D": (layers.max_pool.layer(2), (2, 7, 3), torch_pool(F.max_pool1d, kernel_size=2)),
     "max_pool overlapping, padded": (
         layers.max_pool.layer(3, stride=2, padding=1),
         (2, 7, 6, 3),
         torch_pool(F.max_pool2d, kernel_size=3, stride=2, padding=1),
+    ),
+    "max_pool dilated, rounded up": (
+        layers.max_pool.layer(2, stride=3, padding=1, dilation=2, ceil_mode=True),
+        (2, 8, 7, 3),
+        torch_pool(F.max_pool2d, kernel_size=2, stride=3, padding=1, dilation=2, ceil_mode=True),
+    ),
+    "avg_pool rounded up": (
+        layers.avg_pool.layer(3, stride=2, padding=1, ceil_mode=True),
+        (2, 8, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    ),
+    "avg_pool rounded up, without the padding": (
+        layers.avg_pool.layer(3, stride=3, padding=1, ceil_mode=True, count_include_pad=False),
+        (2, 8, 6, 3),
+        torch_pool(F.avg_pool2d, kernel_size=3, stride=3, padding=1, ceil_mode=True, count_include_pad=False),
     ),
     "avg_pool overlapping, padded": (
         layers.avg_pool.layer(3, stride=2, padding=1),
@@ -168,6 +234,32 @@ LAYERS = {
         layers.avg_pool.layer(3, stride=2, padding=1, count_include_pad=False),
         (2, 7, 6, 3),
         torch_pool(F.avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
+    ),
+    "einsum_dense": (
+        layers.einsum_dense.layer("nabd,aodb->noa", {"o": 3}),
+        (4, 2, 3, 2),
+        lambda p, x: torch.einsum("nabd,aodb->noa", x, p.weight) + p.bias,
+    ),
+    "pixel_shuffle": (layers.pixel_shuffle.layer(2), (2, 3, 2, 8), torch_pool(F.pixel_shuffle, upscale_factor=2)),
+    "pixel_shuffle, inverse": (
+        layers.pixel_shuffle.layer(2, inverse=True),
+        (2, 4, 2, 3),
+        torch_pool(F.pixel_unshuffle, downscale_factor=2),
+    ),
+    "upsample nearest": (
+        layers.upsample.layer(size=(7, 2)),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, size=(7, 2), mode="nearest"),
+    ),
+    "upsample bilinear": (
+        layers.upsample.layer(size=(7, 2), method="linear"),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, size=(7, 2), mode="bilinear", align_corners=False),
+    ),
+    "upsample bilinear, corners aligned": (
+        layers.upsample.layer(2, method="linear", align_corners=True),
+        (2, 3, 4, 2),
+        torch_pool(F.interpolate, scale_factor=2, mode="bilinear", align_corners=True),
     ),
     "global_avg_pool": (layers.global_avg_pool.layer(), (2, 4, 5, 3), lambda p, x: x.mean(dim=(1, 2))),
     "batch_norm": (layers.batch_norm.layer(), (5, 3), torch_batch_norm),
@@ -189,6 +281,11 @@ LAYERS = {
         lambda p, x: channels_last(F.instance_norm(channels_first(x), weight=p.weight, bias=p.bias)),
     ),
     "rms_norm": (layers.rms_norm.layer(eps=1e-5), (5, 3), lambda p, x: F.rms_norm(x, (3,), p.weight, eps=1e-5)),
+    "rms_norm over two axes": (
+        layers.rms_norm.layer(axes=2, eps=1e-5),
+        (2, 4, 3),
+        lambda p, x: F.rms_norm(x, (4, 3), p.weight, eps=1e-5),
+    ),
     "leaky_relu": (layers.leaky_relu, (5, 3), lambda p, x: F.leaky_relu(x)),
     "gelu, tanh form": (
         layers.activations.make_gelu(approximate=True),
@@ -202,6 +299,15 @@ LAYERS = {
     "softplus": (layers.softplus, (5, 3), lambda p, x: F.softplus(x)),
     "silu": (layers.silu, (5, 3), lambda p, x: F.silu(x)),
     "gelu": (layers.gelu, (5, 3), lambda p, x: F.gelu(x)),
+    "selu": (layers.selu, (5, 3), lambda p, x: F.selu(x)),
+    "celu": (layers.activations.make_celu(0.5), (5, 3), lambda p, x: F.celu(x, alpha=0.5)),
+    "mish": (layers.mish, (5, 3), lambda p, x: F.mish(x)),
+    "log_sigmoid": (layers.log_sigmoid, (5, 3), lambda p, x: F.logsigmoid(x)),
+    # not F.hardsigmoid, whose derivative is 1/6 in float32 whatever the dtype
+    "hard_sigmoid": (layers.hard_sigmoid, (50, 3), lambda p, x: F.relu6(x + 3) / 6),
+    "hard_swish": (layers.hard_swish, (50, 3), lambda p, x: F.hardswish(x)),
+    "hard_tanh": (layers.hard_tanh, (5, 3), lambda p, x: F.hardtanh(x)),
+    "prelu": (layers.prelu.layer(), (5, 3), lambda p, x: F.prelu(x, p.weight)),
     "softmax": (layers.softmax, (5, 3), lambda p, x: F.softmax(x, -1)),
     "log_softmax": (layers.log_softmax, (5, 3), lambda p, x: F.log_softmax(x, -1)),
 }
@@ -217,7 +323,19 @@ def test_layer(key, name):
     assert_same_as_torch(key, layer, x, torch_forward)
 
 
+def test_linear_cross_entropy(key):
+    """A Linear, and the cross-entropy behind it."""
+    layer = layers.linear_cross_entropy.layer(7, label_smoothing=0.1, ignore_label=-1, block_rows=2, chunk=3)
+    x = jax.random.normal(key, (5, 3), jnp.float64), jnp.array([0, 6, -1, 3, 2])
+
+    def in_torch(p, x):
+        return F.cross_entropy(F.linear(x[0], p.weight.T, p.bias), x[1], label_smoothing=0.1, ignore_index=-1)
+
+    assert_same_as_torch(key, layer, x, in_torch)
+
+
 LABELS = np.array([0, 2, 1, 1, 2])
+WEIGHT = np.array([0.5, 2, 1])
 DENSE = np.array([[0.2, 0.5, 0.3], [1, 0, 0], [0, 0.9, 0.1], [0.3, 0.3, 0.4], [0, 0, 1]])
 LOSSES = {
     "mean_squared_error": (losses.mean_squared_error, DENSE, F.mse_loss),
@@ -232,6 +350,26 @@ LOSSES = {
         losses.cross_entropy.loss(label_smoothing=0.1, ignore_label=1, reduction="sum"),
         LABELS,
         lambda out, y: F.cross_entropy(out, y, label_smoothing=0.1, ignore_index=1, reduction="sum"),
+    ),
+    "cross_entropy weighted, smoothed, ignored": (
+        losses.cross_entropy.loss(label_smoothing=0.1, ignore_label=1, class_weight=WEIGHT),
+        LABELS,
+        lambda out, y: F.cross_entropy(out, y, label_smoothing=0.1, ignore_index=1, weight=torch.from_numpy(WEIGHT)),
+    ),
+    "cross_entropy dense, weighted, smoothed": (
+        losses.cross_entropy.loss(label_smoothing=0.1, class_weight=WEIGHT),
+        DENSE,
+        lambda out, y: F.cross_entropy(out, y, label_smoothing=0.1, weight=torch.from_numpy(WEIGHT)),
+    ),
+    "cross_entropy of log-probabilities, weighted": (
+        losses.cross_entropy.loss(log_probabilities=True, class_weight=WEIGHT),
+        LABELS,
+        lambda out, y: F.nll_loss(out, y, weight=torch.from_numpy(WEIGHT)),
+    ),
+    "binary_cross_entropy weighted": (
+        losses.binary_cross_entropy.loss(class_weight=np.stack([np.ones(3), WEIGHT]), reduction="sum"),
+        DENSE,
+        lambda out, y: F.binary_cross_entropy_with_logits(out, y, pos_weight=torch.from_numpy(WEIGHT), reduction="sum"),
     ),
     "binary_cross_entropy": (
         losses.binary_cross_entropy,
@@ -294,10 +432,36 @@ def torch_channels_last(module):
 
 
 nn, double = torch.nn, {"dtype": torch.float64}
+
+
+class LlamaMlp(nn.Module):
+    """A gated unit as published models write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 3)
+        self.double()
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
 MODULES = {
     "dense": (layers.dense.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
     "dense without bias": (layers.dense.layer(4, use_bias=False), (5, 3), nn.Linear(3, 4, bias=False, **double), None),
     "bias_neuron": (layers.bias_neuron.layer(4), (5, 3), nn.Linear(3, 4, **double), None),
+    "attention": (
+        layers.attention.layer(2, 3, append_key=True),
+        (2, 4, 6),
+        nn.MultiheadAttention(6, 2, add_bias_kv=True, batch_first=True, **double),
+        lambda module: lambda x: module(x, x, x)[0],
+    ),
+    "attention across, without bias": (
+        layers.attention.layer(2, 3, use_bias=False),
+        ((2, 4, 6), (2, 5, 4)),
+        nn.MultiheadAttention(6, 2, bias=False, kdim=4, vdim=4, batch_first=True, **double),
+        lambda module: lambda x: module(x[0], x[1], x[1])[0],
+    ),
     "conv 1-D": (conv.layer(6, 3, groups=2), (2, 7, 4), nn.Conv1d(4, 6, 3, groups=2, **double), torch_channels_last),
     "conv 2-D": (conv.layer(4, (3, 2)), (2, 7, 6, 3), nn.Conv2d(3, 4, (3, 2), **double), torch_channels_last),
     "conv_transpose 1-D": (
@@ -315,6 +479,14 @@ MODULES = {
     "batch_norm": (layers.batch_norm.layer(), (5, 3), nn.BatchNorm1d(3, **double), None),
     "layer_norm": (layers.layer_norm.layer(), (5, 3), nn.LayerNorm(3, **double), None),
     "group_norm": (layers.group_norm.layer(2), (2, 5, 6), nn.GroupNorm(2, 6, **double), torch_channels_last),
+    "glu": (layers.glu.layer(4, gate="silu"), (5, 3), LlamaMlp(), None),
+    "weight_norm": (
+        layers.weight_norm.layer(layers.dense.layer(4)),
+        (5, 3),
+        nn.utils.parametrizations.weight_norm(nn.Linear(3, 4, **double)),
+        None,
+    ),
+    "prelu": (layers.prelu.layer(), (5, 3), nn.PReLU(3, **double), None),
     "embedding": (layers.embedding.layer(4, 3, dtype=jnp.float64), None, nn.Embedding(4, 3, **double), None),
     "rnn": (
         layers.rnn.layer(4),

@@ -133,3 +133,73 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
         "jaxbias._trees",
     ]
     assert existing("jaxbias.layers.dense.forward") == "jaxbias.layers.dense"
+
+
+VAGUE = {"found", "each", "one", "what"}
+"""Names that say nothing of a value (docs/architecture.md, "Words")."""
+
+NOT_YET_RENAMED = {
+    "jaxbias/layers/",
+    *(f"jaxbias/verify/{name}" for name in ("edits/", "search.py", "terms.py", "patterns.py", "whole_leaf.py")),
+    "jaxbias/verify/naming.py",
+}
+
+
+def vague_names(path):
+    """(line, name) of every variable, parameter, attribute and function that a file gives such a name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                pass
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                pass
+            case ast.ExceptHandler(name=name) | ast.MatchAs(name=name) | ast.MatchStar(name=name):
+                pass
+            case ast.MatchMapping(rest=name) | ast.alias(asname=name):
+                pass
+            case _:
+                continue
+        if name in VAGUE:
+            yield getattr(node, "lineno", 0), name
+
+
+def renamed():
+    for path in sorted((ROOT / "jaxbias").rglob("*.py*")):
+        place = path.relative_to(ROOT).as_posix()
+        if path.suffix in {".py", ".pyi"} and not place.startswith(tuple(NOT_YET_RENAMED)):
+            yield place, path
+
+
+def test_values_are_called_what_they_are():
+    wrong = [f"{place}:{line}: {name}" for place, path in renamed() for line, name in vague_names(path)]
+    assert not wrong, "call it what it is, by the field's word:\n" + "\n".join(wrong)
+    gone = [place for place in NOT_YET_RENAMED if not (ROOT / place).exists()]
+    assert not gone, f"no longer there, so strike them from NOT_YET_RENAMED: {gone}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "found = 1",
+        "for each in (): pass",
+        "[one for one in ()]",
+        "lambda what: 0",
+        "def f(*, found): pass",
+        "def f(*one): pass",
+        "def one(): pass",
+        "a, (b, *found) = c",
+        "self.what = 1",
+        "what: int = 1",
+        "if (found := f()): pass",
+        "with f() as one: pass",
+        "try: pass\nexcept E as found: pass",
+        "import os as one",
+        "match x:\n    case [*found]: pass",
+        "match x:\n    case {'a': 1, **found}: pass",
+        "match x:\n    case int() as one: pass",
+    ],
+)
+def test_the_reader_of_names_sees_them_all(code, tmp_path):
+    file = tmp_path / "file.py"
+    file.write_text(code)
+    assert [name for _, name in vague_names(file) if name in VAGUE]

@@ -15,6 +15,7 @@ import pytest
 import jaxbias as jb
 from jaxbias.layers import (
     activations,
+    attention,
     avg_pool,
     batch_norm,
     bias_neuron,
@@ -28,6 +29,7 @@ from jaxbias.layers import (
     group_norm,
     layer_norm,
     max_pool,
+    positions,
     relu,
     reshape,
     rms_norm,
@@ -709,6 +711,7 @@ def test_a_wrong_call_gets_one_clear_line(call, error, pieces):
 MODULES = (
     *(activations, avg_pool, batch_norm, bias_neuron, bilinear, conv, conv_transpose, dense, dropout, embedding),
     *(global_avg_pool, group_norm, layer_norm, max_pool, reshape, rms_norm, rnn),
+    *(attention, positions),
 )
 DERIVATIONS = [derivation for module in MODULES for derivation in module.DERIVATIONS]
 LAYERS = {derivation.name: derivation.examples[0] for derivation in DERIVATIONS} | {

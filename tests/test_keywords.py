@@ -201,6 +201,19 @@ def test_every_option_of_the_checker_runs():
     assert jb.verify.assert_vjp(jnp.sin, lambda args, c: (jnp.cos(args[0]) * c,), (X,), diagnose=False).ok
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_door_of_the_checker_shows_its_options_and_names_itself():
+    options = keyword_only(jb.verify.vjp)
+    assert keyword_only(jb.verify.assert_vjp) == options
+    assert keyword_only(jb.verify.layer) == options | {"state"}
+    with pytest.raises(TypeError, match=r"layer\(\) got an unexpected keyword argument 'sekonds'"):
+        jb.verify.layer(tanh, (), X, sekonds=1)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ValueError, match=r"^verify\.layer: rtol must not be negative"):
+        jb.verify.layer(tanh, (), X, rtol=-1)
+    with pytest.raises(TypeError, match=r"^verify\.assert_vjp: rule must be a function"):
+        jb.verify.assert_vjp(jnp.sin, None, (X,))  # pyright: ignore[reportArgumentType]
+
+
 def test_the_largest_error_of_a_leaf_is_over_all_probes():
     """A rule that is off by a hundredth of |x|: its error grows with the probe, not only where it was found."""
     report = jb.verify.vjp(lambda a: 3 * a, lambda args, c: ((3 + 0.01 * jnp.abs(args[0])) * c,), (X,), diagnose=False)

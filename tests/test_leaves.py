@@ -91,7 +91,7 @@ def test_labels_of_a_single_layer_reach_optax_as_they_are(key):
 @pytest.mark.parametrize(
     ("what", "match"),
     [
-        ("bias", r"freeze: what must be \"biases\", \"weights\", a list .*, got 'bias'.*\['bias'\]"),
+        ("bias", r"freeze: leaves must be \"biases\", \"weights\", a list .*, got 'bias'.*\['bias'\]"),
         (["1.weight"], r"freeze: params has no '1.weight'. Its leaves are 0.weight, 0.bias, 2.weight, 2.bias"),
     ],
 )

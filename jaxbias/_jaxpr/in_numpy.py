@@ -87,7 +87,7 @@ def _reshape(p, x):
 
 def _slice(p, x):
     strides = p["strides"] or (1,) * x.ndim
-    return x[tuple(slice(*each) for each in zip(p["start_indices"], p["limit_indices"], strides))]
+    return x[tuple(slice(*bounds) for bounds in zip(p["start_indices"], p["limit_indices"], strides))]
 
 
 def _starts(x_shape, sizes, indices):
@@ -116,7 +116,7 @@ def _split(p, x):
 
 
 def _unstack(p, x):
-    return [np.squeeze(each, p["axis"]) for each in np.split(x, x.shape[p["axis"]], axis=p["axis"])]
+    return [np.squeeze(part, p["axis"]) for part in np.split(x, x.shape[p["axis"]], axis=p["axis"])]
 
 
 def _window_positions(indices, starts_map, batching, index_batching, operand_shape, sizes, mode):
@@ -205,11 +205,11 @@ def _scatter(combine):
     def run(p, x, indices, update):
         flat, inside = scatter_positions(p, x.shape, indices, update.shape)
         out = np.array(x, np.result_type(x, update)).ravel() if _is_float(x) else np.array(x).ravel()
-        where, what = flat[inside], np.broadcast_to(update, flat.shape)[inside]
+        where, values = flat[inside], np.broadcast_to(update, flat.shape)[inside]
         if combine is None:
-            out[where] = what  # repeated positions: the last writer wins
+            out[where] = values  # repeated positions: the last writer wins
         else:
-            combine.at(out, where, what)
+            combine.at(out, where, values)
         return out.reshape(x.shape)
 
     return run

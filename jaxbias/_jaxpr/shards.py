@@ -82,8 +82,8 @@ class Shards:
             constant = self.writer.out.constant(body.shapes[number], body.dtypes[number], held)
             numbers |= {(k, number): constant for k in range(len(self.devices))}
         for equation in body.equations:
-            each = [[numbers[k, i] for i in equation.inputs] for k in range(len(self.devices))]
-            outs = self._collective(equation, each) or [self._copy(equation, values) for values in each]
+            operands = [[numbers[k, i] for i in equation.inputs] for k in range(len(self.devices))]
+            outs = self._collective(equation, operands) or [self._copy(equation, values) for values in operands]
             numbers |= {(k, i): out for k, row in enumerate(outs) for i, out in zip(equation.outputs, row)}
         return [
             self._assembled([numbers[k, i] for k in range(len(self.devices))], spec, len(body.shapes[i]))
@@ -153,13 +153,13 @@ class Shards:
 
     # --- collectives ---
 
-    def _collective(self, equation: "Equation", each: list[list[int]]) -> list[Sequence[int]] | None:
+    def _collective(self, equation: "Equation", operands: list[list[int]]) -> list[Sequence[int]] | None:
         """Outputs of every device; None for what is no collective."""
         name, p = equation.name, equation.params
         if name in KEPT:
-            return [tuple(values) for values in each]
+            return [tuple(values) for values in operands]
         if name in SUMS:
-            columns = [self._by_groups(column, p["axes"], self._sum(SUMS[name], equation)) for column in zip(*each)]
+            columns = [self._by_groups(column, p["axes"], self._sum(SUMS[name], equation)) for column in zip(*operands)]
             return list(zip(*columns))
         if name == "axis_index":
             return [(self._index(k, p["axis_name"]),) for k in range(len(self.devices))]
@@ -167,7 +167,7 @@ class Shards:
             return None
         run = getattr(self, "_" + name.removesuffix("_invariant"))
         names = p["axis_name"]
-        return [(out,) for out in self._by_groups([values[0] for values in each], names, run(equation))]
+        return [(out,) for out in self._by_groups([values[0] for values in operands], names, run(equation))]
 
     def _index(self, k: int, names: Any) -> int:
         return self.writer.out.constant(

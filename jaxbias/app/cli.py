@@ -136,19 +136,19 @@ def report(
         def on_epoch(name, told):
             bars.trained(training[name], told)
 
-        found = reports.collect(on_check=on_check, on_start=on_start, on_epoch=on_epoch)
+        data = reports.collect(on_check=on_check, on_start=on_start, on_epoch=on_epoch)
         chosen = claims.select() if all_claims else claims.select(reports.QUICK_CLAIMS)
         claiming = bars.row("claims", len(chosen))
         results = claims.run(
-            [each.number for each in chosen],
+            [claim.number for claim in chosen],
             done=lambda result: bars.update(claiming, advance=1, note=result.claim.number),
         )
         section = reports.claims_section(results, drawn=lambda name: bars.update(claiming, note=f"drawing {name}"))
         bars.update(claiming, note="")
-        page = reports.page(found, cache=use.sentence(), seconds=time.perf_counter() - began, claims=section)
+        page = reports.page(data, cache=use.sentence(), seconds=time.perf_counter() - began, claims=section)
     console = Console()
-    console.print(show.check_summary(found.checks), highlight=False)
-    for run in found.runs:
+    console.print(show.check_summary(data.checks), highlight=False)
+    for run in data.runs:
         trained = f"trained in {run.seconds - run.fitted.compile_s:.1f} s, compiled in {run.fitted.compile_s:.1f} s"
         console.print(
             f"{run.name:<24} test accuracy {run.accuracy:.4f}   {run.summary.total.parameters} parameters   {trained}",
@@ -158,7 +158,7 @@ def report(
     if (problem := keep.write(out, lambda path: _files.write(path, page), "the page")) is not None:
         return failure.say(problem)
     console.print(f"{out} written in {time.perf_counter() - began:.1f} s", highlight=False, soft_wrap=True)
-    return 0 if found.ok and all(result.passed for result in results) else 1
+    return 0 if data.ok and all(result.passed for result in results) else 1
 
 
 @app.command()
@@ -178,21 +178,21 @@ def check(
     use = _cache(cache_dir, no_cache)
     with failure.no_input_left(), progress.Bars() as bars:
         row = bars.row("checking derivations", len(chosen))
-        found = selfcheck.check_all(
+        checks = selfcheck.check_all(
             chosen, progress=lambda done: bars.update(row, advance=1, note=done.derivation.name)
         )
-    ok = all(each.ok for each in found)
+    ok = all(entry.ok for entry in checks)
     if as_json:
         result = {
             "ok": ok,
             "backend": jax.default_backend(),
             "jax": jax.__version__,
-            "leaves": [leaf.as_dict() for each in found for leaf in each.leaves],
+            "leaves": [leaf.as_dict() for entry in checks for leaf in entry.leaves],
         }
         print(json.dumps(result, indent=1))
     else:
-        Console().print(show.check_table(found))
-        Console().print(show.check_summary(found), highlight=False)
+        Console().print(show.check_table(checks))
+        Console().print(show.check_summary(checks), highlight=False)
         if not use.problem:  # said already
             progress.messages().print(use.sentence(), highlight=False, soft_wrap=True)
     return 0 if ok else 1
@@ -223,14 +223,15 @@ def run_claims(
     with progress.Bars() as bars:
         task = bars.row("claims", len(chosen))
         results = claims.run(
-            [each.number for each in chosen], done=lambda result: bars.update(task, advance=1, note=result.claim.number)
+            [claim.number for claim in chosen],
+            done=lambda result: bars.update(task, advance=1, note=result.claim.number),
         )
         bars.update(task, note="")
     if as_json:
         print(claims.to_json(results), flush=True)
     else:
         claims_table.show(Console(), results, every=every or bool(numbers))
-    names = tuple(name for each in chosen for name in gallery.UNDER.get(each.number, ()))
+    names = tuple(name for claim in chosen for name in gallery.UNDER.get(claim.number, ()))
     if figures is not None and names:  # after the results, which a full disk must not cost
         with progress.Bars() as bars:
             bars.row("drawing", note=", ".join(names))

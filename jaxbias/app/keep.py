@@ -10,7 +10,7 @@ from jaxbias.app.failure import FAILED, Failure, reason
 Write = Callable[[Path], None]
 
 
-def write(path: Path, write_to: Write, what: str) -> Failure | None:
+def write(path: Path, write_to: Write, contents: str) -> Failure | None:
     """Write a result to `path`; where that fails, to the path that the user names, or where there is room.
 
     Args:
@@ -23,16 +23,16 @@ def write(path: Path, write_to: Write, what: str) -> Failure | None:
     try:
         write_to(path)
     except (OSError, ValueError) as error:
-        return elsewhere(path, write_to, what, f"{what} cannot be written to {path} ({reason(error)})")
+        return elsewhere(path, write_to, contents, f"{contents} cannot be written to {path} ({reason(error)})")
     return None
 
 
-def elsewhere(path: Path, write_to: Write, what: str, problem: str) -> Failure:
+def elsewhere(path: Path, write_to: Write, contents: str, problem: str) -> Failure:
     """Write a result somewhere else than at `path`, for the reason `problem`; say where it is now."""
     kept = _asked(write_to, problem) if sys.stdin.isatty() and sys.stderr.isatty() else _anywhere(path, write_to)
     if kept is None:
-        return Failure(f"{problem}, nor anywhere else; {what} are lost.", FAILED)
-    return Failure(f"{problem}; {what} are in {kept} instead.", FAILED)
+        return Failure(f"{problem}, nor anywhere else; {contents} are lost.", FAILED)
+    return Failure(f"{problem}; {contents} are in {kept} instead.", FAILED)
 
 
 def _asked(write_to: Write, problem: str) -> Path | None:

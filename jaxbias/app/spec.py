@@ -4,7 +4,8 @@
     layer   = name [":" size] [":" option "=" value] ...
 
 `dense:128` has 128 units. `conv:16x3x3` has 16 filters with a 3×3 kernel, padding "SAME" unless said otherwise
-(`conv:16x3x3:padding=VALID:stride=2`). `max_pool:2` takes windows of 2 along every spatial axis. Options are the
+(`conv:16x3x3:padding=VALID:stride=2`). `swiglu:128` has 128 gates and as many outputs as inputs, `swiglu:128x10` ten,
+`geglu`, `reglu` and `glu` likewise. `max_pool:2` takes windows of 2 along every spatial axis. Options are the
 keywords of the layer.
 """
 
@@ -41,10 +42,19 @@ def _window(size: str) -> int | list[int]:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def _glu(**gate: str) -> Callable[..., Layer]:
+    """A gated unit with so many gates, or with another width of its output: 128x10."""
+    return lambda size, **options: layers.glu.layer(*_sizes(size), **gate, **options)
+
+
 _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     # name: (an example of the size, or "" where none is taken; whether there is a bias to switch off; how to build it)
     "dense": ("128", True, lambda size, **options: layers.dense.layer(*_sizes(size), **options)),
     "conv": ("16x3x3", True, _conv),
+    "glu": ("128", True, _glu()),
+    "swiglu": ("128", True, _glu(gate="silu")),
+    "geglu": ("128", True, _glu(gate="gelu")),
+    "reglu": ("128", True, _glu(gate="relu")),
     "batch_norm": ("", True, lambda **options: layers.batch_norm.layer(**options)),
     "layer_norm": ("", True, lambda **options: layers.layer_norm.layer(**options)),
     "rms_norm": ("", False, lambda **options: layers.rms_norm.layer(**options)),
@@ -52,15 +62,26 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "max_pool": ("2", False, lambda size, **options: layers.max_pool.layer(_window(size), **options)),
     "avg_pool": ("2", False, lambda size, **options: layers.avg_pool.layer(_window(size), **options)),
     "global_avg_pool": ("", False, lambda: layers.global_avg_pool.layer()),
+    "prelu": ("", False, lambda **options: layers.prelu.layer(**options)),
+    "upsample": ("2", False, lambda size, **options: layers.upsample.layer(_window(size), **options)),
+    "pixel_shuffle": ("2", False, lambda size, **options: layers.pixel_shuffle.layer(_window(size), **options)),
     "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
     "flatten": ("", False, lambda: layers.reshape.layer()),
+    "positions": ("64", False, lambda size, **options: layers.positions.layer(*_sizes(size), **options)),
+    "attention": ("4x16", True, lambda size, **options: layers.attention.layer(*_sizes(size), **options)),
 }
 NOT_WRITTEN = {
     "bias_neuron": "it is dense with the bias as a row of its weight",
     "bilinear": "it takes two inputs",
     "conv_transpose": "no data set here has images as targets",
+    "einsum_dense": "an equation has a comma, as a list of layers has",
     "embedding": "it takes whole numbers, and data sets here hold measurements",
+    "linear_cross_entropy": "it is the loss too, and takes the labels",
+    "lora": "it goes around the dense layers of a trained network, by lora.adapt",
+    "moe": "its experts are layers of their own",
     "rnn": "it takes sequences",
+    "spectral_norm": "it goes around another layer",
+    "weight_norm": "it goes around another layer",
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
 

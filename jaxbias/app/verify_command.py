@@ -55,7 +55,7 @@ def said(error: BaseException) -> str:
     return in_one_line(error) + place(error)
 
 
-def reports(found: Any, target: str) -> list[Report]:
+def reports(value: Any, target: str) -> list[Report]:
     """The reports that an object stands for: itself, or what it returns when called without arguments.
 
     Raises:
@@ -63,22 +63,22 @@ def reports(found: Any, target: str) -> list[Report]:
         ValueError: the function raises.
         AssertionError: of the function, for example from `assert_vjp`.
     """
-    if callable(found) and not isinstance(found, Report):
+    if callable(value) and not isinstance(value, Report):
         try:
-            found = found()
+            value = value()
         except AssertionError:
             raise
         except Exception as error:
             raise ValueError(f"verify: {target} raises {said(error)}") from error
-    if isinstance(found, Report):
-        return [found]
-    if isinstance(found, Iterable):
-        several = list(found)
+    if isinstance(value, Report):
+        return [value]
+    if isinstance(value, Iterable):
+        several = list(value)
         if several and all(isinstance(report, Report) for report in several):
             return several
     raise TypeError(
         f"verify: {target} must be or return a Report, for example jaxbias.verify.vjp(forward, rule, args), or several "
-        f"in a list; got {type(found).__name__}."
+        f"in a list; got {type(value).__name__}."
     )
 
 

@@ -71,18 +71,18 @@ def run_claim(claim: Claim, key: Array | None = None) -> Result:
     with own_settings():
         try:
             key = jax.random.key(0) if key is None else key
-            found = {name: np.asarray(value) for name, value in claim.experiment(key).items()}
+            values = {name: np.asarray(value) for name, value in claim.experiment(key).items()}
         except Exception as error:  # a claim that cannot be run has failed; the others still run
             text = in_one_line(error)
             return Result(claim, (), {}, text, time.perf_counter() - start)
-    if found.keys() != claim.expected.keys():
-        text = f"the experiment returned {sorted(found)}, expected {sorted(claim.expected)}"
-        return Result(claim, (), found, text, time.perf_counter() - start)
+    if values.keys() != claim.expected.keys():
+        text = f"the experiment returned {sorted(values)}, expected {sorted(claim.expected)}"
+        return Result(claim, (), values, text, time.perf_counter() - start)
     findings = tuple(
-        Finding(name, condition.show(found[name]), condition.expected, bool(condition.holds(found[name])))
+        Finding(name, condition.show(values[name]), condition.expected, bool(condition.holds(values[name])))
         for name, condition in claim.expected.items()
     )
-    return Result(claim, findings, found, "", time.perf_counter() - start)
+    return Result(claim, findings, values, "", time.perf_counter() - start)
 
 
 def select(numbers: Iterable[str] = ()) -> list[Claim]:
@@ -91,21 +91,23 @@ def select(numbers: Iterable[str] = ()) -> list[Claim]:
     Raises:
         ValueError: no claim has such a number.
     """
-    ordered = sorted(REGISTRY.values(), key=lambda each: sort_key(each.number))
+    ordered = sorted(REGISTRY.values(), key=lambda claim: sort_key(claim.number))
     wanted: dict[str, Claim] = {}
     for number in numbers:
         given = number.strip().upper()
-        found = [c for c in ordered if given in (c.number, c.number[0], c.number.split(".")[0])]
-        if not found:
+        matches = [c for c in ordered if given in (c.number, c.number[0], c.number.split(".")[0])]
+        if not matches:
             raise ValueError(f"claims: there is no claim {number!r}. There are {_ranges(ordered)}.")
-        wanted |= {c.number: c for c in found}
+        wanted |= {c.number: c for c in matches}
     return [c for c in ordered if c.number in wanted] if wanted else ordered
 
 
 def _ranges(claims: Sequence[Claim]) -> str:
     groups: dict[str, list[str]] = {}
-    for each in claims:
-        groups.setdefault(each.number.split(".")[0] if "." in each.number else each.number[0], []).append(each.number)
+    for claim in claims:
+        groups.setdefault(claim.number.split(".")[0] if "." in claim.number else claim.number[0], []).append(
+            claim.number
+        )
     return ", ".join(f"{numbers[0]}-{numbers[-1]}" for numbers in groups.values())
 
 
@@ -129,14 +131,14 @@ def run(
     """
     claims = select(numbers)
     # The long ones first, so that no thread is left with one at the end.
-    queue = sorted(claims, key=lambda each: not each.statistical)
+    queue = sorted(claims, key=lambda claim: not claim.statistical)
     results = {}
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        for future in as_completed([pool.submit(run_claim, each, key) for each in queue]):
+        for future in as_completed([pool.submit(run_claim, claim, key) for claim in queue]):
             result = future.result()
             results[result.claim.number] = result
             done(result)
-    return [results[each.number] for each in claims]
+    return [results[claim.number] for claim in claims]
 
 
 def as_records(results: Iterable[Result]) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ def sgd_step(key):
     equation="(14) = 0",
 )
 def optimum_bias(key):
-    x, y = (jnp.asarray(each)[:, None] for each in regression.article_data())
+    x, y = (jnp.asarray(column)[:, None] for column in regression.article_data())
     params, _ = train(regression.NEURON, mean_squared_error, regression.start(), x, y, optax.sgd(0.02), 3000)
     _, grads = jb.value_and_grad(regression.NEURON, mean_squared_error)(params, x, y)
     return {"mean residual": jnp.mean(y - predict(regression.NEURON, params, x)), "gradient": largest(grads)}

@@ -234,7 +234,7 @@ def bias_by_name(key):
 )
 def convolution_bias(key):
     rng = generator(key)
-    found, sizes = {}, []
+    changes, sizes = {}, []
     for axes in (2, 1):
         x = rng.standard_normal((2, *(6, 5)[:axes], 3))
         layer = conv.layer(16, 3)
@@ -242,15 +242,15 @@ def convolution_bias(key):
         moved = params._replace(bias=params.bias + 0.25 * np.eye(16)[2])
         apply = once(lambda p, x, layer=layer: predict(layer, p, x))
         change = np.asarray(apply(moved, x)) - np.asarray(apply(params, x))
-        found[axes] = change[..., 2], np.delete(change, 2, axis=-1)
+        changes[axes] = change[..., 2], np.delete(change, 2, axis=-1)
         if axes == 2:
             sizes = [params.bias.size, params.bias.size + params.weight.size, params.weight.size]
     return {
         "Conv2d(3, 16, 3) biases, parameters, parameters without": sizes,
-        "change in its own channel when b[2] grows by 0.25": found[2][0],
-        "change elsewhere": found[2][1],
-        "the same for one axis: in its channel": found[1][0],
-        "the same for one axis: elsewhere": found[1][1],
+        "change in its own channel when b[2] grows by 0.25": changes[2][0],
+        "change elsewhere": changes[2][1],
+        "the same for one axis: in its channel": changes[1][0],
+        "the same for one axis: elsewhere": changes[1][1],
     }
 
 
@@ -308,18 +308,18 @@ def bias_starts_at_zero(key):
 
     @once
     def run(x):
-        found = []
+        biases_and_steps = []
         for layer in layers:
             params = layer.init(key, x)
             out, residuals = layer.forward(params, x)
             grads, _ = layer.backward(residuals, out - 1)
-            found.append((params.bias, -0.1 * grads.bias))
-        return found
+            biases_and_steps.append((params.bias, -0.1 * grads.bias))
+        return biases_and_steps
 
-    found = run(x)
+    biases_and_steps = run(x)
     return {
-        "biases at initialisation, dense and conv": np.concatenate([bias for bias, _ in found]),
-        "smallest change of a bias in one step": np.min(np.abs(np.concatenate([step for _, step in found]))),
+        "biases at initialisation, dense and conv": np.concatenate([bias for bias, _ in biases_and_steps]),
+        "smallest change of a bias in one step": np.min(np.abs(np.concatenate([step for _, step in biases_and_steps]))),
     }
 
 

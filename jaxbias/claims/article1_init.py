@@ -82,25 +82,25 @@ def symmetry(key):
 
     @once
     def run(x, y):
-        found = {}
+        trained = {}
         for name, activation in (("tanh", tanh), ("relu", relu), ("sigmoid", sigmoid)):
             network = jb.chain(dense.layer(4), activation, dense.layer(1))
             gradient = jb.value_and_grad(network, mean_squared_error)
             for value in (0.0, 0.3):
                 params = jax.tree.map(lambda leaf, value=value: jnp.full(leaf.shape, value), start)
-                found[name, value] = descend(lambda p, g=gradient: g(p, x, y), params, optax.sgd(0.05), 2000)
-        return found
+                trained[name, value] = descend(lambda p, g=gradient: g(p, x, y), params, optax.sgd(0.05), 2000)
+        return trained
 
-    found = run(x, y)
+    trained = run(x, y)
 
     def spread(params):
         """Largest difference between the hidden units' weights, biases and outgoing weights."""
         rows = np.concatenate([params[0].weight, params[0].bias[None], params[2].weight.T])
         return np.max(np.ptp(rows, axis=1))
 
-    zeros = [found[name, 0.0] for name in ("tanh", "relu")]
-    constant = [found[name, 0.3] for name in ("tanh", "relu", "sigmoid")]
-    logistic = found["sigmoid", 0.0][0]
+    zeros = [trained[name, 0.0] for name in ("tanh", "relu")]
+    constant = [trained[name, 0.3] for name in ("tanh", "relu", "sigmoid")]
+    logistic = trained["sigmoid", 0.0][0]
     return {
         "all zero, tanh and ReLU: largest |W1|, |b1|, |W2|": [
             max(np.max(np.abs(leaf)) for leaf in (p[0].weight, p[0].bias, p[2].weight)) for p, _ in zeros
@@ -196,7 +196,7 @@ def he(key):
     signal, error = growth(key, ((2 / WIDTH) ** 0.5,))
     rng = generator(key)
     swept = [deep.trained(key, depth) for depth in (20, 30)]
-    lower = [deep.finals(each, "xavier") - deep.finals(each, "he") for each in swept]
+    lower = [deep.finals(sweep, "xavier") - deep.finals(sweep, "he") for sweep in swept]
     active = [np.mean(rng.standard_normal((16, WIDTH)) @ rng.standard_normal((WIDTH, WIDTH)) > 0) for _ in range(100)]
     return {
         "log₂ growth of z per layer (theory 0)": signal[0],

@@ -128,24 +128,24 @@ def optimizers(key):
 
     @once
     def run(start):
-        found = {}
+        trained = {}
         for name, optimizer in optimizers.items():
             for steps in (1, 10):
-                found[f"{name} {steps}"] = descend(lambda p: library(p, *columns), start, optimizer, steps)[0]
+                trained[f"{name} {steps}"] = descend(lambda p: library(p, *columns), start, optimizer, steps)[0]
             # The first steps as above, then with a rate that decays, for RMSprop's steps do not shrink by themselves.
             decaying = optax.chain(optimizer, optax.scale_by_schedule(optax.exponential_decay(1.0, 8000, 1e-5)))
-            found[f"{name} end"] = descend(lambda p: library(p, *columns), start, decaying, 8000)[0]
-        return found
+            trained[f"{name} end"] = descend(lambda p: library(p, *columns), start, decaying, 8000)[0]
+        return trained
 
     def gradient(theta):
         residual = theta[0] * x + theta[1] - y
         return np.array([2 * np.mean(residual * x), 2 * np.mean(residual)])
 
-    found = {k: np.array([p.weight[0, 0], p.bias[0]]) for k, p in run(regression.start()).items()}
+    points = {k: np.array([p.weight[0, 0], p.bias[0]]) for k, p in run(regression.start()).items()}
     fit = np.array(regression.with_bias(x, y)[:2])
     errors = {
         steps: [
-            np.max(np.abs(found[f"{name} {steps}"] - by_hand[name](gradient, np.zeros(2), steps)))
+            np.max(np.abs(points[f"{name} {steps}"] - by_hand[name](gradient, np.zeros(2), steps)))
             for name in optimizers
         ]
         for steps in (1, 10)
@@ -153,9 +153,9 @@ def optimizers(key):
     return {
         "optax − formula after 1 step": errors[1],
         "optax − formula after 10 steps": errors[10],
-        "SGD with momentum: (w, b) − closed form": np.abs(found["SGD end"] - fit),
-        "RMSprop: (w, b) − closed form": np.abs(found["RMSprop end"] - fit),
-        "Adam: (w, b) − closed form": np.abs(found["Adam end"] - fit),
+        "SGD with momentum: (w, b) − closed form": np.abs(points["SGD end"] - fit),
+        "RMSprop: (w, b) − closed form": np.abs(points["RMSprop end"] - fit),
+        "Adam: (w, b) − closed form": np.abs(points["Adam end"] - fit),
     }
 
 

@@ -237,8 +237,10 @@ def per_element(key):
 def recurrence(key):
     params, x, targets = problem(key)
     loops = [
-        np.array(each) / len(x)
-        for each in zip(*(deltas_by_element(params, forward_by_element(params, s)[1], t) for s, t in zip(x, targets)))
+        np.array(layer_deltas) / len(x)
+        for layer_deltas in zip(
+            *(deltas_by_element(params, forward_by_element(params, s)[1], t) for s, t in zip(x, targets))
+        )
     ]
 
     @once
@@ -250,10 +252,10 @@ def recurrence(key):
 
         return jax.grad(cost)([jnp.zeros((5, n)) for n in (4, 3, 2)])
 
-    found = jb.deltas(NETWORK, mean_squared_error)(params, x, targets)
+    of_library = jb.deltas(NETWORK, mean_squared_error)(params, x, targets)
     return {
         "recurrence − ∂C/∂z by autodiff": difference(loops, autodiff(params, x, targets)),
-        "recurrence − jb.deltas": difference(loops, [found[path] for path in ("0", "2", "4")]),
+        "recurrence − jb.deltas": difference(loops, [of_library[path] for path in ("0", "2", "4")]),
     }
 
 
@@ -348,7 +350,7 @@ def weight_gradient(key):
 def bias_gradient(key):
     params, x, targets = problem(key, n=1)
     grads = by_library("delta", params, x, targets)
-    found = jb.deltas(NETWORK, mean_squared_error)(params, x, targets)
+    of_library = jb.deltas(NETWORK, mean_squared_error)(params, x, targets)
     loops = deltas_by_element(params, forward_by_element(params, x[0])[1], targets[0])
     updates, _ = optax.sgd(0.3).update(grads, optax.sgd(0.3).init(grads))
     stepped: Any = optax.apply_updates(params[::2], updates)
@@ -372,7 +374,7 @@ def bias_gradient(key):
     exact = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(by_library("delta", batch, rows, wanted))])
     return {
         "∂C/∂b − δ of the library, per sample": difference(
-            [g.bias for g in grads], [found[path][0] for path in ("0", "2", "4")]
+            [g.bias for g in grads], [of_library[path][0] for path in ("0", "2", "4")]
         ),
         "∂C/∂b − δ by loops": difference([g.bias for g in grads], loops),
         "b after a step − (b − α δ)": difference(

@@ -87,9 +87,9 @@ def layers(network: Any = None, params: Any = None, x: Any = None):
     if network is None:
         network, x = article0.NETWORK, jax.ShapeDtypeStruct((1, 2), np.float32)
         params = jax.eval_shape(network.init, jax.random.key(0), x)
-    found = jb.summary(params, network, x)
+    table = jb.summary(params, network, x)
     boxes = [("input", str((None, *x.shape[1:])), "")]
-    for row in found.rows:
+    for row in table.rows:
         held = f"{row.weights} weights + {row.biases} biases" if row.weights else "no parameters"
         boxes.append((row.type, row.out_shape, held))
     with styled():
@@ -212,11 +212,11 @@ def flow():
 
     params: Any
     network, params, x, target = flow_problem()
-    found = jb.deltas(network, mean_squared_error)(params, x, target)
+    deltas_at = jb.deltas(network, mean_squared_error)(params, x, target)
     loss, grads = jb.value_and_grad(network, mean_squared_error)(params, x, target)
     hidden = np.asarray(network.parts[1].forward((), network.parts[0].forward(params[0], x)[0])[0])[0]
     out = float(network.forward(params, x)[0][0, 0])
-    deltas = [np.asarray(found["0"])[0], np.asarray(found["2"])[0]]
+    deltas = [np.asarray(deltas_at["0"])[0], np.asarray(deltas_at["2"])[0]]
     w1, w2 = np.asarray(params[0].weight), np.asarray(params[2].weight)[:, 0]
     values = [np.asarray(x)[0], hidden, [out]]
 

@@ -148,7 +148,7 @@ def importance(key):
     x = rng.standard_normal((30, 3))
     y = x @ [1.0, -2, 3] + 0.5 + 0.1 * rng.standard_normal(30)
     scaled = x * [1, 10, 1]
-    fit, fit_scaled = (np.linalg.lstsq(np.column_stack([each, np.ones(30)]), y)[0] for each in (x, scaled))
+    fit, fit_scaled = (np.linalg.lstsq(np.column_stack([features, np.ones(30)]), y)[0] for features in (x, scaled))
     return {
         "w of the scaled input · 10 − w": 10 * fit_scaled[1] - fit[1],
         "predictions": np.column_stack([scaled, np.ones(30)]) @ fit_scaled - np.column_stack([x, np.ones(30)]) @ fit,

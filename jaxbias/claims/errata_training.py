@@ -39,11 +39,11 @@ def symmetry(key):
 
     @once
     def run(biases):
-        def one(bias):
+        def trained(bias):
             start = (affine(jnp.zeros((2, 4)), bias), (), affine(jnp.zeros((4, 1)), jnp.zeros(1)))
             return descend(lambda p: gradient(p, x, y), start, optax.sgd(0.05), 4000)
 
-        return jax.vmap(one)(biases)
+        return jax.vmap(trained)(biases)
 
     params, losses = run(jnp.asarray([np.full(4, 0.5), rng.standard_normal(4)]))
     rows = np.concatenate([params[0].weight, params[0].bias[:, None], params[2].weight.transpose(0, 2, 1)], axis=1)
@@ -170,7 +170,7 @@ def zero_start(key):
 )
 def underfitting(key):
     rng = generator(key)
-    found = {}
+    errors = {}
     for offset in (1.0, 0.0):
         rows = []
         for _ in range(2000):
@@ -184,11 +184,11 @@ def underfitting(key):
                     - regression.mse(fit.weight, fit.bias, test, wanted),
                 )
             )
-        found[offset] = np.array(rows)
+        errors[offset] = np.array(rows)
     return {
-        "training error without − with, offset 1": found[1.0][:, 0],
-        "test error without − with, offset 1": found[1.0][:, 1],
-        "test error without − with, offset 0": found[0.0][:, 1],
+        "training error without − with, offset 1": errors[1.0][:, 0],
+        "test error without − with, offset 1": errors[1.0][:, 1],
+        "test error without − with, offset 0": errors[0.0][:, 1],
     }
 
 
@@ -209,13 +209,13 @@ def underfitting(key):
 def leverage(key):
     rng = generator(key)
     a = rng.standard_normal((4000, WIDTH))
-    start, found = np.mean(a * a, axis=1), {}
+    start, growth = np.mean(a * a, axis=1), {}
     for l in range(1, 11):
         # For one input, the sums over a fresh normal weight matrix are independent normals: no need to draw the matrix.
         z = rng.standard_normal(a.shape) * np.sqrt(2 * np.mean(a * a, axis=1, keepdims=True))
-        found[l] = np.log2(np.mean(z * z, axis=1) / start) / 2
+        growth[l] = np.log2(np.mean(z * z, axis=1) / start) / 2
         a = np.maximum(z, 0)
-    return {f"log₂ rms z in layer {l} (theory 1/2, less what finite width costs)": found[l] for l in (1, 5, 10)}
+    return {f"log₂ rms z in layer {l} (theory 1/2, less what finite width costs)": growth[l] for l in (1, 5, 10)}
 
 
 @claim(

@@ -55,11 +55,11 @@ def with_and_without(key: Any, offset: float | int, optimizer: Any = None, epoch
 @computed_once
 def offset_curves() -> dict[str, dict[bool, np.ndarray]]:
     """Title → use_bias → training loss (seeds, epochs): target with and without an offset."""
-    found = {}
+    curves = {}
     for title, offset in (("target sin 2x + 1: an offset", 1), ("target sin 2x: none, and odd", 0)):
         losses = with_and_without(jax.random.key(0), offset).results["loss"]
-        found[title] = {True: losses[0, 0], False: losses[0, 1]}
-    return found
+        curves[title] = {True: losses[0, 0], False: losses[0, 1]}
+    return curves
 
 
 def two_classes(rng: np.random.Generator, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ def boundaries() -> tuple[Any, Any, Any, Any]:
     x, labels = two_classes(np.random.default_rng(3))
     axis = np.linspace(-1.5, 4.5, 121, dtype=np.float32)
     grid = np.meshgrid(axis, axis)
-    points = jnp.asarray(np.stack([each.ravel() for each in grid], axis=1))
+    points = jnp.asarray(np.stack([coordinate.ravel() for coordinate in grid], axis=1))
     targets = labels[:, None].astype(np.float32)
     networks = {
         "logistic": lambda on: (dense.layer(1, use_bias=on),),
@@ -113,7 +113,7 @@ def regularized(key: Any) -> tuple[np.ndarray, np.ndarray]:
     """Training and test MSE, (penalties, seeds): 5-32-1 ReLU nets on 24 noisy rows each, 400 steps of Adam."""
     optimizer = optax.adam(0.01)
 
-    def one(key, settings):
+    def member(key, settings):
         l2, l1, rate = settings
         data_key, init_key, mask_key = jax.random.split(key, 3)
         x = jax.random.normal(data_key, (24 + 200, 5), jnp.float32)
@@ -144,7 +144,7 @@ def regularized(key: Any) -> tuple[np.ndarray, np.ndarray]:
         return errors[:24].mean(), errors[24:].mean()
 
     settings = jnp.asarray(list(PENALTIES.values()), jnp.float32)
-    run = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))
+    run = jax.jit(jax.vmap(jax.vmap(member, (0, None)), (None, 0)))
     train, test = run(keys(key), settings)
     return np.asarray(train), np.asarray(test)
 
@@ -157,7 +157,7 @@ def digits_with_and_without(key: Any) -> tuple[np.ndarray, np.ndarray]:
     x, labels = jnp.asarray(held.data / 16, jnp.float32), jnp.asarray(held.target, jnp.int32)
     optimizer = optax.adam(0.02)
 
-    def one(key_data):
+    def member(key_data):
         split_key, order_key = jax.random.split(jax.random.wrap_key_data(key_data))
         order = jax.random.permutation(split_key, len(x))
         rows, test = order[:1200], order[1200:]
@@ -183,7 +183,7 @@ def digits_with_and_without(key: Any) -> tuple[np.ndarray, np.ndarray]:
 
         return jax.lax.map(run, jnp.array([1, 0], jnp.float32))
 
-    accuracy, log_loss = jax.jit(lambda each: jax.lax.map(one, each))(jax.random.key_data(keys(key)))
+    accuracy, log_loss = jax.jit(lambda key_data: jax.lax.map(member, key_data))(jax.random.key_data(keys(key)))
     return np.asarray(accuracy).T, np.asarray(log_loss).T
 
 
@@ -202,7 +202,7 @@ def bias_starts(key: Any, share: float) -> tuple[np.ndarray, np.ndarray, np.ndar
     optimizer = optax.adam(0.01)
     n, held_out = 200, 400
 
-    def one(key, kind):
+    def member(key, kind):
         data_key, init_key, bias_key = jax.random.split(key, 3)
         labels = (jnp.arange(n + held_out) % 100 < 100 * share).astype(jnp.float32)[:, None]
         x = jax.random.normal(data_key, (n + held_out, 2), jnp.float32) + 1.5 * labels
@@ -224,6 +224,6 @@ def bias_starts(key: Any, share: float) -> tuple[np.ndarray, np.ndarray, np.ndar
         test, _ = binary_cross_entropy.forward(network.forward(params, x[n:])[0], labels[n:])
         return losses[0], losses[20], test
 
-    run = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))
+    run = jax.jit(jax.vmap(jax.vmap(member, (0, None)), (None, 0)))
     first, early, test = run(keys(key), jnp.arange(len(BIAS_STARTS)))
     return np.asarray(first), np.asarray(early), np.asarray(test)

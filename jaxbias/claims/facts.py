@@ -90,7 +90,7 @@ def full_gradient(key):
 
     @once
     def run(params, x):
-        found = []
+        parts = []
         for network in (RELU_NET, smooth):
 
             def f(params, row, network=network):
@@ -98,8 +98,8 @@ def full_gradient(key):
 
             values, by_params, by_x = jax.vmap(lambda row, f=f: (f(params, row), *jax.grad(f, (0, 1))(params, row)))(x)
             biases = sum(jnp.sum(g.bias * p.bias, axis=-1) for g, p in zip(by_params[::2], params[::2]))
-            found.append((values - jnp.sum(by_x * x, axis=1) - biases, biases))
-        return found
+            parts.append((values - jnp.sum(by_x * x, axis=1) - biases, biases))
+        return parts
 
     (error, part), (other, _) = run(params, x)
     return {
@@ -189,11 +189,11 @@ def conserved(key):
 
     def balance(a, b, with_bias=True):
         """Inner product of each hidden unit's incoming params of a and b, less that of its outgoing ones."""
-        found = []
+        differences = []
         for l in (0, 2):
             inner = jnp.sum(a[l].weight * b[l].weight, axis=0) + with_bias * a[l].bias * b[l].bias
-            found.append(inner - jnp.sum(a[l + 2].weight * b[l + 2].weight, axis=1))
-        return jnp.concatenate(found)
+            differences.append(inner - jnp.sum(a[l + 2].weight * b[l + 2].weight, axis=1))
+        return jnp.concatenate(differences)
 
     @once
     def run(params):
@@ -332,7 +332,7 @@ def equivariance(key):
 )
 def folding(key):
     rng = generator(key)
-    found = []
+    errors = []
     for layer, shape in ((dense.layer(4), (6, 3)), (conv.layer(4, 2), (2, 4, 4, 3))):
         x = rng.standard_normal(shape)
         network = jb.inference(jb.chain(layer, batch_norm.layer()))
@@ -346,8 +346,8 @@ def folding(key):
             folded = affine(params[0].weight * scale, (params[0].bias - mean) * scale + params[1].bias)
             return predict(layer, folded, x), run_forward(network, params, x, state)[0]
 
-        found.append(difference(*run(params, x)))
-    return {"dense: folded − batch norm": found[0], "conv: folded − batch norm": found[1]}
+        errors.append(difference(*run(params, x)))
+    return {"dense: folded − batch norm": errors[0], "conv: folded − batch norm": errors[1]}
 
 
 @claim(

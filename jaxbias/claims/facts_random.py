@@ -30,13 +30,13 @@ from jaxbias.params import init_state, run_forward
 )
 def born_dead(key):
     rng = generator(key)
-    found, nets = {}, 20_000
+    shares, nets = {}, 20_000
     for n, depth in ((2, 2), (2, 10), (3, 5), (4, 10)):
         a = np.ones((nets, 1, 1))  # without biases one input stands for its whole ray
         for _ in range(depth):
             a = np.maximum(a @ rng.standard_normal((nets, a.shape[2], n)), 0)
-        found[f"share of dead nets, width {n}, depth {depth}"] = np.mean(np.all(a == 0, axis=2))
-    return found
+        shares[f"share of dead nets, width {n}, depth {depth}"] = np.mean(np.all(a == 0, axis=2))
+    return shares
 
 
 NODES = np.polynomial.hermite_e.hermegauss(61)
@@ -67,7 +67,7 @@ def variance_map(q, weight_variance, bias_variance):
 def mean_field(key):
     rng = generator(key)
     width, nets = 3000, 40
-    found = []
+    ratios = []
     for sigma_w, sigma_b in ((1.5, 0.3), (0.9, 0.5)):
         measured, predicted, q = np.zeros((nets, 8)), [], 1.0
         for net in range(nets):
@@ -81,7 +81,7 @@ def mean_field(key):
         for _ in range(8):
             q = variance_map(q, sigma_w**2, sigma_b**2)
             predicted.append(q)
-        found.append(measured.mean(axis=0) / predicted)
+        ratios.append(measured.mean(axis=0) / predicted)
     fixed = []
     for sigma_b in (0.0, 0.5):
         q = 1.0
@@ -89,8 +89,8 @@ def mean_field(key):
             q = variance_map(q, 0.81, sigma_b**2)
         fixed.append(q)
     return {
-        "variance of z over the map's, 8 layers, (σ_w, σ_b) = (1.5, 0.3)": found[0],
-        "the same, (0.9, 0.5)": found[1],
+        "variance of z over the map's, 8 layers, (σ_w, σ_b) = (1.5, 0.3)": ratios[0],
+        "the same, (0.9, 0.5)": ratios[1],
         "fixed point at σ_w = 0.9, σ_b = 0": fixed[0],
         "fixed point at σ_w = 0.9, σ_b = 0.5": fixed[1],
     }
@@ -119,7 +119,7 @@ def redundant_bias(key):
 
     @once
     def run(start):
-        found = []
+        trained = []
         for optimizer in (optax.adam(0.01), optax.sgd(0.05)):
 
             def step(carry, _, optimizer=optimizer):
@@ -129,10 +129,10 @@ def redundant_bias(key):
                 return (optax.apply_updates(params, updates), opt_state), None
 
             (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=1000)
-            found.append(params)
-        bare = (found[0][0]._replace(bias=jnp.zeros_like(found[0][0].bias)), *found[0][1:])
-        change = run_forward(network, found[0], x, state)[0] - run_forward(network, bare, x, state)[0]
-        return [p[0].bias for p in found], change
+            trained.append(params)
+        bare = (trained[0][0]._replace(bias=jnp.zeros_like(trained[0][0].bias)), *trained[0][1:])
+        change = run_forward(network, trained[0], x, state)[0] - run_forward(network, bare, x, state)[0]
+        return [p[0].bias for p in trained], change
 
     (adam, sgd), change = run(start)
     return {

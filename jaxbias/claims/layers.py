@@ -98,7 +98,7 @@ def feature_map(key):
 )
 def one_rule(key):
     rng = generator(key)
-    found = []
+    errors = []
     for layer, x in (
         (dense.layer(4), rng.standard_normal((5, 3))),
         (conv.layer(4, 2), rng.standard_normal((2, 4, 4, 3))),
@@ -106,7 +106,7 @@ def one_rule(key):
         params = randomized(rng, layer, x)
         delta = rng.standard_normal(jax.eval_shape(lambda p, x, l=layer: l.forward(p, x)[0], params, x).shape)
         grads = once(lambda p, x, d, l=layer: l.backward(l.forward(p, x)[1], d)[0])(params, x, delta)
-        found.append(difference(grads.bias, delta.sum(axis=tuple(range(delta.ndim - 1)))))
+        errors.append(difference(grads.bias, delta.sum(axis=tuple(range(delta.ndim - 1)))))
     cell, x, given = rnn.layer(4), rng.standard_normal((2, 6, 3)), rng.standard_normal((2, 6, 4))
     params = randomized(rng, cell, x)
     h, grads = once(lambda p, x, d: (cell.forward(p, x)[0], cell.backward(cell.forward(p, x)[1], d)[0]))(
@@ -117,8 +117,8 @@ def one_rule(key):
         delta = (given[:, t] + delta @ np.asarray(params.hidden.weight).T) * (1 - np.asarray(h)[:, t] ** 2)
         total += delta.sum(axis=0)
     return {
-        "dense: ∂C/∂b − Σ δ over rows": found[0],
-        "conv: ∂C/∂b − Σ δ over rows and positions": found[1],
+        "dense: ∂C/∂b − Σ δ over rows": errors[0],
+        "conv: ∂C/∂b − Σ δ over rows and positions": errors[1],
         "recurrent: ∂C/∂b − Σ δ over rows and time steps": difference(grads.input.bias, total),
     }
 
@@ -140,7 +140,7 @@ def before_norm(key, norm):
         grads, _ = network.backward(residuals, cotangent)
         return result, out(0 * params[0].bias)[0], out(0 * params[0].bias + 1.7)[0], grads[0].bias
 
-    return [np.asarray(each) for each in run(params, x, cotangent)]
+    return [np.asarray(array) for array in run(params, x, cotangent)]
 
 
 @claim(

@@ -33,10 +33,10 @@ def summary(key):
     x = jax.ShapeDtypeStruct((1, 2), jnp.float32)
     params = jax.eval_shape(NETWORK.init, key, x)
     without = jb.chain(dense.layer(2, use_bias=False), relu, dense.layer(1, use_bias=False))
-    found = jb.summary(params, NETWORK, x)
+    table = jb.summary(params, NETWORK, x)
     bare = jb.summary(jax.eval_shape(without.init, key, x), without, x)
     frozen = jb.summary(params, NETWORK, x, trainable=jb.freeze(params, "biases"))
-    lines = [line.split() for line in str(found).splitlines()]
+    lines = [line.split() for line in str(table).splitlines()]
     shown = [any(line[1:5] == ["dense", "(None,", f"{n})", size] for line in lines) for n, size in ((2, "6"), (1, "3"))]
     text = {line[0]: (line[1], line[-1]) for line in lines if len(line) == 5}
 
@@ -50,8 +50,8 @@ def summary(key):
             text["trainable"] == ("9", "36"),
             text["frozen"] == ("0", "0"),
         ],
-        "parameters by layer": [row.weights + row.biases for row in found.rows],
-        "total, trainable, frozen, bytes": totals(found),
+        "parameters by layer": [row.weights + row.biases for row in table.rows],
+        "total, trainable, frozen, bytes": totals(table),
         "the same without biases": totals(bare),
         "trainable and frozen with frozen biases": [frozen.trainable.parameters, frozen.frozen.parameters],
     }
@@ -100,12 +100,12 @@ def pytorch_default(key):
     init = dense.layer(1, **initializers.preset("pytorch")).init
     x = jnp.zeros((1, 3))
     drawn = once(jax.vmap(lambda k: init(k, x)))(jax.random.split(key, 20_000))
-    found = [moments(leaf, 1 / math.sqrt(3)) for leaf in (drawn.weight, drawn.bias)]
+    statistics = [moments(leaf, 1 / math.sqrt(3)) for leaf in (drawn.weight, drawn.bias)]
     return {
         "shapes of weight and bias": [*drawn.weight.shape[1:], *drawn.bias.shape[1:]],
-        "largest entry / 0.577350, weight and bias": [each[0] for each in found],
-        "variance / (bound²/3), weight and bias": [each[1] for each in found],
-        "p-value against uniform, weight and bias": [each[2] for each in found],
+        "largest entry / 0.577350, weight and bias": [row[0] for row in statistics],
+        "variance / (bound²/3), weight and bias": [row[1] for row in statistics],
+        "p-value against uniform, weight and bias": [row[2] for row in statistics],
     }
 
 
@@ -157,11 +157,11 @@ def named_initializers(key):
         lambda k: (initializers.xavier_uniform(k, shape, jnp.float64), initializers.he_normal(k, shape, jnp.float64))
     )
     bounds = [math.sqrt(6 / 250), tanh_gain * math.sqrt(6 / 250), math.sqrt(6 / 150), math.sqrt(6 / (9 * 40))]
-    found = [moments(samples, bound) for samples, bound in zip(uniform, bounds)]
+    statistics = [moments(samples, bound) for samples, bound in zip(uniform, bounds)]
     return {
-        "largest entry / bound: Xavier, with tanh gain, Kaiming, conv Kaiming": [each[0] for each in found],
-        "variance / bound²·3 of these": [each[1] for each in found],
-        "p-value against uniform": [each[2] for each in found],
+        "largest entry / bound: Xavier, with tanh gain, Kaiming, conv Kaiming": [row[0] for row in statistics],
+        "variance / bound²·3 of these": [row[1] for row in statistics],
+        "p-value against uniform": [row[2] for row in statistics],
         "variance · (fan_in + fan_out)/2 of Xavier normal, · fan_in/2 of Kaiming normal": [
             np.var(xavier_normal) * 125,
             np.var(kaiming_normal) * 75,

@@ -20,7 +20,7 @@ def texts(figure) -> list[str]:
     """Every text that stands in a figure."""
     from matplotlib.text import Text
 
-    return [each.get_text() for each in figure.findobj(Text) if each.get_text()]
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
 @claim(
@@ -41,14 +41,14 @@ def model_diagram(key):
 
     drawn = diagrams.layers()
     shown, links = texts(drawn), texts(diagrams.node_link())
-    rounded = [diagrams._signed(w) for each in jb.get_weights(article0.printed_params()) for w in np.ravel(each)]
+    rounded = [diagrams._signed(w) for leaf in jb.get_weights(article0.printed_params()) for w in np.ravel(leaf)]
     return {
         "boxes: input and three layers": sum(type(p) is FancyBboxPatch for p in drawn.findobj(FancyBboxPatch)),
         "types and shapes shown": [
             shown.count("dense") == 2, shown.count("relu") == 1, shown.count("(None, 2)") == 3, "(None, 1)" in shown
         ],
         "constant-1 nodes in the node-link view": links.count("1"),
-        "printed weights shown on the links": [each in links for each in rounded],
+        "printed weights shown on the links": [label in links for label in rounded],
     }  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def three_uses(key):
 
     @once
     def run():
-        found = {}
+        results = {}
         for name, (make, loss, inputs, targets, optimizer, steps) in tasks.items():
             for on in (True, False):
                 network = make(on)
@@ -127,13 +127,13 @@ def three_uses(key):
                 given, wanted = jnp.asarray(inputs), jnp.asarray(targets)
                 start = network.init(key, given)
                 params, losses = descend(lambda p, g=gradient, a=given, t=wanted: g(p, a, t), start, optimizer, steps)
-                found[f"{name} {on}"] = losses[-1], predict(network, params, given)
-        return found
+                results[f"{name} {on}"] = losses[-1], predict(network, params, given)
+        return results
 
-    found = run()
-    accuracy = [np.mean((found[f"classification {on}"][1][:, 0] > 0) == labels) for on in (True, False)]
-    fit = [found[f"regression {on}"][0] for on in (True, False)]
-    deep = [found[f"deep {on}"][0] for on in (True, False)]
+    results = run()
+    accuracy = [np.mean((results[f"classification {on}"][1][:, 0] > 0) == labels) for on in (True, False)]
+    fit = [results[f"regression {on}"][0] for on in (True, False)]
+    deep = [results[f"deep {on}"][0] for on in (True, False)]
     variance = np.var(np.cos(3 * line))
     return {
         "classification: accuracy with, without": accuracy,

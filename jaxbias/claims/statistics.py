@@ -147,7 +147,7 @@ def bias_and_vanishing(key):
     rng = generator(key)
     z = rng.standard_normal(200_000)
     width, depth, growth = 128, 30, {0.0: [], 1.0: []}
-    for bias, found in growth.items():
+    for bias, rates in growth.items():
         for _ in range(100):
             a, kept = rng.standard_normal(width), []
             for _ in range(depth):
@@ -157,7 +157,7 @@ def bias_and_vanishing(key):
             delta = first = rng.standard_normal(width)
             for l in range(depth - 1, 0, -1):
                 delta = (delta @ kept[l][0].T) * (kept[l - 1][1] > 0)
-            found.append(np.log2(np.linalg.norm(delta) / np.linalg.norm(first)) / (depth - 1))
+            rates.append(np.log2(np.linalg.norm(delta) / np.linalg.norm(first)) / (depth - 1))
     return {
         "share of active units at b = −1, 0, 1 and unit sd of z": [np.mean(z + b > 0) for b in (-1, 0, 1)],
         "log₂ growth of the gradient per layer at s = 0.01, b = 0 (theory −3.64)": growth[0.0],
@@ -216,13 +216,13 @@ def xavier_before_relu(key):
     statistical=True,
 )
 def depth_and_start(key):
-    found = {depth: deep.trained(key, depth) for depth in deep.DEPTHS}
-    he, xavier = ({d: deep.finals(each, start) for d, each in found.items()} for start in ("he", "xavier"))
+    sweeps = {depth: deep.trained(key, depth) for depth in deep.DEPTHS}
+    he, xavier = ({d: deep.finals(sweep, start) for d, sweep in sweeps.items()} for start in ("he", "xavier"))
     by_sgd = deep.trained_by_sgd(key, 30)
     slow = deep.finals(by_sgd, "xavier")
     return {
-        "zeros: least loss / Var y of any depth and seed": np.min([deep.finals(s, "zeros") for s in found.values()]),
-        "depth 30: normal, log₁₀ of the loss / Var y": np.log10(deep.finals(found[30], "normal")),
+        "zeros: least loss / Var y of any depth and seed": np.min([deep.finals(s, "zeros") for s in sweeps.values()]),
+        "depth 30: normal, log₁₀ of the loss / Var y": np.log10(deep.finals(sweeps[30], "normal")),
         "depth 30, SGD: Xavier, loss / Var y": slow,
         "depth 30, SGD: share of seeds in which He is lower": deep.finals(by_sgd, "he") < slow,
         "depth 30, Adam: Xavier − He": xavier[30] - he[30],
@@ -255,11 +255,11 @@ def depth_and_start(key):
 )
 def biases_and_depth(key):
     slope, least = deep.best_without_bias()
-    found = {depth: deep.trained(key, depth) for depth in deep.DEPTHS}
-    without = [deep.finals(s, start, use_bias=False) for s in found.values() for start in deep.STARTS]
+    sweeps = {depth: deep.trained(key, depth) for depth in deep.DEPTHS}
+    without = [deep.finals(s, start, use_bias=False) for s in sweeps.values() for start in deep.STARTS]
 
     def saved(depth, name):
-        return deep.finals(found[depth], "he", False, name) - deep.finals(found[depth], "he", True, name)
+        return deep.finals(sweeps[depth], "he", False, name) - deep.finals(sweeps[depth], "he", True, name)
 
     return (
         {
@@ -273,8 +273,8 @@ def biases_and_depth(key):
         | {f"depth {d}: test loss saved by them": saved(d, "validation_loss") for d in deep.DEPTHS}
         | {
             "training loss saved, depth 30 − depth 2": saved(30, "loss") - saved(2, "loss"),
-            "test loss, Xavier − He, depth 10": deep.finals(found[10], "xavier", True, "validation_loss")
-            - deep.finals(found[10], "he", True, "validation_loss"),
+            "test loss, Xavier − He, depth 10": deep.finals(sweeps[10], "xavier", True, "validation_loss")
+            - deep.finals(sweeps[10], "he", True, "validation_loss"),
         }
     )
 
@@ -310,11 +310,11 @@ def offset(key):
 )
 def optimizers(key):
     chosen = {"SGD": optax.sgd(0.05, momentum=0.9), "RMSprop": optax.rmsprop(0.01), "Adam": optax.adam(0.02)}
-    found = {}
+    saved = {}
     for name, optimizer in chosen.items():
         losses = experiments.with_and_without(key, 1, optimizer, epochs=100).final("loss")[0]
-        found[f"{name}: loss saved by the biases"] = losses[1] - losses[0]
-    return found
+        saved[f"{name}: loss saved by the biases"] = losses[1] - losses[0]
+    return saved
 
 
 @claim(

@@ -236,7 +236,7 @@ class _Walk:
 
     def _enter(self, equation: Equation, kinds: list[Any], scope: Scope, index: int) -> list[Any]:
         """Walk the bodies. Where they cannot be evaluated piece by piece, the call itself is the contact."""
-        found = len(self.sites)
+        before = len(self.sites)
         whole = equation.name not in WALKED
         inputs = equation.body_inputs(kinds)
         offset = len(kinds) - len(inputs)
@@ -257,8 +257,8 @@ class _Walk:
             self.sites.append(Site(scope, index, position + offset, equation, kinds[position + offset], "other"))
         if not whole:
             return out_kinds
-        inside = self.sites[found:]
-        del self.sites[found:]
+        inside = self.sites[before:]
+        del self.sites[before:]
         for position, kind in enumerate(kinds):
             if isinstance(kind, Origin):
                 roles = [site.role for site in inside if set(site.origin.leaves) & set(kind.leaves)]

@@ -128,11 +128,11 @@ def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: l
 
     @jax.jit
     def gradients(weights):
-        def one(probe):
+        def gradient(probe):
             flat, cotangent = probe
             return jax.vjp(lambda flat: outputs(flat, weights), flat)[1](cotangent)[0]
 
-        return jax.lax.map(one, (values.astype(dtype), cotangents))
+        return jax.lax.map(gradient, (values.astype(dtype), cotangents))
 
     return np.asarray(gradients(given), np.float64), np.asarray(gradients(moved), np.float64)
 
@@ -171,10 +171,10 @@ def _within_and_across(null: np.ndarray, sizes: Sequence[int], tolerance: float)
     joined = np.array([[np.abs(projector[a, b]).max(initial=0.0) > tolerance for b in parts] for a in parts])
     left = {i for i in range(len(sizes)) if joined[i].any()}
     while left:
-        members, found = set(), {min(left)}
-        while found - members:
-            members |= found
-            found = {j for i in members for j in np.flatnonzero(joined[i]).tolist()}
+        members, reached = set(), {min(left)}
+        while reached - members:
+            members |= reached
+            reached = {j for i in members for j in np.flatnonzero(joined[i]).tolist()}
         left -= members
         columns = np.concatenate([np.arange(parts[i].start, parts[i].stop) for i in sorted(members)])
         _, values, basis = np.linalg.svd(projector[np.ix_(columns, columns)])

@@ -259,12 +259,14 @@ def fix_gauge(fn: Callable, params: Any, *args: Any, redundant: Sequence[Redunda
     """
     redundant = redundant_biases(fn, params, *args) if redundant is None else redundant
     fixed = params
-    for each in redundant:
-        old = [get_leaf(fixed, path, "fix_gauge") for path in each.paths]
+    for redundancy in redundant:
+        old = [get_leaf(fixed, path, "fix_gauge") for path in redundancy.paths]
         sizes = [b.size for b in old]
-        flat = _smallest(np.concatenate([np.asarray(b, np.float64).reshape(-1) for b in old]), each.directions, sizes)
+        flat = _smallest(
+            np.concatenate([np.asarray(b, np.float64).reshape(-1) for b in old]), redundancy.directions, sizes
+        )
         pieces = (jnp.asarray(flat[part].reshape(b.shape), b.dtype) for part, b in zip(parts_of(sizes), old))
-        fixed = set_leaves(fixed, dict(zip(each.paths, pieces)))
+        fixed = set_leaves(fixed, dict(zip(redundancy.paths, pieces)))
     return _done(fn, params, fixed, args)
 
 

@@ -175,6 +175,8 @@ def before(states: Array, start: Array, reverse: bool) -> Array:
 # --- what leaves the layer --------------------------------------------------------------------------------------------
 
 STEPS, LAST, STATE = "steps", "last", "state"
+OF_SEQUENCES = {"x_t": ("x", "x.0", "x.x"), "h_0": ("x.1*", "x.state*")}
+"""`Derivation.symbols` of the layers over time."""
 
 
 def check_output(output: Any, function: str, known: Sequence[str] = (STEPS, LAST)) -> None:

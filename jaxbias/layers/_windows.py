@@ -1,8 +1,10 @@
 """How a window moves over the spatial axes of an image: strides, dilations and padding, one entry per axis."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -117,14 +119,45 @@ def resolve_padding(
     return tuple((total // 2, total - total // 2) for total in totals)
 
 
+class Window(NamedTuple):
+    """How a pooling window moves along one axis: window i reads places stride·i + dilation·u, u = 0 … entries − 1.
+
+    Attributes:
+        low, high: padding before and after the axis.
+        beyond: what a last window that does not fit reads behind the padding; no part of any mean.
+    """
+
+    entries: int
+    stride: int
+    dilation: int
+    low: int
+    high: int
+    beyond: int
+
+    @property
+    def span(self) -> int:
+        """From its first place to its last."""
+        return dilated(self.entries, self.dilation)
+
+    def padded(self, length: int) -> int:
+        """What an axis of this length becomes for the windows."""
+        return self.low + length + self.high + self.beyond
+
+    def positions(self, length: int) -> int:
+        """How many windows there are on an axis of this length."""
+        return (self.padded(length) - self.span) // self.stride + 1
+
+
 def pooling_windows(
     x_shape: tuple[int, ...],
     window: int | Sequence[int],
     stride: int | Sequence[int] | None,
     padding: Padding,
+    dilation: int | Sequence[int],
+    ceil_mode: bool,
     name: str,
-) -> tuple[tuple[int, int, int, int], ...]:
-    """(window, stride, low, high) of each spatial axis of x (n, *spatial, channels), checked; `name` is the layer's.
+) -> tuple[Window, ...]:
+    """The window of each spatial axis of x (n, *spatial, channels), checked; `name` is the layer's.
 
     Raises:
         ValueError: x has no spatial axis, a keyword does not fit its spatial axes, a window is larger than the padded
@@ -134,27 +167,60 @@ def pooling_windows(
     axes = spatial_axes(x_shape, function)
     windows = per_axis(window, axes, function, "window", x_shape)
     strides = windows if stride is None else per_axis(stride, axes, function, "stride", x_shape)
-    pads = resolve_padding(padding, x_shape[1:-1], windows, strides, function)
-    if any(not 0 <= p < w for w, pair in zip(windows, pads) for p in pair):
+    dilations = per_axis(dilation, axes, function, "dilation", x_shape)
+    spans = tuple(dilated(w, d) for w, d in zip(windows, dilations))
+    pads = resolve_padding(padding, x_shape[1:-1], spans, strides, function)
+    moves = tuple(
+        Window(w, s, d, pair[0], pair[1], _beyond(n, span, s, pair) if ceil_mode else 0)
+        for n, w, s, d, span, pair in zip(x_shape[1:-1], windows, strides, dilations, spans, pads)
+    )
+    check_window_fits(x_shape[1:-1], spans, pads, function, "window", x_shape)
+    if any(not 0 <= p < span for span, pair in zip(spans, pads) for p in pair) or not all(
+        _sees_input(each, n) for each, n in zip(moves, x_shape[1:-1])
+    ):
         raise ValueError(
             f"{function}: padding must be at least 0 and smaller than the window, so that no window sees padding only; "
-            f"got padding {pads} for window {windows}."
+            f"got padding {pads} for window {windows}" + (f", dilated to {spans}." if spans != windows else ".")
         )
-    check_window_fits(x_shape[1:-1], windows, pads, function, "window", x_shape)
-    return tuple((w, s, *pair) for w, s, pair in zip(windows, strides, pads))
+    return moves
 
 
-def pooled_shape(x_shape: tuple[int, ...], windows: Sequence[tuple[int, int, int, int]]) -> tuple[int, ...]:
+def _beyond(length: int, span: int, stride: int, pads: tuple[int, int]) -> int:
+    """What one more window needs behind the padding; 0 where none begins in the input, as in PyTorch's ceil_mode."""
+    low, high = pads
+    more = -(-(low + length + high - span) // stride)  # windows after the first one, rounded up
+    return max(more * stride + span - (low + length + high), 0) if more * stride < low + length else 0
+
+
+def _sees_input(window: Window, length: int) -> bool:
+    """Whether every window reads an entry of the input: not so where its places jump over a short one."""
+    if window.dilation == 1 or length == 0:
+        return True
+    starts = window.stride * np.arange(window.positions(length)) - window.low
+    places = starts[:, None] + window.dilation * np.arange(window.entries)
+    return bool(((places >= 0) & (places < length)).any(axis=1).all())
+
+
+def pooled_shape(x_shape: tuple[int, ...], windows: Sequence[Window]) -> tuple[int, ...]:
     """Shape of the pooled x (n, *spatial, channels); windows as `pooling_windows` gives them."""
-    positions = ((low + n + high - w) // s + 1 for n, (w, s, low, high) in zip(x_shape[1:-1], windows))
+    positions = (window.positions(n) for n, window in zip(x_shape[1:-1], windows))
     return (x_shape[0], *positions, x_shape[-1])
 
 
-def check_pool(window: int | Sequence[int], stride: int | Sequence[int] | None, function: str) -> None:
+def check_pool(
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    dilation: int | Sequence[int],
+    ceil_mode: bool,
+    function: str,
+) -> None:
     """What can be said of a pooling layer's keywords before there is an input: whole numbers of at least 1."""
     check_lengths(window, function, "window")
     if stride is not None:
         check_lengths(stride, function, "stride")
+    check_lengths(dilation, function, "dilation")
+    if not isinstance(ceil_mode, bool):
+        raise TypeError(f"{function}: ceil_mode must be True or False, got {describe(ceil_mode)}.")
 
 
 def check_window_fits(
@@ -177,14 +243,17 @@ def check_window_fits(
 # --- one axis at a time: what the windows read, and the transpose of reading ------------------------------------------
 
 
-def window_slices(x: Array, axis: int, window: int, stride: int) -> list[Array]:
-    """x[u], x[u + stride], … along `axis` for each place u of the window: entry i of slice u is seen by window i."""
-    positions = (x.shape[axis] - window) // stride + 1
-    return [lax.slice_in_dim(x, u, u + (positions - 1) * stride + 1, stride, axis) for u in range(window)]
+def window_slices(x: Array, axis: int, window: Window) -> list[Array]:
+    """x[u], x[u + stride], … along the padded `axis` for each place u that a window reads: entry i is window i's."""
+    last = (x.shape[axis] - window.span) // window.stride * window.stride
+    places = range(0, window.span, window.dilation)
+    return [lax.slice_in_dim(x, u, u + last + 1, window.stride, axis) for u in places]
 
 
 def covering_windows(x: Array, axis: int, window: int, stride: int, length: int) -> list[tuple[Array, Array]]:
     """The transpose of reading: which windows see each place of an axis of `length` entries, and where in them.
+
+    `window` is the span of one, its first place to its last, whether it reads those between or not.
 
     The axis of x, one entry per window, becomes two, (blocks, stride): place stride·m + r is entry (m, r). It is seen
     by window m − k at that window's place u = stride·k + r, for each k with u < window; a window that does not exist

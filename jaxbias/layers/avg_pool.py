@@ -1,14 +1,15 @@
 """Average pooling over windows of the spatial axes, channels last; no params.
 
 Input x (n, *spatial, channels), output z (n, *positions, channels). Window i starts at S i − P for stride S and low
-padding P; windows overlap where the stride is shorter than the window.
+padding P and reads every D-th entry (dilation); windows overlap where the stride is shorter than the window.
 
-Forward     z[n,i,c] = (1/m[i]) Σ_u x[n, S i + u − P, c]
+Forward     z[n,i,c] = (1/m[i]) Σ_u x[n, S i + D u − P, c]
             m[i] is the size of the window, or with count_include_pad=False the number of its entries inside x
-Backward    ∂L/∂x[n,p,c] = Σ_{i,u: S i + u − P = p} δ[n,i,c] / m[i]                                   (5)
+Backward    ∂L/∂x[n,p,c] = Σ_{i,u: S i + D u − P = p} δ[n,i,c] / m[i]                                 (5)
 
 Padding counts as 0 and, as in PyTorch and Flax, as an entry of the window; Keras leaves it out of the mean, which is
-count_include_pad=False. Sums are accumulated in at least float32, one axis after another.
+count_include_pad=False. What a last window of ceil_mode reads behind the padding is no entry in either case. Sums
+are accumulated in at least float32, one axis after another.
 
 Source: derivation sheet (5) with ∂z/∂x = 1/m; m as in torch.nn.AvgPool2d.
 """
@@ -24,6 +25,7 @@ from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.layers._windows import (
     Padding,
+    Window,
     check_pool,
     covering_windows,
     join_blocks,
@@ -42,6 +44,8 @@ def forward(
     window: int | Sequence[int],
     stride: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> tuple[Float[Array, "n *positions channels"], Static]:
     """The mean of each window.
@@ -51,6 +55,8 @@ def forward(
         window: length of the window, an int or one per spatial axis.
         stride: the same; None is the window itself, so that windows touch.
         padding: "VALID", "SAME", "CAUSAL", an int, or (low, high) pairs.
+        dilation: distance of the entries that a window reads, an int or one per spatial axis.
+        ceil_mode: whether one more window, which does not fit, follows where it begins in the input.
         count_include_pad: whether padding counts as entries of the window.
 
     Raises:
@@ -61,9 +67,10 @@ def forward(
     check_no_params(params, "avg_pool.forward")
     check_float(x, "avg_pool.forward")
     z = widen(x)
-    for axis, (w, s, low, high) in enumerate(pooling_windows(x.shape, window, stride, padding, "avg_pool"), start=1):
-        total = sum(window_slices(pad_axis(z, axis, low, high), axis, w, s))
-        z = total / _entries(x.shape, axis, w, s, low, high, count_include_pad).astype(z.dtype)
+    windows = pooling_windows(x.shape, window, stride, padding, dilation, ceil_mode, "avg_pool")
+    for axis, each in enumerate(windows, start=1):
+        total = sum(window_slices(pad_axis(z, axis, each.low, each.high + each.beyond), axis, each))
+        z = total / _entries(x.shape, axis, each, count_include_pad).astype(z.dtype)
     return z.astype(x.dtype), Static(x.shape)
 
 
@@ -74,6 +81,8 @@ def backward(
     window: int | Sequence[int],
     stride: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> tuple[tuple[()], Float[Array, "n *spatial channels"]]:
     """No grads; ∂L/∂x collects δ/m of every window it lies in; the keywords are those of forward.
@@ -83,22 +92,28 @@ def backward(
         ValueError: delta has another shape than z.
     """
     x_shape = residuals.value
-    windows = pooling_windows(x_shape, window, stride, padding, "avg_pool")
+    windows = pooling_windows(x_shape, window, stride, padding, dilation, ceil_mode, "avg_pool")
     delta = check_delta(delta, pooled_shape(x_shape, windows), "avg_pool.backward")
     delta_x = widen(delta)
-    for axis, (w, s, low, high) in enumerate(windows, start=1):
-        share = delta_x / _entries(x_shape, axis, w, s, low, high, count_include_pad).astype(delta_x.dtype)
-        seen = covering_windows(share, axis, w, s, low + x_shape[axis] + high)
-        shares = [jnp.where(place < w, each, 0) for place, each in seen]
-        delta_x = join_blocks(sum(shares[1:], shares[0]), axis, low, x_shape[axis])
+    for axis, each in enumerate(windows, start=1):
+        share = delta_x / _entries(x_shape, axis, each, count_include_pad).astype(delta_x.dtype)
+        seen = covering_windows(share, axis, each.span, each.stride, each.padded(x_shape[axis]))
+        shares = [jnp.where(_reads(each, place), of_window, 0) for place, of_window in seen]
+        delta_x = join_blocks(sum(shares[1:], shares[0]), axis, each.low, x_shape[axis])
     return (), delta_x.astype(delta.dtype)
 
 
-def _entries(x_shape, axis, window, stride, low, high, count_include_pad) -> Array:
+def _reads(window: Window, place: Array) -> Array:
+    """Whether a window reads this place of it."""
+    inside = place < window.span
+    return inside if window.dilation == 1 else inside & (place % window.dilation == 0)
+
+
+def _entries(x_shape: tuple[int, ...], axis: int, window: Window, count_include_pad: bool) -> Array:
     """Length of each window along `axis`, shaped to broadcast against z; its product over the axes is m."""
     inside = jnp.ones((x_shape[axis],), jnp.float32)
-    counted = pad_axis(inside, 0, low, high, 1.0 if count_include_pad else 0.0)
-    lengths = sum(window_slices(counted, 0, window, stride))
+    counted = pad_axis(inside, 0, window.low, window.high, 1.0 if count_include_pad else 0.0)
+    lengths = sum(window_slices(pad_axis(counted, 0, 0, window.beyond), 0, window))
     return jnp.expand_dims(lengths, [i for i in range(len(x_shape)) if i != axis])
 
 
@@ -107,6 +122,8 @@ def layer(
     *,
     stride: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Layer[tuple[()]]:
     """Average pooling over windows of length `window`, by default side by side.
@@ -114,16 +131,24 @@ def layer(
     Keywords as for `forward`.
 
     Raises:
-        TypeError, ValueError: an entry of window or stride is no positive whole number.
+        TypeError, ValueError: an entry of window, stride or dilation is no positive whole number, or ceil_mode neither
+            True nor False.
     """
-    check_pool(window, stride, "avg_pool.layer")
+    check_pool(window, stride, dilation, ceil_mode, "avg_pool.layer")
 
     def init(key, x):
         del key
         check_float(x, "avg_pool.init")
         return ()
 
-    keywords = {"window": window, "stride": stride, "padding": padding, "count_include_pad": count_include_pad}
+    keywords = {
+        "window": window,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "ceil_mode": ceil_mode,
+        "count_include_pad": count_include_pad,
+    }
     return Layer(init, partial(forward, **keywords), partial(backward, **keywords), "avg_pool")
 
 
@@ -131,14 +156,15 @@ DERIVATIONS = (
     Derivation(
         "avg_pool",
         (
-            r"z_{nic} = \frac{1}{m_i} \sum_u x_{n,\,Si+u-P,\,c}",
-            r"\partial L/\partial x_{npc} = \sum_{i,u:\,Si+u-P=p} \delta_{nic} / m_i",
+            r"z_{nic} = \frac{1}{m_i} \sum_u x_{n,\,Si+Du-P,\,c}",
+            r"\partial L/\partial x_{npc} = \sum_{i,u:\,Si+Du-P=p} \delta_{nic} / m_i",
         ),
         "equation (5)",
         (
             Example("2-D", layer(2), (2, 6, 4, 3)),
             Example("2-D, overlapping, padded", layer((3, 2), stride=(2, 1), padding=((1, 2), (0, 1))), (2, 5, 6, 3)),
             Example("2-D, same, without padding", layer(3, padding="SAME", count_include_pad=False), (2, 5, 4, 3)),
+            Example("1-D, dilated, rounded up", layer(2, stride=3, padding=1, dilation=2, ceil_mode=True), (2, 6, 3)),
             Example("1-D, gaps", layer(2, stride=3), (2, 7, 3)),
             Example("3-D", layer(2, stride=1), (2, 3, 4, 3, 2)),
             Example("no rows", layer(2), (0, 4, 4, 2)),

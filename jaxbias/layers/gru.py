@@ -43,6 +43,7 @@ from jaxbias.initializers import Initializer
 from jaxbias.layers._recurrent_layouts import GRU_IN_KERAS, in_pytorch
 from jaxbias.layers._sequence import (
     LAST,
+    OF_SEQUENCES,
     STEPS,
     Sequences,
     arriving,
@@ -348,5 +349,8 @@ DERIVATIONS = (
             ),
             Example("no steps, no bias, last", layer(2, use_bias=False, output=LAST), (2, 0, 3)),
         ),
+        {
+            "W": ("input.weight",), "V": ("hidden.weight",), "b": ("input.bias",), "c": ("hidden.bias",), **OF_SEQUENCES
+        },
     ),
-)
+)  # fmt: skip

@@ -50,6 +50,7 @@ from jaxbias.initializers import Initializer
 from jaxbias.layers._recurrent_layouts import IN_KERAS, in_pytorch
 from jaxbias.layers._sequence import (
     LAST,
+    OF_SEQUENCES,
     STATE,
     STEPS,
     Sequences,
@@ -461,5 +462,9 @@ DERIVATIONS = (
             ),
             Example("no steps, no bias", layer(2, use_bias=False, output=STATE), _drawn(2, 0, 3, (2, 2))),
         ),
+        {
+            "W": ("input.weight",), "V": ("hidden.weight",), "b": ("input.bias",), "d": ("hidden.bias",),
+            "P": ("peephole.weight",), "R": ("projection.weight",), **OF_SEQUENCES,
+        },
     ),
-)
+)  # fmt: skip

@@ -36,6 +36,7 @@ from jaxbias.layers._both_directions import both_directions
 from jaxbias.layers._recurrent_layouts import IN_KERAS, in_pytorch
 from jaxbias.layers._sequence import (
     LAST,
+    OF_SEQUENCES,
     STEPS,
     Sequences,
     arriving,
@@ -278,5 +279,6 @@ DERIVATIONS = (
             Example("no steps", layer(2), (3, 0, 2)),
             Example("no rows", layer(2), (0, 3, 2)),
         ),
+        {"W": ("*input.weight",), "U": ("*hidden.weight",), "b": ("*input.bias",), **OF_SEQUENCES},
     ),
 )

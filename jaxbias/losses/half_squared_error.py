@@ -9,53 +9,76 @@ Source: C. Bishop, PRML (2006), eq. 5.14; derivation sheet 4.2.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, normal
-from jaxbias.losses._loss import check_reduction, check_same_shape, reduce_rows, row_factor
-from jaxbias.params import ConfiguredLoss, Static
+from jaxbias.losses._loss import (
+    Rows,
+    check_reduction,
+    check_same_shape,
+    only_counted,
+    reduce_rows,
+    row_cotangent,
+    weigh_rows,
+)
+from jaxbias.params import ConfiguredLoss
 
 
 class Residuals(NamedTuple):
     out: Float[Array, "*batch k"]
     targets: Float[Array, "*batch k"]
-    r: Static
+    rows: Rows
 
 
 def forward(
-    out: Float[Array, "*batch k"], targets: Float[Array, "*batch k"], *, reduction: str = "mean"
-) -> tuple[Float[Array, ""], Residuals]:
+    out: Float[Array, "*batch k"], targets: Float[Array, "*batch k"], *, row_weight: Any = None, reduction: str = "mean"
+) -> tuple[Float[Array, "..."], Residuals]:
     """L = r Σ ½ (a − y)², in the squared unit of the targets.
 
     Args:
         out: outputs a; every axis but the last counts rows.
         targets: y, in the shape of out.
-        reduction: "mean" or "sum" over rows.
+        row_weight: one number per row; the mean is then divided by their sum.
+        reduction: "mean" or "sum" over rows, or "none": a loss per row.
 
     Raises:
         TypeError: out or targets is not floating point.
-        ValueError: their shapes differ, out is a scalar, or an unknown reduction.
+        ValueError: their shapes differ, out is a scalar, an unknown reduction, or a row_weight of another shape.
     """
     check_reduction(reduction, "half_squared_error.forward")
     check_same_shape(out, targets, "half_squared_error.forward")
     error = widen(out) - widen(targets)
     per_row = 0.5 * (error * error).sum(axis=-1)
-    return reduce_rows(per_row, reduction), Residuals(out, targets, Static(row_factor(per_row, reduction)))
+    rows = weigh_rows(per_row, reduction, row_weight, "half_squared_error.forward")
+    return reduce_rows(per_row, rows), Residuals(out, targets, rows)
 
 
-def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
-    """δ = r (a − y)."""
-    out, targets, r = residuals
-    return (r.value * (widen(out) - widen(targets))).astype(out.dtype)
+def backward(residuals: Residuals, delta: Any = 1.0) -> Float[Array, "*batch k"]:
+    """δ = r (a − y).
+
+    Args:
+        delta: the cotangent of the loss: of each row where there is no reduction.
+
+    Raises:
+        ValueError: a delta of another shape.
+    """
+    out, targets, rows = residuals
+    error = widen(out) - widen(targets)
+    r = row_cotangent(rows, delta, error.dtype, "half_squared_error.backward")
+    return only_counted(rows, r * error).astype(out.dtype)
 
 
-def loss(*, reduction: str = "mean") -> ConfiguredLoss:
-    """The loss with its reduction bound; keywords as for `forward`."""
+def loss(*, row_weight: Any = None, reduction: str = "mean") -> ConfiguredLoss:
+    """The loss with its weights and reduction bound; keywords as for `forward`."""
     check_reduction(reduction, "half_squared_error.loss")
-    return ConfiguredLoss(partial(forward, reduction=reduction), backward, "half_squared_error")
+    return ConfiguredLoss(partial(forward, row_weight=row_weight, reduction=reduction), backward, "half_squared_error")
+
+
+ROW_WEIGHT = np.array([0.5, 2, 0, 1, 1.5])
 
 
 def _targets(key, dtype):
@@ -70,6 +93,7 @@ DERIVATIONS = (
         (
             LossExample("mean", loss(), (5, 3), _targets),
             LossExample("sum", loss(reduction="sum"), (5, 3), _targets),
+            LossExample("none, row weights", loss(row_weight=ROW_WEIGHT, reduction="none"), (5, 3), _targets),
         ),
     ),
 )

@@ -5,6 +5,7 @@ Forward     binary        L = r Σ_n Σ_k max(0, 1 − y[n,k] z[n,k])           
             r = 1/n for the mean over rows, 1 for the sum
 Backward    binary        δ = ∂L/∂z = −r y [y z < 1]                                (9)
             multi-class   δ = r [1 + z[j*] − z[y] > 0] (onehot(j*) − onehot(y))
+            and each term, or row, of a class times the weight of that class
 
 Kinks: a score exactly on its margin has δ = 0. Where several classes share the largest score, the first is j* and takes
 all of δ.
@@ -14,7 +15,7 @@ Algorithmic Implementation of Multiclass Kernel-based Vector Machines, JMLR 2 (2
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +26,19 @@ from jaxtyping import Array, Float, Integer, Shaped
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, generator
 from jaxbias.losses._loss import (
+    Rows,
     check_out,
     check_reduction,
     check_same_shape,
     is_label,
     is_valid,
+    only_counted,
+    poison,
     read_labels,
+    read_weight,
     reduce_rows,
-    row_factor,
+    row_cotangent,
+    weigh_rows,
 )
 from jaxbias.params import ConfiguredLoss, Static
 
@@ -40,13 +46,15 @@ from jaxbias.params import ConfiguredLoss, Static
 class BinaryResiduals(NamedTuple):
     out: Float[Array, "*batch k"]
     targets: Float[Array, "*batch k"]
-    r: Static
+    class_weight: Float[Array, "..."] | None
+    rows: Rows
 
 
 class MulticlassResiduals(NamedTuple):
     labels: Integer[Array, "*batch"]
     rivals: Integer[Array, "*batch"]
-    row_weight: Float[Array, "*batch"]
+    slope: Float[Array, "*batch"]
+    rows: Rows
     classes: Static
     dtype: Static
 
@@ -55,63 +63,98 @@ Residuals = BinaryResiduals | MulticlassResiduals
 
 
 def forward(
-    out: Float[Array, "*batch k"], targets: Shaped[Array, "..."], *, reduction: str = "mean"
-) -> tuple[Float[Array, ""], Residuals]:
+    out: Float[Array, "*batch k"],
+    targets: Shaped[Array, "..."],
+    *,
+    class_weight: Any = None,
+    row_weight: Any = None,
+    reduction: str = "mean",
+) -> tuple[Float[Array, "..."], Residuals]:
     """The binary form for floating-point targets, the multi-class form for integer labels.
 
     Args:
         out: scores z (*batch, K).
         targets: ±1 in the shape of out, floating point; or labels (*batch,), integers in [0, K).
-        reduction: "mean" or "sum" over rows.
+        class_weight: binary: (w₋, w₊) of targets −1 and 1, or (2, K), other ones for each output. Multi-class: (K,), by
+            label; the mean is then divided by the sum of the labels' weights, as that of `cross_entropy`.
+        row_weight: one number per row; the mean is then divided by their sum.
+        reduction: "mean" or "sum" over rows, or "none": a loss per row.
 
     Raises:
         TypeError: out is not floating point; targets are neither integers nor floating point.
-        ValueError: the shapes do not fit, binary targets other than ±1, a label outside [0, K), or an unknown
-            reduction. Values can be looked at only outside jit; inside, such a label makes L and its row of δ NaN.
+        ValueError: the shapes do not fit, binary targets other than ±1, a label outside [0, K), an unknown
+            reduction, or weights of another shape. Values can be looked at only outside jit; inside, such a label makes
+            L and its row of δ NaN.
     """
     check_reduction(reduction, "hinge.forward")
     check_out(out, "hinge.forward")
     if hasattr(targets, "dtype") and jnp.issubdtype(targets.dtype, jnp.integer):
-        return _multiclass(out, targets, reduction)
+        return _multiclass(out, targets, class_weight, row_weight, reduction)
     check_same_shape(out, targets, "hinge.forward")
     _check_signs(targets)
+    class_weight = read_weight(class_weight, ((2,), (2, out.shape[-1])), out, "hinge.forward", "class_weight")
     margin = widen(targets) * widen(out)
-    per_row = jnp.where(margin < 1, 1 - margin, 0).sum(axis=-1)
-    return reduce_rows(per_row, reduction), BinaryResiduals(out, targets, Static(row_factor(per_row, reduction)))
+    per_row = jnp.where(margin < 1, _weight_of_sign(targets, class_weight) * (1 - margin), 0).sum(axis=-1)
+    rows = weigh_rows(per_row, reduction, row_weight, "hinge.forward")
+    return reduce_rows(per_row, rows), BinaryResiduals(out, targets, class_weight, rows)
 
 
-def _multiclass(out, targets, reduction):
+def _multiclass(out, targets, class_weight, row_weight, reduction):
     classes = out.shape[-1]
+    class_weight = read_weight(class_weight, ((classes,),), out, "hinge.forward", "class_weight")
     labels = read_labels(out, targets, "hinge.forward")
     others = jnp.where(is_label(labels, classes), -jnp.inf, out)
     rivals = jax.lax.stop_gradient(others).argmax(axis=-1)
     score = jnp.take_along_axis(out, jnp.clip(labels, 0, classes - 1)[..., None], axis=-1)[..., 0]
     rival_score = jnp.take_along_axis(others, rivals[..., None], axis=-1)[..., 0]
     violation = 1 + widen(rival_score) - widen(score)
-    valid = is_valid(labels, classes)
-    per_row = jnp.where(valid, jnp.maximum(violation, 0), jnp.nan)
-    row_weight = jnp.where(violation > 0, jnp.full_like(violation, row_factor(violation, reduction)), 0)
-    row_weight = jnp.where(valid, row_weight, jnp.nan)
-    return reduce_rows(per_row, reduction), MulticlassResiduals(
-        labels, rivals, row_weight, Static(classes), Static(out.dtype)
+    of_label = None if class_weight is None else class_weight[jnp.clip(labels, 0, classes - 1)]
+    per_row, slope = jnp.maximum(violation, 0), (violation > 0).astype(violation.dtype)
+    if of_label is not None:
+        per_row, slope = of_label * per_row, of_label * slope
+    rows = weigh_rows(per_row, reduction, row_weight, "hinge.forward", class_weight=of_label)
+    rows = poison(rows, per_row, is_valid(labels, classes))
+    return reduce_rows(per_row, rows), MulticlassResiduals(
+        labels, rivals, slope, rows, Static(classes), Static(out.dtype)
     )
 
 
-def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
-    """Binary: δ = −r y [y z < 1]. Multi-class: δ = r [1 + z[j*] − z[y] > 0] (onehot(j*) − onehot(y))."""
+def backward(residuals: Residuals, delta: Any = 1.0) -> Float[Array, "*batch k"]:
+    """Binary: δ = −r w y [y z < 1]. Multi-class: δ = r w[y] [1 + z[j*] − z[y] > 0] (onehot(j*) − onehot(y)).
+
+    Args:
+        delta: the cotangent of the loss: of each row where there is no reduction.
+
+    Raises:
+        ValueError: a delta of another shape.
+    """
     if isinstance(residuals, BinaryResiduals):
-        out, targets, r = residuals
+        out, targets, class_weight, rows = residuals
         y = widen(targets)
-        return jnp.where(y * widen(out) < 1, -r.value * y, 0).astype(out.dtype)
-    labels, rivals, row_weight, classes, dtype = residuals
+        r = row_cotangent(rows, delta, y.dtype, "hinge.backward")
+        slope = jnp.where(y * widen(out) < 1, -r * _weight_of_sign(targets, class_weight) * y, 0)
+        return only_counted(rows, slope).astype(out.dtype)
+    labels, rivals, slope, rows, classes, dtype = residuals
     up, down = is_label(rivals, classes.value), is_label(labels, classes.value)
-    return ((up.astype(row_weight.dtype) - down.astype(row_weight.dtype)) * row_weight[..., None]).astype(dtype.value)
+    r = row_cotangent(rows, delta, slope.dtype, "hinge.backward")
+    return only_counted(rows, (up.astype(slope.dtype) - down.astype(slope.dtype)) * slope[..., None] * r).astype(
+        dtype.value
+    )
 
 
-def loss(*, reduction: str = "mean") -> ConfiguredLoss:
-    """The loss with its reduction bound; keywords as for `forward`."""
+def loss(*, class_weight: Any = None, row_weight: Any = None, reduction: str = "mean") -> ConfiguredLoss:
+    """The loss with its weights and reduction bound; keywords as for `forward`."""
     check_reduction(reduction, "hinge.loss")
-    return ConfiguredLoss(partial(forward, reduction=reduction), backward, "hinge")
+    bound = partial(forward, class_weight=class_weight, row_weight=row_weight, reduction=reduction)
+    return ConfiguredLoss(bound, backward, "hinge")
+
+
+def _weight_of_sign(targets: Array, class_weight: Array | None) -> Any:
+    """w₋ or w₊, by the sign of the target; 1 without weights."""
+    if class_weight is None:
+        return 1.0
+    minus, plus = (jnp.broadcast_to(weight, targets.shape) for weight in class_weight)
+    return jnp.where(targets > 0, plus, minus)
 
 
 def _check_signs(targets: Array) -> None:
@@ -146,9 +189,14 @@ DERIVATIONS = (
         "Cortes and Vapnik (1995); Crammer and Singer (2001)",
         (
             LossExample("binary", loss(), (5, 3), _signs),
-            LossExample("binary, sum", loss(reduction="sum"), (5, 3), _signs),
+            LossExample(
+                "binary, class weights, row weights, none",
+                loss(class_weight=(0.5, 2), row_weight=[0.5, 2, 0, 1, 1.5], reduction="none"),
+                (5, 3),
+                _signs,
+            ),
             LossExample("multi-class", loss(), (2, 5, 4), _labels),
-            LossExample("multi-class, sum", loss(reduction="sum"), (2, 5, 4), _labels),
+            LossExample("multi-class, class weights", loss(class_weight=(0.5, 2, 1, 3)), (2, 5, 4), _labels),
         ),
     ),
 )

@@ -12,15 +12,24 @@ Source: P. Huber, Robust Estimation of a Location Parameter, Ann. Math. Statist.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbias._doors import check_number
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, normal
-from jaxbias.losses._loss import check_reduction, check_same_shape, reduce_rows, row_factor
+from jaxbias.losses._loss import (
+    Rows,
+    check_reduction,
+    check_same_shape,
+    only_counted,
+    reduce_rows,
+    row_cotangent,
+    weigh_rows,
+)
 from jaxbias.params import ConfiguredLoss, Static
 
 
@@ -28,7 +37,7 @@ class Residuals(NamedTuple):
     out: Float[Array, "*batch k"]
     targets: Float[Array, "*batch k"]
     threshold: Static
-    r: Static
+    rows: Rows
 
 
 def forward(
@@ -36,19 +45,22 @@ def forward(
     targets: Float[Array, "*batch k"],
     *,
     threshold: float = 1.0,
+    row_weight: Any = None,
     reduction: str = "mean",
-) -> tuple[Float[Array, ""], Residuals]:
+) -> tuple[Float[Array, "..."], Residuals]:
     """L = r Σ h(a − y), in the squared unit of the targets.
 
     Args:
         out: outputs a; every axis but the last counts rows.
         targets: y, in the shape of out.
         threshold: d > 0, in the unit of the targets; the largest |slope| of one error.
-        reduction: "mean" or "sum" over rows.
+        row_weight: one number per row; the mean is then divided by their sum.
+        reduction: "mean" or "sum" over rows, or "none": a loss per row.
 
     Raises:
         TypeError: out or targets is not floating point.
-        ValueError: their shapes differ, out is a scalar, a threshold that is not positive, or an unknown reduction.
+        ValueError: their shapes differ, out is a scalar, a threshold that is not positive, an unknown reduction, or a
+            row_weight of another shape.
     """
     _check_threshold(threshold, "huber.forward")
     check_reduction(reduction, "huber.forward")
@@ -58,28 +70,40 @@ def forward(
     # two pieces, not one formula of the clipped error: XLA's CPU backend makes one loop of them, twice as fast
     cost = jnp.where(size <= threshold, 0.5 * error * error, threshold * (size - 0.5 * threshold))
     per_row = cost.sum(axis=-1)
-    r = Static(row_factor(per_row, reduction))
-    return reduce_rows(per_row, reduction), Residuals(out, targets, Static(threshold), r)
+    rows = weigh_rows(per_row, reduction, row_weight, "huber.forward")
+    return reduce_rows(per_row, rows), Residuals(out, targets, Static(threshold), rows)
 
 
-def backward(residuals: Residuals) -> Float[Array, "*batch k"]:
-    """δ = r max(−d, min(a − y, d))."""
-    out, targets, threshold, r = residuals
+def backward(residuals: Residuals, delta: Any = 1.0) -> Float[Array, "*batch k"]:
+    """δ = r max(−d, min(a − y, d)).
+
+    Args:
+        delta: the cotangent of the loss: of each row where there is no reduction.
+
+    Raises:
+        ValueError: a delta of another shape.
+    """
+    out, targets, threshold, rows = residuals
     error = widen(out) - widen(targets)
-    return (r.value * jnp.clip(error, -threshold.value, threshold.value)).astype(out.dtype)
+    r = row_cotangent(rows, delta, error.dtype, "huber.backward")
+    return only_counted(rows, r * jnp.clip(error, -threshold.value, threshold.value)).astype(out.dtype)
 
 
-def loss(*, threshold: float = 1.0, reduction: str = "mean") -> ConfiguredLoss:
-    """The loss with its threshold and reduction bound; keywords as for `forward`."""
+def loss(*, threshold: float = 1.0, row_weight: Any = None, reduction: str = "mean") -> ConfiguredLoss:
+    """The loss with its threshold, weights and reduction bound; keywords as for `forward`."""
     _check_threshold(threshold, "huber.loss")
     check_reduction(reduction, "huber.loss")
-    return ConfiguredLoss(partial(forward, threshold=threshold, reduction=reduction), backward, "huber")
+    bound = partial(forward, threshold=threshold, row_weight=row_weight, reduction=reduction)
+    return ConfiguredLoss(bound, backward, "huber")
 
 
 def _check_threshold(threshold: float, function: str) -> None:
     check_number(threshold, function, "threshold")
     if not threshold > 0:
         raise ValueError(f"{function}: threshold must be positive, got {threshold}.")
+
+
+ROW_WEIGHT = np.array([0.5, 2, 0, 1, 1.5])
 
 
 def _targets(key, dtype):
@@ -98,6 +122,7 @@ DERIVATIONS = (
         (
             LossExample("threshold 1", loss(), (5, 3), _targets),
             LossExample("threshold 0.3, sum", loss(threshold=0.3, reduction="sum"), (5, 3), _targets),
+            LossExample("none, row weights", loss(row_weight=ROW_WEIGHT, reduction="none"), (5, 3), _targets),
         ),
     ),
 )

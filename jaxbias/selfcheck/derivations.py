@@ -41,8 +41,8 @@ _COMPILER_OPTIONS: dict[str, Any] = {  # run once: compiling is the cost
 
 def _collect(package) -> dict[str, Derivation]:
     modules = (getattr(package, name) for name in sorted(vars(package)) if not name.startswith("_"))
-    found = [d for module in modules for d in getattr(module, "DERIVATIONS", ())]
-    return {derivation.name: derivation for derivation in found}
+    derivations = [d for module in modules for d in getattr(module, "DERIVATIONS", ())]
+    return {derivation.name: derivation for derivation in derivations}
 
 
 def layer_derivations() -> dict[str, Derivation]:

@@ -38,17 +38,17 @@ def _targets(file: str, lines: tuple[str, ...]) -> dict[Span, tuple[str, ...]]:
         tree = ast.parse("".join(lines))
     except (SyntaxError, ValueError):
         return {}
-    found: dict[Span, tuple[str, ...]] = {}
+    names_at: dict[Span, tuple[str, ...]] = {}
 
     def assign(target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Name):
-            found[_span(value)] = (target.id,)
+            names_at[_span(value)] = (target.id,)
         elif isinstance(target, ast.Tuple | ast.List):
             if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
-                for one, its in zip(target.elts, value.elts):
-                    assign(one, its)
-            elif all(isinstance(one, ast.Name) for one in target.elts):
-                found[_span(value)] = tuple(one.id for one in target.elts if isinstance(one, ast.Name))
+                for element, its in zip(target.elts, value.elts):
+                    assign(element, its)
+            elif all(isinstance(element, ast.Name) for element in target.elts):
+                names_at[_span(value)] = tuple(element.id for element in target.elts if isinstance(element, ast.Name))
 
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
@@ -57,8 +57,8 @@ def _targets(file: str, lines: tuple[str, ...]) -> dict[Span, tuple[str, ...]]:
         elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
             assign(node.target, node.value)
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            found[_span(node)] = (node.target.id,)
-    return found
+            names_at[_span(node)] = (node.target.id,)
+    return names_at
 
 
 def _span(node: ast.stmt | ast.expr) -> Span:

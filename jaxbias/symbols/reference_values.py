@@ -1,13 +1,14 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.symbols.names import names_of
+from jaxbias.symbols.passes import passes
 
 MOST_ENTRIES = 50_000
 """Of one value; larger ones are not compared with."""
@@ -26,6 +27,7 @@ class ReferenceValue:
         linear: whether it is linear in the cotangent.
         rank: how far-fetched it is; of several that are equal the lowest speaks.
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
+        place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
     name: str
@@ -33,6 +35,8 @@ class ReferenceValue:
     linear: bool
     rank: float | int
     derivative: bool = False
+    place: str = ""
+    iteration: int = 0
 
 
 def gradient_by(name: str) -> str:
@@ -63,8 +67,9 @@ def reference_values(
     program = _jaxpr.trace(both, list(primals), list(seeds))
     columns = zip(*(_jaxpr.run(program, probe) for probe in probes))
     arrays = [np.stack([np.asarray(x) for x in column]) for column in columns]
-    found: list[ReferenceValue] = []
+    named: list[ReferenceValue] = []
     names = names_of(inlined)
+    in_loops = {number: (k, t) for k, group in enumerate(passes(inlined)) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     for number, value, cotangent in zip(made, arrays, arrays[len(made) :]):
         if value[0].size > MOST_ENTRIES:
@@ -74,11 +79,14 @@ def reference_values(
         else:
             pieces = makers[number].segments
             text, rank = f"{makers[number].name} in `{pieces[0].text}`" if pieces else makers[number].name, UNNAMED
-        found.append(ReferenceValue(text, value, False, rank))
-        found.append(ReferenceValue(gradient_by(text), cotangent, True, rank))
+        new = [ReferenceValue(text, value, False, rank), ReferenceValue(gradient_by(text), cotangent, True, rank)]
         if value[0].size > 1 and value.dtype.kind == "f":
-            found += [ReferenceValue(t, x, False, rank + 0.3, True) for t, x in _derivatives(text, value)]
-    return found
+            new += [ReferenceValue(t, x, False, rank + 0.3, True) for t, x in _derivatives(text, value)]
+        if number in in_loops:
+            place, iteration = in_loops[number]
+            new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
+        named += new
+    return named
 
 
 def _derivatives(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:

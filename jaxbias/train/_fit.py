@@ -14,7 +14,18 @@ import optax
 from jaxtyping import Array
 
 from jaxbias.leaves import TRAIN, read_labels, with_frozen
-from jaxbias.params import Layer, Loss, P, SomeTree, Tree, as_layer, as_loss, init_state, plain_at_runtime
+from jaxbias.params import (
+    Layer,
+    Loss,
+    P,
+    SomeTree,
+    Tree,
+    as_layer,
+    as_loss,
+    init_state,
+    network_input,
+    plain_at_runtime,
+)
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
@@ -250,7 +261,7 @@ def fit(
     Args:
         network: any layer, so any network.
         loss: a module of `jb.losses`, or any `Loss`; a mean over rows keeps the step size independent of
-            batch_size.
+            batch_size. `jb.losses.of_network` for a network that ends in its loss, which metrics then get as out.
         params: initial parameters; the caller's arrays are left untouched.
         data: (x, targets), arrays with one row per example.
         optimizer: any optax gradient transformation.
@@ -301,7 +312,7 @@ def fit(
     objective = Objective.of(network, loss, metrics, how)
     first = x[:batch_size], targets[:batch_size]
     if state is None:
-        state = init_state(network, state_key(key), first[0])
+        state = init_state(network, state_key(key), network_input(loss, *first))
     jax.eval_shape(objective.gradient, params, *first, state)  # the layers' and the loss' own errors, before any work
     device = _device(params)
     unallocated = jax.eval_shape(lambda *of: Learned.at_start(optimizer, *of), params, state)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.grads import ValueAndGradWithAux, value_and_grad
-from jaxbias.params import Layer, Loss, Tree, inference, run_forward
+from jaxbias.params import Layer, Loss, Tree, inference, network_input, run_forward
 
 Metric = Callable[[Any, Any], Array]
 """`(out, targets) -> scalar`, a mean over rows."""
@@ -70,7 +70,7 @@ class Objective(NamedTuple):
         network = inference(self.network)
 
         def on_batch(batch):
-            out, _ = run_forward(network, learned.params, batch[0], learned.state)
+            out, _ = run_forward(network, learned.params, network_input(self.loss, *batch), learned.state)
             return self.measured(self.loss.forward(out, batch[1])[0], out, batch[1])
 
         rows = len(data[0])

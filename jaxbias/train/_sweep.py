@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxbias._trees import path_name
 from jaxbias.leaves import is_bias
-from jaxbias.params import Layer, Loss, Tree, as_layer, as_loss, init_state
+from jaxbias.params import Layer, Loss, Tree, as_layer, as_loss, init_state, network_input
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
@@ -141,11 +141,11 @@ def sweep(
         chunk = math.ceil(min(chunk, count) / len(devices)) * len(devices)
 
     def run(members, data, validation):
-        def one(each):
-            params, results = member(each, data, validation)
+        def train_member(settings):
+            params, results = member(settings, data, validation)
             return (params if keep_params else None), results
 
-        return jax.lax.map(one, members, batch_size=min(together, chunk // len(devices)))
+        return jax.lax.map(train_member, members, batch_size=min(together, chunk // len(devices)))
 
     mesh = jax.sharding.Mesh(np.array(devices), ("member",))
     spread, everywhere = PartitionSpec("member"), PartitionSpec()
@@ -206,11 +206,11 @@ def sweep(
             train_s = time.perf_counter() - began
 
     pieces = zip(*(finished[start] for start in starts))
-    shape = tuple(len(each) for each in axes.values())
-    leaves = [np.concatenate(each).reshape(*shape, *each[0].shape[1:]) for each in pieces]
+    shape = tuple(len(values) for values in axes.values())
+    leaves = [np.concatenate(chunks).reshape(*shape, *chunks[0].shape[1:]) for chunks in pieces]
     params, results = jax.tree.unflatten(treedef, leaves)
     results = {name: results[name] for name in sorted(results, key=lambda name: (not name.endswith("loss"), name))}
-    finite = [np.isfinite(each).reshape(*shape, -1).all(axis=-1) for each in results.values()]
+    finite = [np.isfinite(result).reshape(*shape, -1).all(axis=-1) for result in results.values()]
     return Sweep(axes, results, ~np.logical_and.reduce(finite), params, resumed, compile_s, train_s)
 
 
@@ -235,7 +235,7 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
     def train(member, data, validation):
         init_index, on, values, key_data = member
         init_key, fit_key = jax.random.split(wrap(key_data))
-        first = data[0][:batch_size]
+        first = jax.tree.map(lambda array: array[:batch_size], network_input(objective.loss, *data))
 
         def without_bias(tree):
             """Every leaf named bias times 0 where the bias is off."""
@@ -254,12 +254,12 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
                 learned,
                 row_order(fit_key, epoch, len(data[0]), batch_size),
             )
-            return learned, {name: each.mean() for name, each in records.items()}
+            return learned, {name: record.mean() for name, record in records.items()}
 
         learned, results = jax.lax.scan(one_epoch, learned, jnp.arange(epochs))
         if validation is not None:
-            found = objective.evaluate(learned, validation, min(1024, len(validation[0])))
-            results |= {f"validation_{name}": each for name, each in found.items()}
+            scores = objective.evaluate(learned, validation, min(1024, len(validation[0])))
+            results |= {f"validation_{name}": score for name, score in scores.items()}
         return learned.params, results
 
     return train
@@ -275,13 +275,13 @@ def _check_axes(network, keys, inits, use_bias, hyper, optimizer):
         raise ValueError("sweep: keys must be a one-dimensional array of PRNG keys, as of jax.random.split(key, 100).")
     if len(keys) == 0:
         raise ValueError("sweep: keys is empty, so there is no seed to train. Pass jax.random.split(key, seeds).")
-    use_bias = tuple(bool(each) for each in use_bias)
+    use_bias = tuple(bool(value) for value in use_bias)
     if not use_bias or len(set(use_bias)) != len(use_bias):
         raise ValueError(f"sweep: use_bias must be (True, False), (True,) or (False,), got {use_bias}.")
     inits = {"default": network.init} if inits is None else dict(inits)
     if not inits:
         raise ValueError("sweep: inits is empty. Leave it out to use network.init.")
-    inits = {name: each.init if isinstance(each, Layer) else each for name, each in inits.items()}
+    inits = {name: init.init if isinstance(init, Layer) else init for name, init in inits.items()}
     hyper = {name: tuple(values) for name, values in (hyper or {}).items()}
     taken = [name for name in hyper if name in ("init", "use_bias", "seed")]
     empty = [name for name, values in hyper.items() if not values]

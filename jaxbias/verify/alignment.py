@@ -6,15 +6,17 @@ its place.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
+from jaxbias.symbols.passes import passes
 from jaxbias.symbols.reference_values import ReferenceValue
 
 if TYPE_CHECKING:
@@ -106,16 +108,23 @@ class Matcher:
 
     def __init__(self, values: Iterable[ReferenceValue]):
         self.values: list[ReferenceValue] = []
-        self.groups: dict[tuple[int, ...], list[tuple[ReferenceValue, np.ndarray, np.ndarray]]] = {}
+        self.buckets: dict[tuple[tuple[int, ...], int], list[_Held]] = {}
         for value in sorted(values, key=lambda v: v.rank):
-            if not usable(value.array):
-                continue
-            x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
-            group = self.groups.setdefault(tuple(sorted(x.shape[1:])), [])
-            shape = value.array.shape
-            if not any(v.linear == value.linear and v.array.shape == shape and same(x, y) for v, y, _ in group):
-                self.values.append(value)
-                group.append((value, x, _features(x)))
+            if usable(value.array):
+                x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
+                features, shape = _features(x), value.array.shape
+                alike = self._alike(x, features, value.linear)
+                if not any(held.value.array.shape == shape and same(x, held.array) for held in alike):
+                    self.values.append(value)
+                    self.buckets.setdefault(_bucket(x, features), []).append(_Held(value, x, features))
+
+    def _alike(self, x: np.ndarray, features: np.ndarray, linear: bool) -> Iterator["_Held"]:
+        """Values held that may be a multiple of this one, laid out otherwise."""
+        sizes, number = _bucket(x, features)
+        for near in (number - 1, number, number + 1):
+            for held in self.buckets.get((sizes, near), ()):
+                if held.value.linear == linear and np.all(abs(held.features - features) <= 1e-7 * features):
+                    yield held
 
     def __call__(self, array: np.ndarray, linear: bool) -> Match | None:
         if not usable(array):
@@ -123,18 +132,27 @@ class Matcher:
         x = _varying(np.asarray(array, complex if array.dtype.kind == "c" else float))
         if x.ndim == 1 and not linear and np.ptp(np.abs(x)) == 0:
             return None  # a constant
-        features = _features(x)
-        found = []
-        for value, y, of_value in self.groups.get(tuple(sorted(x.shape[1:])), ()):
-            if value.linear != linear or not np.allclose(features, of_value, 1e-7, 0):
-                continue
-            for layout, z in layouts(y, x.shape[1:]):
+        matches = []
+        for held in self._alike(x, _features(x), linear):
+            for layout, z in layouts(held.array, x.shape[1:]):
                 at = np.unravel_index(int(np.argmax(np.abs(z))), z.shape)
                 factor = x[at] / z[at]
                 if same(x, factor * z):
                     near = next((f for f in (1.0, -1.0) if abs(factor - f) < SAME), None)
-                    found.append(Match(value, layout, near or factor.item()))
-        return min(found, key=lambda match: match.cost, default=None)
+                    matches.append(Match(held.value, layout, near or factor.item()))
+        return min(matches, key=lambda match: match.cost, default=None)
+
+
+class _Held(NamedTuple):
+    value: ReferenceValue
+    array: np.ndarray
+    features: np.ndarray
+
+
+def _bucket(x: np.ndarray, features: np.ndarray) -> tuple[tuple[int, ...], int]:
+    """Values in other buckets than this one and its neighbours are no multiples of the array."""
+    first = float(features[0])  # NaN where the value is zero on the first probe
+    return tuple(sorted(x.shape[1:])), round(math.log(first) * 1e6) if math.isfinite(first) else 0
 
 
 class Alignment:
@@ -172,6 +190,11 @@ class Alignment:
         self.names: dict[int, Name] = names_of(program)
         self.above = {i: self._ancestors(n) for i, n in enumerate(self.leaves) if n is not None}
         self.matcher = Matcher(values)
+        self.passes = passes(program)
+        self.families: dict[str, list[ReferenceValue]] = {}
+        for value in values:
+            if value.place:
+                self.families.setdefault(value.place, []).append(value)
         self.mended: set[int] = set()
         self._rewrites: dict[int, Any] = {}
         self.matches: dict[int, Match] = {}
@@ -195,14 +218,14 @@ class Alignment:
         return bool(np.any(np.abs(self.expected[i]) > self.tolerance[i]))
 
     def _ancestors(self, number: int) -> set[int]:
-        found, todo = set(), [number]
+        ancestors, todo = set(), [number]
         while todo:
             n = todo.pop()
-            if n not in found:
-                found.add(n)
+            if n not in ancestors:
+                ancestors.add(n)
                 if n in self.position:
                     todo += self.program.equations[self.position[n]].inputs
-        return found
+        return ancestors
 
     def column(self, number: int) -> np.ndarray:
         """A value on all probes, which are the first axis."""
@@ -212,13 +235,14 @@ class Alignment:
         number = self.leaves[i]
         return np.zeros_like(self.expected[i]) if number is None else self.column(number)
 
-    def is_right(self, i: int, gradient: np.ndarray) -> bool:
-        expected = self.expected[i]
+    def is_right(self, i: int, gradient: np.ndarray, probes: slice = slice(None)) -> bool:
+        """Is it gradient i, on all probes or on some of them?"""
+        expected, tolerance = self.expected[i][probes], self.tolerance[i][probes]
         if gradient.shape != expected.shape:
             return False
         with np.errstate(all="ignore"):
             size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
-            close = np.abs(gradient - expected) <= np.maximum(self.tolerance[i], 1e-10 * size)
+            close = np.abs(gradient - expected) <= np.maximum(tolerance, 1e-10 * size)
         return bool(np.all(close | (gradient == expected) | ~np.isfinite(expected)))
 
     def _match(self, numbers: Iterable[int]) -> None:
@@ -260,16 +284,17 @@ class Alignment:
             return self.text(equation.inputs[0])
         return str(match) if match is not None else equation.segments[0].text if equation.segments else equation.name
 
-    def after(self, changes: Mapping[int, np.ndarray], leaves: Iterable[int]) -> dict[int, np.ndarray]:
-        """These gradients, where other values stand in the place of some; probes along the first axis."""
-        columns: dict[int, list[np.ndarray]] = {i: [] for i in leaves}
+    def right_after(self, changes: Mapping[int, np.ndarray], leaves: Iterable[int]) -> frozenset[int]:
+        """Which of these gradients are right where other values, the probes along their first axis, stand in the
+        place of some."""
+        left = list(leaves)
         for k in range(len(self.cases)):
+            if not left:
+                break
             changed = self._changed(k, changes)
-            for i, column in columns.items():
-                number = self.leaves[i]
-                assert number is not None
-                column.append(np.asarray(changed.get(number, self.values[k][number])))
-        return {i: np.stack(column) for i, column in columns.items()}
+            at = lambda i, k=k, changed=changed: np.asarray(changed.get(self.leaves[i], self.values[k][self.leaves[i]]))
+            left = [i for i in left if self.is_right(i, at(i)[None], slice(k, k + 1))]
+        return frozenset(left)
 
     def _changed(self, k: int, changes: Mapping[int, np.ndarray]) -> dict[int, Any]:
         rewrites = dict(self._rewrites)

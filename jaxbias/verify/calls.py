@@ -53,8 +53,8 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
     """
     dtypes = [jnp.result_type(s) for s in problem.seeds]
     primals = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in problem.primals]
-    one = [narrow_np(s, d) for s, d in zip(probe.seeds, dtypes)]
-    two = [narrow_np(s, d) for s, d in zip(random_seeds(problem, rng), dtypes)]
+    first_seeds = [narrow_np(s, d) for s, d in zip(probe.seeds, dtypes)]
+    second_seeds = [narrow_np(s, d) for s, d in zip(random_seeds(problem, rng), dtypes)]
 
     dtypes_out: list[str | None] = []
     notes: list[str] = []
@@ -85,14 +85,14 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
             for (path, _, dtype), out in zip(problem.leaves, outs):
                 _require_kind(path, dtype, out)
             free = [not hasattr(out, "dtype") or getattr(out, "weak_type", False) for out in outs]
-            dtypes_out[:] = [None if each else str(getattr(out, "dtype", "")) for each, out in zip(free, outs)]
+            dtypes_out[:] = [None if is_free else str(getattr(out, "dtype", "")) for is_free, out in zip(free, outs)]
             return arrays
         except (TypeError, ValueError) as error:
             raise RuleError(f"the rule returned what is no array: {error}", "return arrays") from error
 
     try:
-        first, other = call(one), call(two)
-        return Calls(first, other, call(one), dtypes_out, notes)
+        first, other = call(first_seeds), call(second_seeds)
+        return Calls(first, other, call(first_seeds), dtypes_out, notes)
     except (jax.errors.UnexpectedTracerError, *_tracer_errors()) as error:
         raise RuleError(f"the rule kept a value of an earlier trace: {type(error).__name__}", "return it") from error
 
@@ -168,9 +168,9 @@ def _floats(primals: Arrays) -> Arrays:
 
 def not_linear(checker: "Checker", case: "Case", calls: Calls, rng: np.random.Generator) -> Diagnosis | None:
     """Is the rule additive in the cotangent, and zero for a zero cotangent? In float64, to the reference's rounding."""
-    problem, one = checker.problem, case.probe.seeds
-    two = random_seeds(problem, rng) if problem.seeds else []
-    if not two or any(np.shape(a) != np.shape(b) for a, b in zip(one, two)):
+    problem, first_seeds = checker.problem, case.probe.seeds
+    second_seeds = random_seeds(problem, rng) if problem.seeds else []
+    if not second_seeds or any(np.shape(a) != np.shape(b) for a, b in zip(first_seeds, second_seeds)):
         return None
 
     def at(seeds):
@@ -178,11 +178,11 @@ def not_linear(checker: "Checker", case: "Case", calls: Calls, rng: np.random.Ge
         return [np.zeros(e.shape) if out is None else np.asarray(out) for out, e in zip(outs, case.expected)]
 
     try:
-        other, total = at(two), at([a + b for a, b in zip(one, two)])
-        zero = at([np.zeros_like(s) for s in one])
+        other, total = at(second_seeds), at([a + b for a, b in zip(first_seeds, second_seeds)])
+        zero = at([np.zeros_like(s) for s in first_seeds])
     except RuleError:
         return None
-    found = []
+    wrong = []
     for i, (a, b, c, z, e, t) in enumerate(zip(case.actual, other, total, zero, case.expected, case.tolerance)):
         if a.shape != e.shape or any(np.shape(x) != e.shape for x in (b, c, z)):
             continue
@@ -191,12 +191,12 @@ def not_linear(checker: "Checker", case: "Case", calls: Calls, rng: np.random.Ge
         slack = 3 * t + (1e-9 if checker.exact else 1e4 * float(jnp.finfo(checker.dtype).eps)) * scale
         with np.errstate(all="ignore"):
             if not np.all((np.abs(c - a - b) <= slack) & (np.abs(z) <= slack) | ~usable):
-                found.append(i)
-    if not found:
+                wrong.append(i)
+    if not wrong:
         return None
-    same = [_close(calls.first[i], calls.other[i], 64.0, float(jnp.finfo(checker.dtype).eps)) for i in found]
+    same = [_close(calls.first[i], calls.other[i], 64.0, float(jnp.finfo(checker.dtype).eps)) for i in wrong]
     return Diagnosis(
-        ", ".join(problem.leaves[i][0] for i in found),
+        ", ".join(problem.leaves[i][0] for i in wrong),
         "not-linear-in-cotangent",
         f"The rule gives the same gradient whatever the {problem.seed_word} is: it ignores the {problem.seed_word}."
         if all(same)
@@ -268,11 +268,11 @@ def batched_differs(checker: "Checker", case: "Case", notes: list[str]) -> Diagn
         return None
 
     def of_batch(primals, seeds):
-        def one(*seeds):
+        def of_one_cotangent(*seeds):
             outs = problem.rule(primals, list(seeds))
             return [None if getattr(g, "dtype", None) == jax.dtypes.float0 else g for g in outs]
 
-        return jax.vmap(one)(*seeds)
+        return jax.vmap(of_one_cotangent)(*seeds)
 
     pairs = [np.stack([s, -2 * s]) for s in case.probe.seeds]
     try:

@@ -94,9 +94,9 @@ def compare(held: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if held.get("form") != FORM:
         raise Changed(f"the certificate has form {held.get('form')}; this version reads form {FORM}")
     notes = [
-        f"{what} was {held[what]}, and is {now[what]}"
-        for what in ("jax", "python", "reference", "rule")
-        if held[what] != now.get(what)
+        f"{fact} was {held[fact]}, and is {now[fact]}"
+        for fact in ("jax", "python", "reference", "rule")
+        if held[fact] != now.get(fact)
     ]
     probes = {probe["name"]: probe for probe in now.get("probes", ())}
     for probe in held["probes"]:

@@ -180,14 +180,14 @@ class Case:
 
     def sharp(self, limit: float = SHARP) -> list[np.ndarray]:
         """Where the tolerance is small beside the gradient, or beside the terms that it adds up."""
-        found = []
+        masks = []
         for i, (t, e) in enumerate(zip(self.tolerance, self.expected)):
             largest = np.max(np.abs(np.where(np.isfinite(e), e, 0.0)), initial=0.0)
             small = t <= limit * largest
             if not np.all(small):
                 small = t <= limit * max(largest, np.max(self.sizes[i], initial=0.0))
-            found.append(np.broadcast_to(small, np.shape(e)))
-        return found
+            masks.append(np.broadcast_to(small, np.shape(e)))
+        return masks
 
     def decide_by(self, enclosure: Enclosure) -> None:
         """Let proofs stand in the place of the screen, element by element; values and tolerance become exact."""
@@ -300,10 +300,10 @@ class Checker:
             return
         inputs = probe.inputs
         count = len(self.problem.leaves)
-        one, two = (_jaxpr.run(program, inputs)[count:] for program in (first, again))
-        differs = [k for k, (a, b) in enumerate(zip(one, two)) if not np.array_equal(a, b, equal_nan=True)]
+        before, after = (_jaxpr.run(program, inputs)[count:] for program in (first, again))
+        differs = [k for k, (a, b) in enumerate(zip(before, after)) if not np.array_equal(a, b, equal_nan=True)]
         if differs:
-            a, b = np.asarray(one[differs[0]]), np.asarray(two[differs[0]])
+            a, b = np.asarray(before[differs[0]]), np.asarray(after[differs[0]])
             shown = f"output {differs[0]} has shape {a.shape}, then {b.shape}"
             if a.shape == b.shape:
                 at = np.unravel_index(int(np.argmax(np.nan_to_num(np.abs(a - b), nan=np.inf))), a.shape)

@@ -35,11 +35,11 @@ Shapes = Sequence[tuple[str, tuple[int, ...]]]
 
 def sizes(shapes: Shapes) -> list[tuple[str, int, bool]]:
     """Sizes of the axes of named arrays, their products and total: (text, size, is it a leading axis)."""
-    found: dict[tuple[str, int], tuple[str, int, bool]] = {}
+    named: dict[tuple[str, int], tuple[str, int, bool]] = {}
 
     def add(text, size, leading):
         if size > 1:
-            found.setdefault((text, size), (text, size, leading))
+            named.setdefault((text, size), (text, size, leading))
 
     for name, shape in shapes:
         for axis, size in enumerate(shape):
@@ -55,7 +55,7 @@ def sizes(shapes: Shapes) -> list[tuple[str, int, bool]]:
                 whole = count == len(shape)
                 text = f"{name}.size" if whole else " · ".join(f"{name}.shape[{a}]" for a in axes)
                 add(text, product, axes[0] == 0)
-    return list(found.values())
+    return list(named.values())
 
 
 def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes], tolerance: float = SAME_FACTOR) -> Constant | None:

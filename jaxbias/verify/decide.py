@@ -59,7 +59,9 @@ def check(
             for path, shape, dtype in leaves
         }
         took = time.perf_counter() - start
-        return Report("wrong", Leaves(report_leaves, problem.aliases), (diagnosis,), seconds=took, what=problem.what)
+        return Report(
+            "wrong", Leaves(report_leaves, problem.aliases), (diagnosis,), seconds=took, subject=problem.subject
+        )
 
     every = [path for path, _, _ in leaves]
     try:
@@ -152,14 +154,14 @@ def check(
         unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
         if unnamed and nonlinear is None:
             try:
-                found, reproduction, more = name_mistakes(checker, cases, unnamed, rng)
+                mistakes, reproduction, more = name_mistakes(checker, cases, unnamed, rng)
             except Exception as error:  # nor on whether the mistake can be searched for
                 words = f"the search for the mistake failed: {in_one_line(error)}"
-                found, more = (
+                mistakes, more = (
                     [Diagnosis(every[i], "unexplained", "Differs from the reference.") for i in unnamed],
                     [words],
                 )
-            diagnoses += _with_lines(found, listing, every)
+            diagnoses += _with_lines(mistakes, listing, every)
             notes += more
         diagnoses += [d for i, d in precision.items() if i not in wrong]
     else:
@@ -186,7 +188,7 @@ def check(
         tuple(case.probe.name for case in cases),
         reproduction,
         time.perf_counter() - start,
-        problem.what,
+        problem.subject,
         _evidence(checker, cases, wrong),
         certificate(checker, cases),
         listing.lines,
@@ -195,7 +197,7 @@ def check(
 
 def _with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) -> list[Diagnosis]:
     """Diagnoses with the line of the rule that each speaks of; what had no name takes that of its slip."""
-    found: list[Diagnosis] = []
+    located: list[Diagnosis] = []
     for diagnosis in diagnoses:
         leaves = {paths.index(path) for path in diagnosis.leaf.split(", ") if path in paths}
         slips = [slip for slip in listing.slips if slip.leaves & leaves]
@@ -207,18 +209,18 @@ def _with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) 
         if diagnosis.kind != "unexplained" and slips:
             diagnosis = dataclasses.replace(diagnosis, rule_line=slips[0].line, wanted=slips[0].wanted)
         if diagnosis.kind != "unexplained" or not slips:
-            found.append(diagnosis)
+            located.append(diagnosis)
             continue
         for slip in slips:
             path = ", ".join(paths[i] for i in sorted(slip.leaves))
             kind = slip.relation.kind if slip.relation else "unexplained"
             text = f"`{slip.code}` {slip}."
-            if all(d.rule_line != slip.line for d in found):
-                found.append(Diagnosis(path, kind, text, rule_line=slip.line, wanted=slip.wanted))
-        told = {path for d in found for path in d.leaf.split(", ")}
+            if all(d.rule_line != slip.line for d in located):
+                located.append(Diagnosis(path, kind, text, rule_line=slip.line, wanted=slip.wanted))
+        told = {path for d in located for path in d.leaf.split(", ")}
         if left := [path for path in diagnosis.leaf.split(", ") if path not in told]:
-            found.append(dataclasses.replace(diagnosis, leaf=", ".join(left)))
-    return found
+            located.append(dataclasses.replace(diagnosis, leaf=", ".join(left)))
+    return located
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -354,7 +356,7 @@ def _share(case: Case, i: int) -> float:
 
 def _not_a_number(problem: Problem, cases: list[Case], wrong: list[int]) -> dict[int, Diagnosis]:
     """A diagnosis for each gradient that is NaN or infinite at an ordinary point where the true one is finite."""
-    found = {}
+    diagnoses = {}
     for i in wrong:
         for case in cases:
             broken = ~np.isfinite(case.actual[i]) & case.wrong[i]
@@ -363,7 +365,7 @@ def _not_a_number(problem: Problem, cases: list[Case], wrong: list[int]) -> dict
             path = problem.leaves[i][0]
             at = tuple(int(k) for k in np.argwhere(broken)[0])
             where = f" at {path}{list(at)}" if at else ""
-            found[i] = Diagnosis(
+            diagnoses[i] = Diagnosis(
                 path,
                 "unexplained",
                 f"The rule gives {case.actual[i][at]:.3g}{where}, where the true gradient is "
@@ -372,7 +374,7 @@ def _not_a_number(problem: Problem, cases: list[Case], wrong: list[int]) -> dict
                 f'on the probe "{case.probe.name}"',
             )
             break
-    return found
+    return diagnoses
 
 
 def _undecided(cases: list[Case], i: int) -> bool:

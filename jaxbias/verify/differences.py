@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr import in_balls
+from jaxbias._jaxpr import balls, in_balls
 from jaxbias._trees import is_float
 from jaxbias.verify.problem import Runner
 
@@ -50,9 +50,9 @@ def derivatives(
         program = checker.forward.program(probe.primals, [])
         if program is None:
             return None
-        with in_balls.precision(BITS):
+        with balls.precision(BITS):
             return _Slopes(program, probe, checker.deadline).of(checker, where)
-    except (in_balls.NoBall, in_balls.Late, in_balls.Open):
+    except (balls.NoBall, balls.Late, balls.Open):
         return None
 
 
@@ -65,14 +65,14 @@ def _same(a: Any, b: Any, size: Any) -> Any:
 class _Slopes:
     def __init__(self, program: _jaxpr.Program, probe: "Probe", deadline: float):
         self.program, self.probe, self.deadline = program, probe, deadline
-        self.primals = [in_balls.lift(x) for x in probe.primals]
-        self.seeds = [in_balls.lift(x) for x in probe.seeds]
-        self.step = in_balls.lift(np.float64(2.0**STEP))[()]
+        self.primals = [balls.lift(x) for x in probe.primals]
+        self.seeds = [balls.lift(x) for x in probe.seeds]
+        self.step = balls.lift(np.float64(2.0**STEP))[()]
         self.here = self._run(self.primals)
-        self.finite = [np.asarray(np.isfinite(in_balls.rounded(out))) for out in self.here]
+        self.finite = [np.asarray(np.isfinite(balls.rounded(out))) for out in self.here]
         self.rng = np.random.default_rng(0)
 
-    def _run(self, primals: list[Any]) -> list[in_balls.Balls]:
+    def _run(self, primals: list[Any]) -> list[balls.Balls]:
         return in_balls.run(self.program, primals, deadline=self.deadline)
 
     def of(self, checker: "Checker", where: Sequence[np.ndarray] | None) -> list[np.ndarray] | None:
@@ -81,10 +81,13 @@ class _Slopes:
             masks = where or [np.ones(np.shape(self.probe.primals[k]), bool) for k in numbers]
             return self._if_linear(numbers, [self._gradient(k, mask) for k, mask in zip(numbers, masks)])
         floats = [i for i, x in enumerate(self.probe.primals) if is_float(x)]
-        others = [in_balls.lift(self.rng.standard_normal(np.shape(seed))) for seed in self.seeds]
+        others = [balls.lift(self.rng.standard_normal(np.shape(seed))) for seed in self.seeds]
         directions = self.seeds, others, [a + b for a, b in zip(self.seeds, others)]
         slopes = ([self._slope(*ends) for ends in self._along(floats, direction)] for direction in directions)
-        return [np.where(_same(one + two, both, abs(one) + abs(two)), one, np.nan) for one, two, both in zip(*slopes)]
+        return [
+            np.where(_same(first + second, both, abs(first) + abs(second)), first, np.nan)
+            for first, second, both in zip(*slopes)
+        ]
 
     def _along(self, numbers: list[int], direction: list[Any]) -> Iterable[tuple[Any, Any, Any]]:
         """Each output a step along the direction, here, and a step back."""
@@ -99,12 +102,12 @@ class _Slopes:
         """The gradients, if they give the slope along another direction too; NaN else."""
         direction = [self.rng.standard_normal(np.shape(g)) * np.isfinite(g) for g in gradients]
         parts = [np.where(np.isfinite(g), g, 0) * d for g, d in zip(gradients, direction)]
-        ends = map(list, zip(*self._along(numbers, list(map(in_balls.lift, direction)))))
+        ends = map(list, zip(*self._along(numbers, list(map(balls.lift, direction)))))
         slope = self._slope(*map(self._paired, ends))
         linear = _same(sum(map(np.sum, parts)), slope, sum(np.sum(np.abs(part)) for part in parts))
         return gradients if linear else [np.full(np.shape(g), np.nan) for g in gradients]
 
-    def _paired(self, outs: list[in_balls.Balls]) -> in_balls.Balls:
+    def _paired(self, outs: list[balls.Balls]) -> balls.Balls:
         """Σ seed · out, without entries that are infinite, as the maximum of nothing is."""
         pairs = zip(outs, self.seeds, self.finite)
         total = sum((np.sum(np.asarray(out * seed)[finite]) for out, seed, finite in pairs), start=self.step * 0)
@@ -112,7 +115,7 @@ class _Slopes:
 
     def _gradient(self, k: int, mask: np.ndarray) -> np.ndarray:
         x, here = self.primals[k], self._paired(self.here)
-        found = np.full(x.size, np.nan)
+        slopes = np.full(x.size, np.nan)
         places = np.flatnonzero(mask)
         if places.size > MOST_COLUMNS:
             places = places[np.linspace(0, places.size - 1, MOST_COLUMNS).astype(int)]
@@ -123,12 +126,12 @@ class _Slopes:
                 moved[place] = moved[place] + sign * self.step
                 primals = [*self.primals[:k], moved.reshape(x.shape), *self.primals[k + 1 :]]
                 ends.append(self._paired(self._run(primals)))
-            found[place] = self._slope(ends[0], here, ends[1])[()]
-        return found.reshape(x.shape)
+            slopes[place] = self._slope(ends[0], here, ends[1])[()]
+        return slopes.reshape(x.shape)
 
-    def _slope(self, up: in_balls.Balls, here: in_balls.Balls, down: in_balls.Balls) -> np.ndarray:
+    def _slope(self, up: balls.Balls, here: balls.Balls, down: balls.Balls) -> np.ndarray:
         right, left = (up - here) / self.step, (here - down) / self.step
-        rounded = lambda x: in_balls.rounded(np.asarray(x))  # NumPy hands back a bare ball for an array of one
+        rounded = lambda x: balls.rounded(np.asarray(x))  # NumPy hands back a bare ball for an array of one
         apart, size = rounded(abs(right - left)), rounded(abs(right))
         with np.errstate(all="ignore"):
             smooth = apart <= SMOOTH * np.maximum(size, 1e-300) + math.ldexp(1.0, STEP // 2)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr import in_balls
+from jaxbias._jaxpr import balls, in_balls
 from jaxbias._jaxpr.queries import LAYOUT, coarsest_constant
 from jaxbias._jaxpr.rounding import terms
 
@@ -73,7 +73,7 @@ class Difference:
         return cls(nothing, nothing, np.full(shape, np.inf), np.full(shape, np.nan), np.full(shape, np.nan))
 
     @classmethod
-    def of(cls, actual: in_balls.Balls, expected: in_balls.Balls, size: np.ndarray, eps: float) -> "Difference":
+    def of(cls, actual: balls.Balls, expected: balls.Balls, size: np.ndarray, eps: float) -> "Difference":
         """Compare balls of one leaf; `size` is that of the terms, eps the precision of the arguments' dtype."""
         proved, equal, upper = np.zeros(size.shape, bool), np.zeros(size.shape, bool), np.full(size.shape, np.inf)
         most, worst, digits = 0.0, None, math.inf
@@ -97,7 +97,7 @@ class Difference:
         if worst is not None:
             at, real = worst[0], worst[1].real
             low, high = real.lower().str(8, radius=False), real.upper().str(8, radius=False)
-        sides = in_balls.rounded(actual), in_balls.rounded(expected)
+        sides = balls.rounded(actual), balls.rounded(expected)
         return cls(proved, equal, upper, *sides, low=low, high=high, at=at, digits=digits)
 
     def up_to_constants(self, reals: "Difference", size: np.ndarray, coarse: float) -> "Difference":
@@ -180,9 +180,9 @@ class Balls:
         while bits <= most_bits:
             try:
                 leaves, reason = self._differences(inputs, sizes, eps, bits, deadline), ""
-            except in_balls.Open as comparison:
+            except balls.Open as comparison:
                 reason = f"{comparison} that {bits} bits leave open"
-            except (in_balls.NoBall, in_balls.Late) as missing:
+            except (balls.NoBall, balls.Late) as missing:
                 return Enclosure(tuple(leaves), bits, str(missing))
             if not reason and all(np.all(leaf.decided | ~mask) for leaf, mask in zip(leaves, asked)):
                 break
@@ -192,7 +192,7 @@ class Balls:
             reason = reason or f"a difference that {bits} bits leave open"
         if any(np.any(leaf.proved) for leaf in leaves):
             # where these reals give no answer, the difference at the exact constants stands
-            with suppress(in_balls.NoBall, in_balls.Late, in_balls.Open):
+            with suppress(balls.NoBall, balls.Late, balls.Open):
                 reals = self._differences(inputs, sizes, eps, bits, deadline, constants_as_reals=True)
                 leaves = [
                     exact.up_to_constants(real, size, self.coarse) for exact, real, size in zip(leaves, reals, sizes)
@@ -200,11 +200,11 @@ class Balls:
         return Enclosure(tuple(leaves), bits, reason)
 
     def _differences(self, inputs, sizes, eps, bits, deadline, constants_as_reals=False) -> list[Difference]:
-        with in_balls.precision(bits):
+        with balls.precision(bits):
             outs = in_balls.run(self.both, inputs, constants_as_reals, deadline)
             expected, gradients = outs[: len(self.absent)], iter(outs[len(self.absent) :])
             actual = [
-                in_balls.lift(np.zeros(np.shape(size))) if gone else next(gradients)
+                balls.lift(np.zeros(np.shape(size))) if gone else next(gradients)
                 for size, gone in zip(sizes, self.absent)
             ]
             return [
@@ -250,5 +250,5 @@ def magnitudes(program: _jaxpr.Program, values: Sequence[Any], count: int) -> li
         return np.asarray(terms(name, equation.params, inputs, value)[0])
 
     with np.errstate(all="ignore"):
-        found = [np.broadcast_to(size(number, False), np.shape(values[number])) for number in program.outputs[:count]]
-    return [np.where(np.isfinite(x), x, 0.0) for x in found]
+        sizes = [np.broadcast_to(size(number, False), np.shape(values[number])) for number in program.outputs[:count]]
+    return [np.where(np.isfinite(x), x, 0.0) for x in sizes]

@@ -76,20 +76,20 @@ def sharp(case: "Case", i: int) -> bool:
 def scaled(leaves, constant, term, source, tier, accuracy, leaf="", also=()) -> Finding:
     """A finding about a constant factor, of a leaf or of one term of it."""
     named = f"the term {term}" if term.startswith("`") else f"a term ({term})"
-    what = f"{named} of the gradient of {leaf}" if term else f"the gradient of {leaf}"
+    subject = f"{named} of the gradient of {leaf}" if term else f"the gradient of {leaf}"
     if constant.kind == "sign":
-        text, fix = f"{what} has the wrong sign", "flip the sign"
+        text, fix = f"{subject} has the wrong sign", "flip the sign"
     elif constant.kind == "batch-mean-vs-sum":
         mean = constant.text.startswith("1/")
-        text = f"{what} is {constant.text} times the true one: " + (
+        text = f"{subject} is {constant.text} times the true one: " + (
             "a mean where the forward sums" if mean else "a sum where the forward takes the mean"
         )
         fix = "sum instead of taking the mean" if mean else f"divide by {constant.text}"
     elif constant.text == "2" and term:
-        text, fix = f"{what} is counted twice", "count it once"
+        text, fix = f"{subject} is counted twice", "count it once"
         return Finding(leaves, "double-count", text, fix, tier, accuracy, source, ("scale-constant",))
     else:
-        text = f"{what} is {constant.text} times the true one"
+        text = f"{subject} is {constant.text} times the true one"
         part = constant.text.startswith("1/")
         fix = f"multiply by {constant.text[2:]}" if part else f"divide by {constant.text}"
     if constant.text.startswith("-") and constant.kind != "sign":

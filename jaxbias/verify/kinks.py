@@ -37,15 +37,15 @@ def _at(case: "Case", directions: list[np.ndarray | None], step: float = STEP) -
 
 def _near(case: "Case", pairs: int, rng: np.random.Generator, step: float = STEP) -> list[list[np.ndarray]]:
     """True gradients at random points a tiny step away, each with the one opposite, so that both sides are seen."""
-    found = []
+    gradients = []
     for _ in range(pairs):
         signs = [
             rng.choice([-1.0, 1.0], np.shape(x)) * rng.uniform(0.5, 1.0, np.shape(x)) if is_float(x) else None
             for x in case.probe.primals
         ]
         for side in (1.0, -1.0):
-            found.append(_at(case, [None if d is None else np.asarray(side * d) for d in signs], step))
-    return found
+            gradients.append(_at(case, [None if d is None else np.asarray(side * d) for d in signs], step))
+    return gradients
 
 
 COMPARED = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp"))
@@ -91,14 +91,14 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
 
         return rewrite
 
-    found = []
+    gradients = []
     for _ in range(count):
         changed = _jaxpr.rerun(
             program, values, {makers[number]: stepped(number, ties) for number, ties in tied.items()}
         )
         outs = [np.asarray(changed.get(i, values[i])) for i in program.outputs]
-        found.append(outs[: len(case.expected)])
-    return found
+        gradients.append(outs[: len(case.expected)])
+    return gradients
 
 
 def _aimed(case: "Case", where: list[int] | None, i: int) -> list[list[np.ndarray]]:
@@ -107,16 +107,16 @@ def _aimed(case: "Case", where: list[int] | None, i: int) -> list[list[np.ndarra
     The first (or last) of several equal values wins if values fall (or rise) with their index; and the entries to which
     the rule gives more than autodiff win if they are raised.
     """
-    found = []
+    gradients = []
     for order in ("C", "F"):
         for sign in (1.0, -1.0):
             ranks = [
                 sign * np.linspace(-1, 1, np.size(x)).reshape(np.shape(x), order=order) if is_float(x) else None
                 for x in case.probe.primals
             ]
-            found.append(_at(case, ranks))
+            gradients.append(_at(case, ranks))
     if where is None:
-        return found
+        return gradients
     actual, expected = case.actual[i], np.where(np.isfinite(case.expected[i]), case.expected[i], 0.0)
     for gain in (actual - expected, np.abs(actual) - np.abs(expected)):
         size = np.max(np.abs(gain), initial=0.0)
@@ -124,8 +124,8 @@ def _aimed(case: "Case", where: list[int] | None, i: int) -> list[list[np.ndarra
             continue
         for sign in (1.0, -1.0):
             aim = [sign * gain / size if k == where[i] else None for k in range(len(case.probe.primals))]
-            found.append(_at(case, aim))
-    return found
+            gradients.append(_at(case, aim))
+    return gradients
 
 
 def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.random.Generator) -> None:

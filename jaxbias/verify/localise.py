@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,7 +105,17 @@ def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
     slips: list[tuple[Slip, Located]] = []
     for slip in find_slips(alignment, paths, deadline):
         words = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
-        slips.append((slip, _located(alignment, slip, words)))
+        located = _located(alignment, slip, words)
+        place = [
+            k
+            for k, (_, other) in enumerate(slips)
+            if other.code and (other.line, other.code) == (located.line, located.code)
+        ]
+        if place:  # the same code in another pass of a loop
+            first, other = slips[place[0]]
+            slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
+        else:
+            slips.append((slip, located))
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
 
 
@@ -156,7 +166,7 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
                 n: (len(shown[n].segment.text), abs(alignment.position[n] - alignment.position[place])) for n in holders
             }
             mistakes.setdefault(min(holders, key=sizes.__getitem__), []).append(located)
-    below = {n for slip, _ in slips for n in depends_on(alignment.program, [slip.mending[0]])}
+    below = {n for slip, _ in slips for n in depends_on(alignment.program, list(slip.mending))}
     lines: dict[tuple[str, int, str], Line] = {}
     for number in sorted(shown, key=lambda n: alignment.position[n]):
         name = shown[number]

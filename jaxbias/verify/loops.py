@@ -28,17 +28,17 @@ def numbered(checker: "Checker", cases: list["Case"]) -> list["Case"]:
     """
     if checker.problem.numbered is None or len(cases[0].program.equations) > MOST_EQUATIONS:
         return []
-    runner, found = Runner(checker.problem.numbered, checker.reference.dtypes, checker.reference.native), []
+    runner, cases_numbered = Runner(checker.problem.numbered, checker.reference.dtypes, checker.reference.native), []
     for case in cases:
         try:
             program = runner.program(case.probe.primals, case.probe.seeds)
         except Exception:
             return []
-        if program is None or not (found or of_reference(program)):
+        if program is None or not (cases_numbered or of_reference(program)):
             return []
         values = _jaxpr.evaluate(program, case.probe.inputs)
-        found.append(dataclasses.replace(case, program=program, held=values))
-    return found
+        cases_numbered.append(dataclasses.replace(case, program=program, held=values))
+    return cases_numbered
 
 
 def of_reference(program: _jaxpr.Program) -> Places:
@@ -65,7 +65,7 @@ def _copies(program: _jaxpr.Program, origins: list[int | None]) -> Places:
     order = sorted(first)
     # an equation without a line, as in a rule that JAX calls, repeats nothing
     passes = _passes([(first[k].name, first[k].source or k) for k in order])
-    place = {order[at]: found for at, found in passes.items()}
+    place = {order[at]: place_in_loop for at, place_in_loop in passes.items()}
     linear = depends_on(program, program.inputs)
     scans = Counter(eqn.group for eqn in program.equations)
     seen: dict[Any, int] = defaultdict(int)
@@ -89,7 +89,7 @@ def _passes(tokens: list[Any]) -> dict[int, tuple[int, int, int]]:
 
     Of the blocks that begin at a token, the one whose repetitions reach furthest counts.
     """
-    found: dict[int, tuple[int, int, int]] = {}
+    places: dict[int, tuple[int, int, int]] = {}
     start = 0
     while start < len(tokens):
         best = 0, 0
@@ -104,6 +104,6 @@ def _passes(tokens: list[Any]) -> dict[int, tuple[int, int, int]]:
                 best = count * period, period
         length, period = best
         for k in range(length):
-            found[start + k] = start, k % period, k // period
+            places[start + k] = start, k % period, k // period
         start += max(length, 1)
-    return found
+    return places

@@ -8,8 +8,9 @@ from jaxtyping import Array
 
 from jaxbias import _jaxpr
 from jaxbias._trees import is_float
+from jaxbias.verify.as_problem import check_options, jvp_problem, vjp_problem
 from jaxbias.verify.decide import check
-from jaxbias.verify.entrances import _check_options, jvp_problem, required, vjp_problem
+from jaxbias.verify.entrances import required
 from jaxbias.verify.problem import Problem, argument_names, check_arrays, zero_cotangent
 from jaxbias.verify.report import Report
 
@@ -61,7 +62,7 @@ def reports(
     """What `check_grads` raises from: a report for each mode and order, the lower orders first."""
     owner = "verify.check_grads"
     args = tuple(args) if isinstance(args, list) else args
-    _check_options(owner, {"f": f}, None, rtol, atol)
+    check_options(owner, {"f": f}, None, rtol, atol)
     check_arrays(args, owner)
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     if not modes or not set(modes) <= {"fwd", "rev"}:
@@ -89,8 +90,8 @@ def _reports(
             yield from _reports(_gradients_of(f), args, order - 1, modes, tolerances, f" of reverse mode{of}")
 
 
-def _report(problem: Problem, key: Array, tolerances: dict, what: str) -> Report:
-    problem.what, problem.independent = what, True
+def _report(problem: Problem, key: Array, tolerances: dict, subject: str) -> Report:
+    problem.subject, problem.independent = subject, True
     return check(problem, key=key, **tolerances)
 
 

@@ -66,7 +66,7 @@ class AtHand:
 
 def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: bool) -> list[AtHand]:
     """Right values of this shape, up to layout, that a value of the rule could be computed from; likely ones first."""
-    found: list[AtHand] = []
+    values: list[AtHand] = []
 
     def add(name: str, array: np.ndarray, cost: float) -> None:
         array = array.astype(float) if array.dtype.kind == "b" else array
@@ -74,7 +74,7 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
             return
         for layout, laid in layouts(array, shape):
             turned = name if layout != "transposed" else f"{name}.T" if name.isidentifier() else f"({name}).T"
-            found.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout)))
+            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout)))
 
     for value in alignment.matcher.values:
         if value.linear == linear and value.rank < 3:
@@ -83,7 +83,7 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
         inside = other in alignment.position and other != number and other not in alignment.matches
         if inside and name.variable and (other in alignment.linear) == linear and alignment.known(other):
             add(name.text, alignment.column(other), 1.2)
-    return sorted(found, key=lambda value: value.cost)
+    return sorted(values, key=lambda value: value.cost)
 
 
 def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Edit]:
@@ -104,13 +104,17 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
 
 def _region(alignment: Alignment, number: int) -> list[int]:
     """Positions of the equations between right values and this one."""
-    found, todo = set(), [number]
+    positions, todo = set(), [number]
     while todo:
         n = todo.pop()
-        if n in alignment.position and (n == number or not alignment.known(n)) and alignment.position[n] not in found:
-            found.add(alignment.position[n])
+        if (
+            n in alignment.position
+            and (n == number or not alignment.known(n))
+            and alignment.position[n] not in positions
+        ):
+            positions.add(alignment.position[n])
             todo += alignment.program.equations[alignment.position[n]].inputs
-    return sorted(found)
+    return sorted(positions)
 
 
 class _Trial:
@@ -190,8 +194,8 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                 n not in alignment.linear or name not in ("mul", "div")
             ):
                 kind = "extra-term"
-                what = "factor" if name in ("mul", "div") else "term"
-                yield Changed(kind, f"has the {what} {alignment.text(n)} too much", 1.5, lambda k, x, j=j: x[1 - j])
+                part = "factor" if name in ("mul", "div") else "term"
+                yield Changed(kind, f"has the {part} {alignment.text(n)} too much", 1.5, lambda k, x, j=j: x[1 - j])
     if name not in LAYOUT:
         yield from _other_reductions(alignment, equation)
         yield from _other_operands(alignment, equation)

@@ -143,9 +143,9 @@ def judge_precision(
     eps = float(jnp.finfo(checker.dtype).eps)
     primals, seeds = _inputs(case, checker.given_dtypes)
     truth = _truth(checker, checker.given_dtypes, eps, primals, seeds)
-    found, contradicted = {}, []
+    diagnoses, contradicted = {}, []
     if truth is None:
-        return found, contradicted
+        return diagnoses, contradicted
     for i, (path, shape, dtype) in enumerate(checker.problem.leaves):
         actual = calls.first[i]
         if actual is None or np.shape(actual) != tuple(shape):
@@ -177,7 +177,7 @@ def judge_precision(
         why = f"rounding to {dtype} explains {loss.allowed / (loss.scale or 1):.1g}"
         if narrow is not None:
             why = f"it holds only numbers of {jnp.dtype(narrow).name}, which it went through on the way"
-        found[i] = Diagnosis(
+        diagnoses[i] = Diagnosis(
             path,
             "dtype-precision",
             f"The formula is right in float64, but in {dtype} the gradient is {lowest}; {why}.",
@@ -187,7 +187,7 @@ def judge_precision(
             "right in float64",
         )
         judged[i].elements, judged[i].expected = elements, truth.expected[i]
-    return found, contradicted
+    return diagnoses, contradicted
 
 
 def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:

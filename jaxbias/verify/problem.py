@@ -60,7 +60,7 @@ class Problem:
     leaves: list[tuple[str, tuple[int, ...], Any]]
     aliases: dict[str, str] = field(default_factory=dict)
     draw: Callable[[Any], Arrays] | None = None
-    what: str = "rule"
+    subject: str = "rule"
     seed_word: str = "cotangent"
     given_seeds: bool = False
     leaf_primal: list[int] | None = None
@@ -184,7 +184,7 @@ def flatten_like(result: Any, like: Sequence[Any], names: Sequence[str], owner: 
             )
         if len(flat) != count:
             keep = jax.tree.leaves(expected, is_leaf=lambda node: node is None)
-            flat = [each for each, e in zip(flat, keep) if e is not None] if len(flat) == len(keep) else flat
+            flat = [leaf for leaf, e in zip(flat, keep) if e is not None] if len(flat) == len(keep) else flat
         leaves += flat
     return leaves
 
@@ -308,8 +308,8 @@ class Runner:
 
     def placed(self, primals: Arrays, seeds: Arrays, outs: Arrays) -> Arrays:
         """The outputs of the program, with None where the function gave None."""
-        each = iter(outs)
-        return [None if gone else next(each) for gone in self.absent[self.signature(primals, seeds)]]
+        present = iter(outs)
+        return [None if gone else next(present) for gone in self.absent[self.signature(primals, seeds)]]
 
 
 def _put(x: Any) -> Any:

@@ -31,11 +31,11 @@ def _paired(outs: Sequence[Array], seeds: Sequence[Any]) -> Array:
     return sum((jnp.sum(jnp.asarray(s).astype(out.dtype) * out) for out, s in zip(outs, seeds)), jnp.zeros(()))
 
 
-def _require_columns(floats: Sequence[Any], what: str) -> None:
+def _require_columns(floats: Sequence[Any], how: str) -> None:
     count = sum(math.prod(np.shape(x)) for x in floats)
     if count > MOST_COLUMNS:
         raise TooManyColumns(
-            f"verify: the forward has no reverse mode, so its gradient is built {what}, up to {MOST_COLUMNS:,} entries "
+            f"verify: the forward has no reverse mode, so its gradient is built {how}, up to {MOST_COLUMNS:,} entries "
             f"of the arguments; these have {count:,}. Give smaller arguments."
         )
     if any(jnp.iscomplexobj(x) for x in floats):

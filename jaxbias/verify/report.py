@@ -161,6 +161,7 @@ class Report:
         probes: names of the inputs that were tried.
         reproduction: code to paste with a smallest failing case; empty if none was made.
         seconds: how long the check took.
+        subject: the kind of rule, in words, such as "Hessian-vector rule".
         evidence: what the verdict rests on, in words: to how many digits at how many probes, or what was proved.
         certificate: the enclosures behind it, to be evaluated again; see `certificate`. Empty where there are none.
         lines: the rule, line by line, of a wrong rule and in `explain`; empty where it cannot be listed, and a note
@@ -174,7 +175,7 @@ class Report:
     probes: tuple[str, ...] = ()
     reproduction: str = ""
     seconds: float = 0.0
-    what: str = "rule"
+    subject: str = "rule"
     evidence: str = ""
     certificate: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     lines: tuple[Line, ...] = ()
@@ -256,7 +257,7 @@ def as_text(report: Report) -> str:
     """Table of the gradients, then each diagnosis in words."""
     rows = [HEADER, *_rows(report)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = [f"{report.what}: {report.verdict}"]
+    lines = [f"{report.subject}: {report.verdict}"]
     if report.evidence:
         lines.append(f"  {report.evidence}")
     lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
@@ -368,7 +369,7 @@ def as_html(report: Report) -> str:
         body.append(f"<tr>{mark}{cells}<td {cell}>{'' if leaf.ok else _picture(leaf)}</td></tr>")
     parts = [
         '<div style="font-family:system-ui,sans-serif;font-size:14px;line-height:1.5;max-width:70em">',
-        f'<p style="font-size:16px"><b style="color:{colour}">{e(report.what)}: {e(report.verdict)}</b></p>',
+        f'<p style="font-size:16px"><b style="color:{colour}">{e(report.subject)}: {e(report.verdict)}</b></p>',
         f"<p>{e(report.evidence)}</p>" if report.evidence else "",
         f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>',
     ]

@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from jaxbias import _jaxpr
 from jaxbias._trees import is_float
+from jaxbias.verify.as_problem import Arguments, key_or_default, outputs
 from jaxbias.verify.decide import check
-from jaxbias.verify.entrances import _Args, _key, _outputs
 from jaxbias.verify.problem import Problem, argument_names, check_arrays
 from jaxbias.verify.report import Diagnosis, Leaves, Report
 
@@ -59,11 +59,11 @@ def steps(
             f"{owner}: the step {unknown[0]!r} is named after no value of the forward and no argument; there are "
             f"{[*ordered, *arg_names]}."
         )
-    _outputs(lambda *a: forward(*a)[out_name], tuple(args), owner)
+    outputs(lambda *a: forward(*a)[out_name], tuple(args), owner)
     leaves, notes, diagnoses, probes = {}, [], [], ()
     for k, (name, step) in enumerate(pairs):
         problem = _step_problem(forward, pairs[: k + 1], tuple(args), arg_names, ordered, name, step)
-        report = check(problem, key=_key(key))
+        report = check(problem, key=key_or_default(key))
         leaf = next(iter(report.leaves.values()))
         leaves[name], probes = leaf, report.probes
         notes += [f"{name}: {note}" for note in report.notes]
@@ -72,7 +72,7 @@ def steps(
             text = d.explanation + (first if not diagnoses else "")
             diagnoses.append(Diagnosis(name, d.kind, text, d.fix, d.evidence, d.condition, d.source, d.also))
     verdict = "wrong" if any(not leaf.ok for leaf in leaves.values()) else "right"
-    return Report(verdict, Leaves(leaves, {}), tuple(diagnoses), tuple(notes), probes, what="derivation")
+    return Report(verdict, Leaves(leaves, {}), tuple(diagnoses), tuple(notes), probes, subject="derivation")
 
 
 def _order(forward, args) -> list[str]:
@@ -118,7 +118,7 @@ def _true_gradients(forward, primals, ordered, arg_names, cotangent):
 
 
 def _step_problem(forward, pairs, args, arg_names, ordered, name, step) -> Problem:
-    flat = _Args(args, arg_names, "verify.steps")
+    flat = Arguments(args, arg_names, "verify.steps")
     out = jax.eval_shape(forward, *args)[ordered[-1]]
 
     def reference(primals, seeds):
@@ -145,5 +145,5 @@ def _step_problem(forward, pairs, args, arg_names, ordered, name, step) -> Probl
         seed_names=["cotangent"],
         leaves=[(name, like.shape, like.dtype)],
         seed_shapes=lambda primals: [jax.eval_shape(forward, *flat.tree(primals))[ordered[-1]].shape],
-        what=f"step {name}",
+        subject=f"step {name}",
     )

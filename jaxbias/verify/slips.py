@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
-from jaxbias.verify.alignment import Alignment, Match, layouts, same
+from jaxbias.verify.alignment import Alignment, layouts, same
 from jaxbias.verify.wanted import wanted_operand
 
 MOST_SLIPS = 6
@@ -23,8 +23,8 @@ class Slip:
         given: what it is, likewise.
         name: what it must be, in a name; empty if it has none.
         leaves: gradients that become right with it, later slips mended.
-        mending: the value of the rule to replace for that, and what by; where the wrong value cannot hold what is
-            wanted, as a sum over the wrong axis cannot, that is what is computed from it.
+        mending: the values of the rule to replace for that, and what by: in a loop those of all its passes; where the
+            wrong value cannot hold what is wanted, as a sum over the wrong axis cannot, what is computed from it.
     """
 
     number: int
@@ -32,7 +32,7 @@ class Slip:
     given: np.ndarray
     name: str
     leaves: frozenset[int]
-    mending: tuple[int, np.ndarray]
+    mending: dict[int, np.ndarray]
 
 
 def find_slips(alignment: Alignment, paths: list[str], deadline: float | int) -> Iterator[Slip]:
@@ -50,20 +50,26 @@ def find_slips(alignment: Alignment, paths: list[str], deadline: float | int) ->
         if slip is None or time.process_time() > deadline:
             return
         yield slip
-        alignment.commit(dict([slip.mending]))
+        alignment.commit(slip.mending)
         alignment.mended.add(slip.number)
 
 
 @dataclass(frozen=True)
 class _Hit:
+    """Gradients that are right where `mending` replaces values; `value` stands in the place of value `number` then."""
+
     number: int
     value: ReferenceValue
-    array: np.ndarray
+    mending: dict[int, np.ndarray]
     leaves: frozenset[int]
+
+    @property
+    def array(self) -> np.ndarray:
+        return self.mending[self.number]
 
 
 def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> Slip | None:
-    hits = list(_mending(alignment, wrong, deadline))
+    hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     ends = {alignment.leaves[i]: i for i in wrong}
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
     if upstream:
@@ -79,12 +85,23 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     number = alignment.leaves[i]
     assert number is not None
     value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-    return _located(alignment, _Hit(number, value, alignment.expected[i], frozenset([i])))
+    return _located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))
+
+
+def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
+    """Wrong and right gradients that a value goes into."""
+    return [i for i in wrong if number in alignment.above[i]], [
+        i for i in alignment.right if number in alignment.above.get(i, ())
+    ]
 
 
 def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
     """Reference values that mend a gradient in the place of a value of the rule, and harm none."""
     above = set().union(*(alignment.above[i] for i in wrong))
+    if alignment.families:
+        above -= {number for group in alignment.passes if _families(alignment, group) for number in group}
+    last = {place: len(family) - 1 for place, family in alignment.families.items()}
+    values = [v for v in alignment.matcher.values if not v.place or v.iteration in (0, last[v.place])]
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
         known = alignment.known(number)
         if known and (number in alignment.feeds_right or number in alignment.mended or number not in alignment.linear):
@@ -92,9 +109,8 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
             continue
-        mine = [i for i in wrong if number in alignment.above[i]]
-        others = [i for i in alignment.right if number in alignment.above.get(i, ())]
-        for value in alignment.matcher.values:
+        mine, others = _leaves(alignment, wrong, number)
+        for value in values:
             if value.linear != (number in alignment.linear):
                 continue
             for layout, array in layouts(value.array, given.shape[1:]):
@@ -102,19 +118,59 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
                     return
                 if (layout == "broadcast" and value.linear) or same(given, array):
                     continue
-                after = alignment.after({number: array}, [*mine, *others])
-                mended = frozenset(i for i in mine if alignment.is_right(i, after[i]))
+                right = alignment.right_after({number: array}, [*mine, *others])
                 # a right value in the wrong role: all that depends on it has to agree
-                if len(mended) > known and all(alignment.is_right(i, after[i]) for i in others):
-                    yield _Hit(number, value, np.asarray(array), mended)
+                if len(right & set(mine)) > known and right.issuperset(others):
+                    yield _Hit(number, value, {number: np.asarray(array)}, right & set(mine))
+
+
+def _families(alignment: Alignment, group: tuple[int, ...]) -> list[list[ReferenceValue]]:
+    """Values of the forward's loops, and gradients by them, that could be those of the rule's loop, pass by pass."""
+    linear = group[0] in alignment.linear
+    return [
+        family
+        for family in alignment.families.values()
+        if len(family) == len(group) and family[0].linear == linear and not family[0].derivative
+    ]
+
+
+def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
+    """The same where a value is computed in each pass of a loop: that of every pass is replaced at once.
+
+    A backward pass goes through a loop from its end, or, as it may recompute the forward, from its beginning.
+    """
+    above = set().union(*(alignment.above[i] for i in wrong))
+    for group in alignment.passes:
+        if not above.intersection(group) or all(map(alignment.known, group)):
+            continue
+        hits = list(_as_families(alignment, group, *_leaves(alignment, wrong, group[0]), deadline))
+        if hits:  # a sum over the passes is right in any order of them: what mends more tells the order
+            yield max(hits, key=lambda hit: len(hit.leaves))
+
+
+def _as_families(
+    alignment: Alignment, group: tuple[int, ...], mine: list[int], others: list[int], deadline: float | int
+) -> Iterator[_Hit]:
+    given = [alignment.column(number) for number in group]
+    for family in _families(alignment, group):
+        for values in (family[::-1], family):
+            if family[0].array.shape != given[0].shape or time.process_time() > deadline:
+                break
+            differ = [not same(now, value.array) for now, value in zip(given, values)]
+            if any(differ):
+                mending = {number: value.array for number, value in zip(group, values)}
+                right = alignment.right_after(mending, [*mine, *others])
+                if right & set(mine) and right.issuperset(others):
+                    first = differ.index(True)
+                    yield _Hit(group[first], values[first], mending, right & set(mine))
 
 
 def _located(alignment: Alignment, hit: _Hit) -> Slip:
     """The hit, or the operand further up at which it goes wrong, what that must be being worked out."""
     number, wanted = hit.number, hit.array
     value: ReferenceValue | None = hit.value
-    mending = number, wanted
-    while number in alignment.position and mending[0] == number:
+    mending, in_loop = hit.mending, len(hit.mending) > 1
+    while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
         doubtful = [k for k, n in enumerate(equation.inputs) if not alignment.known(n)]
         if len(doubtful) != 1 or len(equation.outputs) > 1:
@@ -128,15 +184,17 @@ def _located(alignment: Alignment, hit: _Hit) -> Slip:
             or same(array, np.broadcast_to(_full(operands[k], array.ndim), array.shape))
         ):
             break
-        number, wanted, value = equation.inputs[k], array, None
-        if array.shape == operands[k].shape:
-            after = alignment.after({number: array}, [*hit.leaves])
-            if not all(alignment.is_right(i, after[i]) for i in hit.leaves):
-                number, wanted, value = mending[0], mending[1], None
+        operand = equation.inputs[k]
+        if array.shape != operands[k].shape:
+            number, wanted, value = operand, array, None
+            break
+        if not in_loop:
+            if not alignment.right_after({operand: array}, hit.leaves).issuperset(hit.leaves):
                 break
-            mending = number, array
-            match: Match | None = alignment.matcher(wanted, number in alignment.linear)
-            value = match.value if match is not None and match.exact else None
+            mending = {operand: array}
+        number, wanted = operand, array
+        match = alignment.matcher(wanted, number in alignment.linear)
+        value = match.value if match is not None and match.exact else None
     given = alignment.column(number)
     name = value.name if value is not None else ""
     return Slip(

@@ -22,8 +22,8 @@ def wanted_operand(
     if equation.inputs.count(equation.inputs[k]) > 1:
         return None
     with np.errstate(all="ignore"):
-        found = _inverse(equation, k, wanted, operands)
-    return found if found is not None and np.all(np.isfinite(found)) else None
+        operand = _inverse(equation, k, wanted, operands)
+    return operand if operand is not None and np.all(np.isfinite(operand)) else None
 
 
 def _inverse(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray | None:
@@ -35,51 +35,51 @@ def _inverse(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[
     match e.name:
         case "mul":
             zero = other == 0
-            found = (
+            operand = (
                 None if np.any(np.where(zero, wanted, 0)) else np.where(zero, own, wanted / np.where(zero, 1, other))
             )
         case "div":
-            found = wanted * other if k == 0 else other / wanted
+            operand = wanted * other if k == 0 else other / wanted
         case "add" | "add_any":
-            found = wanted - other
+            operand = wanted - other
         case "sub":
-            found = wanted + other if k == 0 else other - wanted
+            operand = wanted + other if k == 0 else other - wanted
         case "neg":
-            found = -wanted
+            operand = -wanted
         case "exp":
-            found = np.log(wanted)
+            operand = np.log(wanted)
         case "log":
-            found = np.exp(wanted)
+            operand = np.exp(wanted)
         case "conj":
-            found = np.conj(wanted)
+            operand = np.conj(wanted)
         case "copy" | "copy_p" | "convert_element_type":
-            found = wanted
+            operand = wanted
         case "reshape" | "squeeze" | "expand_dims":
-            found = wanted.reshape(own.shape)
+            operand = wanted.reshape(own.shape)
         case "transpose":
-            found = wanted.transpose((0, *(1 + np.argsort(e.params["permutation"]))))
+            operand = wanted.transpose((0, *(1 + np.argsort(e.params["permutation"]))))
         case "rev":
-            found = np.flip(wanted, tuple(a + 1 for a in e.params["dimensions"]))
+            operand = np.flip(wanted, tuple(a + 1 for a in e.params["dimensions"]))
         case "broadcast_in_dim":
             return _undo_broadcast(e.params["broadcast_dimensions"], wanted, own)
         case "dot_general":
             return _undo_product(e, k, wanted, operands)
         case _:
             return None
-    return None if found is None else _narrowed(found, operands[k])
+    return None if operand is None else _narrowed(operand, operands[k])
 
 
-def _narrowed(found: np.ndarray, own: np.ndarray) -> np.ndarray:
+def _narrowed(operand: np.ndarray, own: np.ndarray) -> np.ndarray:
     """The operand, which the operation broadcast, where the wanted value is the same along those axes."""
-    if own.ndim == 1 and found.ndim > 1:
-        first = found.reshape(found.shape[0], -1)[:, :1]
-        flat = found.reshape(found.shape[0], -1)
-        return first[:, 0] if same(np.broadcast_to(first, flat.shape), flat) else found
-    if found.shape == own.shape:
-        return found
+    if own.ndim == 1 and operand.ndim > 1:
+        first = operand.reshape(operand.shape[0], -1)[:, :1]
+        flat = operand.reshape(operand.shape[0], -1)
+        return first[:, 0] if same(np.broadcast_to(first, flat.shape), flat) else operand
+    if operand.shape == own.shape:
+        return operand
     index = tuple(slice(None) if a == 0 or own.shape[a] > 1 else slice(0, 1) for a in range(own.ndim))
-    small = found[index]
-    return small if same(np.broadcast_to(small, found.shape), found) else found
+    small = operand[index]
+    return small if same(np.broadcast_to(small, operand.shape), operand) else operand
 
 
 def _undo_broadcast(dimensions: Sequence[int], wanted: np.ndarray, own: np.ndarray) -> np.ndarray | None:
@@ -107,7 +107,7 @@ def _undo_product(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequ
         out = wanted.reshape(*batch, -1, matrix.shape[-1])
     else:
         out = np.swapaxes(wanted.reshape(*batch, matrix.shape[-1], -1), -1, -2)
-    found = out @ np.linalg.pinv(matrix)
-    if not same(found @ matrix, out):
+    operand = out @ np.linalg.pinv(matrix)
+    if not same(operand @ matrix, out):
         return None
-    return found.reshape([own.shape[a] for a in order]).transpose(np.argsort(order))
+    return operand.reshape([own.shape[a] for a in order]).transpose(np.argsort(order))

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr import in_balls
+from jaxbias._jaxpr import balls, in_balls
 from tests._jaxpr.test_in_numpy import CASES, WITH_GRADIENT, gradient_of
 
 RNG = np.random.default_rng(5)
@@ -26,38 +26,42 @@ def standard():
 
 
 def enclosures(function, args, bits=128, **options):
-    with in_balls.precision(bits):
+    with balls.precision(bits):
         return in_balls.run(_jaxpr.trace(function, *args), args, **options)
 
 
-def radius(balls):
-    parts = [part for ball in balls.ravel() for part in (ball.real, ball.imag) if not part.is_nan()]
+def radius(enclosed):
+    parts = [part for ball in enclosed.ravel() for part in (ball.real, ball.imag) if not part.is_nan()]
     return max((float(part.rad()) for part in parts), default=0.0)
 
 
-def assert_holds(balls, values):
+def assert_holds(enclosed, values):
     """The balls are narrow, and float64 found the same numbers up to its own rounding."""
     values = np.asarray(values)
-    assert balls.shape == values.shape
-    if balls.dtype != object:
-        assert np.array_equal(balls, values)
+    assert enclosed.shape == values.shape
+    if enclosed.dtype != object:
+        assert np.array_equal(enclosed, values)
         return
-    assert radius(balls) < 1e-25
-    np.testing.assert_allclose(in_balls.rounded(balls), values, rtol=1e-9, atol=1e-11)
+    assert radius(enclosed) < 1e-25
+    np.testing.assert_allclose(balls.rounded(enclosed), values, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_values_are_those_of_the_interpreter(name):
     function, args = CASES[name]
-    for balls, value in zip(enclosures(function, args), _jaxpr.run(_jaxpr.trace(function, *args), args), strict=True):
-        assert_holds(balls, value)
+    for enclosed, value in zip(
+        enclosures(function, args), _jaxpr.run(_jaxpr.trace(function, *args), args), strict=True
+    ):
+        assert_holds(enclosed, value)
 
 
 @pytest.mark.parametrize("name", WITH_GRADIENT)
 def test_gradients_are_those_of_the_interpreter(name):
     gradient, args = gradient_of(*CASES[name])
-    for balls, value in zip(enclosures(gradient, args), _jaxpr.run(_jaxpr.trace(gradient, *args), args), strict=True):
-        assert_holds(balls, value)
+    for enclosed, value in zip(
+        enclosures(gradient, args), _jaxpr.run(_jaxpr.trace(gradient, *args), args), strict=True
+    ):
+        assert_holds(enclosed, value)
 
 
 def fourier(x):
@@ -81,6 +85,21 @@ def matrices(a, positive):
         ),
         solve(regular, b, left_side=True, lower=True, unit_diagonal=True),
         *lax.linalg.lu(lax.complex(a, jnp.swapaxes(a, -1, -2) * 2)),
+    ]  # fmt: skip
+
+
+def factorisations(a, positive):
+    z, tall = lax.complex(a, jnp.swapaxes(a, -1, -2) * 2), a[:, :, :3]
+    hermitian = z @ jnp.swapaxes(z.conj(), -1, -2)
+    values, vectors = jnp.linalg.eigh(hermitian)
+    thin = lambda x: jnp.linalg.svd(x, full_matrices=False)
+    u, s, vh = thin(z[:, :3])
+    return [
+        *jnp.linalg.eigh(positive), *jnp.linalg.eigh(positive[0], UPLO="U"), values, abs(vectors),
+        *thin(a), *thin(tall), *thin(jnp.swapaxes(tall, 1, 2)), jnp.linalg.svd(z, compute_uv=False),
+        s, (u * s[:, None, :]) @ vh, *jnp.linalg.qr(a), *jnp.linalg.qr(tall), *jnp.linalg.qr(jnp.swapaxes(tall, 1, 2)),
+        *jnp.linalg.qr(tall, "complete"), *jnp.linalg.qr(z), *jnp.linalg.qr(jnp.eye(3, 4).at[1, 0].set(2.0)),
+        jnp.linalg.pinv(tall), jnp.linalg.norm(a[0], 2),
     ]  # fmt: skip
 
 
@@ -115,12 +134,18 @@ def others(x):
 
 @pytest.mark.parametrize(
     ("function", "args"),
-    [(fourier, (X,)), (matrices, (SQUARE, POSITIVE)), (convolutions, (X,)), (others, (X,))],
-    ids=["fourier", "matrices", "convolutions", "others"],
+    [
+        (fourier, (X,)),
+        (matrices, (SQUARE, POSITIVE)),
+        (factorisations, (SQUARE, POSITIVE)),
+        (convolutions, (X,)),
+        (others, (X,)),
+    ],
+    ids=["fourier", "matrices", "factorisations", "convolutions", "others"],
 )
 def test_what_the_interpreter_leaves_to_jax_or_has_no_case_for(function, args):
-    for balls, value in zip(enclosures(function, args), jax.jit(function)(*args), strict=True):
-        assert_holds(balls, value)
+    for enclosed, value in zip(enclosures(function, args), jax.jit(function)(*args), strict=True):
+        assert_holds(enclosed, value)
 
 
 def square_root(a, steps):
@@ -141,7 +166,7 @@ def test_a_contractive_loop_is_decided(steps):
 
 def test_comparisons_are_decided_for_certain_or_left_open():
     third = lambda x: x / 3 + x / 3 + x / 3
-    with pytest.raises(in_balls.Open, match="comparison"):
+    with pytest.raises(balls.Open, match="comparison"):
         enclosures(lambda x: [third(x) > x], (np.ones(2),))
     (equal,) = enclosures(lambda x: [jnp.max(x) == x], (np.array([1.0, 3.0, 3.0]),))
     assert equal.tolist() == [False, True, True]
@@ -149,23 +174,23 @@ def test_comparisons_are_decided_for_certain_or_left_open():
     assert known.tolist() == [False, True]  # which is larger is known, so it is that ball itself
     (greatest,) = enclosures(lambda x: [jnp.maximum(third(x), x)], (np.ones(1),))
     assert greatest[0].contains(1) and radius(greatest) < 1e-30  # which of the two is not, so both are held
-    with pytest.raises(in_balls.Open, match="integer"):
+    with pytest.raises(balls.Open, match="integer"):
         enclosures(lambda x: [third(x).astype(int)], (np.ones(1),))
 
 
 def test_constants_stand_for_what_rounds_to_them():
     function = lambda x: [x * 0.05]
     exact, reals = (enclosures(function, (np.ones(1),), constants_as_reals=as_reals)[0] for as_reals in (False, True))
-    with in_balls.precision(128):
-        twentieth = in_balls.lift(np.ones(1))[0] / 20
+    with balls.precision(128):
+        twentieth = balls.lift(np.ones(1))[0] / 20
     assert not exact[0].contains(twentieth) and reals[0].contains(twentieth)
     assert radius(reals) <= 0.05 * 2.0**-53 * 1.001
 
 
 def test_what_has_no_enclosure_and_what_takes_too_long_is_said():
-    with pytest.raises(in_balls.NoBall, match="no enclosure of eigh"):
-        enclosures(lambda x: list(jnp.linalg.eigh(x)), (POSITIVE[0],))
-    with pytest.raises(in_balls.Late):
+    with pytest.raises(balls.NoBall, match="no enclosure of eig"):
+        enclosures(lambda x: list(jnp.linalg.eig(x)), (POSITIVE[0],))
+    with pytest.raises(balls.Late):
         enclosures(lambda x: [jnp.exp(x)], (X,), deadline=0.0)
     assert math.isclose(float(enclosures(lambda x: [jnp.exp(x)], (X,))[0][0, 0].mid()), math.exp(X[0, 0]))
 
@@ -178,10 +203,10 @@ def test_without_python_flint_there_are_none(monkeypatch):
 
     original = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", block)
-    in_balls._flint.cache_clear()
+    balls.python_flint.cache_clear()
     try:
-        assert not in_balls.available()
-        with pytest.raises(in_balls.NoBall, match="python-flint is not installed"):
+        assert not balls.available()
+        with pytest.raises(balls.NoBall, match="python-flint is not installed"):
             enclosures(lambda x: [jnp.exp(x)], (X,))
     finally:
-        in_balls._flint.cache_clear()
+        balls.python_flint.cache_clear()

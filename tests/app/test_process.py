@@ -23,15 +23,6 @@ SMALL = ("--network", "dense:4,relu,dense:2", "--batch-size", "8", "--no-cache")
 WIDE = ("--network", "dense:40000,relu,dense:2", "--batch-size", "8", "--no-cache", "--optimizer", "sgd")  # 1 MB
 
 
-@pytest.fixture
-def blobs(tmp_path):
-    """Two well separated clouds."""
-    generator = np.random.default_rng(0)
-    y = np.arange(60) % 2
-    np.savez(tmp_path / "blobs.npz", x=generator.normal(size=(60, 3)) + 4 * y[:, None], y=y)
-    return str(tmp_path / "blobs.npz")
-
-
 @contextlib.contextmanager
 def _interrupts(disposition):
     before = signal.signal(signal.SIGINT, disposition)

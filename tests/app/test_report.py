@@ -106,7 +106,7 @@ def test_every_gradient_stands_level_with_its_own_formula(derivation):
     made = [instance(example, jax.random.key(0), "float32") for example in derivation.examples]
     paths = jax.tree_util.tree_leaves_with_path([(each.params, each.x) for each in made])
     leaves = dict.fromkeys(_leaf_name(path_name(path[1:])) for path, leaf in paths if leaf.dtype == "float32")
-    shared, own = leaf_formulas(derivation.formulas, list(leaves))
+    shared, own = leaf_formulas(derivation, list(leaves))
     assert all(own.values()), own
     assert shared and not any(tex.startswith(r"\partial L") for tex in shared)
     assert {*shared, *(tex for formulas in own.values() for tex in formulas)} == set(derivation.formulas)

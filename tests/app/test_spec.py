@@ -27,6 +27,12 @@ def test_conv_keeps_its_size_unless_told(key):
     assert params[5].weight.shape == (1 * 2 * 4, 10)
 
 
+def test_a_gated_unit_keeps_its_width_unless_told(key):
+    shape, params = shape_of("swiglu:128,geglu:8x10,glu:4:gate=identity", (5, 64), key)
+    assert shape == (5, 10)
+    assert params[0].gate.weight.shape == (64, 128) and params[0].down.weight.shape == (128, 64)
+
+
 @pytest.mark.parametrize("name", spec.NAMES)
 def test_every_name_builds_and_runs(key, name):
     example = spec._BUILDERS[name][0] if name not in spec.ACTIVATIONS else ""
@@ -36,7 +42,7 @@ def test_every_name_builds_and_runs(key, name):
 
 
 def test_without_biases(key):
-    text = "conv:2x3x3,batch_norm,relu,group_norm:2,max_pool:2,flatten,layer_norm,rms_norm,dropout:0.1,dense:3"
+    text = "conv:2x3x3,batch_norm,relu,group_norm:2,max_pool:2,flatten,layer_norm,rms_norm,swiglu:4,dropout:0.1,dense:3"
     _, params = shape_of(text, (2, 8, 8, 1), key, use_bias=False)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     assert names and not any("bias" in name for name in names)

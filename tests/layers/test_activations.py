@@ -9,11 +9,12 @@ import pytest
 
 from jaxbias import layers, selfcheck
 from jaxbias.layers import activations
-from jaxbias.layers.activations import make_elu, make_gelu, make_leaky_relu, make_log_softmax, make_softmax
+from jaxbias.layers.activations import make_celu, make_elu, make_gelu, make_leaky_relu, make_log_softmax, make_softmax
 from tests.planted import assert_caught
 
 FLOATS = [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16]
 gelu_tanh = make_gelu(approximate=True)
+LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543772  # of SELU
 
 
 def slope(layer, z):
@@ -54,6 +55,23 @@ BY_HAND = [
         (1 + math.tanh(U)) / 2,
         (1 + math.tanh(U)) / 2 + math.sqrt(2 / math.pi) * (1 + 3 * 0.044715) / 2 / math.cosh(U) ** 2,
     ),
+    (layers.selu, 2, 2 * LAMBDA, LAMBDA),
+    (layers.selu, -LN2, -0.5 * LAMBDA * ALPHA, 0.5 * LAMBDA * ALPHA),
+    (make_celu(2.0), -2 * LN2, -1, 0.5),
+    (make_celu(2.0), 3, 3, 1),
+    (layers.mish, 0, 0, 0.6),  # tanh(log 2) = (4 − 1)/(4 + 1)
+    (layers.mish, LN3, LN3 * 15 / 17, 15 / 17 + LN3 * 0.75 * (1 - (15 / 17) ** 2)),
+    (layers.log_sigmoid, LN3, math.log(0.75), 0.25),
+    (layers.log_sigmoid, -LN3, math.log(0.25), 0.75),
+    (layers.hard_sigmoid, 1.5, 0.75, 1 / 6),
+    (layers.hard_sigmoid, -3.5, 0, 0),
+    (layers.hard_sigmoid, 3.5, 1, 0),
+    (layers.hard_swish, 1.5, 1.125, 1),
+    (layers.hard_swish, -1, -1 / 3, 1 / 6),
+    (layers.hard_swish, -3.5, 0, 0),
+    (layers.hard_swish, 3.5, 3.5, 1),
+    (layers.hard_tanh, 0.25, 0.25, 1),
+    (layers.hard_tanh, -2, -1, 0),
 ]
 
 
@@ -89,6 +107,18 @@ def test_value_at_the_kink_is_the_documented_one_and_that_of_autodiff(layer, val
     assert autodiff.tolist() == [value, value]
 
 
+@pytest.mark.parametrize(
+    ("layer", "kink", "below", "above"),
+    [(layers.hard_sigmoid, 3, 0, 0), (layers.hard_swish, 3, 0, 1), (layers.hard_tanh, 1, 0, 0)],
+    ids=lambda v: getattr(v, "name", None),
+)
+def test_a_hard_activation_takes_the_outer_value_at_its_kinks(layer, kink, below, above):
+    z = jnp.array([-kink, kink], jnp.float64)
+    autodiff = jax.grad(lambda z: layer.forward((), z)[0].sum())(z)
+    assert slope(layer, z).tolist() == [below, above]
+    assert autodiff.tolist() == [below, above]
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.__name__)
 @pytest.mark.parametrize(
     ("layer", "at_minus", "at_plus"),
@@ -103,13 +133,21 @@ def test_value_at_the_kink_is_the_documented_one_and_that_of_autodiff(layer, val
         (layers.silu, 0, 1),
         (layers.gelu, 0, 1),
         (gelu_tanh, 0, 1),
+        (layers.selu, 0, LAMBDA),
+        (make_celu(0.7), 0, 1),
+        (layers.mish, 0, 1),
+        (layers.log_sigmoid, 1, 0),
+        (layers.hard_sigmoid, 0, 0),
+        (layers.hard_swish, 0, 1),
+        (layers.hard_tanh, 0, 0),
     ],
     ids=lambda v: getattr(v, "name", None),
 )
 def test_derivative_reaches_its_limits_without_overflow(layer, at_minus, at_plus, dtype):
-    z = jnp.array([1000, 60000, jnp.finfo(dtype).max], dtype)
+    largest = float(jnp.finfo(dtype).max) / (2 if layer.name == "selu" else 1)  # selu's own slope is above 1
+    z = jnp.array([1000, 60000, largest], dtype)
     # a + α of the rounded a = -α is a last place of α off
-    atol = float(jnp.finfo(dtype).eps) if layer.name == "elu" else 0
+    atol = 2 * float(jnp.finfo(dtype).eps) if layer.name in ("elu", "selu", "celu") else 0
     for sign, limit in ((-1, at_minus), (1, at_plus)):
         assert jnp.isfinite(layer.forward((), sign * z)[0]).all()
         expected = np.full(3, limit, dtype).astype(np.float64)
@@ -117,7 +155,7 @@ def test_derivative_reaches_its_limits_without_overflow(layer, at_minus, at_plus
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
-@pytest.mark.parametrize("layer", [layers.silu, layers.gelu, gelu_tanh], ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", [layers.silu, layers.gelu, gelu_tanh, layers.mish], ids=lambda layer: layer.name)
 def test_half_precision_derivative_is_rounded_once(layer, dtype):
     """Where z is kept: computed in float32, so off by one rounding, and by 1e-6 of the largest value near a root."""
     z = jnp.linspace(-8, 8, 257).astype(dtype)
@@ -197,6 +235,10 @@ def test_bad_input_is_named(as_users_run_it):
         layers.log_softmax.forward((), jnp.ones(()))
     with pytest.raises(ValueError, match=r"make_elu: alpha must be at least 0, got -1"):
         make_elu(-1.0)
+    with pytest.raises(ValueError, match=r"make_celu: alpha must be above 0, got 0"):
+        make_celu(0)
+    with pytest.raises(TypeError, match=r"make_celu: alpha must be a number, got the str '1'"):
+        make_celu("1")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"keep must be \"output\" or \"input\", got 'z'"):
         activations.elementwise("cube", lambda z: z**3, lambda z: 3 * z * z, keep="z")
 
@@ -232,6 +274,42 @@ PLANTED = {
         lambda z, d: d * (jax.scipy.stats.norm.cdf(z) + jax.scipy.stats.norm.pdf(z)),
         lambda z, d: d * (jax.scipy.stats.norm.cdf(z) - z * jax.scipy.stats.norm.pdf(z)),
     ],
+    "gelu_tanh": [
+        lambda z, d: d * jax.nn.sigmoid(1.702 * z),
+        lambda z, d: d * (jax.nn.sigmoid(1.702 * z) + z * jax.scipy.stats.norm.pdf(z)),
+        lambda z, d: d * jnp.tanh(z),
+    ],
+    "selu": [
+        lambda a, d: d * jnp.where(a > 0, 1, a + ALPHA),  # without the scale
+        lambda a, d: d * jnp.where(a > 0, LAMBDA, a + ALPHA),
+        lambda a, d: d * LAMBDA,
+    ],
+    "celu": [
+        lambda a, d: d * jnp.where(a > 0, 1, a + 0.7),  # that of elu
+        lambda a, d: d * jnp.where(a > 0, 1, 1 + a),
+        lambda a, d: d * jnp.where(a > 0, 1, a / 0.7),
+    ],
+    "mish": [
+        lambda z, d: d * jnp.tanh(jax.nn.softplus(z)),
+        lambda z, d: d * (jnp.tanh(jax.nn.softplus(z)) + z * (1 - jnp.tanh(jax.nn.softplus(z)) ** 2)),
+        lambda z, d: d * (jnp.tanh(jax.nn.softplus(z)) + z * jax.nn.sigmoid(z) * jnp.tanh(jax.nn.softplus(z))),
+    ],
+    "log_sigmoid": [
+        lambda a, d: d * jnp.exp(a),  # sigmoid(z) for sigmoid(−z)
+        lambda a, d: d * (1 - a),
+        lambda a, d: d * jax.nn.sigmoid(-a),  # a taken for z
+    ],
+    "hard_sigmoid": [
+        lambda z, d: d / 6,
+        lambda z, d: jnp.where(jnp.abs(z) < 3, d, 0),
+        lambda z, d: jnp.where(z > -3, d / 6, 0),
+    ],
+    "hard_swish": [
+        lambda z, d: d * jnp.clip((z + 3) / 6, 0, 1),  # the gate alone
+        lambda z, d: d * jnp.clip((2 * z + 3) / 6, 0, 1),  # clipped: it goes below 0 and above 1
+        lambda z, d: d * jnp.where(jnp.abs(z) < 3, (2 * z + 3) / 6, 0),
+    ],
+    "hard_tanh": [lambda a, d: d, lambda a, d: d * (1 - a * a), lambda a, d: jnp.where(a > -1, d, 0)],
     "softmax": [
         lambda a, d: a * (1 - a) * d,  # the diagonal only
         lambda a, d: a * (d - d.sum(-1, keepdims=True)),

@@ -12,11 +12,11 @@ from tests.planted import assert_caught
 EXAMPLES = {example.label: example for example in avg_pool.DERIVATIONS[0].examples}
 
 
-def sums(x, delta, window, stride, pads):
+def sums(x, delta, window, stride, pads, dilation):
     """Loops of a depthwise convolution with a kernel of ones: sums over windows, and their transpose."""
     ones = np.ones((*window, 1, x.shape[-1]))
     axes, nothing = len(window), np.zeros(x.shape[-1])
-    keywords = {"stride": stride, "pads": pads, "input_dilation": (1,) * axes, "kernel_dilation": (1,) * axes}
+    keywords = {"stride": stride, "pads": pads, "input_dilation": (1,) * axes, "kernel_dilation": dilation}
     z, _, _, delta_x = convolution(x, ones, nothing, delta, groups=x.shape[-1], **keywords)
     return z, delta_x
 
@@ -26,15 +26,19 @@ def windows(draw):
     axes = draw(st.integers(1, 2))
     window = tuple(draw(st.integers(1, 3)) for _ in range(axes))
     stride = tuple(draw(st.integers(1, 4)) for _ in range(axes))
+    dilation = tuple(draw(st.integers(1, 3)) for _ in range(axes))
     pads = tuple((draw(st.integers(0, w - 1)), draw(st.integers(0, w - 1))) for w in window)
-    lengths = [max(w - sum(pair), 1) + draw(st.integers(0, 3)) for w, pair in zip(window, pads)]
-    return (2, *lengths, 2), window, stride, pads, draw(st.booleans())
+    spans = [(w - 1) * d + 1 for w, d in zip(window, dilation)]
+    # at least one dilation long, so that no window jumps over x
+    lengths = [max(n - sum(pair), d) + draw(st.integers(0, 3)) for n, d, pair in zip(spans, dilation, pads)]
+    return (2, *lengths, 2), window, stride, pads, dilation, draw(st.booleans())
 
 
-def assert_equals_loops(x_shape, window, stride, pads, count_include_pad):
+def assert_equals_loops(x_shape, window, stride, pads, dilation, count_include_pad):
     rng = np.random.default_rng(6)
     x = rng.standard_normal(x_shape)
     keywords = {"window": window, "stride": stride, "padding": pads, "count_include_pad": count_include_pad}
+    keywords["dilation"] = dilation
     drawn = []
 
     def delta(shape):
@@ -46,8 +50,9 @@ def assert_equals_loops(x_shape, window, stride, pads, count_include_pad):
         z, residuals = avg_pool.forward((), x, **keywords)
         return z, avg_pool.backward(residuals, delta, **keywords)[1]
 
-    size = np.prod(window) if count_include_pad else sums(np.ones(x_shape), np.zeros, window, stride, pads)[0]
-    total, delta_x = sums(x, delta, window, stride, pads)
+    moves = window, stride, pads, dilation
+    size = np.prod(window) if count_include_pad else sums(np.ones(x_shape), np.zeros, *moves)[0]
+    total, delta_x = sums(x, delta, *moves)
     z, actual_delta_x = run(x, drawn[0])
     np.testing.assert_allclose(z, total / size, rtol=0, atol=1e-13)
     np.testing.assert_allclose(actual_delta_x, delta_x, rtol=0, atol=1e-13)
@@ -76,6 +81,16 @@ def test_by_hand(count_include_pad, z, delta_x):
     assert out.ravel().tolist() == z
     _, back = layer.backward(residuals, jnp.array([6.0, 12]).reshape(1, 2, 1))
     assert back.ravel().tolist() == delta_x
+
+
+@pytest.mark.parametrize(("count_include_pad", "last"), [(True, 2.5), (False, 5.0)])
+def test_a_window_of_ceil_mode_is_divided_by_what_it_reads_of_input_and_padding(count_include_pad, last):
+    """Windows (1 2 3) and (5 0 |: the 5, one padding, and one place behind it that is no entry."""
+    layer = avg_pool.layer(3, stride=4, padding=((0, 1),), ceil_mode=True, count_include_pad=count_include_pad)
+    out, residuals = layer.forward((), jnp.arange(1.0, 6).reshape(1, 5, 1))
+    assert out.ravel().tolist() == [2, last]
+    delta_x = layer.backward(residuals, jnp.array([3.0, 4]).reshape(1, 2, 1))[1]
+    assert delta_x.ravel().tolist() == [1, 1, 1, 0, 4 * last / 5]
 
 
 def test_narrow_means_are_accumulated_in_float32():

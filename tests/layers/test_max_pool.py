@@ -15,18 +15,25 @@ from tests.planted import assert_caught
 EXAMPLES = {example.label: example for example in max_pool.DERIVATIONS[0].examples}
 
 
-def loops(x, delta, window, stride, pads):
+def loops(x, delta, window, stride, pads, dilation, ceil):
     """(z, delta_x), one window at a time; np.argmax takes the first of equal entries in row-major order."""
-    positions = [(m + lo + hi - w) // s + 1 for m, w, s, (lo, hi) in zip(x.shape[1:-1], window, stride, pads)]
-    padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
+    positions = []
+    for m, w, s, d, (lo, hi) in zip(x.shape[1:-1], window, stride, dilation, pads):
+        room = m + lo + hi - (w - 1) * d - 1
+        more = -(-room // s) if ceil and -(-room // s) * s < m + lo else room // s
+        positions.append(more + 1)
+    wide = [(lo, hi + w * d) for (lo, hi), w, d in zip(pads, window, dilation)]
+    padded = np.pad(x, [(0, 0), *wide, (0, 0)], constant_values=-np.inf)
     z, delta_padded = np.zeros((x.shape[0], *positions, x.shape[-1])), np.zeros(padded.shape)
     delta = delta(z.shape)
     for row, c, *i in itertools.product(range(x.shape[0]), range(x.shape[-1]), *map(range, positions)):
-        cut = tuple(slice(a * s, a * s + w) for a, s, w in zip(i, stride, window))
+        cut = tuple(slice(a * s, a * s + (w - 1) * d + 1, d) for a, s, w, d in zip(i, stride, window, dilation))
         seen = padded[(row, *cut, c)]
         winner = np.unravel_index(np.argmax(seen), seen.shape)
         z[(row, *i, c)] = seen[winner]
-        delta_padded[(row, *(a * s + u for a, s, u in zip(i, stride, winner)), c)] += delta[(row, *i, c)]
+        delta_padded[(row, *(a * s + d * u for a, s, d, u in zip(i, stride, dilation, winner)), c)] += delta[
+            (row, *i, c)
+        ]
     inside = tuple(slice(lo, lo + m) for m, (lo, _) in zip(x.shape[1:-1], pads))
     return z, delta_padded[(slice(None), *inside)], delta
 
@@ -42,23 +49,27 @@ def program(layer):
     return run
 
 
-def assert_equals_loops(x, window, stride, pads):
-    z, delta_x, delta = loops(x, np.random.default_rng(5).standard_normal, window, stride, pads)
-    actual, actual_delta_x = program(max_pool.layer(window, stride=stride, padding=pads))(x, delta)
+def assert_equals_loops(x, window, stride, pads, dilation=(1, 1), ceil=False):
+    z, delta_x, delta = loops(x, np.random.default_rng(5).standard_normal, window, stride, pads, dilation, ceil)
+    keywords = {"stride": stride, "padding": pads, "dilation": dilation[: len(window)], "ceil_mode": ceil}
+    actual, actual_delta_x = program(max_pool.layer(window, **keywords))(x, delta)
     assert np.array_equal(actual, z)
     np.testing.assert_allclose(actual_delta_x, delta_x, atol=1e-14)
 
 
 @st.composite
 def windows(draw):
-    """(x, window, stride, pads) over one or two axes; x has few values, so most windows have ties."""
+    """What `assert_equals_loops` takes, over one or two axes; x has few values, so most windows have ties."""
     axes = draw(st.integers(1, 2))
     window = tuple(draw(st.integers(1, 3)) for _ in range(axes))
     stride = tuple(draw(st.integers(1, 4)) for _ in range(axes))
+    dilation = tuple(draw(st.integers(1, 3)) for _ in range(axes))
     pads = tuple((draw(st.integers(0, w - 1)), draw(st.integers(0, w - 1))) for w in window)
-    lengths = [max(w - sum(pair), 1) + draw(st.integers(0, 4)) for w, pair in zip(window, pads)]
+    spans = [(w - 1) * d + 1 for w, d in zip(window, dilation)]
+    # at least one dilation long, so that no window jumps over x
+    lengths = [max(n - sum(pair), d) + draw(st.integers(0, 4)) for n, d, pair in zip(spans, dilation, pads)]
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    return rng.integers(-2, 3, (2, *lengths, 2)).astype(np.float64), window, stride, pads
+    return rng.integers(-2, 3, (2, *lengths, 2)).astype(np.float64), window, stride, pads, dilation, draw(st.booleans())
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -127,6 +138,27 @@ def test_long_windows_and_strides_equal_the_loops(window, stride, pads):
     assert_equals_loops(x, window, stride, pads)
 
 
+def test_a_long_dilated_window_equals_the_loops():
+    x = np.random.default_rng(3).integers(-2, 3, (2, 26, 2)).astype(np.float64)
+    assert_equals_loops(x, (6,), (3,), ((2, 4),), (3,), True)
+
+
+def test_ceil_mode_adds_a_window_only_where_it_begins_in_the_input():
+    x = jnp.arange(1.0, 6).reshape(1, 5, 1)
+    z = lambda **keywords: max_pool.layer(2, ceil_mode=True, **keywords).forward((), x)[0].ravel().tolist()
+    assert z() == [2, 4, 5]
+    assert z(stride=3, padding=1) == [1, 4]  # the next one would begin at 6, in the padding
+
+
+@pytest.mark.parametrize("stride", [2, 9])
+def test_a_dilated_window_of_minus_infinity_gives_its_delta_to_the_first_entry_that_it_reads(stride):
+    """Places 0 and 2 of a window that begins in the padding: entry 1, although entry 0 lies nearer."""
+    x = jnp.full((1, 2, 1), -jnp.inf)
+    layer = max_pool.layer(2, stride=stride, padding=((1, 0),), dilation=2)
+    _, residuals = layer.forward((), x)
+    assert layer.backward(residuals, jnp.ones((1, 1, 1)))[1].ravel().tolist() == [0, 1]
+
+
 def test_the_program_of_a_long_window_does_not_grow():
     """Written out, a window of 100 would have ten times as many operations as one of 10."""
 
@@ -184,6 +216,8 @@ def test_nan_is_not_hidden():
         ),
         ((2, 5, 5, 3), {"window": 2, "padding": 2}, r"padding must be at least 0 and smaller than the window"),
         ((2, 5, 5, 3), {"window": 2, "padding": -1}, r"padding must be at least 0 and smaller than the window"),
+        ((2, 1, 3), {"window": 2, "padding": 1, "dilation": 2}, r"no window sees padding only; .* dilated to \(3,\)"),
+        ((2, 5, 5, 3), {"window": 4, "dilation": 2}, r"window of spatial size \(7, 7\) \(dilated\) is larger"),
         ((2, 5, 5, 3), {"window": 2, "stride": 0}, r"stride must be a whole number of at least 1, got the int 0"),
     ],
 )

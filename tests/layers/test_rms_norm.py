@@ -24,6 +24,25 @@ def test_by_hand():
     np.testing.assert_allclose(delta_x, [[0.392, -0.056]], rtol=1e-13)
 
 
+def test_several_axes_are_one_long_one(key):
+    """What (3, 4) units give is what 12 give: one root mean square for all of them."""
+    x, delta = np.random.default_rng(2).standard_normal((2, 5, 3, 4))
+    weight = np.random.default_rng(3).standard_normal((3, 4))
+
+    @jax.jit
+    def run(weight, x, delta):
+        params = Params(weight, weight - 1)
+        out, residuals = rms_norm.forward(params, x)
+        flat_out, flat_residuals = rms_norm.forward(jax.tree.map(jnp.ravel, params), x.reshape(5, 12))
+        return (out, rms_norm.backward(residuals, delta)), (
+            flat_out,
+            rms_norm.backward(flat_residuals, delta.reshape(5, 12)),
+        )
+
+    for several, flat in zip(*map(jax.tree.leaves, run(weight, x, delta)), strict=True):
+        np.testing.assert_allclose(several.ravel(), flat.ravel(), rtol=1e-12, atol=1e-14)
+
+
 def test_no_bias_by_default(key):
     params = rms_norm.layer().init(key, jnp.ones((2, 3)))
     assert params.weight.tolist() == [1, 1, 1]
@@ -76,6 +95,8 @@ def test_bad_input_is_named(as_users_run_it, key):
         rms_norm.forward(params, jnp.ones((5, 3), int))
     with pytest.raises(ValueError, match=r"rms_norm\.init: x needs at least 1 axes, got shape \(\)"):
         rms_norm.layer().init(key, jnp.ones(()))
+    with pytest.raises(ValueError, match=r"rms_norm\.init: x needs at least 2 axes, got shape \(3,\)"):
+        rms_norm.layer(axes=2).init(key, jnp.ones(3))
     with pytest.raises(ValueError, match=r"rms_norm: eps must be at least 0, got -1"):
         rms_norm.layer(eps=-1.0)
 
@@ -100,3 +121,14 @@ def test_planted_fault_is_caught(key, leaf, fault):
 
     example = WITH_BIAS if leaf == "bias" else WITHOUT_BIAS
     assert_caught(example, key, wrong, leaves={"1" if leaf == "x" else f"0.{leaf}"})
+
+
+def test_a_mean_over_the_last_axis_alone_is_caught(key):
+    def wrong(residuals, delta):
+        x, r, weight, _ = residuals
+        grads, _ = rms_norm.backward(residuals, delta)
+        scaled = delta * weight[None]
+        return grads, r * (scaled - x * r * r * (scaled * x).mean(-1, keepdims=True))
+
+    example = next(each for each in rms_norm.DERIVATIONS[0].examples if each.label == "over two axes, with bias")
+    assert_caught(example, key, wrong, leaves={"1"})

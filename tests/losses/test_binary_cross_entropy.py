@@ -74,11 +74,11 @@ def test_no_rows():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda r: r.r.value * (r.out - r.targets),  # the sigmoid forgotten
+        lambda r: r.rows.alike.value * (r.out - r.targets),  # the sigmoid forgotten
         lambda r: binary_cross_entropy.backward(r) * jax.nn.sigmoid(r.out) * (1 - jax.nn.sigmoid(r.out)),  # σ′ twice
         lambda r: binary_cross_entropy.backward(r) / 3,  # mean over outputs
-        lambda r: r.r.value * (jax.nn.sigmoid(-r.out) - r.targets),
-        lambda r: r.r.value * (jax.nn.softmax(r.out) - r.targets),
+        lambda r: r.rows.alike.value * (jax.nn.sigmoid(-r.out) - r.targets),
+        lambda r: r.rows.alike.value * (jax.nn.softmax(r.out) - r.targets),
     ],
 )
 def test_planted_faults_are_caught(key, wrong):

@@ -220,7 +220,7 @@ WRONG = {
 
 
 def _scaled_target(residuals):
-    return jax.nn.one_hot(residuals.targets, 4, dtype=residuals.logits.dtype) * residuals.row_weight
+    return jax.nn.one_hot(residuals.targets, 4, dtype=residuals.logits.dtype) * residuals.rows.factor[:, None]
 
 
 @pytest.mark.parametrize("fault", WRONG)
@@ -241,7 +241,7 @@ def test_forgetting_the_smoothing_is_caught(key):
 def test_p_minus_y_is_caught_where_targets_do_not_sum_to_one(key):
     def wrong(r):
         smoothed = 0.9 * r.targets + 0.1 / 4
-        return (jax.nn.softmax(r.logits) - smoothed) * r.row_weight
+        return (jax.nn.softmax(r.logits) - smoothed) * r.rows.alike.value
 
     assert_loss_caught(EXAMPLES["dense targets that do not sum to 1, smoothing"], key, wrong)
 
@@ -272,7 +272,7 @@ LOGITS = jnp.zeros((3, 4))
         (LOGITS, jnp.zeros(3, jnp.uint8), {"ignore_label": -1}, ValueError, r"ignore_label=-1 cannot occur .* uint8"),
         (LOGITS, LOGITS, {"ignore_label": -1}, ValueError, r"ignore_label=-1 needs integer labels"),
         (LOGITS, jnp.zeros(3, jnp.int32), {"label_smoothing": 1.5}, ValueError, r"label_smoothing .*\[0, 1\], got 1.5"),
-        (LOGITS, jnp.zeros(3, jnp.int32), {"reduction": "none"}, ValueError, r'must be "mean" or "sum".*got \'none\''),
+        (LOGITS, jnp.zeros(3, jnp.int32), {"reduction": "no"}, ValueError, r'must be "mean" or "sum".*got \'no\''),
     ],
 )
 def test_bad_input(as_users_run_it, out, targets, static, error, match):

@@ -78,8 +78,8 @@ def test_a_label_out_of_range_poisons_only_its_row_inside_jit(key):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda r: -r.r.value * r.targets,  # margin forgotten: every row counts
-        lambda r: jnp.where(r.targets * r.out < 0, -r.r.value * r.targets, 0),  # perceptron: margin 0
+        lambda r: -r.rows.alike.value * r.targets,  # margin forgotten: every row counts
+        lambda r: jnp.where(r.targets * r.out < 0, -r.rows.alike.value * r.targets, 0),  # perceptron: margin 0
         lambda r: hinge.backward(r._replace(targets=-r.targets)),
         lambda r: hinge.backward(r) / 3,
     ],
@@ -94,7 +94,7 @@ def test_planted_faults_are_caught_in_the_binary_form(key, wrong):
         lambda r: -hinge.backward(r),
         lambda r: jnp.maximum(hinge.backward(r), 0),  # the label's own score forgotten
         lambda r: hinge.backward(r._replace(rivals=(r.rivals + 1) % 3)),
-        lambda r: hinge.backward(r._replace(row_weight=jnp.full_like(r.row_weight, 1 / 20))),  # satisfied rows count
+        lambda r: hinge.backward(r._replace(slope=jnp.ones_like(r.slope))),  # satisfied rows count
     ],
 )
 def test_planted_faults_are_caught_in_the_multiclass_form(key, wrong):

@@ -56,8 +56,8 @@ def test_no_rows():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda r: r.r.value * (r.out - r.targets),  # never linear
-        lambda r: r.r.value * jnp.sign(r.out - r.targets),  # the threshold forgotten as a factor
+        lambda r: r.rows.alike.value * (r.out - r.targets),  # never linear
+        lambda r: r.rows.alike.value * jnp.sign(r.out - r.targets),  # the threshold forgotten as a factor
         lambda r: huber.backward(r._replace(threshold=type(r.threshold)(1.0))),
         lambda r: jnp.abs(huber.backward(r)),
         lambda r: huber.backward(r) / 5,

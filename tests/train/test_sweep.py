@@ -72,6 +72,7 @@ def test_every_member_is_the_run_of_fit_and_bias_off_is_the_network_without_the_
                 assert np.abs(params[i].bias - one.params[i].bias).max() < 1e-12 and (params[i].bias != 0).all()
 
 
+@pytest.mark.slow
 def test_members_with_a_state_and_keys_of_another_generator(task):
     data, _ = task
     keys = jax.random.split(jax.random.key(3, impl="rbg"), 2)  # its draws depend on what is drawn side by side
@@ -93,6 +94,7 @@ def small(task, **options):
     return sweep(NETWORK, mean_squared_error, data, arguments.pop("optimizer", optimizer), **arguments)
 
 
+@pytest.mark.slow
 def test_chunks_and_batching_do_not_change_the_results(task):
     expected = small(task, together=1, chunk=6).results["loss"]
     assert np.abs(small(task, together=3, chunk=5).results["loss"] - expected).max() < 1e-12

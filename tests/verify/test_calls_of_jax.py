@@ -128,7 +128,10 @@ def test_every_call(kind, name, form):
     FORMS[form](CALLS[kind][name], EVERY.index((kind, name)) + list(FORMS).index(form))
 
 
-@pytest.mark.parametrize("name", FAULTS)
+LONG = ("spence between 1 and 2",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in FAULTS])
 def test_a_fault_of_jax_is_found(name):
     fault = FAULTS[name]
     with pytest.raises(AssertionError, match=fault.finding) as wrong:

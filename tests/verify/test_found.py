@@ -95,6 +95,7 @@ def quadratic_form_rule(of_cotangent):
     return rule
 
 
+@pytest.mark.slow
 def test_quadratic_form_with_the_cotangent_taken_twice_in_place_of_it_and_its_transpose():
     report = report_of(quadratic_form, quadratic_form_rule(lambda ct: 2 * ct), B, Y)
     assert report.verdict == "wrong"
@@ -184,6 +185,7 @@ def two_steps_rule(first):
     return rule
 
 
+@pytest.mark.slow
 def test_loop_whose_states_are_read_from_the_first_on():
     report = report_of(two_steps, two_steps_rule(first=0), 0.6, 1.2)
     assert report.verdict == "wrong"

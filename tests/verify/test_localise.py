@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbias import verify
-from tests.verify.slips import right, single
+from tests.verify.slips import right, several, single
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
@@ -110,6 +110,14 @@ def test_the_wrong_line_is_found_and_no_other(name):
     wrong = [line.text for line in report.lines if line.status == "wrong"]
     (line,) = slip.lines
     assert len(wrong) == 1 and (wrong[0] in line or line in wrong[0]), str(report)
+
+
+@pytest.mark.slow
+def test_a_slip_in_every_pass_of_a_loop_is_one_finding():
+    slip = next(slip for slip in several.SEVERAL if slip.name == "rnn_slope_and_transpose")
+    report = verify.vjp(slip.forward, slip.rule, slip.draw(jax.random.key(1)))
+    wrong = [line.text for line in report.lines if line.status == "wrong"]
+    assert wrong == ["dz = (dh + g) * (1 - h_before * h_before)", "dh = dz @ u"], str(report)
 
 
 def test_what_cannot_be_listed_is_said():

@@ -113,7 +113,7 @@ class PageData(NamedTuple):
     @property
     def ok(self) -> bool:
         """Whether every derivation and every network is as it should be."""
-        return all(each.ok for each in (*self.checks, *self.runs))
+        return all(part.ok for part in (*self.checks, *self.runs))
 
 
 def collect(
@@ -150,8 +150,8 @@ def collect(
     with ThreadPoolExecutor(1) as beside:
         runs = [beside.submit(_train, name, epochs, on_start, on_epoch) for name in names]
         biases = beside.submit(measure_biases, seeds, min(epochs, SWEEP_EPOCHS)) if seeds else None
-        found = check_all(progress=checked) if checks is None else checks
-        return PageData(found, [run.result() for run in runs], machine(), biases and biases.result())
+        derivations = check_all(progress=checked) if checks is None else checks
+        return PageData(derivations, [run.result() for run in runs], machine(), biases and biases.result())
 
 
 def measure_biases(seeds: int, epochs: int = SWEEP_EPOCHS) -> BiasEffect:
@@ -182,7 +182,7 @@ def _train(
         "digits", setting.spec, learning_rate=LEARNING_RATE, epochs=epochs, batch_size=BATCH_SIZE,
         use_bias=setting.use_bias,
     )  # fmt: skip
-    progress = None if on_epoch is None else lambda each: on_epoch(name, each)
+    progress = None if on_epoch is None else lambda epoch: on_epoch(name, epoch)
     fitted = tasks.run(task, progress=progress)
     params = jax.tree.map(np.asarray, fitted.params)
     return Run(

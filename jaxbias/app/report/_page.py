@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 from importlib import resources
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxbias.app.report._collect import BiasEffect, PageData, Run
 from jaxbias.app.report._formulas import Typesetter
 from jaxbias.app.report._pictures import bars, curves, tiles
 from jaxbias.app.report._sources import linked
+from jaxbias.derivation import Derivation
 from jaxbias.selfcheck import DTYPES, TOLERANCE, Check
 
 _e = html.escape
@@ -103,26 +105,22 @@ def _derivations(checks: list[Check], typesetter: Typesetter) -> str:
     )
 
 
-_GRADIENT = re.compile(r"\\partial L/\\partial\s*(?:\\tilde\s*)?(\\gamma|\\beta|[A-Za-z](?:\^\d)?)")
+_GRADIENT = re.compile(r"\\partial L/\\partial\s*(?:\\tilde\s*)?((\\?[A-Za-z]+(?:\^\d)?)(?:_\w|_\{[^}]*\})?)\s*=")
 _LEAVES = {
-    "W": ("weight", "input.weight"), "w": ("weight",), r"\gamma": ("weight",), "U": ("hidden.weight",),
-    "b": ("bias", "input.bias"), r"\beta": ("bias",),
-    "x": ("x", "x.0", "x.x"), "z": ("x",), "a": ("x",), "x^1": ("x.0",), "x^2": ("x.1",),
-    "V": ("hidden.weight",), "c": ("hidden.bias",), "d": ("hidden.bias",), "P": ("peephole.weight",),
-    "R": ("projection.weight",), "h": ("x.1", "x.1.0", "x.1.1", "x.state", "x.state.0", "x.state.1"),
+    "W": ("weight",), "w": ("weight",), r"\gamma": ("weight",), "b": ("bias",), r"\beta": ("bias",),
+    "x": ("x", "x.0"), "z": ("x",), "a": ("x",), "x^1": ("x.0",), "x^2": ("x.1",),
 }  # fmt: skip
 """Symbol in ∂L/∂… → the leaves whose gradient that formula gives; in an activation or a loss z or a is the input."""
-_OF_A_PAIR = re.compile(r"^[01]\.")
-"""Before the leaves of a layer in both directions."""
 
 
-def leaf_formulas(formulas: Sequence[str], leaves: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+def leaf_formulas(derivation: Derivation, leaves: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Formulas of the forward and of what gradients share, and leaf → those of its own gradient."""
     shared, own = [], {leaf: [] for leaf in leaves}
-    for tex in formulas:
-        match = _GRADIENT.match(tex)
-        known = _LEAVES.get(match.group(1), ()) if match else ()
-        targets = [leaf for leaf in leaves if _OF_A_PAIR.sub("", leaf) in known]
+    for tex in derivation.formulas:
+        patterns: set[str] = set()
+        for whole, letter in _GRADIENT.findall(tex):
+            patterns.update(derivation.symbols.get(whole, _LEAVES.get(letter, ())))
+        targets = [leaf for leaf in leaves if any(fnmatchcase(leaf, pattern) for pattern in patterns)]
         for leaf in targets:
             own[leaf].append(tex)
         if not targets:
@@ -132,7 +130,7 @@ def leaf_formulas(formulas: Sequence[str], leaves: Sequence[str]) -> tuple[list[
 
 def _derivation(check: Check, typesetter: Typesetter) -> str:
     worst = check.worst()
-    shared, own = leaf_formulas(check.derivation.formulas, list(worst))
+    shared, own = leaf_formulas(check.derivation, list(worst))
     count = len(check.derivation.examples)
     name = _e(check.derivation.name).replace("_", "_<wbr>")
     first = (
@@ -142,7 +140,7 @@ def _derivation(check: Check, typesetter: Typesetter) -> str:
     rows = [f'<tr>{first}<td>{_formulas(shared, typesetter)}</td><td colspan="{1 + len(DTYPES)}"></td></tr>']
     for leaf, row in worst.items():
         cells = "".join(_number(f"{row[d].error:.1e}" if row[d].error else "0", ok=row[d].ok) for d in DTYPES)
-        notes = sorted({each.note for each in row.values() if each.note})
+        notes = sorted({entry.note for entry in row.values() if entry.note})
         label = f'<span class="leaf">{_e(leaf)}</span>' if leaf else f'<span class="bad">{_e("; ".join(notes))}</span>'
         rows.append(f"<tr><td>{_formulas(own[leaf], typesetter)}</td><td>{label}</td>{cells}</tr>")
     return f'<tbody class="group">{"".join(rows)}</tbody>'
@@ -234,12 +232,12 @@ def _first_layers(runs: list[Run]) -> str:
             continue
         images = weight.T.reshape(-1, 8, 8) if weight.ndim == 2 else np.moveaxis(weight[:, :, 0, :], -1, 0)
         if weight.ndim == 2:
-            what, columns, pixel = "units, each with its 64 weights", 16, 4
+            kind, columns, pixel = "units, each with its 64 weights", 16, 4
         else:
-            what, columns, pixel = f"filters of {images.shape[1]}×{images.shape[2]}", 8, 16
-        alt = f"First-layer weights of the {run.name} net: {len(images)} {what}"
+            kind, columns, pixel = f"filters of {images.shape[1]}×{images.shape[2]}", 8, 16
+        alt = f"First-layer weights of the {run.name} net: {len(images)} {kind}"
         grid = tiles(images, columns, alt=alt, pixel=pixel)
-        picture = f"<figure><figcaption>{len(images)} {what}</figcaption>{grid}</figure>"
+        picture = f"<figure><figcaption>{len(images)} {kind}</figcaption>{grid}</figure>"
         chart = bars(bias, title=f"Their {len(bias)} biases, all 0 before training")
         parts.append(f'<h3>{_e(run.name.capitalize())}</h3><div class="pair">{picture}{chart}</div>\n')
     return f"<h2>What the first layers learned</h2>\n{''.join(parts)}" if parts else ""
@@ -253,8 +251,8 @@ def _summary(run: Run) -> str:
     numbers = [(title, True) for title in ("Weights", "Biases", "Bytes")]
     head = [("Layer", False), ("Type", False), ("Output shape", False), *numbers]
 
-    def counts(each: Any) -> str:
-        return "".join(_number(f"{n:,}") for n in (each.weights, each.biases, each.bytes))
+    def counts(part: Any) -> str:
+        return "".join(_number(f"{n:,}") for n in (part.weights, part.biases, part.bytes))
 
     rows = "".join(
         f"<tr><td><code>{_e(row.name)}</code></td><td>{_e(row.type)}</td><td>{_e(row.out_shape)}</td>{counts(row)}</tr>"

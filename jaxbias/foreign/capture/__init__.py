@@ -2,21 +2,17 @@
 
 from jaxbias.foreign.capture.clip import Aux, ClippedGrad, clipped_grad
 from jaxbias.foreign.capture.curvature import (
-    Capture,
-    DeltaHistogram,
     KroneckerFactors,
     LikeParams,
-    NoiseScale,
-    capture,
-    delta_histograms,
     fisher_diagonal,
     ggn_diagonal,
-    gradient_dots,
     kfac_factors,
-    noise_scale,
     second_moments,
 )
+from jaxbias.foreign.capture.histograms import DeltaHistogram, delta_histograms
+from jaxbias.foreign.capture.influence import gradient_dots
 from jaxbias.foreign.capture.norms import PerExampleNorms, grand_scores, per_example_norms
+from jaxbias.foreign.capture.one_pass import Capture, NoiseScale, capture, noise_scale
 
 __all__ = [
     "Aux",

@@ -115,15 +115,15 @@ def _factors_of(tap: Tap, operands: list[Any], delta: Array, several: bool) -> F
     f = lambda operands, delta: _factors.factors(site.equation, site.position, operands, delta)
     for _ in tap_lengths(tap):
         f = jax.vmap(f)
-    found = f(operands, delta)
+    factors = f(operands, delta)
     links = [link for link in tap.links if link != "call"]
-    found = _fold(found, links) if links else found
+    factors = _fold(factors, links) if links else factors
     if several and tap.sizes and 0 not in leaf_axes(tap)[0]:
-        return _factors.swap(found, tap.sizes.left)
-    return found
+        return _factors.swap(factors, tap.sizes.left)
+    return factors
 
 
-def _fold(found: Factors, links: list[str]) -> Factors:
+def _fold(factors: Factors, links: list[str]) -> Factors:
     """Scan axes in front of (groups, rows, entries): those that slice the leaf become groups, the others rows."""
     n = len(links)
     sliced = [i for i, link in enumerate(links) if link == "sliced"]
@@ -134,8 +134,8 @@ def _fold(found: Factors, links: list[str]) -> Factors:
         groups = x.shape[: len(sliced) + 1]
         return x.reshape(_size(groups), -1, x.shape[-1])
 
-    left = found.left.reshape(-1) if found.left.ndim == n + 1 else fold(found.left)
-    return Factors(left, fold(found.right))
+    left = factors.left.reshape(-1) if factors.left.ndim == n + 1 else fold(factors.left)
+    return Factors(left, fold(factors.right))
 
 
 def _size(shape: tuple[int, ...]) -> int:

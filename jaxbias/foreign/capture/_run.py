@@ -143,8 +143,8 @@ class Tapped:
         def apply(index: int, equation: Equation, values: list[Any]) -> list[Any]:
             within = self.within(scope, index) if equation.bodies else ()
             if within:
-                outputs, found = self.call(equation, values, {n: slots[n] for n in within}, scope, index)
-                read.update(found)
+                outputs, readings = self.call(equation, values, {n: slots[n] for n in within}, scope, index)
+                read.update(readings)
                 return outputs
             outputs = equation.bind(*values)
             for tap, method in self.taps.get((scope, index), ()):

@@ -14,6 +14,9 @@ from jaxbias._jaxpr import Program
 from jaxbias._trees import path_name
 from jaxbias.foreign.contact import DATA, Analysis, analyse, split_params
 
+MEMORY_LIMIT = 64 * 2**20
+"""Default bytes for one intermediate of a norm, over the whole batch."""
+
 BATCH_NORM = (
     "batch norm in training mode makes every example depend on the others, so no example has a gradient of its own. "
     "Use running averages (use_running_average=True), or a norm within one example (LayerNorm, GroupNorm)."
@@ -57,7 +60,7 @@ class PerExample:
 
     Attributes:
         function: name of the public function, for messages.
-        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`.
+        loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify: as for `per_example_norms`.
         prng_argnum, spmd_axis_name: as for `clipped_grad`.
 
     Raises:
@@ -71,6 +74,8 @@ class PerExample:
     has_aux: bool = False
     batch_argnums: int | Sequence[int] = 1
     keep_batch_dim: bool = False
+    memory_limit: int = MEMORY_LIMIT
+    verify: bool = False
     prng_argnum: int | None = None
     spmd_axis_name: str | None = None
 
@@ -83,8 +88,9 @@ class PerExample:
             )
         for name in ("argnums", "batch_argnums"):
             self._check_argnums(name, getattr(self, name))
-        for name in ("has_aux", "keep_batch_dim"):
+        for name in ("has_aux", "keep_batch_dim", "verify"):
             check_flag(getattr(self, name), self.function, name)
+        check_size(self.memory_limit, self.function, "memory_limit")
         if self.prng_argnum is not None:
             check_size(self.prng_argnum, self.function, "prng_argnum", least=0)
         if shared := set(as_tuple(self.argnums)) & set(self.batched):
@@ -212,19 +218,19 @@ def trace_loss(asked: PerExample, args: tuple[Any, ...]) -> TracedLoss:
 
 
 def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:
-    found = {}
+    shapes = {}
     for i, arg in args:
         for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
             name = f"argument {i} {path_name(path)}" if path else f"argument {i}"
             if not getattr(leaf, "shape", ()):
                 raise ValueError(f"{function}: {name} has no batch axis (shape ()). Give it one entry per example.")
-            found[name] = leaf.shape
-    if not found:
+            shapes[name] = leaf.shape
+    if not shapes:
         raise ValueError(f"{function}: the batch holds no arrays.")
-    if len({shape[0] for shape in found.values()}) > 1:
-        shapes = ", ".join(f"{name}: {shape}" for name, shape in found.items())
-        raise ValueError(f"{function}: the first axis is the batch axis and must agree, got {shapes}.")
-    return next(iter(found.values()))[0]
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        given = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{function}: the first axis is the batch axis and must agree, got {given}.")
+    return next(iter(shapes.values()))[0]
 
 
 def _batch_statistics(program: Program) -> bool:

@@ -16,8 +16,7 @@ from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
 from jaxbias.foreign.capture._plan import Method, Tap, plan
-from jaxbias.foreign.capture._traced import PerExample, TracedLoss, as_tuple, check_flag, trace_loss
-from jaxbias.foreign.capture.norms import MEMORY_LIMIT
+from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, as_tuple, check_flag, trace_loss
 
 HOWS = ("auto", "book-keeping", "two-pass")
 
@@ -139,13 +138,13 @@ def clipped_grad(
             "Transform params inside the loss instead, or use jax_privacy.clipped_grad."
         )
     asked = PerExample(
-        "clipped_grad", fun, argnums, has_aux, batch_argnums, keep_batch_dim, prng_argnum, spmd_axis_name
-    )
+        "clipped_grad", fun, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit,
+        prng_argnum=prng_argnum, spmd_axis_name=spmd_axis_name,
+    )  # fmt: skip
     if isinstance(l2_clip_norm, str) or isinstance(normalize_by, str):
         raise TypeError("clipped_grad: l2_clip_norm and normalize_by must be numbers, got a str.")
     if microbatch_size is not None:
         check_size(microbatch_size, "clipped_grad", "microbatch_size")
-    check_size(memory_limit, "clipped_grad", "memory_limit")
     for name, flag in (
         ("rescale_to_unit_norm", rescale_to_unit_norm),
         ("return_values", return_values),
@@ -266,12 +265,12 @@ def weight_gradient(problem: TracedLoss, tap: Tap, leaf: Array, operands: list[A
     weight, through_layout = jax.vjp(lambda leaf: _jaxpr.run_in_jax(layout, [leaf])[0], leaf)
 
     def contact(weight):
-        def one(*others):
+        def of_row(*others):
             values = list(others)
             values.insert(position, weight)
             return equation.bind(*values)[0]
 
-        return jax.vmap(one)(*operands)
+        return jax.vmap(of_row)(*operands)
 
     _, pull = jax.vjp(contact, weight)
     return through_layout(pull(delta)[0])[0]
@@ -316,10 +315,10 @@ def _in_groups(one_group, args, batched: set[int], padding, batch: int, size: in
 
     def step(total, group):
         parts, padding = group
-        found, per_example, problem = one_group(tuple(parts.get(i, x) for i, x in enumerate(args)), padding)
+        sums, per_example, problem = one_group(tuple(parts.get(i, x) for i, x in enumerate(args)), padding)
         kept.append(problem)
-        found = [x.astype(accumulation_dtype(x.dtype)) for x in found]
-        return (found if total is None else [a + b for a, b in zip(total, found)]), per_example
+        sums = [x.astype(accumulation_dtype(x.dtype)) for x in sums]
+        return (sums if total is None else [a + b for a, b in zip(total, sums)]), per_example
 
     first = jax.tree.map(lambda x: x[0], (groups, split(padding)))
     shapes, _ = jax.eval_shape(lambda group: step(None, group), first)

@@ -1,11 +1,10 @@
-"""Second moments, Fisher and Gauss-Newton diagonals, K-FAC factors, noise scale and influence, from (a, δ).
+"""Second moments, Fisher and Gauss-Newton diagonals, K-FAC factors, from (a, δ).
 
 With g_s the gradient of example s of n, everything here is a mean over the examples:
 
     second moments (empirical Fisher diagonal)   (1/n) Σ_s g_s²              Σ_s (a_s²)ᵀ (δ_s²) for one row per example
     Gauss-Newton diagonal                        (1/n) Σ_s diag(J_sᵀ H_s J_s)   J of the model's output, H of the loss
     K-FAC                                        A = E[ã ãᵀ], G = E[δ δᵀ],  ã = [a, 1]: the bias as one more input (4.4)
-    gradient noise scale                         tr Σ / |E g|²
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +13,36 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxbias._doors import check_size, describe
+from jaxbias._doors import describe
 from jaxbias._jaxpr.queries import LAYOUT
 from jaxbias._numerics import accumulation_dtype
-from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._backward import backward, tap_factors
-from jaxbias.foreign.capture._plan import Method, Tap, plan, tap_products
-from jaxbias.foreign.capture._traced import PerExample, TracedLoss, check_flag, trace_loss
-from jaxbias.foreign.capture.clip import both_passes, weight_gradient
-from jaxbias.foreign.capture.norms import MEMORY_LIMIT, PerExampleNorms, check_against_vmap_grad
+from jaxbias.foreign.capture._plan import Method, plan, tap_products
+from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, trace_loss
+from jaxbias.foreign.capture.clip import weight_gradient
+from jaxbias.foreign.capture.histograms import DeltaHistogram, delta_histograms
+from jaxbias.foreign.capture.influence import gradient_dots
+from jaxbias.foreign.capture.one_pass import Capture, NoiseScale, capture, noise_scale
 from jaxbias.foreign.contact import DATA
-from jaxbias.foreign.roles import leaf_roles
 from jaxbias.params import SomeTree, Tree
+
+__all__ = [  # the last four lines' names stood here in 0.1
+    "Capture",
+    "DeltaHistogram",
+    "KroneckerFactors",
+    "LikeParams",
+    "NoiseScale",
+    "capture",
+    "delta_histograms",
+    "fisher_diagonal",
+    "ggn_diagonal",
+    "gradient_dots",
+    "kfac_factors",
+    "noise_scale",
+    "second_moments",
+]
 
 
 @runtime_checkable
@@ -35,84 +50,6 @@ class LikeParams(Protocol):
     """`(params, ...) -> tree`, of the type of params."""
 
     def __call__(self, params: SomeTree, /, *args: Any, **kwargs: Any) -> SomeTree: ...
-
-
-class Capture:
-    """What one forward and backward pass of a batch tells; made by `capture`. Use it inside of jit, not across.
-
-    Attributes:
-        values: loss of each example (batch,).
-        aux: what else the loss returned, of each example; () without `has_aux`.
-        norms: `PerExampleNorms`.
-        roles: role of each leaf, a tree like params.
-    """
-
-    def __init__(self, problem: TracedLoss, memory_limit: int):
-        book_keeping = not any(site.scope for site in problem.analysis.sites)
-        readings, methods, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
-        self._problem = problem
-        names = leaf_roles(problem.analysis)
-        self.values: Array = readings.value
-        self.aux = jax.tree.unflatten(jax.tree.structure(problem.analysis.out_shape[1]), readings.aux)
-        leaves = problem.rebuild([jnp.sqrt(x) for x in squares], None)
-        self.norms: PerExampleNorms = PerExampleNorms(
-            leaves, problem.paths, tuple(names), tuple(m.text for m in methods)
-        )
-        self.roles: Tree = problem.rebuild(names, None)
-
-    def pullback(self, weights: Float[Array, " batch"]) -> Tree:
-        """Σ_s weights_s ∂L_s/∂θ, a tree like params: any weighting of the examples, without another forward pass."""
-        return self._problem.rebuild(self._weighted_sum(weights, None), None)
-
-    def gradient(self) -> Tree:
-        """Gradient of the mean loss, a tree like params."""
-        return self.pullback(jnp.full_like(self.values, 1 / self._problem.batch))
-
-    def noise_scale(self) -> "NoiseScale":
-        """See `noise_scale`."""
-        return _noise_scale(self.norms, jax.tree.leaves(self.gradient()), self._problem.batch)
-
-
-def capture(
-    loss: Callable[..., Any],
-    argnums: int | Sequence[int] = 0,
-    has_aux: bool = False,
-    *,
-    batch_argnums: int | Sequence[int] = 1,
-    keep_batch_dim: bool = False,
-    memory_limit: int = MEMORY_LIMIT,
-    verify: bool = False,
-) -> Callable[..., Capture]:
-    """Function `(params, batch) -> Capture`: per-example values and norms, and the pullback of any weighting.
-
-    Args:
-        loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify: as for `per_example_norms`.
-
-    Raises:
-        TypeError, ValueError: as for `per_example_norms`.
-        RuntimeError: `verify` found a difference.
-    """
-    return _capturing("capture", loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify)
-
-
-def _capturing(
-    function, loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify
-) -> Callable[..., Capture]:
-    asked = PerExample(function, loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-    check_size(memory_limit, function, "memory_limit")
-    check_flag(verify, function, "verify")
-
-    def captured(*args):
-        problem = trace_loss(asked, args)
-        result = Capture(problem, memory_limit)
-        if verify:
-            check_against_vmap_grad(function, problem, jax.tree.leaves(result.norms.leaves))
-        return result
-
-    return captured
-
-
-# --- second moments and diagonals -------------------------------------------------------------------------------------
 
 
 def second_moments(
@@ -171,8 +108,8 @@ def _one_row(method: Method) -> bool:
 def _cross_entropy_root(output: Array, column: Array) -> Array:
     """Column c of S with S Sᵀ = diag(p) − p pᵀ:  √p_c (e_c − p)."""
     p = jax.nn.softmax(output)
-    one = jax.nn.one_hot(column, p.shape[-1], dtype=p.dtype)
-    return jnp.sqrt(p[column]) * (one - p)
+    one_hot = jax.nn.one_hot(column, p.shape[-1], dtype=p.dtype)
+    return jnp.sqrt(p[column]) * (one_hot - p)
 
 
 def _squared_error_root(output: Array, column: Array) -> Array:
@@ -264,127 +201,6 @@ def fisher_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") ->
     return diagonal
 
 
-# --- noise scale, dot products ----------------------------------------------------------------------------------------
-
-
-class NoiseScale(NamedTuple):
-    """Simple gradient noise scale B = tr Σ / |G|², in examples: batches much smaller than B are mostly noise.
-
-    Attributes:
-        total: over all leaves.
-        leaves: path -> noise scale. roles: role -> noise scale.
-    """
-
-    total: Array
-    leaves: dict[str, Array]
-    roles: dict[str, Array]
-
-
-def noise_scale(
-    loss: Callable[..., Any],
-    argnums: int | Sequence[int] = 0,
-    has_aux: bool = False,
-    *,
-    batch_argnums: int | Sequence[int] = 1,
-    keep_batch_dim: bool = False,
-    memory_limit: int = MEMORY_LIMIT,
-    verify: bool = False,
-) -> Callable[..., NoiseScale]:
-    """Function `(params, batch) -> NoiseScale`, from one batch of n ≥ 2 examples by unbiased estimates:
-
-        |G|² ≈ (n |ḡ|² − mean_s |g_s|²) / (n − 1),   tr Σ ≈ (mean_s |g_s|² − |ḡ|²) n / (n − 1)
-
-    The estimate of |G|² may be negative for a noisy batch, and the scale with it.
-
-    Args:
-        loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify: as for `per_example_norms`; what
-            else the loss returns is dropped.
-
-    Raises:
-        TypeError, ValueError: as for `per_example_norms`, and where there are fewer than two examples.
-        RuntimeError: `verify` found a difference.
-
-    Source: S. McCandlish, J. Kaplan, D. Amodei, An empirical model of large-batch training (2018), appendix A.1.
-    """
-    captured = _capturing("noise_scale", loss, argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify)
-    return lambda *args: captured(*args).noise_scale()
-
-
-def _noise_scale(norms: PerExampleNorms, mean_gradient: list[Array], n: int) -> NoiseScale:
-    if n < 2:
-        raise ValueError(f"noise_scale: two examples or more are wanted, got {n}.")
-    dtype = accumulation_dtype(mean_gradient[0].dtype)
-    of_mean = [jnp.sum(jnp.square(g.astype(dtype))) for g in mean_gradient]
-    of_each = [jnp.mean(jnp.square(x)) for x in jax.tree.leaves(norms.leaves)]
-
-    def scale(keep):
-        mean_sq, each = (jnp.stack([x for x, k in zip(xs, keep) if k]).sum() for xs in (of_mean, of_each))
-        signal = (n * mean_sq - each) / (n - 1)
-        noise = (each - mean_sq) * n / (n - 1)
-        return noise / signal
-
-    by = lambda names: {name: scale([name == x for x in names]) for name in dict.fromkeys(names)}
-    return NoiseScale(scale([True] * len(of_mean)), by(norms.paths), by(norms.role_names))
-
-
-def gradient_dots(
-    loss: Callable[..., Any],
-    argnums: int | Sequence[int] = 0,
-    has_aux: bool = False,
-    *,
-    batch_argnums: int | Sequence[int] = 1,
-    keep_batch_dim: bool = False,
-) -> Callable[..., Float[Array, "batch batch"]]:
-    """Function `(params, batch) -> (batch, batch)`: dot products ⟨g_s, g_t⟩ of all pairs of per-example gradients.
-
-    The influence of example s on t for one step of gradient descent is −(learning rate) ⟨g_s, g_t⟩.
-
-    Args:
-        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`; what else the loss
-            returns is dropped.
-
-    Raises:
-        TypeError, ValueError: as for `per_example_norms`.
-
-    Source: G. Pruthi, F. Liu, S. Kale, M. Sundararajan, Estimating training data influence by tracing gradient
-    descent (2020), eq. 1.
-    """
-    asked = PerExample("gradient_dots", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-
-    def dots(*args):
-        problem = trace_loss(asked, args)
-        methods = plan(problem.analysis, problem.leaves, problem.batch, MEMORY_LIMIT, form_at_leaf=True)
-        methods = [m if all(map(_pairs, m.taps)) else Method("formed") for m in methods]
-        readings = backward(problem, methods, keep=True)
-        total = jnp.zeros(())
-        for i, method in enumerate(methods):
-            if i in readings.formed:
-                rows = readings.formed[i].reshape(problem.batch, -1)
-                total += jnp.einsum("sd,td->st", rows, rows, preferred_element_type=accumulation_dtype(rows.dtype))
-            elif method.taps:
-                operands, deltas = ([x[tap.number] for tap in method.taps] for x in (readings.operands, readings.slots))
-                total += _pair_dots(method, operands, deltas)
-        return total
-
-    return dots
-
-
-def _pairs(tap: Tap) -> bool:
-    """Whether (a, δ) of this tap can be kept for all examples: not in a remat or a cond, no lookup in a scan."""
-    return "call" not in tap.links and not (tap.links and tap.site.equation.name == "gather")
-
-
-def _pair_dots(method: Method, operands: list[Any], deltas: list[Any]) -> Array:
-    """⟨G_s, G_t⟩ of one leaf; one s at a time, against all t."""
-
-    def pair(one, other):
-        ours, theirs = tap_factors(method, *one), tap_factors(method, *other)
-        return sum(_factors.inner_product(f, h) for f in ours for h in theirs)
-
-    everything = (operands, deltas)
-    return lax.map(lambda one: jax.vmap(lambda other: pair(one, other))(everything), everything)
-
-
 # --- K-FAC ------------------------------------------------------------------------------------------------------------
 
 
@@ -442,16 +258,16 @@ def kfac_factors(
             m if len(m.taps) == 1 and m.taps[0].site.equation.name != "gather" else Method("unused") for m in methods
         ]
         readings = backward(problem, methods)
-        found = {}
+        by_leaf = {}
         for path, method in zip(problem.paths, methods):
             if not method.taps:
                 continue
             (tap,) = method.taps
-            one = lambda a, d, method=method: tap_factors(method, [a], [d])[0]
-            f = jax.vmap(one)(readings.operands[tap.number], readings.slots[tap.number])
+            factors_of = lambda a, d, method=method: tap_factors(method, [a], [d])[0]
+            f = jax.vmap(factors_of)(readings.operands[tap.number], readings.slots[tap.number])
             bias = _bias_of(problem, tap)
-            found[path] = _kronecker(f.left, f.right, bias, approximation)
-        return found
+            by_leaf[path] = _kronecker(f.left, f.right, bias, approximation)
+        return by_leaf
 
     return factors
 
@@ -483,64 +299,3 @@ def _bias_of(problem: TracedLoss, tap) -> str | None:
                     if data in same and kinds[data] == DATA:
                         return problem.paths[site.origin.leaves[0]]
     return None
-
-
-# --- the error signal itself ------------------------------------------------------------------------------------------
-
-
-class DeltaHistogram(NamedTuple):
-    """Counts of |δ| at the contacts of one leaf, over the batch.
-
-    Attributes:
-        edges: powers of two, (bins + 1,): bin i holds edges[i] ≤ |δ| < edges[i + 1]; the first and the last are open.
-        counts: (bins,). zeros: how many entries are exactly 0.
-    """
-
-    edges: Array
-    counts: Array
-    zeros: Array
-
-
-def delta_histograms(
-    loss: Callable[..., Any],
-    lowest: int = -30,
-    highest: int = 6,
-    *,
-    argnums: int | Sequence[int] = 0,
-    has_aux: bool = False,
-    batch_argnums: int | Sequence[int] = 1,
-    keep_batch_dim: bool = False,
-) -> Callable[..., dict[str, DeltaHistogram]]:
-    """Function `(params, batch) -> {path: DeltaHistogram}`: sizes of the error signal δ at each weight.
-
-    Shows dead units (zeros), vanishing signals, and what a narrower dtype would lose: the normal numbers of bfloat16
-    and float32 reach down to 2⁻¹²⁶, those of float16 to 2⁻¹⁴.
-
-    Args:
-        loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`; what else the loss
-            returns is dropped.
-        lowest, highest: exponents of the first and last edge.
-
-    Raises:
-        TypeError, ValueError: lowest is not below highest; and as for `per_example_norms`.
-    """
-    asked = PerExample("delta_histograms", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-    check_size(lowest, "delta_histograms", "lowest", least=-149)
-    check_size(highest, "delta_histograms", "highest", least=lowest + 1)
-
-    def histograms(*args):
-        problem = trace_loss(asked, args)
-        methods = tap_products(problem.analysis, problem.leaves)
-        readings = backward(problem, methods)
-        edges = jnp.exp2(jnp.arange(lowest, highest + 1, dtype=jnp.float32))
-        found = {}
-        for path, method in zip(problem.paths, methods):
-            if not method.taps:
-                continue
-            size = jnp.abs(jnp.concatenate([readings.slots[tap.number].reshape(-1) for tap in method.taps]))
-            bins = jnp.clip(jnp.floor(jnp.log2(jnp.where(size > 0, size, 1))), lowest, highest - 1) - lowest
-            counts = jnp.zeros(highest - lowest, jnp.int32).at[bins.astype(jnp.int32)].add((size > 0).astype(jnp.int32))
-            found[path] = DeltaHistogram(edges, counts, jnp.sum(size == 0))
-        return found
-
-    return histograms

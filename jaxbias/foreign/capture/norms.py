@@ -13,11 +13,8 @@ from jaxtyping import Array, Float
 from jaxbias._doors import check_size, describe
 from jaxbias.foreign.capture._backward import backward, squared_norms
 from jaxbias.foreign.capture._plan import plan
-from jaxbias.foreign.capture._traced import PerExample, TracedLoss, check_flag, trace_loss
+from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, trace_loss
 from jaxbias.foreign.roles import leaf_roles
-
-MEMORY_LIMIT = 64 * 2**20
-"""Default bytes for one intermediate of a norm, over the whole batch."""
 
 
 @jax.tree_util.register_dataclass
@@ -100,21 +97,17 @@ def per_example_norms(
 
     Source: I. Goodfellow, arXiv:1510.01799 (2015); Z. Bu et al., arXiv:2205.10683 (2022).
     """
+    options = argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify
+    return _norms_of(PerExample("per_example_norms", loss, *options))
 
-    asked = PerExample("per_example_norms", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-    return _norms_of(asked, memory_limit, verify)
 
-
-def _norms_of(asked: PerExample, memory_limit: int, verify: bool) -> Callable[..., PerExampleNorms]:
-    check_size(memory_limit, asked.function, "memory_limit")
-    check_flag(verify, asked.function, "verify")
-
+def _norms_of(asked: PerExample) -> Callable[..., PerExampleNorms]:
     def norms(*args) -> PerExampleNorms:
         problem = trace_loss(asked, args)
-        methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit)
+        methods = plan(problem.analysis, problem.leaves, problem.batch, asked.memory_limit)
         squares = squared_norms(problem, methods, backward(problem, methods))
         of_leaves = [jnp.sqrt(x) for x in squares]
-        if verify:
+        if asked.verify:
             check_against_vmap_grad(asked.function, problem, of_leaves)
         return PerExampleNorms(
             problem.rebuild(of_leaves, None),
@@ -151,8 +144,8 @@ def grand_scores(
     Source: M. Paul, S. Ganguli, G. K. Dziugaite, Deep learning on a data diet (2021), eq. 2.
     """
     check_size(argnums, "grand_scores", "argnums", least=0)
-    asked = PerExample("grand_scores", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
-    norms = _norms_of(asked, memory_limit, verify)
+    options = argnums, has_aux, batch_argnums, keep_batch_dim, memory_limit, verify
+    norms = _norms_of(PerExample("grand_scores", loss, *options))
 
     def scores(*args):
         models = args[argnums] if argnums < len(args) else None
@@ -182,15 +175,15 @@ def check_against_vmap_grad(function: str, problem: TracedLoss, norms: list[Arra
     if any(isinstance(x, Tracer) for x in norms):
         raise RuntimeError(f"{function}: verify=True compares numbers and cannot run under jit. Call it outside once.")
     expected = formed_gradients(problem, examples)
-    for path, found, rows in zip(problem.paths, norms, expected):
+    for path, norm, rows in zip(problem.paths, norms, expected):
         wide = np.asarray(rows, np.float64).reshape(len(rows), -1)
         wanted = np.sqrt(np.sum(np.square(wide), axis=1))
         # the square root of the rounding unit: far above rounding, far below any mistake
         tolerance = float(np.sqrt(jnp.finfo(rows.dtype).eps)) * max(float(wanted.max(initial=0.0)), 1e-30)
-        off = np.abs(np.asarray(found, np.float64)[: len(rows)] - wanted)
+        off = np.abs(np.asarray(norm, np.float64)[: len(rows)] - wanted)
         if not np.all(off <= tolerance):
             worst = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
             raise RuntimeError(
-                f"{function}: the norm of leaf {path} of example {worst} is {float(found[worst])}, by vmap(grad) "
+                f"{function}: the norm of leaf {path} of example {worst} is {float(norm[worst])}, by vmap(grad) "
                 f"{wanted[worst]}. This is a defect of jaxbias: please report the loss."
             )

@@ -124,17 +124,19 @@ def equivalent(rule: Rule, mutant: Mutant, points: Any) -> set[str]:
                 continue
             size = float(np.sum(r * r))
             c = float(np.sum(r * g)) / size
-            found = set()
+            described = set()
             if np.isfinite(c) and _near(g, c * r):
                 named = name_constant([c], [[("x", np.shape(x)) for x in args]])
-                found = {"detached"} if abs(c) < 1e-9 else {"scale-constant", named.kind if named else "scale-constant"}
-                found |= {"double-count"} if abs(c - 2) < 1e-9 else set()
+                described = (
+                    {"detached"} if abs(c) < 1e-9 else {"scale-constant", named.kind if named else "scale-constant"}
+                )
+                described |= {"double-count"} if abs(c - 2) < 1e-9 else set()
             if _near(np.abs(g), np.abs(r)):
-                found.add("sign")
+                described.add("sign")
             others = [right[j] for j in range(len(right)) if j != i]
             if any(o is not None and o.shape == g.shape and _near(g, o) for o in others):
-                found.add("swapped-outputs")
-            here = found if here is None else here & found
+                described.add("swapped-outputs")
+            here = described if here is None else here & described
         if here is not None:
             kinds = here if kinds is None else kinds & here
     return kinds or set()
@@ -194,8 +196,8 @@ def judge(rule: Rule, mutant: Mutant, points: Any) -> Outcome | None:
     kinds = tuple(dict.fromkeys(d.kind for d in report.diagnoses))
     paths = list(report.leaves)
     floats = [i for i, x in enumerate(args) if jnp.issubdtype(x.dtype, jnp.floating)]
-    found = {floats[paths.index(p)] for p, leaf in report.leaves.items() if not leaf.ok}
-    localised = None if wrong is None else found == wrong
+    blamed = {floats[paths.index(p)] for p, leaf in report.leaves.items() if not leaf.ok}
+    localised = None if wrong is None else blamed == wrong
     said = {k for d in report.diagnoses for k in (d.kind, *d.also)}
     confident = set(kinds) - {"unexplained"}
     accepted = ACCEPTED[mutant.planted] | (set() if hidden else equivalent(rule, mutant, points))

@@ -223,15 +223,15 @@ def _gives_axes(node: ast.AST) -> bool:
 
 def _axes_names(function: ast.FunctionDef) -> set[str]:
     """Variables that hold axes."""
-    found = set()
+    names = set()
     for node in ast.walk(function):
         if isinstance(node, ast.Assign):
             target, value = node.targets[0], node.value
             pairs = [(target, value)]
             if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
                 pairs = list(zip(target.elts, value.elts))
-            found |= {t.id for t, v in pairs if isinstance(t, ast.Name) and _gives_axes(v)}
-    return found
+            names |= {t.id for t, v in pairs if isinstance(t, ast.Name) and _gives_axes(v)}
+    return names
 
 
 def _binary(operators, make):
