@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -74,11 +74,18 @@ class Data(NamedTuple):
         return "regression" if self.classes is None else "classification"
 
 
-def digits(*, images: bool = False) -> Data:
+Form = Literal["flat", "image", "sequence"]
+"""What a network takes of a row of pixels."""
+
+_DIGIT_SHAPES: dict[Form, tuple[int, ...]] = {"flat": (64,), "image": (8, 8, 1), "sequence": (8, 8)}
+
+
+def digits(*, form: Form = "flat") -> Data:
     """1437 training and 360 test rows of the 8×8 digits (UCI, 1998), in a fixed random split, scaled to [0, 1].
 
     Args:
-        images: rows of shape (8, 8, 1) in the place of (64,).
+        form: "flat" for rows of shape (64,), "image" for (8, 8, 1), "sequence" for (8, 8): the lines of the image from
+            top to bottom, each with 8 features.
 
     Raises:
         ModuleNotFoundError: scikit-learn, which holds the data, is not installed.
@@ -92,7 +99,7 @@ def digits(*, images: bool = False) -> Data:
     x, y = load_digits(return_X_y=True)
     # RandomState, not default_rng: numpy promises that its stream never changes.
     order = np.random.RandomState(0).permutation(len(x))
-    x = (x[order] / 16).astype(np.float32).reshape(-1, *((8, 8, 1) if images else (64,)))
+    x = (x[order] / 16).astype(np.float32).reshape(-1, *_DIGIT_SHAPES[form])
     y = y[order].astype(np.int32)
     train, test = slice(-DIGITS_TEST_ROWS), slice(-DIGITS_TEST_ROWS, None)
     return Data("digits", x[train], y[train], x[test], y[test], 10, tuple("0123456789"))

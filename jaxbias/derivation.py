@@ -53,8 +53,8 @@ class Derivation(NamedTuple):
         formulas: TeX of the forward, then of each gradient.
         source: author, year, equation.
         examples: configurations that together reach every line of the backward; the first is the plainest.
-        symbols: what stands in ∂L/∂… in a formula → the leaves (patterns with *) whose gradient that formula gives; needed only where
-            the symbol is not the usual one (W for weight, b for bias, x for the input).
+        symbols: what stands in ∂L/∂… in a formula → the leaves (patterns with *) whose gradient that formula gives;
+            needed only where the symbol is not the usual one (W for weight, b for bias, x for the input).
     """
 
     name: str

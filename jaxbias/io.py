@@ -9,6 +9,9 @@
     bias_neuron      weight (in + 1, out)                weight (out, in) and bias (out,) of a Linear
     rnn              input.weight, hidden.weight,        weight_ih_l0, weight_hh_l0, both transposed, and
                      input.bias                          bias_ih_l0 + bias_hh_l0; written, the second is zero
+    lstm             the same, gates i, f, g, o;         the same; weight_hr_l0 of a projection. With hidden_bias
+                     hidden.bias, projection.weight      both biases are kept apart
+    gru              the same, gates r, z, n             the same
     attention        query.weight (in, heads, size), in_proj_weight, or q_, k_, v_proj_weight; in_proj_bias; bias_k,
                      key, value; out.weight          bias_v (1, 1, heads · size); out_proj.weight, out_proj.bias
                      (heads, size, out)
@@ -19,8 +22,8 @@
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
 Keras keeps attention, dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here,
-bias_neuron as a Dense, and rnn as kernel, recurrent_kernel, bias. Running statistics of norms are no params: they are
-neither written nor read.
+bias_neuron as a Dense, and rnn, lstm and gru (its gates as z, r, n) as kernel, recurrent_kernel, bias. Running
+statistics of norms are no params: they are neither written nor read.
 
 Each layer's file holds its layouts (`jaxbias.layouts`). No other library is needed for them: they are NumPy arrays
 under PyTorch's state-dict names or in Keras's order.

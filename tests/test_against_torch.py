@@ -101,18 +101,27 @@ def torch_conv_transpose(groups=1, **configuration):
     return forward
 
 
-def torch_rnn(activation):
-    module = torch.nn.RNN(3, 4, nonlinearity=activation, batch_first=True, dtype=torch.float64)
+def torch_over_time(kind, **options):
+    """A recurrent layer of PyTorch on our params: of 3 features, with 4 units, and a state where one is given."""
+    module = kind(3, 4, batch_first=True, dtype=torch.float64, **options)
+
+    def of_direction(p, suffix=""):
+        bias = p.input.bias
+        written = {
+            "weight_ih_l0": p.input.weight.T,
+            "weight_hh_l0": p.hidden.weight.T,
+            "bias_ih_l0": bias,  # PyTorch keeps a second one, mostly redundant
+            "bias_hh_l0": torch.zeros_like(bias) if p.hidden.bias is None else p.hidden.bias,
+        }
+        if getattr(p, "projection", None) is not None:
+            written["weight_hr_l0"] = p.projection.weight.T
+        return {name + suffix: array for name, array in written.items()}
 
     def forward(p, x):
         x, *initial = x if isinstance(x, tuple) else (x,)
-        weights = {
-            "weight_ih_l0": p.input.weight.T,
-            "weight_hh_l0": p.hidden.weight.T,
-            "bias_ih_l0": p.input.bias,
-            "bias_hh_l0": torch.zeros(4, dtype=torch.float64),  # PyTorch keeps a second, redundant bias
-        }
-        return torch.func.functional_call(module, weights, (x, *(h[None] for h in initial)))[0]
+        weights = of_direction(p[0]) | of_direction(p[1], "_reverse") if type(p) is tuple else of_direction(p)
+        state = torch.utils._pytree.tree_map(lambda part: part[None], tuple(initial))
+        return torch.func.functional_call(module, weights, (x, *state))[0]
 
     return forward
 
@@ -182,11 +191,27 @@ LAYERS = {
         (2, 4, 3, 6),
         torch_conv_transpose(stride=3, padding=1, output_padding=1, dilation=2, groups=2),
     ),
-    "rnn tanh": (layers.rnn.layer(4), (2, 5, 3), torch_rnn("tanh")),
+    "rnn tanh": (layers.rnn.layer(4), (2, 5, 3), torch_over_time(torch.nn.RNN)),
     "rnn relu, given state": (
         layers.rnn.layer(4, activation="relu"),
         ((2, 5, 3), (2, 4)),
-        torch_rnn("relu"),
+        torch_over_time(torch.nn.RNN, nonlinearity="relu"),
+    ),
+    "lstm, given state": (
+        layers.lstm.layer(4),
+        ((2, 5, 3), ((2, 4), (2, 4))),
+        torch_over_time(torch.nn.LSTM),
+    ),
+    "lstm, both directions, second bias": (
+        layers.both_directions(layers.lstm.layer(4, hidden_bias=True)),
+        (2, 5, 3),
+        torch_over_time(torch.nn.LSTM, bidirectional=True),
+    ),
+    "lstm, projection": (layers.lstm.layer(4, projection=2), (2, 5, 3), torch_over_time(torch.nn.LSTM, proj_size=2)),
+    "gru, given state": (
+        layers.gru.layer(4, hidden_bias=True),
+        ((2, 5, 3), (2, 4)),
+        torch_over_time(torch.nn.GRU),
     ),
     "glu": (layers.glu.layer(4, 2), (2, 5, 3), torch_glu),
     "bilinear": (
@@ -316,10 +341,10 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(key, name):
     layer, x, torch_forward = LAYERS[name]
-    if isinstance(x, tuple):  # a shape, or a pair of them
-        shapes = x if isinstance(x[0], tuple) else (x,)
-        drawn = [jax.random.normal(k, shape, jnp.float64) for k, shape in zip(jax.random.split(key, 2), shapes)]
-        x = tuple(drawn) if len(drawn) > 1 else drawn[0]
+    if isinstance(x, tuple):  # a shape, or a tree of them
+        shapes, tree = jax.tree.flatten(x, is_leaf=lambda node: all(isinstance(size, int) for size in node))
+        keys = jax.random.split(key, len(shapes))
+        x = tree.unflatten([jax.random.normal(k, shape, jnp.float64) for k, shape in zip(keys, shapes)])
     assert_same_as_torch(key, layer, x, torch_forward)
 
 
@@ -498,6 +523,18 @@ MODULES = {
         layers.rnn.layer(4, use_bias=False),
         (2, 5, 3),
         nn.RNN(3, 4, bias=False, batch_first=True, **double),
+        lambda module: lambda x: module(x)[0],
+    ),
+    "lstm in both directions, projected": (
+        layers.both_directions(layers.lstm.layer(4, projection=2)),
+        (2, 5, 3),
+        nn.LSTM(3, 4, proj_size=2, bidirectional=True, batch_first=True, **double),
+        lambda module: lambda x: module(x)[0],
+    ),
+    "gru with both biases": (
+        layers.gru.layer(4, hidden_bias=True),
+        (2, 5, 3),
+        nn.GRU(3, 4, batch_first=True, **double),
         lambda module: lambda x: module(x)[0],
     ),
     "bilinear": (

@@ -13,9 +13,10 @@ from jaxbias import _table, data
 
 
 def test_digits_are_fixed_scaled_and_split_without_overlap():
-    flat, images = data.digits(), data.digits(images=True)
+    flat, images, sequences = (data.digits(form=form) for form in ("flat", "image", "sequence"))
     assert flat.x_train.shape == (1437, 64) and flat.x_test.shape == (360, 64) and flat.classes == 10
     assert images.x_train.shape == (1437, 8, 8, 1) and np.array_equal(images.x_train.reshape(-1, 64), flat.x_train)
+    assert sequences.x_test.shape == (360, 8, 8) and np.array_equal(sequences.x_test.reshape(-1, 64), flat.x_test)
     assert flat.x_train.dtype == np.float32 and flat.y_train.dtype == np.int32
     assert flat.x_train.min() == 0 and flat.x_train.max() == 1
     assert set(flat.y_test) == set(range(10))

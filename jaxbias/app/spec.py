@@ -5,7 +5,9 @@
 
 `dense:128` has 128 units. `conv:16x3x3` has 16 filters with a 3×3 kernel, padding "SAME" unless said otherwise
 (`conv:16x3x3:padding=VALID:stride=2`). `swiglu:128` has 128 gates and as many outputs as inputs, `swiglu:128x10` ten,
-`geglu`, `reglu` and `glu` likewise. `max_pool:2` takes windows of 2 along every spatial axis. Options are the
+`geglu`, `reglu` and `glu` likewise. `lstm:64:output=last` gives its state
+after the last step, `lstm:64:both_directions=true` that of each step from both ends; the digits are then sequences of
+lines. `max_pool:2` takes windows of 2 along every spatial axis. Options are the
 keywords of the layer.
 """
 
@@ -17,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxbias import layers
-from jaxbias.params import Layer, chain, init_state, out_shape
+from jaxbias.data import Form
+from jaxbias.params import Layer, chain, init_state, map_layers, out_shape
 
 ACTIVATIONS = tuple(sorted(name for name, value in vars(layers).items() if isinstance(value, Layer)))
 
@@ -47,6 +50,16 @@ def _glu(**gate: str) -> Callable[..., Layer]:
     return lambda size, **options: layers.glu.layer(*_sizes(size), **gate, **options)
 
 
+def _over_time(cell: Any) -> Callable[..., Layer]:
+    """A recurrent layer with so many units; with `both_directions=true` as many again, from the last step on."""
+
+    def build(size: str, both_directions: bool = False, **options: Any) -> Layer:
+        layer = cell.layer(*_sizes(size), **options)
+        return layers.both_directions(layer) if both_directions else layer
+
+    return build
+
+
 _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     # name: (an example of the size, or "" where none is taken; whether there is a bias to switch off; how to build it)
     "dense": ("128", True, lambda size, **options: layers.dense.layer(*_sizes(size), **options)),
@@ -68,6 +81,9 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
     "flatten": ("", False, lambda: layers.reshape.layer()),
     "positions": ("64", False, lambda size, **options: layers.positions.layer(*_sizes(size), **options)),
+    "rnn": ("64", True, _over_time(layers.rnn)),
+    "lstm": ("64", True, _over_time(layers.lstm)),
+    "gru": ("64", True, _over_time(layers.gru)),
     "attention": ("4x16", True, lambda size, **options: layers.attention.layer(*_sizes(size), **options)),
 }
 NOT_WRITTEN = {
@@ -79,11 +95,12 @@ NOT_WRITTEN = {
     "linear_cross_entropy": "it is the loss too, and takes the labels",
     "lora": "it goes around the dense layers of a trained network, by lora.adapt",
     "moe": "its experts are layers of their own",
-    "rnn": "it takes sequences",
     "spectral_norm": "it goes around another layer",
     "weight_norm": "it goes around another layer",
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
+
+OVER_TIME = {"rnn", "lstm", "gru", "attention", "positions"}
 
 NAMES = (*_BUILDERS, *ACTIVATIONS)
 """Every layer that a spec may name."""
@@ -150,9 +167,23 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def wants_images(network: Layer) -> bool:
-    """Whether a network takes rows of shape (height, width, channels) and no flat ones, as its shapes tell."""
-    return _takes(network, (1, 8, 8, 1)) and not _takes(network, (1, 64))
+def form_of_rows(network: Layer) -> Form:
+    """What a network takes of a row of pixels, as its shapes tell: flat rows where they fit it.
+
+    Of the others a window slides over images, while attention, which may have any number of leading axes, is over time.
+    """
+    if _takes(network, (1, 64)):
+        return "flat"
+    names: list[str] = []
+
+    def note(layer: Layer, path: tuple[str, ...]) -> Layer:
+        names.append(layer.name)
+        return layer
+
+    map_layers(note, network)
+    if not OVER_TIME.isdisjoint(names) and _takes(network, (1, 8, 8)):
+        return "sequence"
+    return "image" if _takes(network, (1, 8, 8, 1)) else "flat"
 
 
 def _takes(network: Layer, shape: tuple[int, ...]) -> bool:

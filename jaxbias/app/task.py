@@ -206,10 +206,13 @@ def trainable_labels(params: Tree, *, bias_only: bool = False, freeze: Sequence[
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def read(path: str, options: Mapping[str, Any], *, images: bool = False, command: str = "train") -> datasets.Data:
+def read(
+    path: str, options: Mapping[str, Any], *, form: datasets.Form = "flat", command: str = "train"
+) -> datasets.Data:
     """The digits, or the rows of a file.
 
     Args:
+        form: of the digits' rows.
         options: of `data.load`; those that are None, or empty, are left to it. Tables are standardised unless they say
             otherwise: columns in different units train badly.
         command: that the answers to a question are commands of.
@@ -221,7 +224,7 @@ def read(path: str, options: Mapping[str, Any], *, images: bool = False, command
     if path == "digits":
         if given:
             raise ValueError(f"data: digits take no --{next(iter(given))}: that is for files of your own.")
-        return datasets.digits(images=images)
+        return datasets.digits(form=form)
     try:
         scale = given.get("scale", not path.endswith(".npz"))
         return datasets.load(path, **{**given, "scale": scale})
@@ -313,8 +316,8 @@ def prepare(
     _check_known("optimizer", spec.call(optimizer)[0], optimizers(), "optax")  # before the data are read
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning rate: must be a positive number, got {learning_rate}.")
-    wants_images = built is not None and spec.wants_images(built)
-    rows = read(data, options or {}, images=wants_images, command=command)
+    form = "flat" if built is None else spec.form_of_rows(built)
+    rows = read(data, options or {}, form=form, command=command)
     chosen_loss = loss_by_name(loss, rows)
     targets, outputs = _for_loss(rows, chosen_loss)
     if built is None:

@@ -206,7 +206,13 @@ def arriving(delta_h: Array | None, later: Array) -> Array:
 def hidden_params(
     key: Array, shape: tuple[int, int], dtype: Any, *, blocks: int, use_bias: bool, hidden_init: Initializer
 ) -> Params:
-    """V (units in, blocks · units), each block drawn on its own, in at least float32: `orthogonal` needs it."""
+    """V (units in, blocks · units) and its bias.
+
+    Args:
+        blocks: how many gates stand side by side in V; each is drawn on its own.
+        use_bias: whether there is a bias, which starts at 0.
+        hidden_init: draws a block, in at least float32: `orthogonal` needs it.
+    """
     draw, (fan_in, width) = by_name(hidden_init), shape
     keys = [key] if blocks == 1 else [jax.random.fold_in(key, block) for block in range(blocks)]
     wide = accumulation_dtype(dtype)

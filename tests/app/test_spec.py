@@ -37,7 +37,8 @@ def test_a_gated_unit_keeps_its_width_unless_told(key):
 def test_every_name_builds_and_runs(key, name):
     example = spec._BUILDERS[name][0] if name not in spec.ACTIVATIONS else ""
     text = f"{name}:{example}" if example else name
-    shape, _ = shape_of(text, (2, 8, 8, 4), key)
+    sequences = spec.form_of_rows(spec.parse(text)) == "sequence"
+    shape, _ = shape_of(text, (2, 8, 4) if sequences else (2, 8, 8, 4), key)
     assert shape[0] == 2
 
 
@@ -60,7 +61,7 @@ BAD = [
     ("relu:3", "relu takes no size, got 'relu:3'"),
     ("flatten:3", "flatten takes no size, got 'flatten:3'"),
     ("dense:3:colour=red", "cannot build 'dense:3:colour=red' .*colour"),
-    ("rnn:8", "rnn in 'rnn:8' cannot be written as text: it takes sequences. Use jb.chain"),
+    ("moe:8", "moe in 'moe:8' cannot be written as text: its experts are layers of their own. Use jb.chain"),
     ("dropout:2", "cannot build 'dropout:2'"),
 ]
 
@@ -72,8 +73,12 @@ def test_bad_specs(text, match):
 
 
 @pytest.mark.parametrize(
-    ("text", "images"),
-    [("dense:4", False), ("relu,conv:2x3x3,flatten,dense:2", True), ("max_pool:2,flatten,dense:2", True)],
-)
-def test_shapes_tell_whether_a_network_wants_images(text, images):
-    assert spec.wants_images(spec.parse(text)) is images
+    ("text", "form"),
+    [
+        ("dense:4", "flat"), ("relu,conv:2x3x3,flatten,dense:2", "image"), ("max_pool:2,flatten,dense:2", "image"),
+        ("lstm:4:output=last,dense:2", "sequence"), ("positions:8,attention:2x2,flatten,dense:2", "sequence"),
+        ("gru:4:both_directions=true,flatten", "sequence"),
+    ],
+)  # fmt: skip
+def test_shapes_tell_which_rows_a_network_takes(text, form):
+    assert spec.form_of_rows(spec.parse(text)) == form
