@@ -1,0 +1,199 @@
+"""A traced forward as steps on expressions: one equation each, values under the names that the user gave them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias._derive.rules import RULES, NoRule, Rule
+from jaxbias.symbols import expressions as ex
+from jaxbias.symbols.expressions import Expression
+from jaxbias.symbols.names import targets
+
+WRITTEN_OUT = {"custom_jvp_call", "remat", "custom_lin"}
+"""Calls whose bodies stand for them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """An equation: values by number in and out, and its rule; None where it has none and JAX carries it out."""
+
+    equation: _jaxpr.Equation
+    rule: Rule | None
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """An equation that has no rule: what it is, and where it stands."""
+
+    name: str
+    step: Step
+
+    def __str__(self) -> str:
+        source = self.step.equation.source
+        return self.name + (f" in line {source.line}: `{source.text}`" if source else "")
+
+
+class Reading:
+    """The forward, read.
+
+    Attributes:
+        steps: in order.
+        values: number of a value → its expression; a variable where it has a name.
+        defined: the named values in order: (variable, what it is).
+        unwritten: variable of a function that JAX carries out → what it is.
+    """
+
+    def __init__(self, program: _jaxpr.Program, inputs: Sequence[Expression], closed_over: dict[int, str]):
+        self.steps: list[Step] = []
+        self.values: dict[int, Expression] = {}
+        self.defined: list[tuple[Expression, Expression]] = []
+        self.unwritten: dict[str, Unwritten] = {}
+        self.captured: dict[str, Any] = {}
+        self.taken = {"jax", "jnp", "residuals", "forward", "backward", *(x.detail for x in inputs)}
+        self._count, self._closed_over = 0, closed_over
+        numbers = [self._new(x) for x in inputs]
+        self.inputs = tuple(numbers)
+        self._names = _variables(program)
+        self.outputs = self._run(program, numbers, self._names)
+
+    def unique(self, text: str) -> str:
+        """The text, with a number where it is taken."""
+        made, k = text, 1
+        while made in self.taken:
+            k += 1
+            made = f"{text}_{k}"
+        self.taken.add(made)
+        return made
+
+    def _new(self, value: Expression) -> int:
+        self.values[self._count] = value
+        self._count += 1
+        return self._count - 1
+
+    def _run(self, program: _jaxpr.Program, inputs: Sequence[int], names: dict[int, str]) -> tuple[int, ...]:
+        numbers = dict(zip(program.inputs, inputs))
+
+        def number(i: int) -> int:
+            if i not in numbers:
+                numbers[i] = self._new(self._constant(program.constants[i]))
+            return numbers[i]
+
+        for equation in program.equations:
+            outputs = self._equation(equation, [number(i) for i in equation.inputs])
+            numbers.update(zip(equation.outputs, outputs))
+            for i, out in zip(equation.outputs, outputs):
+                if i in names:
+                    self._define(out, names[i])
+        return tuple(number(i) for i in program.outputs)
+
+    def _define(self, number: int, text: str) -> None:
+        """Give a value a name; what is a variable, a number or an argument already keeps what it is."""
+        value = self.values[number]
+        core = ex.bare(value)
+        if core.op in ("name", "number", "size"):
+            return
+        variable = ex.name(self.unique(text), core.shape, core.dtype)
+        self.defined.append((variable, core))
+        self.values[number] = ex.spread(variable, value.shape)
+
+    def _constant(self, held: Any) -> Expression:
+        array = np.asarray(held)
+        if array.size and (array == array.flat[0]).all():
+            return ex.spread(ex.number(array.flat[0].item(), array.dtype), array.shape)
+        for text, known in self.captured.items():
+            if known is held:
+                return ex.name(text, array.shape, array.dtype)
+        text = self.unique(self._closed_over.get(id(held), "constant"))
+        self.captured[text] = held
+        return ex.name(text, array.shape, array.dtype)
+
+    def _equation(self, equation: _jaxpr.Equation, inputs: list[int]) -> Sequence[int]:
+        args = [self.values[i] for i in inputs]
+        name = equation.name
+        if name == "custom_jvp_call":
+            called = equation.params.get("name")
+            if called == "logaddexp" and ex.is_zero(args[1]):
+                name, inputs, args = "softplus", inputs[:1], args[:1]
+            elif called in RULES:
+                name = called
+        if name == "split":
+            return self._split(equation, inputs[0])
+        if (name in WRITTEN_OUT or name == "reduce_precision") and equation.bodies:
+            return self._run(equation.bodies[0], inputs, {})
+        if name in RULES and len(equation.outputs) == 1:
+            try:
+                value = RULES[name].read(equation, args)
+            except NoRule:
+                pass
+            else:
+                value = ex.spread(value, equation.shapes.outputs[0])
+                return self._step(Step(equation, RULES[name], tuple(inputs), ()), [value])
+        text = self.unique(name)
+        step = Step(equation, None, tuple(inputs), ())
+        outputs = [
+            ex.call(f"{text}({', '.join(f'{{{k}}}' for k in range(len(args)))})" + (f"[{i}]" if several else ""),
+                    args, shape, dtype)
+            for several in [len(equation.outputs) > 1]
+            for i, (shape, dtype) in enumerate(zip(equation.shapes.outputs, equation.dtypes.outputs))
+        ]  # fmt: skip
+        made = self._step(step, outputs)
+        self.unwritten[text] = Unwritten(equation.name, self.steps[-1])
+        return made
+
+    def _step(self, step: Step, values: Iterable[Expression]) -> list[int]:
+        outputs = [self._new(value) for value in values]
+        self.steps.append(replace(step, outputs=tuple(outputs)))
+        return outputs
+
+    def _split(self, equation: _jaxpr.Equation, number: int) -> list[int]:
+        """One slice for each part."""
+        axis, begin, made = equation.params["axis"], 0, []
+        x = self.values[number]
+        for part, n in enumerate(equation.params["sizes"]):
+            starts, stops = [0] * x.ndim, list(x.shape)
+            starts[axis], stops[axis] = begin, begin + n
+            begin += n
+            params = {"start_indices": tuple(starts), "limit_indices": tuple(stops), "strides": None}
+            one = replace(equation, name="slice", params=params, outputs=equation.outputs[part : part + 1], bodies=())
+            value = RULES["slice"].read(one, [x])
+            made += self._step(Step(one, RULES["slice"], (number,), ()), [value])
+        return made
+
+
+def _variables(program: _jaxpr.Program) -> dict[int, str]:
+    """Number of a value → the variable that the user's code assigns it to, in every pass of a Python loop.
+
+    A run of equations that belong to one piece of code computes its value; the last of them is what is assigned. Where
+    an equation of that piece is followed by one from inside of it, the piece begins anew.
+    """
+    names: dict[int, tuple[int, str]] = {}
+    open_runs: dict[Any, tuple[int, _jaxpr.Equation, bool]] = {}
+
+    def close(segment: Any) -> None:
+        depth, last, _ = open_runs.pop(segment)
+        variables = targets(segment)
+        for text, number in zip(variables, last.outputs[-len(variables) :]):
+            if number not in names or depth >= names[number][0]:
+                names[number] = depth, text
+
+    for equation in program.equations:
+        segments = {segment: depth for depth, segment in enumerate(equation.segments)}
+        for segment in [s for s in open_runs if s not in segments]:
+            close(segment)
+        for segment, depth in segments.items():
+            if not targets(segment):
+                continue
+            innermost = depth == 0
+            if segment in open_runs and open_runs[segment][2] and not innermost:
+                close(segment)  # inside of it again: another pass
+            open_runs[segment] = depth, equation, innermost
+    for segment in list(open_runs):
+        close(segment)
+    return {number: text for number, (_, text) in names.items()}
+
+
