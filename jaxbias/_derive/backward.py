@@ -37,6 +37,7 @@ class Backward:
         for step in reversed(reading.steps):
             self._pull(step)
         self.gradients = [self._gradient(number) for number in wanted]
+        self._drop_unread()
 
     def _leading_from(self, wanted: Sequence[int]) -> set[int]:
         """The values that depend on the arguments that are asked for."""
@@ -107,6 +108,16 @@ class Backward:
             if is_inexact(arg) else None
             for k, arg in enumerate(args)
         ]  # fmt: skip
+
+    def _drop_unread(self) -> None:
+        """Statements that no gradient goes through."""
+        read = {node for root in self.gradients for node in parts(root)}
+        left = []
+        for variable, value in reversed(self.statements):
+            if variable in read:
+                read.update(parts(value))
+                left.append((variable, value))
+        self.statements = left[::-1]
 
     def _gradient(self, number: int) -> Expression:
         argument = self.reading.values[number]
@@ -183,7 +194,13 @@ def _worth(x: Expression) -> bool:
     """Whether to keep a value rather than to compute it again: a sum, a product of matrices, a costly function."""
     costly = {"contract", "total", "apply", "call"}
     stopped = x.op == "call" and "stop_gradient" in x.detail
-    return any(node.op in costly for node in parts(x)) and not stopped and x.op not in ("compare", "cast")
+    varies = any(node.op == "name" for node in parts(x)) and x.op not in ("size", "compare", "cast") and not _of_sizes(x)
+    return varies and any(node.op in costly for node in parts(x)) and not stopped
+
+
+def _of_sizes(x: Expression) -> bool:
+    """Whether it is a number that only sizes go into."""
+    return x.op in ("number", "size") or (bool(x.args) and all(map(_of_sizes, x.args)))
 
 
 def shared(roots: Sequence[Expression], named: set[int]) -> list[Expression]:

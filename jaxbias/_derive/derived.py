@@ -14,6 +14,7 @@ import numpy as np
 from jaxbias import _jaxpr, verify
 from jaxbias._derive.backward import Backward, is_inexact, kept_parts, parts, shared
 from jaxbias._derive.reading import Reading
+from jaxbias._derive.sizes import sizes_in
 from jaxbias._doors import describe
 from jaxbias._trees import path_name
 from jaxbias.symbols import expressions as ex
@@ -105,7 +106,8 @@ def derive(
 
     program, _ = _jaxpr.trace_inlined(flat, *leaves)
     inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
-    written = _Written(Reading(program, inputs, _closed_over(forward)), wanted, keep)
+    sizes = sizes_in(program, flat, leaves, inputs)
+    written = _Written(Reading(program, inputs, _closed_over(forward), sizes), wanted, keep)
     function, report, namespace = _checked(forward, args, tree, wanted, chosen, written)
     shapes = jax.eval_shape(namespace["forward"], *leaves)[1]
     return Derived(

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._derive.fused import recognise
 from jaxbias._derive.rules import RULES, NoRule, Rule
+from jaxbias._derive.sizes import Sizes
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import targets
@@ -48,14 +50,16 @@ class Reading:
         unwritten: variable of a function that JAX carries out → what it is.
     """
 
-    def __init__(self, program: _jaxpr.Program, inputs: Sequence[Expression], closed_over: dict[int, str]):
+    def __init__(
+        self, program: _jaxpr.Program, inputs: Sequence[Expression], closed_over: dict[int, str], sizes: Sizes
+    ):
         self.steps: list[Step] = []
         self.values: dict[int, Expression] = {}
         self.defined: list[tuple[Expression, Expression]] = []
         self.unwritten: dict[str, Unwritten] = {}
         self.captured: dict[str, Any] = {}
         self.taken = {"jax", "jnp", "residuals", "forward", "backward", *(x.detail for x in inputs)}
-        self._count, self._closed_over = 0, closed_over
+        self._count, self._closed_over, self._sizes = 0, closed_over, sizes
         numbers = [self._new(x) for x in inputs]
         self.inputs = tuple(numbers)
         self._names = _variables(program)
@@ -80,7 +84,9 @@ class Reading:
 
         def number(i: int) -> int:
             if i not in numbers:
-                numbers[i] = self._new(self._constant(program.constants[i]))
+                size = self._sizes.get((id(program), i))
+                constant = self._constant(program.constants[i]) if size is None else size(program.dtypes[i])
+                numbers[i] = self._new(constant)
             return numbers[i]
 
         for equation in program.equations:
@@ -132,6 +138,10 @@ class Reading:
                 pass
             else:
                 value = ex.spread(value, equation.shapes.outputs[0])
+                fused = recognise(value) if name in ("div", "add", "sub") else None
+                if fused is not None and (of := self._number_of(fused.of)) is not None:
+                    rule = Rule(RULES[name].read, lambda eq, args, out, d: [fused.pull(out, d)])
+                    return self._step(Step(equation, rule, (of,), ()), [fused.value])
                 return self._step(Step(equation, RULES[name], tuple(inputs), ()), [value])
         text = self.unique(name)
         step = Step(equation, None, tuple(inputs), ())
@@ -144,6 +154,10 @@ class Reading:
         made = self._step(step, outputs)
         self.unwritten[text] = Unwritten(equation.name, self.steps[-1])
         return made
+
+    def _number_of(self, x: Expression) -> int | None:
+        """A value that is this expression."""
+        return next((n for n, value in self.values.items() if value is x), None)
 
     def _step(self, step: Step, values: Iterable[Expression]) -> list[int]:
         outputs = [self._new(value) for value in values]

@@ -76,6 +76,9 @@ def value_of(x: Expression) -> Any:
         return x.detail
     if x.op == "size":
         return math.prod(x.args[0].shape[axis] for axis in x.detail)
+    if x.op == "mul" and not x.shape:
+        a, b = map(value_of, x.args)
+        return None if a is None or b is None else a * b
     return None
 
 
@@ -253,6 +256,10 @@ def expand(x: Expression, axes: Sequence[int]) -> Expression:
         return negative(expand(x.args[0], axes))
     if x.op == "drop" and x.detail == axes:
         return x.args[0]
+    if x.op in ("mul", "div") and x.args[0].op == "number":
+        return make_scaled(x, expand(x.args[1], axes))
+    if x.op == "div" and x.args[1].op == "number":
+        return divide(expand(x.args[0], axes), x.args[1])
     if axes == tuple(range(len(axes))):
         return spread(x, shape)  # in front: NumPy does it by itself
     if x.op == "spread":
