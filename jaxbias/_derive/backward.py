@@ -128,7 +128,9 @@ class Backward:
 
 def _as_wide_as(delta: Expression, arg: Expression) -> Expression:
     """Summed over the axes along which an elementwise function repeated the operand."""
-    repeated = [k for k, n in enumerate(arg.shape) if n == 1 and delta.ndim == arg.ndim and delta.shape[k] != 1]
+    lead = delta.ndim - arg.ndim
+    delta = ex.total(delta, range(lead))
+    repeated = [k for k, n in enumerate(arg.shape) if n == 1 and delta.shape[k] != 1]
     return ex.spread(ex.expand(ex.total(delta, repeated), repeated), arg.shape)
 
 

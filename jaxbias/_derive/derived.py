@@ -235,24 +235,28 @@ class _Written:
         for x in self.kept:
             if id(x) not in self.texts:
                 self.texts[id(x)] = unique(_letter(x))
+        self.again: dict[int, str] = {}
         self.repeated = []
         for x in shared(roots, set(self.texts)):
             signal = any(node.op == "name" and node.detail in signals for node in parts(x))
-            self.texts[id(x)] = unique("d" if signal else _letter(x))
+            self.again[id(x)] = unique("d" if signal else _letter(x))
             self.repeated.append(x)
 
-    def _text_of(self, x: Expression) -> str | None:
+    def _in_forward(self, x: Expression) -> str | None:
         return self.texts.get(id(x))
 
+    def _in_backward(self, x: Expression) -> str | None:
+        return self.texts.get(id(x)) or self.again.get(id(x))
+
     def _full(self, x: Expression) -> str:
-        """What x is, though it has a name."""
-        return _Whole(self._text_of, x)(x)
+        """What a value of the backward is, though it has a name."""
+        return _Whole(self._in_backward, x)(x)
 
     def _write(self, keep: str) -> None:
-        reading, printer = self.reading, Printer(self._text_of)
+        reading, printer = self.reading, Printer(self._in_backward)
         arguments = [reading.values[n].detail for n in reading.inputs] + list(reading.captured)
         lines = self._ordered(reading.defined, self.kept)
-        self.forward_lines = [(text, self._full(value)) for text, value in lines]
+        self.forward_lines = [(text, _Whole(self._in_forward, value)(value)) for text, value in lines]
         self.backward_lines: list[tuple[str, str]] = []
         done: set[int] = set()
 
@@ -261,20 +265,19 @@ class _Written:
                 if id(node) in done or node not in self.repeated or node is root:
                     continue
                 done.add(id(node))
-                self.backward_lines.append((self.texts[id(node)], self._full(node)))
+                self.backward_lines.append((self.again[id(node)], self._full(node)))
 
         for variable, value in self.backward.statements:
             need(value)
-            if id(value) in self.texts:
-                done.add(id(value))
+            done.add(id(value))
             self.backward_lines.append((variable.detail, self._full(value)))
-            self.texts[id(value)] = variable.detail
+            self.again[id(value)] = variable.detail
         gradients = []
         for k, value in zip(self.wanted, self.backward.gradients):
             need(value)
             if value in self.repeated and id(value) not in done:
                 done.add(id(value))
-                self.backward_lines.append((self.texts[id(value)], self._full(value)))
+                self.backward_lines.append((self.again[id(value)], self._full(value)))
             text = printer(value)
             argument = reading.values[reading.inputs[k]].detail
             if not text.isidentifier():
@@ -290,7 +293,7 @@ class _Written:
         if keep == "least":
             self._recompute(set(arguments))
         assert not (used - made) & set(self.texts.values()) - known - {d.detail for d in self.deltas if d is not None}
-        outs = [printer(x) for x in self.outputs]
+        outs = [Printer(self._in_forward)(x) for x in self.outputs]
         deltas = [d.detail if d is not None else "_" for d in self.deltas]
         out, delta = (outs[0], deltas[0]) if len(outs) == 1 else (f"({', '.join(outs)})", f"({', '.join(deltas)})")
         kept = f"({', '.join(self.residuals)}{',' if len(self.residuals) == 1 else ''})"
@@ -334,7 +337,7 @@ class _Written:
                 needed |= _words(value)
                 left.append((text, value))
         self.backward_lines = left[::-1]
-        needed |= {w for x in self.outputs for w in _words(Printer(self._text_of)(x))}
+        needed |= {w for x in self.outputs for w in _words(Printer(self._in_forward)(x))}
         for _, value in self.backward_lines:
             needed |= _words(value)
         lines = []
@@ -445,7 +448,7 @@ def _checked(forward: Any, args: Any, tree: Any, wanted: Any, chosen: set[int], 
         return tuple(grads[k] for k in wanted)
 
     report = verify.vjp(of_wanted, rule_of_wanted, tuple(leaves[k] for k in wanted), diagnose=False)
-    if report.verdict != "right":
+    if not report.verdict.startswith("right"):
         raise NotDerived(f"derive: what was written is not the gradient.\n{report}\n{written.code}")
     return function, report, namespace
 

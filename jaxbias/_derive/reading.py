@@ -85,7 +85,7 @@ class Reading:
         def number(i: int) -> int:
             if i not in numbers:
                 size = self._sizes.get((id(program), i))
-                constant = self._constant(program.constants[i]) if size is None else size(program.dtypes[i])
+                constant = self._constant(program.constants[i], program.dtypes[i]) if size is None else size(program.dtypes[i])
                 numbers[i] = self._new(constant)
             return numbers[i]
 
@@ -107,9 +107,9 @@ class Reading:
         self.defined.append((variable, core))
         self.values[number] = ex.spread(variable, value.shape)
 
-    def _constant(self, held: Any) -> Expression:
-        array = np.asarray(held)
-        if array.size and (array == array.flat[0]).all():
+    def _constant(self, held: Any, dtype: Any) -> Expression:
+        array = np.asarray(held, dtype)
+        if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
             return ex.spread(ex.number(array.flat[0].item(), array.dtype), array.shape)
         for text, known in self.captured.items():
             if known is held:

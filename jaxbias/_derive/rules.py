@@ -189,7 +189,7 @@ class _Pow:
         exponent = ex.value_of(ex.bare(args[1]))
         if args[1].op != "size" and exponent is not None:
             return ex.spread(ex.power(args[0], float(exponent)), _shape(eq))
-        return ex.call("{0}.__pow__({1})", args, _shape(eq), eq.dtypes.outputs[0])
+        return ex.apply("jnp.power", *args)
 
     @staticmethod
     def pull(eq, args, out, d):
@@ -198,7 +198,7 @@ class _Pow:
         if exponent is not None:
             exponent = float(exponent)
             return [ex.multiply(ex.multiply(_num(exponent, x), d), ex.power(x, exponent - 1)), None]
-        slope = ex.multiply(y, ex.call("{0}.__pow__({1} - 1)", args, out.shape, out.dtype))
+        slope = ex.multiply(y, ex.apply("jnp.power", x, ex.subtract(y, _num(1, y))))
         return [ex.multiply(d, slope), ex.multiply(ex.multiply(d, out), ex.apply("jnp.log", x))]
 
 
@@ -374,36 +374,18 @@ class _Rev:
     pull = staticmethod(lambda eq, args, out, d: [_Rev.read(eq, [d])])
 
 
-def _slices(starts: Sequence[int], stops: Sequence[int], steps: Sequence[int], shape: Sequence[int]) -> str:
-    """As they stand in brackets."""
-    texts = []
-    for start, stop, step, n in zip(starts, stops, steps, shape):
-        first = "" if start == 0 else str(start)
-        last = "" if stop >= n else str(stop)
-        texts.append(f"{first}:{last}" + (f":{step}" if step != 1 else ""))
-    while len(texts) > 1 and texts[-1] == ":":
-        texts.pop()
-    if len(texts) > 2 and all(text == ":" for text in texts[:-1]):
-        texts = ["...", texts[-1]]
-    return ", ".join(texts)
+def _spans(starts: Sequence[int], stops: Sequence[int], steps: Sequence[int] | None = None) -> list[Any]:
+    return [(int(a), int(b), int(c)) for a, b, c in zip(starts, stops, steps or (1,) * len(starts))]
 
 
 @rule("slice")
 class _Slice:
     @staticmethod
-    def part(eq, x):
-        starts, stops = eq.params["start_indices"], eq.params["limit_indices"]
-        return _slices(starts, stops, eq.params["strides"] or (1,) * x.ndim, x.shape)
+    def places(eq):
+        return _spans(eq.params["start_indices"], eq.params["limit_indices"], eq.params["strides"])
 
-    @staticmethod
-    def read(eq, args):
-        return ex.call(f"{{0}}[{_Slice.part(eq, args[0])}]", args, _shape(eq), args[0].dtype)
-
-    @staticmethod
-    def pull(eq, args, out, d):
-        (x,) = args
-        part = _Slice.part(eq, x)
-        return [ex.call(f"jnp.zeros_like({{0}}).at[{part}].set({{1}})", [x, d], x.shape, x.dtype)]
+    read = staticmethod(lambda eq, args: ex.part(args[0], _Slice.places(eq)))
+    pull = staticmethod(lambda eq, args, out, d: [ex.placed(d, _Slice.places(eq), args[0])])
 
 
 @rule("pad")
@@ -414,7 +396,7 @@ class _Pad:
         config = tuple(eq.params["padding_config"])
         if any(low < 0 or high < 0 or inner for low, high, inner in config):
             raise NoRule
-        widths = tuple((low, high) for low, high, _ in config)
+        widths = tuple((int(low), int(high)) for low, high, _ in config)
         words = "" if ex.is_zero(value) else ", constant_values={1}"
         return ex.call(f"jnp.pad({{0}}, {widths}{words})", args if words else [x], _shape(eq), x.dtype)
 
@@ -424,7 +406,7 @@ class _Pad:
         config = eq.params["padding_config"]
         starts = [low for low, _, _ in config]
         stops = [low + n for (low, _, _), n in zip(config, x.shape)]
-        inside = ex.call(f"{{0}}[{_slices(starts, stops, (1,) * x.ndim, d.shape)}]", [d], x.shape, d.dtype)
+        inside = ex.part(d, _spans(starts, stops))
         outside = None if ex.value_of(value) is not None else ex.subtract(
             ex.total(d, range(d.ndim)), ex.total(inside, range(d.ndim)))  # fmt: skip
         return [inside, outside]
@@ -446,8 +428,7 @@ class _Concatenate:
             starts, stops = [0] * x.ndim, list(d.shape)
             starts[axis], stops[axis] = begin, begin + x.shape[axis]
             begin = stops[axis]
-            text = _slices(starts, stops, (1,) * x.ndim, d.shape)
-            parts.append(ex.call(f"{{0}}[{text}]", [d], x.shape, d.dtype) if x.shape[axis] else None)
+            parts.append(ex.part(d, _spans(starts, stops)) if x.shape[axis] else None)
         return parts
 
 
@@ -585,18 +566,33 @@ def _dot_pull(args: Args, k: int, contracted: Any, batch: Any, d: Expression) ->
 # --- picking and placing ----------------------------------------------------------------------------------------------
 
 
-def _rows_picked(eq: _jaxpr.Equation) -> int | None:
-    """The axis along which a gather takes whole slices by one index each, as `jnp.take` does; None for other gathers."""
+def _picked(eq: _jaxpr.Equation) -> tuple[int, ...] | None:
+    """The first axes of a table that a gather takes single entries of, by one index each; None for other gathers."""
     numbers, sizes = eq.params["dimension_numbers"], eq.params["slice_sizes"]
     table, indices = eq.shapes.inputs
-    if numbers.operand_batching_dims or len(numbers.start_index_map) != 1 or indices[-1:] != (1,):
-        return None
-    (axis,) = numbers.start_index_map
-    rest = [k for k in range(len(table)) if k != axis]
-    whole = tuple(numbers.collapsed_slice_dims) == (axis,) and all(sizes[k] == table[k] for k in rest)
-    picked = len(indices) - 1
-    offsets = (*range(axis), *range(axis + picked, axis + picked + len(rest) - axis))
-    return axis if whole and tuple(numbers.offset_dims) == offsets else None
+    axes = tuple(numbers.start_index_map)
+    count = len(indices) - 1
+    rest = [k for k in range(len(table)) if k not in axes]
+    offsets = tuple(range(count, count + len(rest)))
+    if axes == tuple(range(len(axes))) or len(axes) == 1:
+        whole = tuple(numbers.collapsed_slice_dims) == axes and all(sizes[k] == table[k] for k in rest)
+        if len(axes) == 1:
+            offsets = (*range(axes[0]), *range(axes[0] + count, count + len(rest)))
+        if whole and not numbers.operand_batching_dims and tuple(numbers.offset_dims) == offsets:
+            return axes
+    return None
+
+
+def _along(eq: _jaxpr.Equation) -> int | None:
+    """The axis of a `take_along_axis`; None for other gathers."""
+    numbers, (table, indices) = eq.params["dimension_numbers"], eq.shapes.inputs
+    rest = tuple(numbers.operand_batching_dims)
+    axes = [k for k in range(len(table)) if k not in rest]
+    single = len(axes) == 1 and tuple(numbers.start_index_map) == tuple(axes) == tuple(numbers.collapsed_slice_dims)
+    usual = not numbers.offset_dims and tuple(numbers.start_indices_batching_dims) == tuple(
+        k for k in range(len(rest) + 1) if k != axes[0]
+    )
+    return axes[0] if single and usual and len(indices) == len(table) + 1 else None
 
 
 @rule("gather")
@@ -604,21 +600,43 @@ class _Gather:
     @staticmethod
     def parts(eq, args):
         x, indices = args
-        axis = _rows_picked(eq)
-        if axis is None or indices.shape[-1:] != (1,):
+        axes = _picked(eq)
+        if axes is None:
             raise NoRule
-        ids = _undo_wrap(ex.drop(indices, [indices.ndim - 1]), x.shape[axis])
-        return x, ids, axis, ", ".join([*[":"] * axis, "{1}"])
+        columns = [_undo_wrap(c, x.shape[k]) for c, k in zip(_columns(indices), axes)]
+        places = [*[":"] * axes[0], *(f"{{{1 + k}}}" for k in range(len(columns)))]
+        return x, columns, ", ".join(places)
 
     @staticmethod
     def read(eq, args):
-        x, ids, axis, place = _Gather.parts(eq, args)
-        return ex.call(f"{{0}}[{place}]", [x, ids], _shape(eq), x.dtype)
+        if (axis := _along(eq)) is not None:
+            ids = _undo_wrap(ex.drop(args[1], [args[1].ndim - 1]), args[0].shape[axis])
+            return ex.call(f"jnp.take_along_axis({{0}}, {{1}}, axis={axis})", [args[0], ids], _shape(eq), args[0].dtype)
+        x, columns, places = _Gather.parts(eq, args)
+        return ex.call(f"{{0}}[{places}]", [x, *columns], _shape(eq), x.dtype)
 
     @staticmethod
     def pull(eq, args, out, d):
-        x, ids, axis, place = _Gather.parts(eq, args)
-        return [ex.call(f"jnp.zeros_like({{0}}).at[{place}].add({{2}})", [x, ids, d], x.shape, x.dtype), None]
+        if (axis := _along(eq)) is not None:
+            x, ids = args[0], _undo_wrap(ex.drop(args[1], [args[1].ndim - 1]), args[0].shape[axis])
+            if ids.shape[axis] != 1:
+                raise NoRule
+            text = f"jnp.put_along_axis(jnp.zeros_like({{0}}), {{1}}, {{2}}, axis={axis}, inplace=False)"
+            return [ex.call(text, [x, ids, d], x.shape, x.dtype), None]
+        x, columns, places = _Gather.parts(eq, args)
+        text = f"jnp.zeros_like({{0}}).at[{places}].add({{{1 + len(columns)}}})"
+        return [ex.call(text, [x, *columns, d], x.shape, x.dtype), None]
+
+
+def _columns(indices: Expression) -> list[Expression]:
+    """Index arrays, one for each axis."""
+    last = indices.ndim - 1
+    if indices.shape[last] == 1:
+        return [ex.drop(indices, [last])]
+    if indices.op == "call" and indices.detail.startswith("jnp.concatenate"):
+        return [ex.drop(x, [last]) for x in indices.args]
+    spans = [(0, n, 1) for n in indices.shape[:-1]]
+    return [ex.part(indices, [*spans, k]) for k in range(indices.shape[last])]
 
 
 def _undo_wrap(ids: Expression, n: int) -> Expression:
@@ -629,3 +647,94 @@ def _undo_wrap(ids: Expression, n: int) -> Expression:
         if core.args[0].args[0] is given and core.args[1] is ex.bare(ex.add(given, ex.number(n, given.dtype))):
             return ex.spread(given, ids.shape)
     return ids
+
+
+# --- complex numbers and transforms -----------------------------------------------------------------------------------
+
+
+def _call(text: str, args: Args, shape: Sequence[int], dtype: Any) -> Expression:
+    return ex.call(text, args, shape, dtype)
+
+
+@rule("real")
+class _Real:
+    read = staticmethod(lambda eq, args: _call("{0}.real", args, _shape(eq), eq.dtypes.outputs[0]))
+    pull = staticmethod(lambda eq, args, out, d: [ex.cast(d, args[0].dtype)])
+
+
+@rule("imag")
+class _Imag:
+    read = staticmethod(lambda eq, args: _call("{0}.imag", args, _shape(eq), eq.dtypes.outputs[0]))
+    pull = staticmethod(lambda eq, args, out, d: [_call("-1j * {0}.astype(jnp.complex64)"
+        if str(args[0].dtype) == "complex64" else "-1j * {0}", [d], d.shape, args[0].dtype)])  # fmt: skip
+
+
+@rule("conj")
+class _Conj:
+    read = staticmethod(lambda eq, args: _call("{0}.conj()", args, _shape(eq), eq.dtypes.outputs[0]))
+    pull = staticmethod(lambda eq, args, out, d: [_call("{0}.conj()", [d], d.shape, d.dtype)
+        if np.dtype(args[0].dtype).kind == "c" else _call("{0}.real", [d], d.shape, args[0].dtype)])  # fmt: skip
+
+
+def _transform(kind: str, x: Expression, lengths: Sequence[int], shape: Sequence[int], dtype: Any) -> Expression:
+    """A transform over the last axes."""
+    if len(lengths) == 1:
+        n = f", n={lengths[0]}" if kind == "irfft" and lengths[0] % 2 else ""
+        return _call(f"jnp.fft.{kind}({{0}}{n})", [x], shape, dtype)
+    axes = ", ".join(str(k) for k in range(-len(lengths), 0))
+    sizes = f", s=({', '.join(map(str, lengths))})" if kind == "irfft" else ""
+    return _call(f"jnp.fft.{kind}n({{0}}{sizes}, axes=({axes}))", [x], shape, dtype)
+
+
+@rule("fft")
+class _Fft:
+    @staticmethod
+    def kind(eq):
+        return str(eq.params["fft_type"]).rpartition(".")[2].lower().replace("fft", "") + "fft"
+
+    @staticmethod
+    def read(eq, args):
+        name = {"fft": "fft", "ifft": "ifft", "rfft": "rfft", "irfft": "irfft"}[_Fft.kind(eq)]
+        return _transform(name, args[0], eq.params["fft_lengths"], _shape(eq), eq.dtypes.outputs[0])
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        (x,), kind, lengths = args, _Fft.kind(eq), eq.params["fft_lengths"]
+        if kind in ("fft", "ifft"):  # symmetric matrices
+            return [_transform(kind, d, lengths, d.shape, x.dtype)]
+        if len(lengths) > 1:
+            raise NoRule
+        n, half = lengths[0], lengths[0] // 2 + 1
+        if kind == "rfft":
+            pad = [(0, 0)] * (d.ndim - 1) + [(0, n - half)]
+            full = _call(f"jnp.pad({{0}}, {tuple(pad)})", [d], (*d.shape[:-1], n), d.dtype)
+            return [_call("jnp.fft.fft({0}).real", [full], x.shape, x.dtype)]
+        middle = f"[1{', 2' * (half - 1 - (n % 2 == 0))}{', 1' if n % 2 == 0 else ''}]"
+        return [_call(f"(jnp.array({middle}) * jnp.fft.rfft({{0}}) / {n}).conj()", [d], x.shape, x.dtype)]
+
+
+_plain_abs = RULES["abs"]
+
+
+@rule("abs")
+class _Abs:
+    read = staticmethod(lambda eq, args: ex.apply("jnp.abs", args[0], dtype=eq.dtypes.outputs[0]))
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        x = args[0]
+        if np.dtype(x.dtype).kind != "c":
+            return _plain_abs.pull(eq, args, out, d)
+        return [_call("{0} * {1}.conj() / {2}", [d, x, out], x.shape, x.dtype)]
+
+
+# --- matrices ---------------------------------------------------------------------------------------------------------
+
+
+@rule("cholesky")
+class _Cholesky:
+    read = staticmethod(lambda eq, args: _call("jnp.linalg.cholesky({0})", args, _shape(eq), args[0].dtype))
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        raise NoRule

@@ -7,6 +7,7 @@ operand brings about by itself.
 """
 
 import math
+import operator
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,8 +136,8 @@ def add(a: Expression, b: Expression) -> Expression:
     if is_zero(b):
         return spread(a, shape)
     x, y = bare(a), bare(b)
-    if x.op == y.op == "number":
-        return spread(number(x.detail + y.detail, x.dtype), shape)
+    if x.op == y.op == "number" and (folded := _exact(x.detail + y.detail, x, y)) is not None:
+        return spread(folded, shape)
     if x is y:
         return spread(multiply(number(2, x.dtype), x), shape)
     if x.op == "negative" and y.op != "negative":
@@ -157,9 +158,9 @@ def multiply(a: Expression, b: Expression) -> Expression:
     x, y = bare(a), bare(b)
     if is_zero(x) or is_zero(y):
         return spread(number(0, a.dtype), shape)
-    if x.op == y.op == "number":
-        return spread(number(x.detail * y.detail, x.dtype), shape)
-    if y.op == "number":
+    if x.op == y.op == "number" and (folded := _exact(x.detail * y.detail, x, y)) is not None:
+        return spread(folded, shape)
+    if y.op == "number" and x.op != "number":
         x, y = y, x
     if x.op == "number" and x.detail == 1:
         return spread(y, shape)
@@ -174,13 +175,23 @@ def multiply(a: Expression, b: Expression) -> Expression:
         if second.op == "mul" and second.args[0].op == "number":  # numbers in front
             coefficient, rest = second.args
             if first.op == "number":
-                return spread(multiply(number(first.detail * coefficient.detail, x.dtype), rest), shape)
+                folded = _exact(first.detail * coefficient.detail, first, coefficient)
+                if folded is None:
+                    continue
+                return spread(multiply(folded, rest), shape)
             return spread(multiply(coefficient, multiply(first, rest) if second is y else multiply(rest, first)), shape)
         if second.op == "power" and second.args[0] is first and isinstance(second.detail, int) and second.detail > 0:
             return spread(power(first, second.detail + 1), shape)
         if first.op == "number" and second.op == "div" and second.args[0].op == "number":
             return spread(divide(multiply(first, second.args[0]), second.args[1]), shape)
     return spread(elementwise("mul", (x, y), None, a.dtype), shape)
+
+
+def _exact(value: Any, *of: Expression) -> Expression | None:
+    """The number, where its dtype holds it as it is: two roundings would make another number than one."""
+    dtype = of[0].dtype
+    kept = np.asarray(value, dtype).item() == value
+    return number(value, dtype) if kept and abs(value) < 2**24 else None
 
 
 def divide(a: Expression, b: Expression) -> Expression:
@@ -214,12 +225,21 @@ def apply(function: str, *args: Expression, dtype: Any = None) -> Expression:
     return elementwise("apply", args, function, args[0].dtype if dtype is None else dtype)
 
 
+_SIGNS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne}
+
+
 def compare(sign: str, a: Expression, b: Expression) -> Expression:
+    """a < b and the like; of two numbers what it is."""
+    x, y = value_of(bare(a)), value_of(bare(b))
+    if x is not None and y is not None:
+        return spread(number(_SIGNS[sign](x, y), np.bool_), np.broadcast_shapes(a.shape, b.shape))
     return elementwise("compare", (a, b), sign, np.bool_)
 
 
 def where(condition: Expression, a: Expression, b: Expression) -> Expression:
     shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
+    if bare(condition).op == "number":
+        return spread(a if bare(condition).detail else b, shape)
     if is_zero(a) and is_zero(b):
         return spread(number(0, a.dtype), shape)
     return spread(elementwise("where", (condition, a, b), None, a.dtype), shape)
@@ -289,6 +309,10 @@ def drop(x: Expression, axes: Sequence[int]) -> Expression:
     if x.op == "spread":
         inner, lead = x.args[0], x.ndim - x.args[0].ndim
         return spread(drop(inner, [axis - lead for axis in axes if axis >= lead]), shape)
+    if x.op == "part":
+        free = [k for k, p in enumerate(x.detail) if isinstance(p, tuple)]
+        taken = {free[axis] for axis in axes}
+        return part(x.args[0], [p[0] if k in taken else p for k, p in enumerate(x.detail)])
     if x.op == "expand" and set(axes) <= set(x.detail):
         rest = [k for k in x.detail if k not in axes]
         return expand(x.args[0], [k - sum(axis < k for axis in axes) for k in rest])
@@ -313,6 +337,28 @@ def reshape(x: Expression, shape: Sequence[int]) -> Expression:
     if x.op == "reshape":
         return reshape(x.args[0], shape)
     return make("reshape", (x,), shape, shape, x.dtype)
+
+
+def part(x: Expression, places: Sequence[Any]) -> Expression:
+    """x[places]: for each axis an index, or (start, stop, step)."""
+    places = tuple(places)
+    if all(p == (0, n, 1) for p, n in zip(places, x.shape)):
+        return x
+    shape = [len(range(*p)) for p in places if isinstance(p, tuple)]
+    return make("part", (x,), places, shape, x.dtype)
+
+
+def placed(x: Expression, places: Sequence[Any], like: Expression) -> Expression:
+    """Zeros in the shape of `like`, with x at these places."""
+    places = list(places)
+    if x.op == "expand":  # one entry of an axis: by its index
+        ones = [k for k, p in enumerate(places) if isinstance(p, tuple)]
+        single = [ones[axis] for axis in x.detail]
+        if all(len(range(*places[k])) == 1 for k in single):
+            for k in single:
+                places[k] = places[k][0]
+            x = x.args[0]
+    return make("placed", (like, x), tuple(places), like.shape, x.dtype)
 
 
 def transpose(x: Expression, order: Sequence[int]) -> Expression:

@@ -80,7 +80,9 @@ class Printer:
 
     def mul(self, x: Expression) -> tuple[str, int]:
         first, second = x.args
-        return f"{self(first, PRODUCT)} * {self(second, PRODUCT if second.op == 'mul' else UNARY)}", PRODUCT
+        # Two numbers side by side would be multiplied by Python, and rounded once instead of twice.
+        together = second.op == "mul" and not (first.op == second.args[0].op == "number")
+        return f"{self(first, PRODUCT)} * {self(second, PRODUCT if together else UNARY)}", PRODUCT
 
     def div(self, x: Expression) -> tuple[str, int]:
         first, second = x.args
@@ -148,6 +150,13 @@ class Printer:
 
     def reshape(self, x: Expression) -> tuple[str, int]:
         return f"{self(x.args[0], ATOM)}.reshape({', '.join(map(str, x.shape)) or '()'})", ATOM
+
+    def part(self, x: Expression) -> tuple[str, int]:
+        return f"{self(x.args[0], ATOM)}[{_places(x.detail, x.args[0].shape)}]", ATOM
+
+    def placed(self, x: Expression) -> tuple[str, int]:
+        like, what = x.args
+        return f"jnp.zeros_like({self(like)}).at[{_places(x.detail, x.shape)}].set({self(what)})", ATOM
 
     def transpose(self, x: Expression) -> tuple[str, int]:
         (core,), order = x.args, x.detail
@@ -235,6 +244,22 @@ def make_expanded(x: Expression, axes: tuple[int, ...]) -> Expression:
 
     parts = [arg if arg.op in ("number", "size") else ex.expand(arg, axes) for arg in x.args]
     return ex.bare(ex.elementwise(x.op, parts, x.detail, x.dtype))
+
+
+def _places(places: Sequence[Any], shape: Sequence[int]) -> str:
+    """As they stand in brackets."""
+    texts = []
+    for place, n in zip(places, shape):
+        if isinstance(place, tuple):
+            start, stop, step = place
+            texts.append(f"{start or ''}:{'' if stop >= n else stop}" + (f":{step}" if step != 1 else ""))
+        else:
+            texts.append(str(-1 if place == n - 1 and n > 1 else place))
+    while len(texts) > 1 and texts[-1] == ":":
+        texts.pop()
+    if len(texts) > 2 and all(text == ":" for text in texts[:-1]):
+        texts = ["...", texts[-1]]
+    return ", ".join(texts)
 
 
 def _from_end(axis: int, ndim: int) -> int:
