@@ -109,7 +109,8 @@ def derive(
     sizes = sizes_in(program, flat, leaves, inputs)
     written = _Written(Reading(program, inputs, _closed_over(forward), sizes), wanted, keep)
     function, report, namespace = _checked(forward, args, tree, wanted, chosen, written)
-    shapes = jax.eval_shape(namespace["forward"], *leaves)[1]
+    captured = [written.reading.captured[text] for text in written.captured]
+    shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
     return Derived(
         code=written.code,
         steps=written.steps(),
@@ -254,7 +255,7 @@ class _Written:
 
     def _write(self, keep: str) -> None:
         reading, printer = self.reading, Printer(self._in_backward)
-        arguments = [reading.values[n].detail for n in reading.inputs] + list(reading.captured)
+        arguments = [reading.values[n].detail for n in reading.inputs]
         lines = self._ordered(reading.defined, self.kept)
         self.forward_lines = [(text, _Whole(self._in_forward, value)(value)) for text, value in lines]
         self.backward_lines: list[tuple[str, str]] = []
@@ -286,6 +287,11 @@ class _Written:
                 text = name
             gradients.append(text)
         self._drop_unused(gradients)
+        texts = [value for _, value in self.forward_lines + self.backward_lines]
+        texts += [Printer(self._in_forward)(x) for x in self.outputs]
+        read = _words(" ".join(texts))
+        self.captured = [text for text in reading.captured if text in read]
+        arguments += self.captured
         known = {text for text, _ in self.forward_lines} | set(arguments)
         used = _words(" ".join([*(t for _, t in self.backward_lines), *gradients]))
         made = {text for text, _ in self.backward_lines}
@@ -403,7 +409,7 @@ def _checked(forward: Any, args: Any, tree: Any, wanted: Any, chosen: set[int], 
         exec(compile(written.code, "<derived>", "exec"), namespace)
     except SyntaxError as error:
         raise NotDerived(f"derive: what was written is no Python ({error}):\n{written.code}") from None
-    captured = list(written.reading.captured.values())
+    captured = [written.reading.captured[text] for text in written.captured]
     out_tree = jax.tree.structure(jax.eval_shape(forward, *args))
     single = len(written.outputs) == 1
 

@@ -1,5 +1,6 @@
 """A traced forward as steps on expressions: one equation each, values under the names that the user gave them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,9 @@ from jaxbias._derive.sizes import Sizes
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import targets
+
+MOST_FOLLOWED = 1_000_000
+"""Entries of a value that depends on no argument, for it to be computed."""
 
 WRITTEN_OUT = {"custom_jvp_call", "remat", "custom_lin"}
 """Calls whose bodies stand for them."""
@@ -60,6 +64,7 @@ class Reading:
         self.captured: dict[str, Any] = {}
         self.taken = {"jax", "jnp", "residuals", "forward", "backward", *(x.detail for x in inputs)}
         self._count, self._closed_over, self._sizes = 0, closed_over, sizes
+        self._known: dict[int, Any] = {}  # values that are the same whatever the arguments
         numbers = [self._new(x) for x in inputs]
         self.inputs = tuple(numbers)
         self._names = _variables(program)
@@ -87,10 +92,13 @@ class Reading:
                 size = self._sizes.get((id(program), i))
                 constant = self._constant(program.constants[i], program.dtypes[i]) if size is None else size(program.dtypes[i])
                 numbers[i] = self._new(constant)
+                self._known[numbers[i]] = program.constants[i]
             return numbers[i]
 
         for equation in program.equations:
-            outputs = self._equation(equation, [number(i) for i in equation.inputs])
+            inputs = [number(i) for i in equation.inputs]
+            outputs = self._equation(equation, inputs)
+            self._follow(equation, inputs, outputs)
             numbers.update(zip(equation.outputs, outputs))
             for i, out in zip(equation.outputs, outputs):
                 if i in names:
@@ -101,6 +109,11 @@ class Reading:
         """Give a value a name; what is a variable, a number or an argument already keeps what it is."""
         value = self.values[number]
         core = ex.bare(value)
+        if core.op == "name" and number in self._known and core.detail.startswith("drawn"):
+            held = self.captured.pop(core.detail)
+            self.captured[made := self.unique(text)] = held
+            self.values[number] = ex.spread(ex.name(made, core.shape, core.dtype), value.shape)
+            return
         if core.op in ("name", "number", "size"):
             return
         variable = ex.name(self.unique(text), core.shape, core.dtype)
@@ -110,7 +123,9 @@ class Reading:
     def _constant(self, held: Any, dtype: Any) -> Expression:
         array = np.asarray(held, dtype)
         if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
-            return ex.spread(ex.number(array.flat[0].item(), array.dtype), array.shape)
+            scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
+            kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
+            return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
         for text, known in self.captured.items():
             if known is held:
                 return ex.name(text, array.shape, array.dtype)
@@ -121,6 +136,8 @@ class Reading:
     def _equation(self, equation: _jaxpr.Equation, inputs: list[int]) -> Sequence[int]:
         args = [self.values[i] for i in inputs]
         name = equation.name
+        if inputs and all(i in self._known for i in inputs) and (folded := self._folded(equation, inputs)) is not None:
+            return folded
         if name == "custom_jvp_call":
             called = equation.params.get("name")
             if called == "logaddexp" and ex.is_zero(args[1]):
@@ -162,6 +179,30 @@ class Reading:
     def _step(self, step: Step, values: Iterable[Expression]) -> list[int]:
         outputs = [self._new(value) for value in values]
         self.steps.append(replace(step, outputs=tuple(outputs)))
+        return outputs
+
+    def _follow(self, equation: _jaxpr.Equation, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Keep what a value is that depends on no argument."""
+        if equation.bodies or not all(i in self._known for i in inputs) or all(i in self._known for i in outputs):
+            return
+        if max(map(math.prod, equation.shapes.outputs), default=0) <= MOST_FOLLOWED:
+            self._known.update(zip(outputs, equation.bind(*(self._known[i] for i in inputs))))
+
+    def _folded(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> list[int] | None:
+        """What depends on no argument, as random numbers from a given key do: computed now, and closed over.
+
+        None where it can be written, as a mask of ones can.
+        """
+        arrays = [self._known[i] for i in inputs]
+        drawn = any(ex.bare(self.values[i]).op == "name" for i in inputs)
+        if equation.bodies or not (drawn or equation.name in ("random_seed", "random_wrap", "random_bits")):
+            return None
+        outputs = []
+        for held in equation.bind(*arrays):
+            text = self.unique("drawn")
+            self.captured[text] = held
+            outputs.append(self._new(ex.name(text, held.shape, held.dtype)))
+            self._known[outputs[-1]] = held
         return outputs
 
     def _split(self, equation: _jaxpr.Equation, number: int) -> list[int]:

@@ -690,12 +690,12 @@ def _transform(kind: str, x: Expression, lengths: Sequence[int], shape: Sequence
 class _Fft:
     @staticmethod
     def kind(eq):
-        return str(eq.params["fft_type"]).rpartition(".")[2].lower().replace("fft", "") + "fft"
+        kind = eq.params["fft_type"]
+        return ("fft", "ifft", "rfft", "irfft")[int(kind)] if not isinstance(kind, str) else kind.lower()
 
     @staticmethod
     def read(eq, args):
-        name = {"fft": "fft", "ifft": "ifft", "rfft": "rfft", "irfft": "irfft"}[_Fft.kind(eq)]
-        return _transform(name, args[0], eq.params["fft_lengths"], _shape(eq), eq.dtypes.outputs[0])
+        return _transform(_Fft.kind(eq), args[0], eq.params["fft_lengths"], _shape(eq), eq.dtypes.outputs[0])
 
     @staticmethod
     def pull(eq, args, out, d):

@@ -136,7 +136,7 @@ def add(a: Expression, b: Expression) -> Expression:
     if is_zero(b):
         return spread(a, shape)
     x, y = bare(a), bare(b)
-    if x.op == y.op == "number" and (folded := _exact(x.detail + y.detail, x, y)) is not None:
+    if x.op == y.op == "number" and (folded := _exact(x.detail + y.detail, number(3, x.dtype))) is not None:
         return spread(folded, shape)
     if x is y:
         return spread(multiply(number(2, x.dtype), x), shape)
@@ -190,8 +190,9 @@ def multiply(a: Expression, b: Expression) -> Expression:
 def _exact(value: Any, *of: Expression) -> Expression | None:
     """The number, where its dtype holds it as it is: two roundings would make another number than one."""
     dtype = of[0].dtype
-    kept = np.asarray(value, dtype).item() == value
-    return number(value, dtype) if kept and abs(value) < 2**24 else None
+    kept = np.asarray(value, dtype).item() == value and abs(value) < 2**24
+    scaled = any(isinstance(x.detail, float | int) and math.frexp(x.detail)[0] in (0.5, -0.5) for x in of)
+    return number(value, dtype) if kept or scaled else None
 
 
 def divide(a: Expression, b: Expression) -> Expression:
@@ -240,8 +241,11 @@ def where(condition: Expression, a: Expression, b: Expression) -> Expression:
     shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
     if bare(condition).op == "number":
         return spread(a if bare(condition).detail else b, shape)
-    if is_zero(a) and is_zero(b):
+    if is_zero(a) and is_zero(b) and a.dtype != np.bool_:
         return spread(number(0, a.dtype), shape)
+    yes, no = bare(a), bare(b)
+    if yes.op == no.op == "number" and yes.dtype == np.bool_ and (yes.detail, no.detail) == (True, False):
+        return spread(condition, shape)
     return spread(elementwise("where", (condition, a, b), None, a.dtype), shape)
 
 
@@ -370,6 +374,9 @@ def transpose(x: Expression, order: Sequence[int]) -> Expression:
         return transpose(x.args[0], [x.detail[k] for k in order])
     if x.op == "spread" and x.args[0].ndim == 0:
         return spread(x.args[0], shape)
+    if x.op == "contract" and x.ndim == 2 and not x.detail[1][0] and x.args[0].ndim == x.args[1].ndim == 2:
+        (contracted, batch), (a, b) = x.detail, x.args
+        return contract(b, a, contracted[::-1], batch[::-1], x.dtype)
     return make("transpose", (x,), order, shape, x.dtype)
 
 
@@ -433,11 +440,25 @@ def contract(
     if is_zero(a) or is_zero(b):
         free = [[n for k, n in enumerate(x.shape) if k not in (*batch[i], *contracted[i])] for i, x in enumerate((a, b))]
         return spread(number(0, dtype), (*(a.shape[k] for k in batch[0]), *free[0], *free[1]))
+    a, contracted, batch = _straightened(a, 0, contracted, batch)
+    b, contracted, batch = _straightened(b, 1, contracted, batch)
     detail = tuple(tuple(tuple(int(k) for k in part) for part in pair) for pair in (contracted, batch))
     taken = [(*detail[1][k], *detail[0][k]) for k in range(2)]
     free = [[n for k, n in enumerate(x.shape) if k not in taken[i]] for i, x in enumerate((a, b))]
     shape = (*(a.shape[k] for k in detail[1][0]), *free[0], *free[1])
     return make("contract", (a, b), detail, shape, dtype)
+
+
+def _straightened(x: Expression, which: int, contracted: Any, batch: Any) -> tuple[Expression, Any, Any]:
+    """An operand of a product without a transpose, where its free axes stay in order: the product names the axes."""
+    if x.op != "transpose":
+        return x, contracted, batch
+    taken = {*contracted[which], *batch[which]}
+    free = [x.detail[k] for k in range(x.ndim) if k not in taken]
+    if free != sorted(free):
+        return x, contracted, batch
+    moved = lambda pair: tuple(tuple(x.detail[k] for k in p) if i == which else tuple(p) for i, p in enumerate(pair))
+    return x.args[0], moved(contracted), moved(batch)
 
 
 def call(template: str, args: Sequence[Expression], shape: Sequence[int], dtype: Any) -> Expression:

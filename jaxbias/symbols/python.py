@@ -15,7 +15,7 @@ LETTERS = "ijklmnopqrstuvwxyzabcdefgh"
 
 
 def literal(value: Any, dtype: Any) -> str:
-    """The shortest text of a number in its dtype."""
+    """The text of a number, with all the digits that it has."""
     if isinstance(value, complex) or np.dtype(dtype).kind == "c":
         return repr(complex(value))
     if np.dtype(dtype).kind == "b":
@@ -25,7 +25,7 @@ def literal(value: Any, dtype: Any) -> str:
         return f"{'-' if value < 0 else ''}jnp.{'nan' if math.isnan(value) else 'inf'}"
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return str(np.dtype(dtype).type(value)) if np.dtype(dtype).itemsize in (4, 8) else repr(value)
+    return repr(value)
 
 
 class Printer:
@@ -94,7 +94,7 @@ class Printer:
         (core,), exponent = x.args, x.detail
         if exponent == 0.5:
             return f"jnp.sqrt({self(core)})", ATOM
-        text = literal(exponent, np.float32 if x.dtype.itemsize <= 4 else x.dtype)
+        text = literal(exponent, x.dtype)
         return f"{self(core, ATOM)}**{text if exponent >= 0 else f'({text})' if '.' in text else text}", POWER
 
     def apply(self, x: Expression) -> tuple[str, int]:
@@ -193,7 +193,8 @@ class Printer:
         if len(contracted[0]) == 1 and batch == (lead, lead):
             matrix = a.ndim == b.ndim == len(lead) + 2
             (k,), (m,) = contracted
-            if matrix or (not lead and a.ndim <= 2 and b.ndim <= 2):
+            rows = not lead and b.ndim <= 2 and contracted[0] == (a.ndim - 1,)
+            if matrix or rows or (not lead and a.ndim <= 2 and b.ndim <= 2):
                 left = self._turned(a, k != a.ndim - 1)
                 right = self._turned(b, m != max(b.ndim - 2, 0))
                 return f"{left} @ {right}", PRODUCT
