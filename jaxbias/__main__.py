@@ -16,7 +16,7 @@ def program() -> NoReturn:
     """Run the command line and end the process with its exit status."""
     try:
         _answer_interrupts()
-        # Of a program in the cache XLA reports, as of JAX 0.10, tuning flags that no processor has, as errors by the page.
+        # Of a program in the cache XLA reports tuning flags that no processor has, as errors by the page (JAX 0.10).
         # What goes wrong in XLA arrives as an exception.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from jaxbias.app import cli, failure

@@ -13,7 +13,7 @@ from jaxbias.derivation import Example, normal, random_like
 from jaxbias.layers import _attention as core
 from jaxbias.layers import _distance, _query_norm, attention
 from jaxbias.params import Params
-from tests.planted import _right_answer, assert_caught
+from tests.planted import assert_caught, right_answer
 
 Inputs = attention.Inputs
 
@@ -491,7 +491,7 @@ def test_planted_faults_are_caught(key, name, monkeypatch):
     for uncompiled in ("forward", "backward"):
         monkeypatch.setattr(core, uncompiled, RIGHT_CORE[uncompiled])
     monkeypatch.setattr(core, "_dropout_mask", fixed_mask)
-    residuals, delta, _ = _right_answer(EVERYTHING, key)
+    residuals, delta, _ = right_answer(EVERYTHING, key)
     without_values.weight = residuals.params.value.weight
     monkeypatch.setattr(module, function, wrong)
     found = EVERYTHING.layer.backward(residuals, delta)
