@@ -160,8 +160,10 @@ def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in:
             del params
             return example.loss.forward(out, targets)
 
+        loss_backward: Callable[..., Any] = example.loss.backward  # those here take the cotangent too
+
         def backward(residuals, delta):
-            return (), example.loss.backward(residuals, delta)
+            return (), loss_backward(residuals, delta)
 
         value = jax.eval_shape(forward, (), out)[0]
         delta = normal(delta_key, value.shape, out_drawn.dtype) if value.shape else np.ones(())

@@ -196,7 +196,9 @@ def _worth(x: Expression) -> bool:
     """Whether to keep a value rather than to compute it again: a sum, a product of matrices, a costly function."""
     costly = {"contract", "total", "apply", "call"}
     stopped = x.op == "call" and "stop_gradient" in x.detail
-    varies = any(node.op == "name" for node in parts(x)) and x.op not in ("size", "compare", "cast") and not _of_sizes(x)
+    varies = (
+        any(node.op == "name" for node in parts(x)) and x.op not in ("size", "compare", "cast") and not _of_sizes(x)
+    )
     return varies and any(node.op in costly for node in parts(x)) and not stopped
 
 

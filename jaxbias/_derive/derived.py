@@ -1,6 +1,5 @@
 """`derive`: the backward pass of a function, as code, checked before it is shown."""
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -107,7 +106,8 @@ def derive(
     program, _ = _jaxpr.trace_inlined(flat, *leaves)
     inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
     sizes = sizes_in(program, flat, leaves, inputs)
-    written = _Written(Reading(program, inputs, _closed_over(forward), sizes), wanted, keep)
+    captured = _closed_over(forward)
+    written = _Written(Reading(program, inputs, captured, sizes), wanted, keep)
     function, report, namespace = _checked(forward, args, tree, wanted, chosen, written)
     captured = [written.reading.captured[text] for text in written.captured]
     shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
@@ -181,13 +181,14 @@ def _identifier(text: str) -> str:
     return made if not made[0].isdigit() else f"x{made}"
 
 
-def _closed_over(forward: Callable[..., Any]) -> dict[int, str]:
-    """id of what a function closes over → the variable that holds it."""
+def _closed_over(forward: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """Variables that a function closes over, and what they hold."""
     try:
-        found_in = inspect.getclosurevars(inspect.unwrap(forward))
+        variables = inspect.getclosurevars(inspect.unwrap(forward))
     except TypeError:
-        return {}
-    return {id(value): text for part in (found_in.globals, found_in.nonlocals) for text, value in part.items()}
+        return []
+    both = {**variables.globals, **variables.nonlocals}
+    return [(text, value) for text, value in both.items() if isinstance(value, np.ndarray | jax.Array)]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -383,9 +384,10 @@ class _Whole(Printer):
 
 def _letter(x: Expression) -> str:
     """A name for a value that the user gave none."""
-    if x.op == "apply" or x.op == "call":
-        if words := re.findall(r"([a-z]\w*)\(", x.detail if x.op == "call" else f"{x.detail}("):
-            return {"exp": "e", "sqrt": "root", "max": "largest", "min": "smallest"}.get(words[0], words[0] + "_")
+    words = re.findall(r"([a-z]\w*)\(", f"{x.detail}(") if x.op in ("apply", "call") else []
+    if words:
+        known = {"exp": "e", "sqrt": "root", "max": "largest", "min": "smallest"}
+        return known.get(words[0], f"{words[0]}_")
     names = {"contract": "z", "total": "total", "div": "ratio", "add": "s", "mul": "product", "power": "power",
              "where": "chosen", "expand": "e"}  # fmt: skip
     if x.op in ("expand", "spread", "drop", "reshape", "transpose", "cast", "negative"):
@@ -505,6 +507,3 @@ def _replaced(leaves: Sequence[Any], places: Sequence[int], values: Sequence[Any
     for k, x in zip(places, values):
         full[k] = x
     return full
-
-
-_ = functools

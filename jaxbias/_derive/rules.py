@@ -1,7 +1,8 @@
 """What each primitive is in NumPy's words, and what its error signal is worth to each of its operands.
 
 A rule has two halves. `read(equation, args)` is the expression of the output, `pull(equation, args, out, delta)` the
-error signals of the operands, None for one that has none. A primitive without a rule is carried out by JAX, and said so.
+error signals of the operands, None for one that has none. A primitive without a rule is carried out by JAX, and said
+to be.
 """
 
 import math
@@ -82,12 +83,19 @@ UNARY: dict[str, tuple[str, Callable[[Expression, Expression, Expression], Expre
     "lgamma": ("jax.scipy.special.gammaln",
                lambda x, out, d: ex.multiply(d, ex.apply("jax.scipy.special.digamma", x))),
     "digamma": ("jax.scipy.special.digamma",
-                lambda x, out, d: ex.multiply(d, ex.call("jax.scipy.special.polygamma(1, {0})", [x], x.shape, x.dtype))),
+                lambda x, out, d: ex.multiply(
+                    d, ex.call("jax.scipy.special.polygamma(1, {0})", [x], x.shape, x.dtype))),
     "relu": ("jax.nn.relu", lambda x, out, d: ex.where(ex.compare(">", x, _num(0, x)), d, _num(0, x))),
     "softplus": ("jax.nn.softplus", lambda x, out, d: ex.multiply(d, ex.apply("jax.nn.sigmoid", x))),
 }  # fmt: skip
 
-STEPS = {"sign": "jnp.sign", "floor": "jnp.floor", "ceil": "jnp.ceil", "round": "jnp.round", "is_finite": "jnp.isfinite"}
+STEPS = {
+    "sign": "jnp.sign",
+    "floor": "jnp.floor",
+    "ceil": "jnp.ceil",
+    "round": "jnp.round",
+    "is_finite": "jnp.isfinite",
+}
 """Functions whose derivative is 0."""
 
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
@@ -308,7 +316,9 @@ class _Iota:
     def read(eq, args):
         shape, axis = _shape(eq), eq.params["dimension"]
         dtype = eq.dtypes.outputs[0]
-        text = f"jnp.arange({shape[axis]})" if str(dtype) == "int32" else f"jnp.arange({shape[axis]}, dtype=jnp.{dtype})"
+        text = (
+            f"jnp.arange({shape[axis]})" if str(dtype) == "int32" else f"jnp.arange({shape[axis]}, dtype=jnp.{dtype})"
+        )
         line = ex.call(text, [], (shape[axis],), dtype)
         return ex.spread(ex.expand(line, [k for k in range(len(shape)) if k > axis and True][: len(shape) - axis - 1])
                          if axis < len(shape) - 1 else line, shape)  # fmt: skip
@@ -528,7 +538,8 @@ class _Dot:
     @staticmethod
     def read(eq, args):
         contracted, batch = eq.params["dimension_numbers"]
-        return ex.cast(ex.contract(*args, contracted, batch, _product_dtype(args)), eq.dtypes.outputs[0])
+        a, b = args
+        return ex.cast(ex.contract(a, b, contracted, batch, _product_dtype(args)), eq.dtypes.outputs[0])
 
     @staticmethod
     def pull(eq, args, out, d):

@@ -228,7 +228,7 @@ def with_row_weight(loss: Loss) -> ConfiguredLoss:
     Raises:
         TypeError: the loss takes no row_weight; or, when called, targets that are no pair.
     """
-    forward: Any = getattr(loss, "forward", None)
+    forward = getattr(loss, "forward", None)
     function = f"with_row_weight of {getattr(loss, 'name', getattr(loss, '__name__', 'loss').rpartition('.')[2])}"
     if not callable(forward) or "row_weight" not in inspect.signature(forward).parameters:
         raise TypeError(f"with_row_weight: {describe(loss)} takes no row_weight, as those of jb.losses do.")
@@ -236,6 +236,7 @@ def with_row_weight(loss: Loss) -> ConfiguredLoss:
     def weighted(out: Any, targets: Any) -> tuple[Array, Any]:
         if not isinstance(targets, tuple | list) or len(targets) != 2:
             raise TypeError(f"{function}: targets must be a pair (targets, row_weight), got {describe(targets)}.")
-        return forward(out, targets[0], row_weight=targets[1])
+        row_weighted: Any = forward
+        return row_weighted(out, targets[0], row_weight=targets[1])
 
     return ConfiguredLoss(weighted, loss.backward, function)

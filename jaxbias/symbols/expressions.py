@@ -226,7 +226,14 @@ def apply(function: str, *args: Expression, dtype: Any = None) -> Expression:
     return elementwise("apply", args, function, args[0].dtype if dtype is None else dtype)
 
 
-_SIGNS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne}
+_SIGNS = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
 def compare(sign: str, a: Expression, b: Expression) -> Expression:
@@ -438,7 +445,9 @@ def contract(
 ) -> Expression:
     """The products of `lax.dot_general`: batch axes first, then the free ones of a, then those of b."""
     if is_zero(a) or is_zero(b):
-        free = [[n for k, n in enumerate(x.shape) if k not in (*batch[i], *contracted[i])] for i, x in enumerate((a, b))]
+        free = [
+            [n for k, n in enumerate(x.shape) if k not in (*batch[i], *contracted[i])] for i, x in enumerate((a, b))
+        ]
         return spread(number(0, dtype), (*(a.shape[k] for k in batch[0]), *free[0], *free[1]))
     a, contracted, batch = _straightened(a, 0, contracted, batch)
     b, contracted, batch = _straightened(b, 1, contracted, batch)

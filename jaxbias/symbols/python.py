@@ -1,4 +1,4 @@
-"""Expressions as Python that a person would write: NumPy's operators and methods, `@`, `keepdims=True`, `x[:, None]`."""
+"""Expressions as Python that a person would write: NumPy's operators and methods, `@`, `keepdims`, `x[:, None]`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -133,7 +133,7 @@ class Printer:
         if self.text_of(core) is None:
             if core.op == "total" and core.detail == axes:
                 return self._reduced(core.args[0], "sum", axes, True), ATOM
-            if core.op == "div" and (mean := self._mean(*core.args, axes)) is not None:
+            if core.op == "div" and (mean := self._mean(core.args[0], core.args[1], axes)) is not None:
                 return mean, ATOM
             if core.op == "call" and "{keep}" in core.detail:
                 return self.call(core, axes)
@@ -155,8 +155,8 @@ class Printer:
         return f"{self(x.args[0], ATOM)}[{_places(x.detail, x.args[0].shape)}]", ATOM
 
     def placed(self, x: Expression) -> tuple[str, int]:
-        like, what = x.args
-        return f"jnp.zeros_like({self(like)}).at[{_places(x.detail, x.shape)}].set({self(what)})", ATOM
+        like, held = x.args
+        return f"jnp.zeros_like({self(like)}).at[{_places(x.detail, x.shape)}].set({self(held)})", ATOM
 
     def transpose(self, x: Expression) -> tuple[str, int]:
         (core,), order = x.args, x.detail
