@@ -417,13 +417,21 @@ LOSSES = {
         DENSE,
         lambda out, y: F.huber_loss(out, y, delta=0.5, reduction="sum") / len(y),
     ),
+    "poisson_nll": (losses.poisson_nll, DENSE, lambda out, y: F.poisson_nll_loss(out, y, reduction="sum") / len(y)),
+    "gaussian_nll": (
+        losses.gaussian_nll,
+        np.concatenate([DENSE, DENSE], axis=-1),
+        lambda out, y: F.gaussian_nll_loss(out[:, :6], y, torch.exp(out[:, 6:]), reduction="sum") / len(y),
+        (5, 12),
+    ),
 }
+"""The loss, targets, the same in PyTorch; then the shape of out where that is not (5, 3)."""
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss(key, name):
-    loss, targets, torch_loss = LOSSES[name]
-    out = jax.random.normal(key, (5, 3), jnp.float64)
+    loss, targets, torch_loss, *shape = LOSSES[name]
+    out = jax.random.normal(key, *shape or [(5, 3)], jnp.float64)
     value, residuals = loss.forward(out, jnp.asarray(targets))
     torch_out = to_torch(out)
     expected = torch_loss(torch_out, torch.from_numpy(targets))
