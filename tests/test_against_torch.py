@@ -417,6 +417,16 @@ LOSSES = {
         DENSE,
         lambda out, y: F.huber_loss(out, y, delta=0.5, reduction="sum") / len(y),
     ),
+    "kl_divergence": (
+        losses.kl_divergence.loss(temperature=2.0),
+        DENSE,
+        lambda out, y: 4 * F.kl_div(F.log_softmax(out / 2, 1), F.softmax(y / 2, 1), reduction="batchmean"),
+    ),
+    "kl_divergence reversed": (
+        losses.kl_divergence.loss(reverse=True),
+        DENSE,
+        lambda out, y: F.kl_div(F.log_softmax(y, 1), F.softmax(out, 1), reduction="batchmean"),
+    ),
     "poisson_nll": (losses.poisson_nll, DENSE, lambda out, y: F.poisson_nll_loss(out, y, reduction="sum") / len(y)),
     "gaussian_nll": (
         losses.gaussian_nll,

@@ -36,6 +36,7 @@ LOSSES = {
     "cross_entropy": "classification",
     "binary_cross_entropy": "classification",
     "hinge": "classification",
+    "focal": "classification",
     "mean_squared_error": "regression",
     "half_squared_error": "regression",
     "huber": "regression",
@@ -46,6 +47,7 @@ LOSSES = {
 """Loss → what it is for; the first of a kind is its default."""
 
 NOT_OFFERED = {
+    "kl_divergence": "it takes the logits of a teacher in the place of labels",
     "poisson_nll": "its output is a log rate, not the value of which errors are printed",
 }
 """Loss → why no command line takes it."""
@@ -343,7 +345,9 @@ def prepare(
     except (ValueError, TypeError) as error:
         raise ValueError(f"network: {network!r} does not fit rows of shape {x.shape[1:]}: {error}") from None
     if out != (1, outputs):
-        meaning = f"the {rows.classes} classes" if rows.classes else f"the {outputs} values per row of {chosen_loss.name}"
+        meaning = (
+            f"the {rows.classes} classes" if rows.classes else f"the {outputs} values per row of {chosen_loss.name}"
+        )
         raise ValueError(
             f"network: {network!r} gives rows of shape {out[1:]}, but {rows.name} needs ({outputs},) for {meaning}. "
             f"End it with dense:{outputs}."
