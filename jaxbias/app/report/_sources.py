@@ -76,6 +76,8 @@ WORKS = {
     r"Cho et al\. \(2014\)": _ARXIV + "1406.1078",
     r"Hinton et al\. \(2015\)": _ARXIV + "1503.02531",
     r"Lin et al\. \(2017\)": _ARXIV + "1708.02002",
+    r"van den Oord et al\. \(2018\)": _ARXIV + "1807.03748",
+    r"Radford et al\. \(2021\)": _ARXIV + "2103.00020",
     r"Koenker and Bassett \(1978\)": _DOI + "10.2307/1913643",
     r"Nix and Weigend \(1994\)": _DOI + "10.1109/ICNN.1994.374138",
     r"Seitzer et al\. \(2022\)": _ARXIV + "2203.09168",
