@@ -47,6 +47,7 @@ LOSSES = {
 """Loss → what it is for; the first of a kind is its default."""
 
 NOT_OFFERED = {
+    "ctc": "its targets are sequences of labels",
     "info_nce": "it compares the embeddings of two networks",
     "kl_divergence": "it takes the logits of a teacher in the place of labels",
     "poisson_nll": "its output is a log rate, not the value of which errors are printed",

@@ -17,6 +17,7 @@ from jaxbias.params import ConfiguredLoss, Loss, of_network
 from . import (
     binary_cross_entropy,
     cross_entropy,
+    ctc,
     focal,
     gaussian_nll,
     half_squared_error,
@@ -36,6 +37,7 @@ __all__ = [
     "Loss",
     "binary_cross_entropy",
     "cross_entropy",
+    "ctc",
     "focal",
     "gaussian_nll",
     "half_squared_error",

@@ -78,6 +78,7 @@ WORKS = {
     r"Lin et al\. \(2017\)": _ARXIV + "1708.02002",
     r"van den Oord et al\. \(2018\)": _ARXIV + "1807.03748",
     r"Radford et al\. \(2021\)": _ARXIV + "2103.00020",
+    r"Graves et al\. \(2006\)": _DOI + "10.1145/1143844.1143891",
     r"Koenker and Bassett \(1978\)": _DOI + "10.2307/1913643",
     r"Nix and Weigend \(1994\)": _DOI + "10.1109/ICNN.1994.374138",
     r"Seitzer et al\. \(2022\)": _ARXIV + "2203.09168",
