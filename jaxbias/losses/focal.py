@@ -89,8 +89,8 @@ def forward(
         out: logits z (*batch, K).
         targets: 0 or 1 in the shape of out, floating point; or labels (*batch,), integers in [0, K).
         gamma: γ ≥ 0, how fast the weight of what is predicted well falls.
-        class_weight: α. Binary: (α₀, α₁) of targets 0 and 1, or (2, K), other ones for each output; (1 − α, α) is the
-            paper's α. Softmax: (K,), by label; the mean is then divided by the sum of the labels' weights, as that of
+        class_weight: α. For targets of 0 and 1 (α₀, α₁), or (2, K), other ones for each output; the paper's α is
+            (1 − α, α). For labels (K,); the mean is then divided by the sum of the labels' weights, as that of
             `cross_entropy`.
         row_weight: one number per row; the mean is then divided by their sum.
         reduction: "mean" or "sum" over rows, or "none": a loss per row.
