@@ -169,16 +169,11 @@ WRONG = {
     "the length of a sequence ignored": (OF_LOG_PROBABILITIES, lambda r, d: ctc.backward(_all_steps(r), d)),
     "the cotangent of the row forgotten": (OF_LOG_PROBABILITIES, lambda r, d: ctc.backward(r, jnp.ones_like(d))),
     "(9.11.21) for logits": (OF_LOGITS, lambda r, d: ctc.backward(r._replace(log_probabilities=Static(True)), d)),
-    "not divided by n": (OF_LOGITS, lambda r, d: 3 * ctc.backward(r, d)),
-    "the sign": (OF_LOGITS, lambda r, d: -ctc.backward(r, d)),
 }
 IN_THE_PASS = {
-    "no step over a blank": ("to_two)\n", "to_two + LOG_ZERO)\n"),
     "a step over every blank": ("jnp.where(lattice.skips, leaving, LOG_ZERO)", "leaving"),
     "the emission of t counted in α and in β": ("softmax(alpha + beta", "softmax(alpha + beta + emissions"),
-    "α without β": ("softmax(alpha + beta", "softmax(alpha"),
     "only behind the last label": ("jnp.where(_is_end(lattice)", "jnp.where(_is_end(lattice) & (lattice.symbols == 0)"),
-    "from the first step to the last": ("reverse=True", "reverse=False"),
 }
 
 
