@@ -84,6 +84,7 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "rnn": ("64", True, _over_time(layers.rnn)),
     "lstm": ("64", True, _over_time(layers.lstm)),
     "gru": ("64", True, _over_time(layers.gru)),
+    "mingru": ("64", True, _over_time(layers.mingru)),
     "attention": ("4x16", True, lambda size, **options: layers.attention.layer(*_sizes(size), **options)),
 }
 NOT_WRITTEN = {
@@ -100,7 +101,7 @@ NOT_WRITTEN = {
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
 
-OVER_TIME = {"rnn", "lstm", "gru", "attention", "positions"}
+OVER_TIME = {"rnn", "lstm", "gru", "mingru", "attention", "positions"}
 
 NAMES = (*_BUILDERS, *ACTIVATIONS)
 """Every layer that a spec may name."""

@@ -73,6 +73,7 @@ WORKS = {
     r"Shi et al\. \(2016\)": _ARXIV + "1609.05158",
     r"Hochreiter and Schmidhuber \(1997\)": _DOI + "10.1162/neco.1997.9.8.1735",
     r"Gers et al\. \(2002\)": "https://www.jmlr.org/papers/v3/gers02a.html",
+    r"Feng et al\. \(2024\)": _ARXIV + "2410.01201",
     r"Cho et al\. \(2014\)": _ARXIV + "1406.1078",
 }
 """Pattern of a citation, author and year → address."""
