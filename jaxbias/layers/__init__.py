@@ -31,6 +31,7 @@ from . import (
     rms_norm,
     rnn,
     spectral_norm,
+    ssm,
     upsample,
     weight_norm,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "softmax",
     "softplus",
     "spectral_norm",
+    "ssm",
     "tanh",
     "upsample",
     "weight_norm",

@@ -73,6 +73,9 @@ WORKS = {
     r"Shi et al\. \(2016\)": _ARXIV + "1609.05158",
     r"Hochreiter and Schmidhuber \(1997\)": _DOI + "10.1162/neco.1997.9.8.1735",
     r"Gers et al\. \(2002\)": "https://www.jmlr.org/papers/v3/gers02a.html",
+    r"Gu and Dao \(2023\)": _ARXIV + "2312.00752",
+    r"Gu et al\. \(2022\)": _ARXIV + "2206.11893",
+    r"Orvieto et al\. \(2023\)": _ARXIV + "2303.06349",
     r"Feng et al\. \(2024\)": _ARXIV + "2410.01201",
     r"Cho et al\. \(2014\)": _ARXIV + "1406.1078",
 }
