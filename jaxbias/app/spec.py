@@ -86,6 +86,11 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "gru": ("64", True, _over_time(layers.gru)),
     "mingru": ("64", True, _over_time(layers.mingru)),
     "ssm": ("16", True, _over_time(layers.ssm)),
+    "linear_attention": (
+        "4x16",
+        True,
+        lambda size, **options: layers.linear_attention.layer(*_sizes(size), **options),
+    ),
     "attention": ("4x16", True, lambda size, **options: layers.attention.layer(*_sizes(size), **options)),
 }
 NOT_WRITTEN = {
@@ -102,7 +107,7 @@ NOT_WRITTEN = {
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
 
-OVER_TIME = {"rnn", "lstm", "gru", "mingru", "ssm", "attention", "positions"}
+OVER_TIME = {"rnn", "lstm", "gru", "mingru", "ssm", "linear_attention", "attention", "positions"}
 
 NAMES = (*_BUILDERS, *ACTIVATIONS)
 """Every layer that a spec may name."""

@@ -333,7 +333,7 @@ DERIVATIONS = (
             r"\partial L/\partial A_{\log} = A \sum \tau w \quad (\nu \mathrm{\ alike:\ } -e^\nu \mathrm{Re} \sum w)",
             r"\partial L/\partial \theta = -\mathrm{Im} \sum w \mathrm{\ (complex)}",
             r"\partial L/\partial B = \sum \lambda x \mathrm{\ (real)}",
-            r"\partial L/\partial C = \sum h \delta,\quad \partial L/\partial b = \sum \delta \mathrm{\ (real,\ complex)}",
+            r"\partial L/\partial C = \sum h \delta,\quad \partial L/\partial b = \sum \delta \mathrm{\ (diagonal)}",
             r"\partial L/\partial D = \sum x \delta",
             r"\partial L/\partial x_t = \sum_s \lambda \tau B + D \delta + \sum_i \delta_i W_i^\top,\ i = \tau, B, C",
             r"\partial L/\partial h_0 = e^{\tau_1 A} \lambda_1",

@@ -76,6 +76,8 @@ WORKS = {
     r"Gu and Dao \(2023\)": _ARXIV + "2312.00752",
     r"Gu et al\. \(2022\)": _ARXIV + "2206.11893",
     r"Orvieto et al\. \(2023\)": _ARXIV + "2303.06349",
+    r"Katharopoulos et al\. \(2020\)": _ARXIV + "2006.16236",
+    r"Yang et al\. \(2024\)": _ARXIV + "2312.06635",
     r"Feng et al\. \(2024\)": _ARXIV + "2410.01201",
     r"Cho et al\. \(2014\)": _ARXIV + "1406.1078",
 }
