@@ -7,8 +7,8 @@
 (`conv:16x3x3:padding=VALID:stride=2`). `swiglu:128` has 128 gates and as many outputs as inputs, `swiglu:128x10` ten,
 `geglu`, `reglu` and `glu` likewise. `lstm:64:output=last` gives its state
 after the last step, `lstm:64:both_directions=true` that of each step from both ends; the digits are then sequences of
-lines. `ssm:16` has 16 states for each feature. `max_pool:2` takes windows of 2 along every spatial axis. Options are the
-keywords of the layer.
+lines. `ssm:16` has 16 states for each feature. `max_pool:2` takes windows of 2 along every spatial axis. Options are
+the keywords of the layer.
 """
 
 import difflib

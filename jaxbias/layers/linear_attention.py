@@ -17,8 +17,8 @@ Backward, with δ = ∂L/∂o:
     ∂L/∂W = Σ xᵀ δ and ∂L/∂b = Σ δ of each product, and ∂L/∂x is the sum of its ways, as in 9.2.8-9.2.9.
 
 Both forms go through chunks of steps (`_linear_attention.py`): neither all S[t] nor T × T scores exist at any time. The
-normalised one is carried as a column of ones beside v, whose S is s and whose δ is η. S g and s η nearly cancel where the
-values are alike, so that δq and δk have more rounding than the terms they are made of, here and in autodiff. A step
+normalised one is carried as a column of ones beside v, whose S is s and whose δ is η. S g and s η nearly cancel where
+the values are alike, so that δq and δk have more rounding than the terms they are made of, here and in autodiff. A step
 sees nothing behind itself, so that padding at the end of a row changes no step before it.
 
 Which biases matter (9.14): normalised, the weights of a step sum to 1, so the value bias adds bv Wo to every output, a

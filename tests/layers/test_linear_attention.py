@@ -141,13 +141,11 @@ def test_bad_input_is_named(key):
 Q, K, V, A, O = ({f"0.{name}.weight", f"0.{name}.bias"} for name in ("query", "key", "value", "gate", "out"))
 X = {"1"}
 FAULTS = {
-    "without η": (NORMALISED, linear_attention.backward, ("eta = -jnp.sum(", "eta = 0 * jnp.sum("), Q | K | X),
     "η of the wrong sign": (NORMALISED, linear_attention.backward, ("eta = -jnp.sum(", "eta = jnp.sum("), Q | K | X),
     "without φ′": (
         NORMALISED, linear_attention.backward, ("delta_k * _slope(operands.k)", "delta_k"), K | X,
     ),
-    "R not handed on": (NORMALISED, core.backward, ("return before, ", "return 0 * before, "), K | V | X),
-    "R not handed on, decayed": (DECAYED, core.backward, ("return before, ", "return 0 * before, "), K | V | A | X),
+    "R not handed on": (DECAYED, core.backward, ("return before, ", "return 0 * before, "), K | V | A | X),
     "R handed on without decay": (DECAYED, core.backward, ("decay.whole(behind) +", "behind +"), K | V | A | X),
     "(9.9.15) over earlier steps": (
         DECAYED, core.backward, ("_sum_of_later(", "(lambda z: jnp.cumsum(z, -2))("),
