@@ -118,6 +118,7 @@ def run(
         counts: (time, n) bools, whether a step counts; None where all do. y of one that does not is 0.
         start: the state before the first step.
         chunk: largest number of steps whose states exist at the same time.
+        reverse: from the last step to the first.
     """
 
     def piece(state, at):
@@ -147,6 +148,7 @@ def pull_back(
         states: before each chunk, from `run`; the others are those of `run`.
         delta: ∂L/∂y, (time, n, …).
         later: ∂L/∂(state after the last step) from elsewhere.
+        chunk, reverse: those of `run`.
     """
 
     def piece(later, at):

@@ -49,6 +49,7 @@ from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import _linear_attention as core
 from jaxbias.layers._affine import affine, affine_backward
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, weight_and_bias
 
 CHUNK, TEMPERATURE = 32, 16.0
@@ -263,6 +264,9 @@ def _check_settings(function: str, temperature: Any, chunk: Any) -> None:
         raise ValueError(f"{function}: temperature must be positive, got {temperature}.")
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE)  # PyTorch has no such module
+
+
 def layer(
     heads: int,
     head_size: int,
@@ -305,7 +309,9 @@ def layer(
         )
 
     keywords = {"temperature": temperature, "chunk": chunk}
-    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "linear_attention")
+    return Layer(
+        init_for, partial(forward, **keywords), partial(backward, **keywords), "linear_attention", layouts=LAYOUTS
+    )
 
 
 DERIVATIONS = (

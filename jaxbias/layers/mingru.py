@@ -51,6 +51,7 @@ from jaxbias.layers._sequence import (
     opened,
     sequence_of,
 )
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, Static, weight_and_bias
 
 
@@ -182,6 +183,9 @@ def _check_params(params: Any) -> None:
         )
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE)  # PyTorch has no such module
+
+
 def layer(
     units: int,
     *,
@@ -217,7 +221,7 @@ def layer(
         )
 
     keywords = {"reverse": reverse, "output": output}
-    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "mingru")
+    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "mingru", layouts=LAYOUTS)
 
 
 def _with_state_and_lengths(key: Array, dtype: DTypeLike) -> Sequences:

@@ -62,6 +62,7 @@ from jaxbias.layers._sequence import (
     opened,
     sequence_of,
 )
+from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Static, weight_and_bias
 
 KINDS = ("selective", "real", "complex")
@@ -263,6 +264,9 @@ def _check_shape(leaf: Any, wanted: tuple[int, ...], name: str, params: Any) -> 
         )
 
 
+LAYOUTS = Layouts(pytorch=AS_HERE)  # PyTorch has no such module
+
+
 def layer(
     states: int = 16,
     *,
@@ -303,7 +307,7 @@ def layer(
         )
 
     keywords = {"reverse": reverse, "output": output, "chunk": chunk}
-    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "ssm")
+    return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "ssm", layouts=LAYOUTS)
 
 
 def _given(x: tuple[int, int, int], state: tuple[int, ...], lengths: tuple[int, ...]):
