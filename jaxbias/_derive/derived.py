@@ -367,12 +367,28 @@ class _Written:
         self.backward_lines = [*again, *self.backward_lines]
 
     def steps(self) -> tuple[tuple[str, str], ...]:
-        """The forward's lines, and beside each what of the backward belongs to it."""
-        left = [f"{text} = {value}" for text, value in self.forward_lines]
-        right = [f"{text} = {value}" for text, value in self.backward_lines]
-        rows = max(len(left), len(right))
-        pad = lambda lines: [*lines, *[""] * (rows - len(lines))]
-        return (("forward", "backward"), *zip(pad(left), pad(right)))
+        """The forward's lines from the top down, and beside each its error signal, which are computed from below."""
+        waiting = list(self.backward_lines)
+        given = {d.detail for d in self.deltas if d is not None}
+        rows: list[tuple[str, str]] = []  # the last first
+
+        def until(name: str) -> str:
+            """The line of this error signal; those that come before it get rows of their own."""
+            if name not in [text for text, _ in waiting]:
+                return f"{name} is given" if name in given else ""
+            while waiting:
+                text, value = waiting.pop(0)
+                if text == name:
+                    return f"{text} = {value}"
+                rows.append(("", f"{text} = {value}"))
+            return ""
+
+        for text, value in reversed(self.forward_lines):
+            signal = until(f"d_{text}")
+            rows.append((f"{text} = {value}", signal))
+        arguments = {f"d_{self.reading.values[n].detail}": self.reading.values[n].detail for n in self.reading.inputs}
+        rows += [(arguments.get(text, ""), f"{text} = {value}") for text, value in waiting]
+        return (("forward", "backward, from below"), *reversed(rows))
 
 
 class _Whole(Printer):

@@ -15,7 +15,7 @@ LETTERS = "ijklmnopqrstuvwxyzabcdefgh"
 
 
 def literal(value: Any, dtype: Any) -> str:
-    """The text of a number, with all the digits that it has."""
+    """The text of a number: as a person writes 1e-05 where float32 holds just that, else with all its digits."""
     if isinstance(value, complex) or np.dtype(dtype).kind == "c":
         return repr(complex(value))
     if np.dtype(dtype).kind == "b":
@@ -25,7 +25,9 @@ def literal(value: Any, dtype: Any) -> str:
         return f"{'-' if value < 0 else ''}jnp.{'nan' if math.isnan(value) else 'inf'}"
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return repr(value)
+    short = str(np.float32(value)) if np.dtype(dtype).itemsize == 4 else repr(value)
+    digits = sum(c.isdigit() for c in short.partition("e")[0].strip("0.").replace(".", ""))
+    return short if np.float32(value) == np.float32(short) and digits <= 5 else repr(value)
 
 
 class Printer:
