@@ -58,6 +58,8 @@ class Backward:
         for part in parts:
             counts[part] = counts.get(part, 0) + 1
         terms = [ex.multiply(ex.number(n, part.dtype), part) for part, n in counts.items()]
+        if (whole := _joined(terms)) is not None:
+            return whole
         delta = terms[0]
         for term in terms[1:]:
             delta = ex.add(delta, term)
@@ -124,6 +126,31 @@ class Backward:
         delta = self._arrived(number)
         delta = ex.zeros(argument) if delta is None else delta
         return ex.spread(ex.cast(delta, argument.dtype), argument.shape)
+
+
+def _joined(terms: Sequence[Expression]) -> Expression | None:
+    """Error signals of the parts of one array side by side, where together they are all of it."""
+    if len(terms) < 2 or any(term.op != "placed" for term in terms):
+        return None
+    shape = terms[0].shape
+    spans = [[k for k, p in enumerate(term.detail) if p != (0, shape[k], 1)] for term in terms]
+    if any(len(axes) != 1 or axes != spans[0] for axes in spans):
+        return None
+    ((axis,), *_), end = spans, 0
+    places = [term.detail[axis] for term in terms]
+    if any(not isinstance(place, tuple) or place[2] != 1 for place in places):
+        return None
+    order = sorted(range(len(terms)), key=lambda k: places[k])
+    for k in order:
+        if places[k][0] != end:
+            return None
+        end = places[k][1]
+    if end != shape[axis]:
+        return None
+    holes = ", ".join(f"{{{k}}}" for k in range(len(terms)))
+    last = -1 if axis == len(shape) - 1 and axis else axis
+    parts_in_order = [terms[k].args[1] for k in order]
+    return ex.call(f"jnp.concatenate([{holes}], axis={last})", parts_in_order, shape, terms[0].dtype)
 
 
 def _as_wide_as(delta: Expression, arg: Expression) -> Expression:

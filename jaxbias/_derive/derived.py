@@ -402,8 +402,9 @@ def _letter(x: Expression) -> str:
     """A name for a value that the user gave none."""
     words = re.findall(r"([a-z]\w*)\(", f"{x.detail}(") if x.op in ("apply", "call") else []
     if words:
+        of = ex.bare(x.args[0]) if x.args else x
         known = {"exp": "e", "sqrt": "root", "max": "largest", "min": "smallest"}
-        return known.get(words[0], f"{words[0]}_")
+        return f"{words[0]}_{of.detail}" if of.op == "name" else known.get(words[0], words[0])
     names = {"contract": "z", "total": "total", "div": "ratio", "add": "s", "mul": "product", "power": "power",
              "where": "chosen", "expand": "e"}  # fmt: skip
     if x.op in ("expand", "spread", "drop", "reshape", "transpose", "cast", "negative"):

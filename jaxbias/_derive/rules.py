@@ -655,7 +655,9 @@ def _undo_wrap(ids: Expression, n: int) -> Expression:
     core = ex.bare(ids)
     if core.op == "where" and core.args[0].op == "compare" and core.args[0].detail == "<":
         given = core.args[2]
-        if core.args[0].args[0] is given and core.args[1] is ex.bare(ex.add(given, ex.number(n, given.dtype))):
+        wrapped = core.args[1]
+        plus_n = wrapped.op == "add" and wrapped.args[0] is given and ex.value_of(wrapped.args[1]) == n
+        if core.args[0].args[0] is given and plus_n:
             return ex.spread(given, ids.shape)
     return ids
 

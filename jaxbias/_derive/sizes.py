@@ -20,13 +20,15 @@ def sizes_in(
 ) -> Sizes:
     """Constants of the program that are sizes, products of two, their roots or reciprocals.
 
-    Every size above 1 is made one larger, equal ones alike; where the function cannot take that, nothing is known.
+    Every size above 1 is made larger, equal ones alike and each by another number, so that of 5 and 4 the one is not taken
+    for the other less 1. Where the function cannot take that, nothing is known.
 
     Args:
         program: the trace of the function on these leaves.
         inputs: the arguments by name.
     """
-    other = [jax.ShapeDtypeStruct([n + (n > 1) for n in np.shape(leaf)], leaf.dtype) for leaf in leaves]
+    larger = {n: n + k for k, n in enumerate(sorted({n for leaf in leaves for n in np.shape(leaf) if n > 1}), start=1)}
+    other = [jax.ShapeDtypeStruct([larger.get(n, n) for n in np.shape(leaf)], leaf.dtype) for leaf in leaves]
     try:
         second, _ = _jaxpr.trace_inlined(function, *other)
     except Exception:  # the function's own: its shapes do not fit together any more
@@ -56,24 +58,26 @@ def _moving(a: _jaxpr.Program, b: _jaxpr.Program) -> Iterator[tuple[tuple[int, i
             yield from _moving(body, other)
 
 
+_OF_A_SIZE: tuple[tuple[Callable[[float], float], Callable[[Expression], Expression]], ...] = (
+    (lambda n: n, lambda x: x),
+    (lambda n: 1 / n, lambda x: ex.divide(ex.number(1, x.dtype), x)),
+    (lambda n: n**0.5, lambda x: ex.apply("jnp.sqrt", x)),
+    (lambda n: n**-0.5, lambda x: ex.power(x, -0.5)),
+    (lambda n: n - 1, lambda x: ex.subtract(x, ex.number(1, x.dtype))),
+)
+"""What becomes of a size: as numbers, and as expressions; the simplest first."""
+
+
 def _as_size(first: float, second: float, sizes: Sequence[Any]) -> Callable[[Any], Expression] | None:
+    """The expression that is the first number at the first sizes and the second at the others."""
     same = lambda x, y: math.isclose(x, first, rel_tol=1e-6) and math.isclose(y, second, rel_tol=1e-6)
-    for x, n, m in sizes:
-        retyped = lambda dtype, x=x: ex.size(x.args[0], x.detail, dtype)
-        if same(n, m):
-            return retyped
-        if same(math.sqrt(n), math.sqrt(m)):
-            return lambda dtype, made=retyped: ex.apply("jnp.sqrt", made(dtype))
-        if same(1 / n, 1 / m):
-            return lambda dtype, made=retyped: ex.divide(ex.number(1, dtype), made(dtype))
-        if same(n**-0.5, m**-0.5):
-            return lambda dtype, made=retyped: ex.power(made(dtype), -0.5)
-        if same(n - 1, m - 1):
-            return lambda dtype, made=retyped: ex.subtract(made(dtype), ex.number(1, dtype))
+    retyped = lambda x, dtype: ex.size(x.args[0], x.detail, dtype)
+    for of, write in _OF_A_SIZE:
+        for x, n, m in sizes:
+            if same(of(n), of(m)):
+                return lambda dtype, x=x, write=write: write(retyped(x, dtype))
     for x, n, m in sizes:
         for y, k, j in sizes:
             if same(n * k, m * j):
-                return lambda dtype, x=x, y=y: ex.multiply(
-                    ex.size(x.args[0], x.detail, dtype), ex.size(y.args[0], y.detail, dtype)
-                )
+                return lambda dtype, x=x, y=y: ex.multiply(retyped(x, dtype), retyped(y, dtype))
     return None
