@@ -1,4 +1,4 @@
-"""Write docs/derivations.md: ten functions as `jb.derive` derives them; `python -m docs.derivations` in the repository."""
+"""Write docs/derivations.md, ten functions as `jb.derive` derives them: `python -m docs.derivations`."""
 
 import inspect
 import textwrap

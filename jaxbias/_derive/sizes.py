@@ -20,8 +20,8 @@ def sizes_in(
 ) -> Sizes:
     """Constants of the program that are sizes, products of two, their roots or reciprocals.
 
-    Every size above 1 is made larger, equal ones alike and each by another number, so that of 5 and 4 the one is not taken
-    for the other less 1. Where the function cannot take that, nothing is known.
+    Every size above 1 is made larger, equal ones alike and each by another number, so that 4 is not taken for 5 less 1.
+    Where the function cannot take that, nothing is known.
 
     Args:
         program: the trace of the function on these leaves.
