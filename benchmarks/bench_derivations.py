@@ -196,7 +196,8 @@ def _sized(name: str, scale: str) -> Sized:
     is_loss = not isinstance(getattr(example, "layer", None), Layer)
     if name not in SIZED:
         if is_loss:
-            return Sized(example.loss, example.out, targets=lambda key, out: example.targets(key, out.dtype))
+            dtype_of = lambda out: jax.tree.leaves(out)[0].dtype
+            return Sized(example.loss, example.out, targets=lambda key, out: example.targets(key, dtype_of(out)))
         return Sized(example.layer, example.x)
     sized = SIZED[name]()
     if scale == "tiny":
@@ -249,7 +250,7 @@ def _loss_case(sized: Sized):
 
     def build(sizes, dtype):
         keys = jax.random.split(jax.random.key(3))
-        out = jax.random.normal(keys[0], sizes["x"], dtype)
+        out = sizes["make"](keys[0], dtype) if "make" in sizes else jax.random.normal(keys[0], sizes["x"], dtype)
         targets = draw_targets(keys[1], out)
 
         def hand(out, targets):

@@ -12,6 +12,9 @@ from . import penalties as penalties
 from . import selfcheck as selfcheck
 from . import train as train
 from . import verify as verify
+from ._derive import Derived as Derived
+from ._derive import NotDerived as NotDerived
+from ._derive import derive as derive
 from ._summary import summary as summary
 from .foreign import surgery as surgery
 from .foreign.capture import capture as capture

@@ -35,13 +35,13 @@ class LossExample(NamedTuple):
     Attributes:
         label: what is special about it, for example "integer targets".
         loss: the configured loss.
-        out: shape of the network output (drawn standard normal).
+        out: shape of the network output (drawn standard normal), or `(key, dtype) -> out`.
         targets: `(key, dtype) -> targets`.
     """
 
     label: str
     loss: Loss
-    out: tuple[int, ...]
+    out: tuple[int, ...] | Callable[[Array, DTypeLike], Any]
     targets: Callable[[Array, DTypeLike], Any]
 
 
@@ -150,7 +150,7 @@ def _layer_instances(example: Example, key: Array, dtype: DTypeLike, held_in: Se
 def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in: Sequence[DTypeLike]) -> list[Instance]:
     out_key, targets_key = jax.random.split(key)
     delta_key = jax.random.fold_in(key, 0)
-    out_drawn = normal(out_key, example.out, dtype)
+    out_drawn = example.out(out_key, dtype) if callable(example.out) else normal(out_key, example.out, dtype)
     targets_drawn = example.targets(targets_key, dtype)
 
     def held(dtype):
@@ -166,7 +166,7 @@ def _loss_instances(example: LossExample, key: Array, dtype: DTypeLike, held_in:
             return (), loss_backward(residuals, delta)
 
         value = jax.eval_shape(forward, (), out)[0]
-        delta = normal(delta_key, value.shape, out_drawn.dtype) if value.shape else np.ones(())
+        delta = normal(delta_key, value.shape, dtype) if value.shape else np.ones(())
         return Instance(forward, backward, (), out, jax.device_put(np.asarray(delta).astype(value.dtype)))
 
     return [held(dtype) for dtype in held_in]

@@ -110,12 +110,12 @@ class LossForward(Protocol):
 
 @runtime_checkable
 class LossBackward(Protocol):
-    """`residuals -> delta`, the first error signal ∂L/∂out (9), in the dtype of out.
+    """`residuals -> delta`, the first error signal ∂L/∂out (9), in the tree and the dtypes of out.
 
     Those of `jb.losses` take the cotangent of the loss as a second argument, 1 by default.
     """
 
-    def __call__(self, residuals: Any, /) -> Array: ...
+    def __call__(self, residuals: Any, /) -> Any: ...
 
 
 class ConfiguredLoss(NamedTuple):
@@ -300,7 +300,7 @@ def _call(function: Callable[..., Any]) -> str:
     return f"{function_name(function)}({', '.join(needed)})"
 
 
-def run_forward(layer: Layer, params: Tree, x: Any, state: Tree = None) -> tuple[Array, Tree]:
+def run_forward(layer: Layer, params: Tree, x: Any, state: Tree = None) -> tuple[Any, Tree]:
     """`layer.forward`, handing over `state` only where the layer keeps one.
 
     Raises:

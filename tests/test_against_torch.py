@@ -362,6 +362,16 @@ def test_linear_cross_entropy(key):
 LABELS = np.array([0, 2, 1, 1, 2])
 WEIGHT = np.array([0.5, 2, 1])
 DENSE = np.array([[0.2, 0.5, 0.3], [1, 0, 0], [0, 0.9, 0.1], [0.3, 0.3, 0.4], [0, 0, 1]])
+SEQUENCES = np.array([[1, 1, 2], [3, -1, -1], [2, 0, -1]]), np.array([3, 3, 2])
+
+
+def torch_ctc(out, targets, lengths):
+    """The blank last, and labels for more steps than there are left out."""
+    log_p, sizes = F.log_softmax(out, -1).transpose(0, 1), (targets >= 0).sum(1)
+    costs = F.ctc_loss(log_p, targets.clamp(min=0), lengths, sizes, blank=4, reduction="none", zero_infinity=True)
+    return costs.sum()
+
+
 LOSSES = {
     "mean_squared_error": (losses.mean_squared_error, DENSE, F.mse_loss),
     "mean_squared_error sum": (
@@ -417,16 +427,40 @@ LOSSES = {
         DENSE,
         lambda out, y: F.huber_loss(out, y, delta=0.5, reduction="sum") / len(y),
     ),
+    "kl_divergence": (
+        losses.kl_divergence.loss(temperature=2.0),
+        DENSE,
+        lambda out, y: 4 * F.kl_div(F.log_softmax(out / 2, 1), F.softmax(y / 2, 1), reduction="batchmean"),
+    ),
+    "kl_divergence reversed": (
+        losses.kl_divergence.loss(reverse=True),
+        DENSE,
+        lambda out, y: F.kl_div(F.log_softmax(y, 1), F.softmax(out, 1), reduction="batchmean"),
+    ),
+    "poisson_nll": (losses.poisson_nll, DENSE, lambda out, y: F.poisson_nll_loss(out, y, reduction="sum") / len(y)),
+    "gaussian_nll": (
+        losses.gaussian_nll,
+        np.concatenate([DENSE, DENSE], axis=-1),
+        lambda out, y: F.gaussian_nll_loss(out[:, :6], y, torch.exp(out[:, 6:]), reduction="sum") / len(y),
+        (5, 12),
+    ),
+    "ctc": (
+        losses.ctc.loss(blank=4, reduction="sum", skip_infeasible=True),
+        SEQUENCES,
+        lambda out, targets: torch_ctc(out, *targets),
+        (3, 5, 5),
+    ),
 }
+"""The loss, targets, the same in PyTorch; then the shape of out where that is not (5, 3)."""
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss(key, name):
-    loss, targets, torch_loss = LOSSES[name]
-    out = jax.random.normal(key, (5, 3), jnp.float64)
-    value, residuals = loss.forward(out, jnp.asarray(targets))
+    loss, targets, torch_loss, *shape = LOSSES[name]
+    out = jax.random.normal(key, *shape or [(5, 3)], jnp.float64)
+    value, residuals = loss.forward(out, jax.tree.map(jnp.asarray, targets))
     torch_out = to_torch(out)
-    expected = torch_loss(torch_out, torch.from_numpy(targets))
+    expected = torch_loss(torch_out, jax.tree.map(torch.from_numpy, targets))
     expected.backward()
     assert_close(value, expected, "loss")
     assert_close(loss.backward(residuals), torch_out.grad, "delta")

@@ -119,6 +119,16 @@ def test_the_flax_preset_is_what_flax_does(key):
     assert (theirs.bias_init(key, (4,), jnp.float32) == ours["bias_init"](key, (4,), jnp.float32)).all()
 
 
+def test_time_steps_lie_log_uniform_between_their_ends(key):
+    """(9.9.11): softplus(bτ) = τ0; bτ = log τ0 would be 0.0501 too low at τ0 = 0.1."""
+    bias = initializers.time_step(0.1, 0.1)(key, (2,), jnp.float64)
+    np.testing.assert_allclose(bias, np.log(np.exp(0.1) - 1), rtol=1e-14)
+    tau = jax.nn.softplus(initializers.time_step()(key, (1000,), jnp.float64))
+    assert np.all((tau >= 0.001) & (tau <= 0.1))
+    in_decade = np.mean(np.asarray(tau) < 0.01)  # half of them, within four standard errors
+    assert abs(in_decade - 0.5) < 4 * 0.5 / np.sqrt(1000)
+
+
 def test_log_prior_by_hand(key):
     assert initializers.log_prior(0.2)(key, (2,), jnp.float64).tolist() == pytest.approx([-1.386294361119891] * 2)
     bias = initializers.log_prior([0.5, 0.25, 0.25])(key, (3,), jnp.float64)
@@ -147,6 +157,7 @@ def test_names_and_functions_are_taken_by_the_layers(key):
         (lambda k: initializers.uniform(1.0, 1.0), "uniform: low must be below high, got low=1.0, high=1.0"),
         (lambda k: initializers.scaled(1.0, "fan"), "scaled: fan must be .*got 'fan'"),
         (lambda k: initializers.scaled(1.0, "fan_in", "beta"), "scaled: distribution must be .*got 'beta'"),
+        (lambda k: initializers.time_step(0.1, 0.01), "time_step: wanted 0 < low <= high, got low=0.1, high=0.01"),
         (lambda k: initializers.log_prior(1.0), "log_prior: p must be .* strictly between 0 and 1, got 1.0"),
         (
             lambda k: initializers.log_prior([0.5, 0.3]),

@@ -38,7 +38,7 @@ from jaxbias._jaxpr.balls import (
 )
 from jaxbias._jaxpr.evaluation import apply, control_flow, run_by
 from jaxbias._jaxpr.program import Equation, Program, digest_of
-from jaxbias._jaxpr.queries import backward_slice
+from jaxbias._jaxpr.queries import backward_slice, written_in
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     """Enclosures of the program's outputs at exactly these inputs, at the precision set by `precision`.
 
     Args:
-        constants_as_reals: every float constant stands for all reals that round to it in the dtype it was traced with.
+        constants_as_reals: every float constant stands for all reals that round to it in the dtype it was written in.
         deadline: in `time.process_time`.
 
     Raises:
@@ -63,7 +63,8 @@ def run(
             return control_flow(equation, values, lambda body, inputs: run(body, inputs, constants_as_reals, deadline))
         return _apply(equation, values)
 
-    radii = [_half_ulp(program.dtypes[i]) if constants_as_reals else 0.0 for i in program.constants]
+    dtypes = [written_in(held, program.dtypes[i]) for i, held in program.constants.items()]
+    radii = [_half_ulp(dtype) if constants_as_reals else 0.0 for dtype in dtypes]
     constants = {i: lift(held, radius) for (i, held), radius in zip(program.constants.items(), radii)}
     with np.errstate(all="ignore"):
         return run_by(step, replace(program, constants=constants), map(lift, inputs))

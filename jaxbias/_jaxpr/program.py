@@ -149,6 +149,13 @@ class Equation:
         return int("".join(itertools.takewhile(str.isdigit, rest))) if scope else None
 
     @property
+    def called(self) -> str:
+        """Name of the function with a derivative of its own that this calls, as its author wrote it; "" for others."""
+        body = self.params.get("call_jaxpr")
+        info = getattr(_open(body)[0], "debug_info", None) if self.name == "custom_jvp_call" else None
+        return getattr(info, "func_name", "")
+
+    @property
     def group(self) -> int:
         """Shared by the copies of one equation: those of every pass of a loop, and of every call of a function."""
         return id(self._eqn)

@@ -25,12 +25,17 @@ def coarsest_constant(program: Program) -> float:
 
     A scalar has become float64 before it comes here; one that float32 holds exactly, with many digits, was a float32.
     """
-    dtypes = {program.dtypes[number] for number in program.constants}
-    scalars = [float(v) for v in program.constants.values() if v.ndim == 0 and v.dtype == np.float64]
-    single = lambda v: abs(v) < 3e38 and float(np.float32(v)) == v
-    if any(single(v) and math.frexp(v)[0] * 2**16 % 1 and v % 1 for v in scalars):
-        dtypes.add(np.dtype(np.float32))
+    dtypes = {written_in(held, program.dtypes[number]) for number, held in program.constants.items()}
     return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
+
+
+def written_in(held: Any, dtype: Any) -> Any:
+    """The dtype that a constant was rounded to before it came here."""
+    if np.ndim(held) or dtype != np.float64:
+        return dtype
+    value = float(held)
+    single = abs(value) < 3e38 and float(np.float32(value)) == value
+    return np.dtype(np.float32) if single and math.frexp(value)[0] * 2**16 % 1 and value % 1 else dtype
 
 
 OPAQUE = frozenset("pure_callback io_callback pallas_call ffi_call custom_call xla_call tpu_custom_call".split())  # noqa: SIM905

@@ -343,6 +343,22 @@ def summary(
 
 
 @app.command()
+def derive(
+    target: Annotated[str, typer.Argument(help="module:function or file.py:function.")],
+    shapes: Annotated[str, typer.Option(help="Of each argument: x=8x16,W=16x4; i for integers: ids=i4.")] = "",
+    argnums: Annotated[
+        str, typer.Option(help="Arguments to differentiate with respect to: 0,2. All if left out.")
+    ] = "",
+    keep: Annotated[str, typer.Option(help="named: what has a name; least: compute again what is cheap.")] = "named",
+    out: Annotated[Path | None, typer.Option(help="Write the code to this file.")] = None,
+) -> int:
+    """Write the backward pass of a function, checked; with a function of no arguments that returns them, from those."""
+    from jaxbias.app import derive_command as command
+
+    return command.run(target, shapes=shapes, argnums=argnums, keep=keep, out=out)
+
+
+@app.command()
 def verify(
     target: Annotated[str, typer.Argument(help="module:function or file.py:function, which returns a Report.")] = "",
     self_test: Annotated[bool, typer.Option("--self-test", help="Plant mistakes in right rules instead.")] = False,

@@ -7,8 +7,8 @@
 (`conv:16x3x3:padding=VALID:stride=2`). `swiglu:128` has 128 gates and as many outputs as inputs, `swiglu:128x10` ten,
 `geglu`, `reglu` and `glu` likewise. `lstm:64:output=last` gives its state
 after the last step, `lstm:64:both_directions=true` that of each step from both ends; the digits are then sequences of
-lines. `max_pool:2` takes windows of 2 along every spatial axis. Options are the
-keywords of the layer.
+lines. `ssm:16` has 16 states for each feature. `max_pool:2` takes windows of 2 along every spatial axis. Options are
+the keywords of the layer.
 """
 
 import difflib
@@ -84,6 +84,13 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "rnn": ("64", True, _over_time(layers.rnn)),
     "lstm": ("64", True, _over_time(layers.lstm)),
     "gru": ("64", True, _over_time(layers.gru)),
+    "mingru": ("64", True, _over_time(layers.mingru)),
+    "ssm": ("16", True, _over_time(layers.ssm)),
+    "linear_attention": (
+        "4x16",
+        True,
+        lambda size, **options: layers.linear_attention.layer(*_sizes(size), **options),
+    ),
     "attention": ("4x16", True, lambda size, **options: layers.attention.layer(*_sizes(size), **options)),
 }
 NOT_WRITTEN = {
@@ -100,7 +107,7 @@ NOT_WRITTEN = {
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
 
-OVER_TIME = {"rnn", "lstm", "gru", "attention", "positions"}
+OVER_TIME = {"rnn", "lstm", "gru", "mingru", "ssm", "linear_attention", "attention", "positions"}
 
 NAMES = (*_BUILDERS, *ACTIVATIONS)
 """Every layer that a spec may name."""

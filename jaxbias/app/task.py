@@ -36,11 +36,23 @@ LOSSES = {
     "cross_entropy": "classification",
     "binary_cross_entropy": "classification",
     "hinge": "classification",
+    "focal": "classification",
     "mean_squared_error": "regression",
     "half_squared_error": "regression",
     "huber": "regression",
+    "log_cosh": "regression",
+    "pinball": "regression",
+    "gaussian_nll": "regression",
 }
 """Loss → what it is for; the first of a kind is its default."""
+
+NOT_OFFERED = {
+    "ctc": "its targets are sequences of labels",
+    "info_nce": "it compares the embeddings of two networks",
+    "kl_divergence": "it takes the logits of a teacher in the place of labels",
+    "poisson_nll": "its output is a log rate, not the value of which errors are printed",
+}
+"""Loss → why no command line takes it."""
 
 
 class Task(NamedTuple):
@@ -178,6 +190,8 @@ def loss_by_name(text: str | None, data: datasets.Data) -> losses.ConfiguredLoss
     """
     fitting = [name for name, task in LOSSES.items() if task == data.task]
     name, options = spec.call(text or fitting[0])
+    if name in NOT_OFFERED:
+        raise ValueError(f"loss: {name} is for Python: {NOT_OFFERED[name]}. Here: {', '.join(fitting)}.")
     _check_known("loss", name, LOSSES, "jaxbias")
     if name not in fitting:
         raise ValueError(f"loss: {name} is for {LOSSES[name]}, but {data.name} is {data.task}: {', '.join(fitting)}.")
@@ -260,7 +274,8 @@ def _for_loss(data: datasets.Data, loss: losses.ConfiguredLoss) -> tuple[tuple[n
     """The targets in the form that the loss takes, and how many outputs belong to them."""
     targets = data.y_train, data.y_test
     if data.classes is None:
-        return targets, data.y_train.shape[1]
+        per_target = 2 if loss.name == "gaussian_nll" else 1  # a mean, and then a log variance
+        return targets, per_target * data.y_train.shape[1]
     if loss.name != "binary_cross_entropy":
         return targets, data.classes
     if data.classes == 2:  # one output: the log-odds of the second class
@@ -332,7 +347,9 @@ def prepare(
     except (ValueError, TypeError) as error:
         raise ValueError(f"network: {network!r} does not fit rows of shape {x.shape[1:]}: {error}") from None
     if out != (1, outputs):
-        meaning = f"the {rows.classes} classes" if rows.classes else f"the {outputs} values per row"
+        meaning = (
+            f"the {rows.classes} classes" if rows.classes else f"the {outputs} values per row of {chosen_loss.name}"
+        )
         raise ValueError(
             f"network: {network!r} gives rows of shape {out[1:]}, but {rows.name} needs ({outputs},) for {meaning}. "
             f"End it with dense:{outputs}."

@@ -17,6 +17,7 @@ A weight (*axes, fan_out) has fan_in = the product of all axes but the last: C_i
     log_prior(p)               log(p/(1−p)), or log p per class                          the last bias
     forget_gate(v)             v for the forget gate, 0 for the others                   the bias of lstm
     chrono(longest)            log U(1, longest − 1) for the gate that keeps, −log for the input gate       of lstm, gru
+    time_step(low, high)       softplus⁻¹ of a time step log-uniform in [low, high]          bτ of ssm
     data_dependent             a function of network, params and a batch                 both
 
 The `*_normal` of JAX are truncated at two standard deviations and widened to keep the variance.
@@ -38,6 +39,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxbias._doors import check_key, check_size, describe
+from jaxbias._numerics import accumulation_dtype
 from jaxbias.initializers._data_dependent import data_dependent
 from jaxbias.params import Params
 
@@ -71,6 +73,7 @@ __all__ = [
     "positive",
     "preset",
     "scaled",
+    "time_step",
     "uniform",
     "xavier_normal",
     "xavier_uniform",
@@ -349,6 +352,31 @@ def chrono(longest: int, gates: str = "ifgo") -> Draw:
         steps = _drawn(jax.random.uniform, key, (kept.stop - kept.start,), dtype, 1.0, float(longest - 1))
         bias = jnp.zeros(shape, dtype).at[kept].set(jnp.log(steps))
         return bias.at[_block("chrono", gates, "i", shape)].set(-jnp.log(steps)) if "i" in gates else bias
+
+    return init
+
+
+def time_step(low: float = 1e-3, high: float = 1e-1) -> Draw:
+    """The bias bτ of a step size τ = softplus(… + bτ) that begins log-uniform in [low, high].
+
+        bτ = τ0 + log(1 − e^−τ0),  so that softplus(bτ) = τ0                                                (9.9.11)
+
+    log τ0 in its place would be τ0 only for small steps; 0 would give every unit the step 0.69.
+
+        jb.layers.ssm.layer(16, time_step_init=jb.initializers.time_step(1e-4, 1e-1))
+
+    Source: A. Gu, T. Dao, Mamba (2023), sec. 3.6.
+
+    Raises:
+        ValueError: not 0 < low ≤ high.
+    """
+    if not 0 < low <= high:
+        raise ValueError(f"initializers.time_step: wanted 0 < low <= high, got low={low}, high={high}.")
+
+    def init(key, shape, dtype=jnp.float32):
+        wide = accumulation_dtype(dtype)
+        tau = jnp.exp(_drawn(jax.random.uniform, key, tuple(shape), wide, math.log(low), math.log(high)))
+        return (tau + jnp.log(-jnp.expm1(-tau))).astype(dtype)
 
     return init
 

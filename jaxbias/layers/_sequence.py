@@ -138,7 +138,7 @@ def gradient_of(form: Static, delta_x: Array, x: Array, delta_start: Any, start:
     return _in_form(kind, Sequences(in_dtype(jnp.swapaxes(delta_x, 0, 1), x), delta_state))
 
 
-def checked_state(state: Any, shape: tuple[int, int], dtype: Any, function: str, name: str, axes: str) -> Array:
+def checked_state(state: Any, shape: tuple[int, ...], dtype: Any, function: str, name: str, axes: str) -> Array:
     """A given state, which must have this shape; zeros where none was given.
 
     Raises:

@@ -14,7 +14,22 @@ Where the network ends in its loss (`layers.linear_cross_entropy`), its input is
 
 from jaxbias.params import ConfiguredLoss, Loss, of_network
 
-from . import binary_cross_entropy, cross_entropy, half_squared_error, hinge, huber, mean_squared_error
+from . import (
+    binary_cross_entropy,
+    cross_entropy,
+    ctc,
+    focal,
+    gaussian_nll,
+    half_squared_error,
+    hinge,
+    huber,
+    info_nce,
+    kl_divergence,
+    log_cosh,
+    mean_squared_error,
+    pinball,
+    poisson_nll,
+)
 from ._loss import with_row_weight
 
 __all__ = [
@@ -22,10 +37,18 @@ __all__ = [
     "Loss",
     "binary_cross_entropy",
     "cross_entropy",
+    "ctc",
+    "focal",
+    "gaussian_nll",
     "half_squared_error",
     "hinge",
     "huber",
+    "info_nce",
+    "kl_divergence",
+    "log_cosh",
     "mean_squared_error",
     "of_network",
+    "pinball",
+    "poisson_nll",
     "with_row_weight",
 ]

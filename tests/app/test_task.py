@@ -137,8 +137,9 @@ def test_files_options_are_not_for_the_digits():
 # --- losses, optimizers, schedules ------------------------------------------------------------------------------------
 
 
-def test_every_loss_is_for_a_task():
-    assert set(tasks.LOSSES) == {name for name in losses.__all__ if inspect.ismodule(getattr(losses, name))}
+def test_every_loss_is_for_a_task_or_said_why_not():
+    known = {name for name in losses.__all__ if inspect.ismodule(getattr(losses, name))}
+    assert known == tasks.LOSSES.keys() | tasks.NOT_OFFERED.keys() and not tasks.LOSSES.keys() & tasks.NOT_OFFERED
 
 
 @pytest.mark.parametrize("name", tasks.LOSSES)
@@ -168,6 +169,14 @@ def test_two_classes_by_one_output(tmp_path):
 def test_options_of_a_loss(houses):
     loss = tasks.prepare(houses, loss="huber:threshold=0.5").loss
     assert float(loss.forward(jnp.array([[3.0]]), jnp.array([[0.0]]))[0]) == 0.5 * (3 - 0.25)
+
+
+def test_a_likelihood_takes_a_mean_and_a_variance_of_each_value(houses):
+    task = tasks.prepare(houses, loss="gaussian_nll:beta=0.5")
+    outputs = 2 * task.targets[0].shape[1]
+    assert task.words["network"].endswith(f"dense:{outputs}")
+    with pytest.raises(ValueError, match=rf"needs \({outputs},\) for the {outputs} values per row of gaussian_nll"):
+        tasks.prepare(houses, "dense:1", loss="gaussian_nll")
 
 
 def test_every_schedule_fills_its_steps_in():
@@ -223,6 +232,7 @@ BAD = [
     ({"loss": "hubert"}, "no loss 'hubert'. Did you mean huber"),
     ({"loss": "huber"}, "huber is for regression, but plants.csv is classification: cross_entropy, "),
     ({"loss": "hinge:margin=2"}, "hinge cannot be built"),
+    ({"loss": "poisson_nll"}, "poisson_nll is for Python: its output is a log rate, .*Here: cross_entropy, "),
     ({"loss": "cross_entropy:label_smoothing=2.0"}, "cross_entropy cannot be built .*label_smoothing"),
     ({"network": "dense:2"}, r"plants.csv needs \(3,\) for the 3 classes. End it with dense:3"),
     ({"batch_size": 73}, "batch_size=73 is larger than the data, which has 72 rows"),

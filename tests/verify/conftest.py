@@ -8,10 +8,3 @@ def args(key):
     """Of `tanh_layer`: x and weight."""
     first, second = jax.random.split(key)
     return jax.random.normal(first, (4, 3), jnp.float32), jax.random.normal(second, (3, 2), jnp.float32)
-
-
-@pytest.fixture
-def by_the_rules_of_jax():
-    """Promotion as it is where nobody asked for less."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield

@@ -212,6 +212,24 @@ def test_a_tie_by_construction_excuses_nothing(name):
     assert verify.vjp(forward, one_element, args, diagnose=False).verdict == "wrong"
 
 
+def test_constants_rounded_to_float32_stand_for_the_reals_around_them():
+    """Written with the digits that float32 holds, of √(2/π) and 0.044715, where a trace in float64 has all of them."""
+    forward = lambda w, x: jax.nn.gelu(w @ x)
+
+    def rule(args, ct, third=0.044714998453855515):
+        w, x = args
+        z = w @ x
+        a = jnp.tanh(0.7978845834732056 * (z + 0.044714998453855515 * z**3))
+        d = ct * z * (1 - a**2)
+        d_z = 0.5 * ct * (1 + a) + 0.3989422917366028 * d + 3 * (third * (0.3989422917366028 * d * z**2))
+        return d_z @ x.T, w.T @ d_z
+
+    args = normal(1, 6, 4), normal(2, 4, 5)
+    assert verify.vjp(forward, rule, args, diagnose=False).verdict == "right"
+    wrong = functools.partial(rule, third=0.04472)
+    assert verify.vjp(forward, wrong, args, diagnose=False).verdict == "wrong"
+
+
 def test_numbers_cut_to_fewer_bits_are_no_other_rule():
     forward = lambda x: lax.reduce_precision(x, 8, 10) * x
     assert verify.vjp(forward, lambda args, ct: (2 * args[0] * ct,), (normal(1, 3),)).verdict == "right"

@@ -73,7 +73,21 @@ WORKS = {
     r"Shi et al\. \(2016\)": _ARXIV + "1609.05158",
     r"Hochreiter and Schmidhuber \(1997\)": _DOI + "10.1162/neco.1997.9.8.1735",
     r"Gers et al\. \(2002\)": "https://www.jmlr.org/papers/v3/gers02a.html",
+    r"Gu and Dao \(2023\)": _ARXIV + "2312.00752",
+    r"Gu et al\. \(2022\)": _ARXIV + "2206.11893",
+    r"Orvieto et al\. \(2023\)": _ARXIV + "2303.06349",
+    r"Katharopoulos et al\. \(2020\)": _ARXIV + "2006.16236",
+    r"Yang et al\. \(2024\)": _ARXIV + "2312.06635",
+    r"Feng et al\. \(2024\)": _ARXIV + "2410.01201",
     r"Cho et al\. \(2014\)": _ARXIV + "1406.1078",
+    r"Hinton et al\. \(2015\)": _ARXIV + "1503.02531",
+    r"Lin et al\. \(2017\)": _ARXIV + "1708.02002",
+    r"van den Oord et al\. \(2018\)": _ARXIV + "1807.03748",
+    r"Radford et al\. \(2021\)": _ARXIV + "2103.00020",
+    r"Graves et al\. \(2006\)": _DOI + "10.1145/1143844.1143891",
+    r"Koenker and Bassett \(1978\)": _DOI + "10.2307/1913643",
+    r"Nix and Weigend \(1994\)": _DOI + "10.1109/ICNN.1994.374138",
+    r"Seitzer et al\. \(2022\)": _ARXIV + "2203.09168",
 }
 """Pattern of a citation, author and year → address."""
 

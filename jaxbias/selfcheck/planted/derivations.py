@@ -30,7 +30,7 @@ def _rule(name: str, example: Example | LossExample) -> Rule:
         def rule(args, cotangent):
             _, residuals = given.forward(*tree.unflatten(args))
             if is_loss:
-                return (cotangent * backward(residuals),)
+                return tuple(cotangent * delta for delta in jax.tree.leaves(backward(residuals)))
             grads, delta_x = backward(residuals, cotangent)
             no_gradient = [None] * jax.tree.structure(given.x).num_leaves  # integers
             return (*jax.tree.leaves(grads), *(no_gradient if delta_x is None else jax.tree.leaves(delta_x)))

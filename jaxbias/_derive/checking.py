@@ -1,0 +1,123 @@
+"""What was written, run: as one function with a custom rule, and judged by `jb.verify` before anyone sees it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbias import verify
+from jaxbias._derive.writing import Written
+from jaxbias._trees import is_float
+
+
+class NotDerived(ValueError):
+    """The backward that was written is not that of the function, so it is not shown."""
+
+
+def checked(forward: Any, args: Any, tree: Any, wanted: Any, chosen: set[int], written: Written) -> Any:
+    """The written functions as one with a custom rule, the report on them, and the module."""
+    namespace: dict[str, Any] = dict(written.reading.captured)
+    for text, unwritten in written.reading.unwritten.items():
+        namespace |= _by_jax(text, unwritten.step)
+    try:
+        exec(compile(written.code, "<derived>", "exec"), namespace)
+    except SyntaxError as error:
+        raise NotDerived(f"derive: what was written is no Python ({error}):\n{written.code}") from None
+    captured = [written.reading.captured[text] for text in written.captured]
+    out_tree = jax.tree.structure(jax.eval_shape(forward, *args))
+    single = len(written.outputs) == 1
+
+    def run(*args: Any) -> Any:
+        out, residuals = namespace["forward"](*jax.tree.leaves(args), *captured)
+        return out_tree.unflatten([out] if single else list(out)), residuals
+
+    def pull(residuals: Any, delta: Any) -> Any:
+        signals = jax.tree.leaves(delta, is_leaf=lambda x: x is None)
+        grads = namespace["backward"](residuals, signals[0] if single else tuple(signals))
+        return dict(zip(wanted, grads))
+
+    def rule(args: Any, delta: Any) -> Any:
+        grads = pull(run(*args)[1], delta)
+        return tree.unflatten([grads.get(k) for k in range(tree.num_leaves)])
+
+    @jax.custom_vjp
+    def function(*args: Any) -> Any:
+        return run(*args)[0]
+
+    def back(residuals: Any, delta: Any) -> Any:
+        grads = pull(residuals, delta)
+        leaves = jax.tree.leaves(args)
+        zeros = [np.zeros(np.shape(x), jax.dtypes.float0) if not is_float(x) else jnp.zeros_like(x) for x in leaves]
+        return tree.unflatten([grads.get(k, zero) for k, zero in enumerate(zeros)])
+
+    function.defvjp(run, back)
+    expected, actual = forward(*args), run(*args)[0]
+    errors = verify.relative_errors(actual=actual, expected=expected)
+    if not all(error < 1e-3 for error in errors.values()):
+        raise NotDerived(f"derive: the forward that was written is another ({errors}):\n{written.code}")
+    leaves = jax.tree.leaves(args)
+    frozen = [k for k in range(tree.num_leaves) if k not in wanted]
+
+    def of_wanted(*some: Any) -> Any:
+        full = dict(zip(wanted, some)) | {k: leaves[k] for k in frozen}
+        return forward(*tree.unflatten([full[k] for k in range(tree.num_leaves)]))
+
+    def rule_of_wanted(some: Any, delta: Any) -> Any:
+        full = dict(zip(wanted, some)) | {k: leaves[k] for k in frozen}
+        grads = pull(run(*tree.unflatten([full[k] for k in range(tree.num_leaves)]))[1], delta)
+        return tuple(grads[k] for k in wanted)
+
+    report = verify.vjp(of_wanted, rule_of_wanted, tuple(leaves[k] for k in wanted), diagnose=False)
+    if not report.verdict.startswith("right"):
+        raise NotDerived(f"derive: what was written is not the gradient.\n{report}\n{written.code}")
+    return function, report, namespace
+
+
+def _by_jax(text: str, step: Any) -> dict[str, Any]:
+    """An operation without a derivation, and its transpose, as functions."""
+    several = len(step.outputs) > 1
+
+    def run(*values: Any) -> Any:
+        out = step.equation.bind(*values)
+        return out if several else out[0]
+
+    def pull(values: Any, signals: Any) -> Any:
+        floats = [k for k, v in enumerate(values) if is_float(jnp.asarray(v))]
+
+        def of_floats(*some: Any) -> Any:
+            full = list(values)
+            for k, v in zip(floats, some):
+                full[k] = v
+            return [out for out in step.equation.bind(*full) if is_float(out)]
+
+        outs, back = jax.vjp(of_floats, *(jnp.asarray(values[k]) for k in floats))
+        shapes = jax.eval_shape(lambda *v: step.equation.bind(*v), *values)
+        sent = [jnp.asarray(s, o.dtype) for s, o in zip(signals, shapes) if is_float(o)]
+        grads = dict(zip(floats, back(sent)))
+        return [grads.get(k) for k in range(len(values))]
+
+    return {text: run, f"{text}_pull": pull}
+
+
+def bytes_of(tree: Any) -> int:
+    """Of the distinct arrays."""
+    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def autodiff_bytes(flat: Callable[..., Any], leaves: Sequence[Any], wanted: Sequence[int]) -> int:
+    def kept(*some: Any) -> Any:
+        full = list(leaves)
+        for k, x in zip(wanted, some):
+            full[k] = x
+        return jax.vjp(lambda *some: [o for o in flat(*_replaced(leaves, wanted, some)) if is_float(o)], *some)[1]
+
+    return bytes_of(jax.eval_shape(kept, *(leaves[k] for k in wanted)))
+
+
+def _replaced(leaves: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    full = list(leaves)
+    for k, x in zip(places, values):
+        full[k] = x
+    return full

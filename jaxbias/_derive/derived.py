@@ -1,0 +1,182 @@
+"""`derive`: the backward pass of a function, as code, checked before it is shown."""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbias import _jaxpr, verify
+from jaxbias._derive.checking import autodiff_bytes, bytes_of, checked
+from jaxbias._derive.reading import Reading
+from jaxbias._derive.sizes import sizes_in
+from jaxbias._derive.writing import Written
+from jaxbias._doors import describe
+from jaxbias._trees import is_float, path_name
+from jaxbias.symbols import expressions as ex
+
+KEEP = ("named", "least")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A forward with its backward pass, written out.
+
+    Attributes:
+        code: a Python module: `forward(…) -> (out, residuals)` and `backward(residuals, d_out) -> gradients`, on the
+            leaves of the arguments in their order. It needs JAX and nothing else.
+        steps: the same as pairs of lines, of the forward and of the backward pass.
+        function: a `jax.custom_vjp` of the two, called as the function was.
+        report: that of `jb.verify` on the backward.
+        residual_bytes: what the backward keeps from the forward.
+        autodiff_bytes: what autodiff keeps.
+        unwritten: operations that have no derivation here, with their lines; JAX carries them out inside of `function`,
+            and `code` takes them as functions.
+    """
+
+    code: str
+    steps: tuple[tuple[str, str], ...]
+    function: Callable[..., Any] = field(repr=False)
+    report: verify.Report = field(repr=False)
+    residual_bytes: int
+    autodiff_bytes: int
+    unwritten: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        width = max((len(left) for left, _ in self.steps), default=0)
+        lines = [f"{left:<{width}}    {right}".rstrip() for left, right in self.steps]
+        kept = f"keeps {self.residual_bytes} bytes for the backward pass; autodiff keeps {self.autodiff_bytes}"
+        return "\n".join([*lines, "", f"{self.report.verdict}; {kept}", *(f"not written: {u}" for u in self.unwritten)])
+
+
+def derive(
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    argnums: int | Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    keep: str = "named",
+) -> Derived:
+    """The backward pass of `forward(*args)`, as a person would write it.
+
+        def dense(W, b, x):
+            z = x @ W + b
+            return jnp.tanh(z)
+
+        print(jb.derive(dense, (W, b, x)).code)
+
+    Args:
+        forward: any function that JAX can trace, of arrays or of trees of them.
+        args: its arguments: arrays, or shapes (`jax.ShapeDtypeStruct`) that values are drawn for.
+        argnums: the arguments to differentiate with respect to; all that hold floating-point numbers if left out.
+        names: of the arguments, where those of the signature do not serve.
+        keep: "named" keeps what the forward gave a name to, "least" computes again what is cheap.
+
+    Raises:
+        TypeError: args is no sequence, forward cannot be traced, or nothing in args can be differentiated.
+        ValueError: another `keep`, or argnums or names that do not fit args.
+        NotDerived: what was written is not the gradient; nothing that is wrong is shown.
+    """
+    if keep not in KEEP:
+        raise ValueError(f'derive: keep must be "named" or "least", got {keep!r}.')
+    if not isinstance(args, tuple | list):
+        raise TypeError(f"derive: args must be a tuple of the arguments, got {describe(args)}. For one: (x,).")
+    args = tuple(jax.tree.map(_drawn, arg) for arg in args)
+    chosen = _chosen(args, argnums)
+    leaves, tree = jax.tree.flatten(args)
+    variables = _arguments(forward, args, names)
+    wanted = [
+        k for k, (path, leaf) in enumerate(jax.tree.leaves_with_path(args)) if path[0].idx in chosen and is_float(leaf)
+    ]
+    if not wanted:
+        raise TypeError("derive: no argument holds floating-point numbers, so there is no gradient.")
+
+    def flat(*leaves: Any) -> list[Any]:
+        return jax.tree.leaves(forward(*tree.unflatten(leaves)))
+
+    program, _ = _jaxpr.trace_inlined(flat, *leaves)
+    inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
+    sizes = sizes_in(program, flat, leaves, inputs)
+    captured = _closed_over(forward)
+    written = Written(Reading(program, inputs, captured, sizes), wanted, keep)
+    function, report, namespace = checked(forward, args, tree, wanted, chosen, written)
+    captured = [written.reading.captured[text] for text in written.captured]
+    shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
+    return Derived(
+        code=written.code,
+        steps=written.steps(),
+        function=function,
+        report=report,
+        residual_bytes=bytes_of(shapes),
+        autodiff_bytes=autodiff_bytes(flat, leaves, wanted),
+        unwritten=tuple(str(unwritten) for unwritten in written.reading.unwritten.values()),
+    )
+
+
+# --- the door ---------------------------------------------------------------------------------------------------------
+
+
+def _drawn(leaf: Any) -> Any:
+    """An array, or normal values for a shape."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        draw = np.random.default_rng(0)
+        values = draw.standard_normal(leaf.shape) if is_float(leaf) else np.zeros(leaf.shape)
+        return jnp.asarray(values, leaf.dtype)
+    return jnp.asarray(leaf)
+
+
+def _chosen(args: tuple[Any, ...], argnums: int | Sequence[int] | None) -> set[int]:
+    if argnums is None:
+        return set(range(len(args)))
+    numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+    if wrong := [n for n in numbers if not -len(args) <= n < len(args)]:
+        raise ValueError(f"derive: argnums names argument {wrong[0]}, but there are {len(args)}.")
+    return {n % len(args) for n in numbers}
+
+
+def _arguments(forward: Callable[..., Any], args: tuple[Any, ...], names: Sequence[str] | None) -> list[str]:
+    """A variable for each leaf: the argument's name, and the path inside of it where it is a tree."""
+    if names is not None and len(names) != len(args):
+        raise ValueError(f"derive: names must name each of the {len(args)} arguments, got {len(names)}.")
+    given = list(names) if names is not None else _signature(forward, len(args))
+    paths = [path for path, _ in jax.tree.leaves_with_path(args)]
+    texts = [_identifier(path_name(path[1:])) if path[1:] else given[path[0].idx] for path in paths]
+    texts = [
+        text if texts.count(text) == 1 else _identifier(f"{given[path[0].idx]}_{text}")
+        for text, path in zip(texts, paths)
+    ]
+    made: list[str] = []
+    for text in texts:
+        while text in (*made, "jax", "jnp", "residuals"):
+            text += "_"
+        made.append(text)
+    return made
+
+
+def _signature(forward: Callable[..., Any], count: int) -> list[str]:
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return [f"x_{k}" for k in range(count)]
+    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = next((p.name for p in parameters if p.kind == p.VAR_POSITIONAL), "x")
+    return [plain[k] if k < len(plain) else f"{rest}_{k - len(plain)}" for k in range(count)]
+
+
+def _identifier(text: str) -> str:
+    made = re.sub(r"\W+", "_", text).strip("_") or "x"
+    return made if not made[0].isdigit() else f"x{made}"
+
+
+def _closed_over(forward: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """Variables that a function closes over, and what they hold."""
+    try:
+        variables = inspect.getclosurevars(inspect.unwrap(forward))
+    except TypeError:
+        return []
+    both = {**variables.globals, **variables.nonlocals}
+    return [(text, value) for text, value in both.items() if isinstance(value, np.ndarray | jax.Array)]

@@ -1,0 +1,93 @@
+"""Entries picked by index: rows of tables, points, entries along an axis."""
+
+from jaxbias import _jaxpr
+from jaxbias._derive.rules.rule import NoRule, rule, shape_of
+from jaxbias.symbols import expressions as ex
+from jaxbias.symbols.expressions import Expression
+
+
+def _picked(eq: _jaxpr.Equation) -> tuple[int, ...] | None:
+    """The first axes of a table that a gather takes single entries of, by one index each; None for other gathers."""
+    numbers, sizes = eq.params["dimension_numbers"], eq.params["slice_sizes"]
+    table, indices = eq.shapes.inputs
+    axes = tuple(numbers.start_index_map)
+    count = len(indices) - 1
+    rest = [k for k in range(len(table)) if k not in axes]
+    offsets = tuple(range(count, count + len(rest)))
+    if axes == tuple(range(len(axes))) or len(axes) == 1:
+        whole = tuple(numbers.collapsed_slice_dims) == axes and all(sizes[k] == table[k] for k in rest)
+        if len(axes) == 1:
+            offsets = (*range(axes[0]), *range(axes[0] + count, count + len(rest)))
+        if whole and not numbers.operand_batching_dims and tuple(numbers.offset_dims) == offsets:
+            return axes
+    return None
+
+
+def _along(eq: _jaxpr.Equation) -> int | None:
+    """The axis of a `take_along_axis`; None for other gathers."""
+    numbers, (table, indices) = eq.params["dimension_numbers"], eq.shapes.inputs
+    rest = tuple(numbers.operand_batching_dims)
+    axes = [k for k in range(len(table)) if k not in rest]
+    single = len(axes) == 1 and tuple(numbers.start_index_map) == tuple(axes) == tuple(numbers.collapsed_slice_dims)
+    usual = not numbers.offset_dims and tuple(numbers.start_indices_batching_dims) == tuple(
+        k for k in range(len(rest) + 1) if k != axes[0]
+    )
+    return axes[0] if single and usual and len(indices) == len(table) + 1 else None
+
+
+@rule("gather")
+class _Gather:
+    @staticmethod
+    def parts(eq, args):
+        x, indices = args
+        axes = _picked(eq)
+        if axes is None:
+            raise NoRule
+        columns = [_undo_wrap(c, x.shape[k]) for c, k in zip(_columns(indices), axes)]
+        places = [*[":"] * axes[0], *(f"{{{1 + k}}}" for k in range(len(columns)))]
+        return x, columns, ", ".join(places)
+
+    @staticmethod
+    def read(eq, args):
+        if (axis := _along(eq)) is not None:
+            ids = _undo_wrap(ex.drop(args[1], [args[1].ndim - 1]), args[0].shape[axis])
+            return ex.call(
+                f"jnp.take_along_axis({{0}}, {{1}}, axis={axis})", [args[0], ids], shape_of(eq), args[0].dtype
+            )
+        x, columns, places = _Gather.parts(eq, args)
+        return ex.call(f"{{0}}[{places}]", [x, *columns], shape_of(eq), x.dtype)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        if (axis := _along(eq)) is not None:
+            x, ids = args[0], _undo_wrap(ex.drop(args[1], [args[1].ndim - 1]), args[0].shape[axis])
+            if ids.shape[axis] != 1:
+                raise NoRule
+            text = f"jnp.put_along_axis(jnp.zeros_like({{0}}), {{1}}, {{2}}, axis={axis}, inplace=False)"
+            return [ex.call(text, [x, ids, d], x.shape, x.dtype), None]
+        x, columns, places = _Gather.parts(eq, args)
+        text = f"jnp.zeros_like({{0}}).at[{places}].add({{{1 + len(columns)}}})"
+        return [ex.call(text, [x, *columns, d], x.shape, x.dtype), None]
+
+
+def _columns(indices: Expression) -> list[Expression]:
+    """Index arrays, one for each axis."""
+    last = indices.ndim - 1
+    if indices.shape[last] == 1:
+        return [ex.drop(indices, [last])]
+    if indices.op == "call" and indices.detail.startswith("jnp.concatenate"):
+        return [ex.drop(x, [last]) for x in indices.args]
+    spans = [(0, n, 1) for n in indices.shape[:-1]]
+    return [ex.part(indices, [*spans, k]) for k in range(indices.shape[last])]
+
+
+def _undo_wrap(ids: Expression, n: int) -> Expression:
+    """Indices as the user gave them: JAX adds n to negative ones, and so does what is printed."""
+    core = ex.bare(ids)
+    if core.op == "where" and core.args[0].op == "compare" and core.args[0].detail == "<":
+        given = core.args[2]
+        wrapped = core.args[1]
+        plus_n = wrapped.op == "add" and wrapped.args[0] is given and ex.value_of(wrapped.args[1]) == n
+        if core.args[0].args[0] is given and plus_n:
+            return ex.spread(given, ids.shape)
+    return ids

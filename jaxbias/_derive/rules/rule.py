@@ -1,0 +1,46 @@
+"""What a rule is, and the table of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxbias import _jaxpr
+from jaxbias.symbols import expressions as ex
+from jaxbias.symbols.expressions import Expression
+
+Args = Sequence[Expression]
+Pulled = Sequence[Expression | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Both halves of a primitive."""
+
+    read: Callable[[_jaxpr.Equation, Args], Expression]
+    pull: Callable[[_jaxpr.Equation, Args, Expression, Expression], Pulled]
+
+
+RULES: dict[str, Rule] = {}
+
+
+class NoRule(Exception):
+    """This use of a primitive has no rule here."""
+
+
+def shape_of(equation: _jaxpr.Equation) -> tuple[int, ...]:
+    return equation.shapes.outputs[0]
+
+
+def rule(*names: str) -> Callable[[type], type]:
+    """Register a class with `read` and `pull` for these primitives."""
+
+    def register(made: type) -> type:
+        for name in names:
+            RULES[name] = Rule(made.read, made.pull)  # type: ignore[attr-defined]
+        return made
+
+    return register
+
+
+def constant(value: Any, like: Expression) -> Expression:
+    return ex.number(value, like.dtype)

@@ -1,0 +1,173 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbias as jb
+from jaxbias.derivation import instance, normal, random_like
+from jaxbias.layers import _linear_attention as core
+from jaxbias.layers import linear_attention
+from jaxbias.params import Params
+from tests.planted import assert_caught, rewritten, right_answer
+
+NORMALISED, DECAYED, NO_STEPS = linear_attention.DERIVATIONS[0].examples
+
+
+@partial(jax.jit, static_argnums=0)
+def both_passes(layer, params, x, delta):
+    z, residuals = layer.forward(params, x)
+    return z, layer.backward(residuals, delta)
+
+
+def loops(params, x, temperature):
+    """z of one row, step by step and head by head, with the state in full; equations 9.9.12, 9.9.14."""
+    params = jax.tree.map(np.asarray, params)
+    z = np.zeros((len(x), params.out.weight.shape[-1])) + params.out.bias
+    for h in range(params.query.weight.shape[1]):
+        q, k, v, *gate = (x @ p.weight[:, h] + p.bias[h] for p in (*params[:3], *filter(None, params[4:])))
+        state, total = np.zeros((q.shape[1], v.shape[1])), np.zeros(q.shape[1])
+        for t in range(len(x)):
+            if gate:
+                a = (1 / (1 + np.exp(-gate[0][t]))) ** (1 / temperature)
+                state = a[:, None] * state + np.outer(k[t], v[t])
+                o = q[t] @ state
+            else:
+                phi = lambda u: np.where(u > 0, u + 1, np.exp(u))
+                state, total = state + np.outer(phi(k[t]), v[t]), total + phi(k[t])
+                o = phi(q[t]) @ state / (phi(q[t]) @ total)
+            z[t] += o @ params.out.weight[h]
+    return z
+
+
+@pytest.mark.parametrize("example", [NORMALISED, DECAYED], ids=lambda example: example.label)
+def test_step_by_step_loops_of_the_equations(key, example):
+    case = instance(example, key, jnp.float64)
+    time, features = case.x.shape[-2:]
+    z = np.asarray(jax.jit(lambda p, x: case.forward(p, x)[0])(case.params, case.x)).reshape(2, time, -1)
+    temperature = example.layer.forward.keywords["temperature"]
+    for row in range(2):
+        expected = loops(case.params, np.asarray(case.x).reshape(2, time, features)[row], temperature)
+        np.testing.assert_allclose(z[row], expected, rtol=0, atol=1e-13)
+
+
+def test_by_hand():
+    """One head of one feature, all weights 0 but Wv = Wo = 1; v = x = 2, 5, so o = 2, 7/2; L = z[2]."""
+    one, zero = np.ones((1, 1, 1)), np.zeros((1, 1, 1))
+    bias = lambda value: np.full((1, 1), value)
+    params = linear_attention.LinearAttentionParams(
+        Params(zero, bias(3.0)), Params(zero, bias(-1.0)), Params(one, bias(0.0)), Params(one, np.zeros(1))
+    )
+    x, delta = np.array([[[2.0], [5.0]]]), np.array([[[0.0], [1.0]]])
+    z, (grads, delta_x) = both_passes(linear_attention.layer(1, 1), params, x, delta)
+    np.testing.assert_allclose(np.ravel(z), [2, 3.5], rtol=1e-15)
+    # all keys are alike, so both weights are 1/2; key 1 has k′/k (2 − 7/2)/2 = −3/4, key 2 the opposite, k′ = k
+    np.testing.assert_allclose([grads.value.bias[0, 0], grads.out.bias[0]], [1, 1], rtol=1e-15)
+    np.testing.assert_allclose(np.ravel(delta_x), [0.5, 0.5], rtol=1e-14)
+    np.testing.assert_allclose(np.ravel(grads.key.weight), [-0.75 * 2 + 0.75 * 5], rtol=1e-14)
+    np.testing.assert_allclose([grads.key.bias[0, 0], grads.query.bias[0, 0]], [0, 0], atol=1e-14)
+
+
+def test_chunks_and_a_state_that_is_forgotten_at_once(key):
+    """Chunks change no result; with a = e^-40, whose product underflows in float32, only the step itself is left."""
+    operands = core.Operands(
+        *(normal(key, (1, 2, 5, 3), jnp.float32) for _ in range(3)), jnp.full((1, 2, 5, 3), -40.0, jnp.float32)
+    )
+
+    @jax.jit
+    def run(operands):
+        delta = jnp.ones_like(operands.v)
+        outs = [core.forward(operands, chunk) for chunk in (1, 5)]
+        return [(o, core.backward(operands, states, delta, chunk)) for (o, states), chunk in zip(outs, (1, 5))]
+
+    (o, deltas), (o_whole, deltas_whole) = run(operands)
+    np.testing.assert_allclose(o, o_whole, rtol=1e-6)
+    for part, whole in zip(deltas[:3], deltas_whole[:3]):
+        np.testing.assert_allclose(part, whole, rtol=2e-6)
+    alone = jnp.sum(operands.q * operands.k, axis=-1, keepdims=True) * operands.v
+    np.testing.assert_allclose(o, alone, rtol=1e-5)
+
+
+def test_a_value_bias_is_a_duplicate_and_a_key_bias_is_not(key):
+    """Table 9.14: normalised, ∂L/∂bv_h = Wo_h ∂L/∂bo; decayed, it is not."""
+    for example, duplicate in ((NORMALISED, True), (DECAYED, False)):
+        grads, _ = right_answer(example, key)[2]
+        params = instance(example, key, jnp.float64).params
+        folded = np.einsum("hef,f->he", params.out.weight, grads.out.bias)
+        assert np.allclose(grads.value.bias, folded, rtol=1e-12) is duplicate
+        assert np.all(np.abs(grads.key.bias) > 1e-3)
+
+
+@pytest.mark.parametrize(("decay", "redundant"), [(False, {"value.bias", "out.bias"}), (True, None)])
+def test_which_biases_are_found_redundant(key, decay, redundant):
+    layer = linear_attention.layer(1, 2, value_size=1, decay=decay)
+    x = normal(key, (5, 2, 1), jnp.float64)
+    params = random_like(key, jax.eval_shape(layer.init, key, x))
+    groups = jb.surgery.redundant_biases(lambda p, x: layer.forward(p, jnp.asarray(x))[0], params, x)
+    assert [set(group.paths) for group in groups] == ([redundant] if redundant else [])
+
+
+def test_a_step_sees_nothing_behind_itself(key):
+    residuals, _, _ = right_answer(NORMALISED, key)
+    delta = jnp.zeros((2, 5, 2)).at[:, 0].set(1.0)
+    _, delta_x = jax.jit(NORMALISED.layer.backward)(residuals, delta)
+    assert np.all(delta_x[:, 1:] == 0) and np.all(delta_x[:, 0] != 0)
+
+
+def test_bad_input_is_named(key):
+    x = jnp.ones((2, 5, 3))
+    params = random_like(key, jax.eval_shape(linear_attention.layer(2, 4).init, key, x))
+    with pytest.raises(ValueError, match=r"linear_attention.layer: heads must be a whole number .* got the int 0"):
+        linear_attention.layer(0, 4)
+    with pytest.raises(ValueError, match=r"linear_attention.layer: chunk must be a whole number .* got the int 0"):
+        linear_attention.layer(2, 4, chunk=0)
+    with pytest.raises(ValueError, match=r"linear_attention.layer: temperature must be positive, got 0.0"):
+        linear_attention.layer(2, 4, temperature=0.0)
+    with pytest.raises(ValueError, match=r"linear_attention.forward: x has 2 features but the query .* fan_in=3"):
+        linear_attention.forward(params, x[..., :2])
+    with pytest.raises(
+        ValueError, match=r"linear_attention.forward: x must be \(\*batch, .*got shape \(5, 3\)\. .*\[No"
+    ):
+        linear_attention.forward(params, x[0])
+    with pytest.raises(ValueError, match=r"linear_attention.forward: the key weight must have d=4, .* \(3, 2, 5\)"):
+        linear_attention.forward(params._replace(key=Params(jnp.ones((3, 2, 5)), None)), x)
+    with pytest.raises(ValueError, match=r"linear_attention.forward: the out weight must have e=4, .* \(2, 3, 3\)"):
+        linear_attention.forward(params._replace(out=Params(jnp.ones((2, 3, 3)), None)), x)
+
+
+# --- planted faults ---------------------------------------------------------------------------------------------------
+
+Q, K, V, A, O = ({f"0.{name}.weight", f"0.{name}.bias"} for name in ("query", "key", "value", "gate", "out"))
+X = {"1"}
+FAULTS = {
+    "η of the wrong sign": (NORMALISED, linear_attention.backward, ("eta = -jnp.sum(", "eta = jnp.sum("), Q | K | X),
+    "without φ′": (
+        NORMALISED, linear_attention.backward, ("delta_k * _slope(operands.k)", "delta_k"), K | X,
+    ),
+    "R not handed on": (DECAYED, core.backward, ("return before, ", "return 0 * before, "), K | V | A | X),
+    "R handed on without decay": (DECAYED, core.backward, ("decay.whole(behind) +", "behind +"), K | V | A | X),
+    "(9.9.15) over earlier steps": (
+        DECAYED, core.backward, ("_sum_of_later(", "(lambda z: jnp.cumsum(z, -2))("),
+        A | X,
+    ),
+    "(9.9.15) without k∘δk": (DECAYED, core.backward, ("q * delta_q - k * delta_k", "q * delta_q"), A | X),
+    "the slope of the gate": (DECAYED, linear_attention.backward, ("jax.nn.sigmoid(-gate)", "1"), A | X),
+    "without the way through S": (
+        DECAYED, core.backward, (" + decay.since_start(jnp.matmul(delta, _turned(state)))", ""), Q | A | X,
+    ),
+    "one way of δx missing": (DECAYED, linear_attention.backward, ("sum(delta_xs)", "sum(delta_xs[1:])"), X),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_caught(key, monkeypatch, fault):
+    example, function, change, leaves = FAULTS[fault]
+    right_answer(example, key)  # before anything is wrong
+    wrong, backward = rewritten(function, change), linear_attention.backward
+    if function is linear_attention.backward:
+        backward = wrong
+    else:
+        monkeypatch.setattr(core, function.__name__, wrong)
+    keywords = example.layer.backward.keywords
+    assert_caught(example, key, lambda residuals, delta: backward(residuals, delta, **keywords), leaves)
