@@ -26,7 +26,7 @@ def run(target: str, *, shapes: str, argnums: str, keep: str, out: Path | None) 
     Raises:
         ValueError: no such function, shapes that do not fit its arguments, or one that cannot be derived.
     """
-    function = load(target)
+    function = load(target, "derive")
     if not callable(function):
         raise ValueError(f"derive: {target} is no function.")
     args = arguments(function, shapes)

@@ -15,29 +15,32 @@ from jaxbias.verify.problem import place
 from jaxbias.verify.report import Report, Undecided
 
 
-def load(target: str) -> Any:
+def load(target: str, command: str = "verify") -> Any:
     """The object that "module:name" or "file.py:name" names.
+
+    Args:
+        command: that messages begin with.
 
     Raises:
         ValueError: no such file, module or name, or no colon.
     """
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name:
-        raise ValueError(f'verify: expected module:function or file.py:function, got "{target}".')
+        raise ValueError(f'{command}: expected module:function or file.py:function, got "{target}".')
     if where.endswith(".py") and not Path(where).is_file():
-        raise ValueError(f"verify: there is no file {where}.")
+        raise ValueError(f"{command}: there is no file {where}.")
     beside = str(Path(where).parent.resolve()) if where.endswith(".py") else ""  # as `python file.py` would
     sys.path.insert(0, beside)
     try:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
     except ModuleNotFoundError as error:
-        raise ValueError(f"verify: there is no module {error.name}, which {target} needs.") from error
+        raise ValueError(f"{command}: there is no module {error.name}, which {target} needs.") from error
     except Exception as error:
-        raise ValueError(f"verify: {where} cannot be imported: {said(error)}.") from error
+        raise ValueError(f"{command}: {where} cannot be imported: {said(error)}.") from error
     finally:
         sys.path.remove(beside)
     if not hasattr(module, name):
-        raise ValueError(f"verify: {where} has no {name}.")
+        raise ValueError(f"{command}: {where} has no {name}.")
     return getattr(module, name)
 
 
