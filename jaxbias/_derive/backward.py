@@ -3,18 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from jaxbias._derive.reading import Reading
+from jaxbias._derive.reading import Reading, Unwritten
 from jaxbias._derive.rules import NoRule
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 
 CHEAP = {"name", "number", "size", "spread", "expand", "drop", "reshape", "transpose", "negative", "cast", "compare"}
 """What is as soon computed again as kept."""
-
-LETTERS = {"contract": "z", "total": "total", "call": "part", "where": "chosen", "div": "ratio", "mul": "product",
-           "add": "sum", "power": "power"}  # fmt: skip
 
 
 class Backward:
@@ -29,7 +24,7 @@ class Backward:
         self.reading = reading
         self.statements: list[tuple[Expression, Expression]] = []
         self._at: dict[int, list[Expression]] = {}
-        self._variables = {variable: None for variable, _ in reading.defined}
+        self._variables = {variable for variable, _ in reading.defined}
         for number, delta in zip(reading.outputs, deltas):
             if delta is not None:
                 self._send(number, delta)
@@ -82,7 +77,7 @@ class Backward:
         except NoRule:
             pulled = self._by_jax(step, args, outs, named)
         for number, arg, delta in zip(step.inputs, args, pulled):
-            if delta is not None and number in self._needed and is_inexact(arg):
+            if delta is not None and number in self._needed and ex.is_inexact(arg):
                 self._send(number, _as_wide_as(delta, arg))
 
     def _named(self, variable: Expression, delta: Expression) -> Expression:
@@ -98,8 +93,6 @@ class Backward:
         """The transpose of what has no rule, as a function beside that which carries it out."""
         text = next((t for t, u in self.reading.unwritten.items() if u.step is step), None)
         if text is None:  # its forward has a rule
-            from jaxbias._derive.reading import Unwritten
-
             text = self.reading.unique(step.equation.name)
             self.reading.unwritten[text] = Unwritten(step.equation.name, step)
         full = [ex.zeros(out) if delta is None else delta for out, delta in zip(outs, deltas)]
@@ -107,7 +100,7 @@ class Backward:
         signals = ", ".join(f"{{{len(args) + k}}}" for k in range(len(full)))
         return [
             ex.call(f"{text}_pull(({holes},), ({signals},))[{k}]", [*args, *full], arg.shape, arg.dtype)
-            if is_inexact(arg) else None
+            if ex.is_inexact(arg) else None
             for k, arg in enumerate(args)
         ]  # fmt: skip
 
@@ -159,10 +152,6 @@ def _as_wide_as(delta: Expression, arg: Expression) -> Expression:
     delta = ex.total(delta, range(lead))
     repeated = [k for k, n in enumerate(arg.shape) if n == 1 and delta.shape[k] != 1]
     return ex.spread(ex.expand(ex.total(delta, repeated), repeated), arg.shape)
-
-
-def is_inexact(x: Expression) -> bool:
-    return np.issubdtype(x.dtype, np.inexact) or str(x.dtype) == "bfloat16"
 
 
 # --- what gets a name besides -----------------------------------------------------------------------------------------

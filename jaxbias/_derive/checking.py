@@ -16,7 +16,7 @@ class NotDerived(ValueError):
     """The backward that was written is not that of the function, so it is not shown."""
 
 
-def checked(forward: Any, args: Any, tree: Any, wanted: Any, chosen: set[int], written: Written) -> Any:
+def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -> Any:
     """The written functions as one with a custom rule, the report on them, and the module."""
     namespace: dict[str, Any] = dict(written.reading.captured)
     for text, unwritten in written.reading.unwritten.items():
@@ -38,10 +38,6 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, chosen: set[int], w
         grads = namespace["backward"](residuals, signals[0] if single else tuple(signals))
         return dict(zip(wanted, grads))
 
-    def rule(args: Any, delta: Any) -> Any:
-        grads = pull(run(*args)[1], delta)
-        return tree.unflatten([grads.get(k) for k in range(tree.num_leaves)])
-
     @jax.custom_vjp
     def function(*args: Any) -> Any:
         return run(*args)[0]
@@ -58,15 +54,12 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, chosen: set[int], w
     if not all(error < 1e-3 for error in errors.values()):
         raise NotDerived(f"derive: the forward that was written is another ({errors}):\n{written.code}")
     leaves = jax.tree.leaves(args)
-    frozen = [k for k in range(tree.num_leaves) if k not in wanted]
 
     def of_wanted(*some: Any) -> Any:
-        full = dict(zip(wanted, some)) | {k: leaves[k] for k in frozen}
-        return forward(*tree.unflatten([full[k] for k in range(tree.num_leaves)]))
+        return forward(*tree.unflatten(_replaced(leaves, wanted, some)))
 
     def rule_of_wanted(some: Any, delta: Any) -> Any:
-        full = dict(zip(wanted, some)) | {k: leaves[k] for k in frozen}
-        grads = pull(run(*tree.unflatten([full[k] for k in range(tree.num_leaves)]))[1], delta)
+        grads = pull(run(*tree.unflatten(_replaced(leaves, wanted, some)))[1], delta)
         return tuple(grads[k] for k in wanted)
 
     report = verify.vjp(of_wanted, rule_of_wanted, tuple(leaves[k] for k in wanted), diagnose=False)
@@ -87,10 +80,7 @@ def _by_jax(text: str, step: Any) -> dict[str, Any]:
         floats = [k for k, v in enumerate(values) if is_float(jnp.asarray(v))]
 
         def of_floats(*some: Any) -> Any:
-            full = list(values)
-            for k, v in zip(floats, some):
-                full[k] = v
-            return [out for out in step.equation.bind(*full) if is_float(out)]
+            return [out for out in step.equation.bind(*_replaced(values, floats, some)) if is_float(out)]
 
         outs, back = jax.vjp(of_floats, *(jnp.asarray(values[k]) for k in floats))
         shapes = jax.eval_shape(lambda *v: step.equation.bind(*v), *values)
@@ -107,16 +97,16 @@ def bytes_of(tree: Any) -> int:
 
 
 def autodiff_bytes(flat: Callable[..., Any], leaves: Sequence[Any], wanted: Sequence[int]) -> int:
-    def kept(*some: Any) -> Any:
-        full = list(leaves)
-        for k, x in zip(wanted, some):
-            full[k] = x
-        return jax.vjp(lambda *some: [o for o in flat(*_replaced(leaves, wanted, some)) if is_float(o)], *some)[1]
+    """Of what autodiff keeps for the backward pass."""
 
-    return bytes_of(jax.eval_shape(kept, *(leaves[k] for k in wanted)))
+    def floats(*some: Any) -> Any:
+        return [out for out in flat(*_replaced(leaves, wanted, some)) if is_float(out)]
+
+    return bytes_of(jax.eval_shape(lambda *some: jax.vjp(floats, *some)[1], *(leaves[k] for k in wanted)))
 
 
 def _replaced(leaves: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    """The leaves, with these values in these places."""
     full = list(leaves)
     for k, x in zip(places, values):
         full[k] = x

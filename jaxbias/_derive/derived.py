@@ -103,7 +103,7 @@ def derive(
     sizes = sizes_in(program, flat, leaves, inputs)
     captured = _closed_over(forward)
     written = Written(Reading(program, inputs, captured, sizes), wanted, keep)
-    function, report, namespace = checked(forward, args, tree, wanted, chosen, written)
+    function, report, namespace = checked(forward, args, tree, wanted, written)
     captured = [written.reading.captured[text] for text in written.captured]
     shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
     return Derived(

@@ -73,8 +73,7 @@ class Reading:
         self._known: dict[int, Any] = {}  # values that are the same whatever the arguments
         numbers = [self._new(x) for x in inputs]
         self.inputs = tuple(numbers)
-        self._names = _variables(program)
-        self.outputs = self._run(program, numbers, self._names)
+        self.outputs = self._run(program, numbers, _variables(program))
 
     def unique(self, text: str) -> str:
         """The text, with a number where it is taken."""
@@ -155,7 +154,7 @@ class Reading:
                 name = called
         if name == "split":
             return self._split(equation, inputs[0])
-        if (name in WRITTEN_OUT or name == "reduce_precision") and equation.bodies:
+        if name in WRITTEN_OUT and equation.bodies:
             return self._run(equation.bodies[0], inputs, {})
         if name in RULES and len(equation.outputs) == 1:
             try:
@@ -171,12 +170,9 @@ class Reading:
                 return self._step(Step(equation, RULES[name], tuple(inputs), ()), [value])
         text = self.unique(name)
         step = Step(equation, None, tuple(inputs), ())
-        outputs = [
-            ex.call(f"{text}({', '.join(f'{{{k}}}' for k in range(len(args)))})" + (f"[{i}]" if several else ""),
-                    args, shape, dtype)
-            for several in [len(equation.outputs) > 1]
-            for i, (shape, dtype) in enumerate(zip(equation.shapes.outputs, equation.dtypes.outputs))
-        ]  # fmt: skip
+        called = f"{text}({', '.join(f'{{{k}}}' for k in range(len(args)))})"
+        forms = list(zip(equation.shapes.outputs, equation.dtypes.outputs))
+        outputs = [ex.call(called + (f"[{i}]" if len(forms) > 1 else ""), args, *form) for i, form in enumerate(forms)]
         made = self._step(step, outputs)
         self.unwritten[text] = Unwritten(equation.name, self.steps[-1])
         return made

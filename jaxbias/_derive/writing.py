@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxbias._derive.backward import Backward, is_inexact, kept_parts, parts, shared
+from jaxbias._derive.backward import Backward, kept_parts, parts, shared
 from jaxbias._derive.reading import Reading
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
@@ -20,7 +20,7 @@ class Written:
         self.outputs = [self._output(k, x, len(outputs)) for k, x in enumerate(outputs)]
         self.deltas = [
             ex.name(reading.unique(f"d_{x.detail if x.op == 'name' else 'out'}"), out.shape, out.dtype)
-            if is_inexact(out) else None
+            if ex.is_inexact(out) else None
             for x, out in zip(self.outputs, outputs)
         ]  # fmt: skip
         self.backward = Backward(reading, self.deltas, [reading.inputs[k] for k in wanted])

@@ -83,6 +83,11 @@ def value_of(x: Expression) -> Any:
     return None
 
 
+def is_inexact(x: Expression) -> bool:
+    """Whether it holds real or complex floats, and so has an error signal."""
+    return np.issubdtype(x.dtype, np.inexact) or str(x.dtype) == "bfloat16"
+
+
 def is_zero(x: Expression) -> bool:
     return (x.op == "number" and x.detail == 0) or (x.op == "spread" and is_zero(x.args[0]))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression, bare, value_of
 
 COMPARE, BITS, SUM, PRODUCT, UNARY, POWER, ATOM = range(7)
@@ -140,7 +141,7 @@ class Printer:
             if core.op == "call" and "{keep}" in core.detail:
                 return self.call(core, axes)
             if core.op in ("add", "mul", "div", "negative", "apply", "power") and _all_reduced(core, axes):
-                inner = make_expanded(core, axes)
+                inner = _expanded(core, axes)
                 return self.of(inner)
         marks = ["None" if k in axes else ":" for k in range(x.ndim)]
         while len(marks) > 1 and marks[-1] == ":":
@@ -241,10 +242,8 @@ def _all_reduced(x: Expression, axes: tuple[int, ...]) -> bool:
     )  # fmt: skip
 
 
-def make_expanded(x: Expression, axes: tuple[int, ...]) -> Expression:
+def _expanded(x: Expression, axes: tuple[int, ...]) -> Expression:
     """x with the unit axes put into each of its operands."""
-    from jaxbias.symbols import expressions as ex
-
     parts = [arg if arg.op in ("number", "size") else ex.expand(arg, axes) for arg in x.args]
     return ex.bare(ex.elementwise(x.op, parts, x.detail, x.dtype))
 

@@ -229,26 +229,13 @@ class _Atan2:
         return [ex.divide(ex.multiply(d, x), square), ex.negative(ex.divide(ex.multiply(d, y), square))]
 
 
-@rule("nextafter", "rem", "shift_left", "shift_right_logical", "shift_right_arithmetic")
-class _NoRule:
-    @staticmethod
-    def read(eq, args):
-        raise NoRule
-
-    pull = read
-
-
 @rule("convert_element_type", "reduce_precision")
 class _Convert:
     read = staticmethod(lambda eq, args: ex.cast(args[0], eq.dtypes.outputs[0]))
 
     @staticmethod
     def pull(eq, args, out, d):
-        return [ex.cast(d, args[0].dtype) if np.issubdtype(args[0].dtype, np.inexact) or _float(args[0]) else None]
-
-
-def _float(x: Expression) -> bool:
-    return str(x.dtype) in ("bfloat16", "float16", "float32", "float64")
+        return [ex.cast(d, args[0].dtype) if ex.is_inexact(args[0]) else None]
 
 
 @rule("copy", "copy_p", "optimization_barrier", "reshard", "pvary")
@@ -273,7 +260,6 @@ class _Iota:
             f"jnp.arange({shape[axis]})" if str(dtype) == "int32" else f"jnp.arange({shape[axis]}, dtype=jnp.{dtype})"
         )
         line = ex.call(text, [], (shape[axis],), dtype)
-        return ex.spread(ex.expand(line, [k for k in range(len(shape)) if k > axis and True][: len(shape) - axis - 1])
-                         if axis < len(shape) - 1 else line, shape)  # fmt: skip
+        return ex.spread(ex.expand(line, range(1, len(shape) - axis)), shape)
 
     pull = staticmethod(lambda eq, args, out, d: [])

@@ -5,43 +5,39 @@ from typing import Any
 
 import numpy as np
 
-from jaxbias._derive.rules.rule import RULES, Args, NoRule, rule, shape_of
+from jaxbias._derive.rules.rule import RULES, NoRule, rule, shape_of
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 
 
-def _call(text: str, args: Args, shape: Sequence[int], dtype: Any) -> Expression:
-    return ex.call(text, args, shape, dtype)
-
-
 @rule("real")
 class _Real:
-    read = staticmethod(lambda eq, args: _call("{0}.real", args, shape_of(eq), eq.dtypes.outputs[0]))
+    read = staticmethod(lambda eq, args: ex.call("{0}.real", args, shape_of(eq), eq.dtypes.outputs[0]))
     pull = staticmethod(lambda eq, args, out, d: [ex.cast(d, args[0].dtype)])
 
 
 @rule("imag")
 class _Imag:
-    read = staticmethod(lambda eq, args: _call("{0}.imag", args, shape_of(eq), eq.dtypes.outputs[0]))
-    pull = staticmethod(lambda eq, args, out, d: [_call("-1j * {0}.astype(jnp.complex64)"
+    read = staticmethod(lambda eq, args: ex.call("{0}.imag", args, shape_of(eq), eq.dtypes.outputs[0]))
+    pull = staticmethod(lambda eq, args, out, d: [ex.call("-1j * {0}.astype(jnp.complex64)"
         if str(args[0].dtype) == "complex64" else "-1j * {0}", [d], d.shape, args[0].dtype)])  # fmt: skip
 
 
 @rule("conj")
 class _Conj:
-    read = staticmethod(lambda eq, args: _call("{0}.conj()", args, shape_of(eq), eq.dtypes.outputs[0]))
-    pull = staticmethod(lambda eq, args, out, d: [_call("{0}.conj()", [d], d.shape, d.dtype)
-        if np.dtype(args[0].dtype).kind == "c" else _call("{0}.real", [d], d.shape, args[0].dtype)])  # fmt: skip
+    read = staticmethod(lambda eq, args: ex.call("{0}.conj()", args, shape_of(eq), eq.dtypes.outputs[0]))
+    pull = staticmethod(lambda eq, args, out, d: [ex.call("{0}.conj()", [d], d.shape, d.dtype)
+        if np.dtype(args[0].dtype).kind == "c" else ex.call("{0}.real", [d], d.shape, args[0].dtype)])  # fmt: skip
 
 
 def _transform(kind: str, x: Expression, lengths: Sequence[int], shape: Sequence[int], dtype: Any) -> Expression:
     """A transform over the last axes."""
     if len(lengths) == 1:
         n = f", n={lengths[0]}" if kind == "irfft" and lengths[0] % 2 else ""
-        return _call(f"jnp.fft.{kind}({{0}}{n})", [x], shape, dtype)
+        return ex.call(f"jnp.fft.{kind}({{0}}{n})", [x], shape, dtype)
     axes = ", ".join(str(k) for k in range(-len(lengths), 0))
     sizes = f", s=({', '.join(map(str, lengths))})" if kind == "irfft" else ""
-    return _call(f"jnp.fft.{kind}n({{0}}{sizes}, axes=({axes}))", [x], shape, dtype)
+    return ex.call(f"jnp.fft.{kind}n({{0}}{sizes}, axes=({axes}))", [x], shape, dtype)
 
 
 @rule("fft")
@@ -65,10 +61,10 @@ class _Fft:
         n, half = lengths[0], lengths[0] // 2 + 1
         if kind == "rfft":
             pad = [(0, 0)] * (d.ndim - 1) + [(0, n - half)]
-            full = _call(f"jnp.pad({{0}}, {tuple(pad)})", [d], (*d.shape[:-1], n), d.dtype)
-            return [_call("jnp.fft.fft({0}).real", [full], x.shape, x.dtype)]
+            full = ex.call(f"jnp.pad({{0}}, {tuple(pad)})", [d], (*d.shape[:-1], n), d.dtype)
+            return [ex.call("jnp.fft.fft({0}).real", [full], x.shape, x.dtype)]
         middle = f"[1{', 2' * (half - 1 - (n % 2 == 0))}{', 1' if n % 2 == 0 else ''}]"
-        return [_call(f"(jnp.array({middle}) * jnp.fft.rfft({{0}}) / {n}).conj()", [d], x.shape, x.dtype)]
+        return [ex.call(f"(jnp.array({middle}) * jnp.fft.rfft({{0}}) / {n}).conj()", [d], x.shape, x.dtype)]
 
 
 _plain_abs = RULES["abs"]
@@ -83,4 +79,4 @@ class _Abs:
         x = args[0]
         if np.dtype(x.dtype).kind != "c":
             return _plain_abs.pull(eq, args, out, d)
-        return [_call("{0} * {1}.conj() / {2}", [d, x, out], x.shape, x.dtype)]
+        return [ex.call("{0} * {1}.conj() / {2}", [d, x, out], x.shape, x.dtype)]
