@@ -47,7 +47,8 @@ def run(
     """Enclosures of the program's outputs at exactly these inputs, at the precision set by `precision`.
 
     Args:
-        constants_as_reals: every float constant stands for all reals that round to it in the dtype it was written in.
+        constants_as_reals: every float constant stands for all reals that round to it in the dtype it was written in;
+            a whole number and 0.75 for themselves.
         deadline: in `time.process_time`.
 
     Raises:
@@ -63,9 +64,10 @@ def run(
             return control_flow(equation, values, lambda body, inputs: run(body, inputs, constants_as_reals, deadline))
         return _apply(equation, values)
 
-    dtypes = [written_in(held, program.dtypes[i]) for i, held in program.constants.items()]
-    radii = [_half_ulp(dtype) if constants_as_reals else 0.0 for dtype in dtypes]
-    constants = {i: lift(held, radius) for (i, held), radius in zip(program.constants.items(), radii)}
+    constants = {
+        i: lift(held, _half_ulp(held, written_in(held, program.dtypes[i])) if constants_as_reals else 0.0)
+        for i, held in program.constants.items()
+    }
     with np.errstate(all="ignore"):
         return run_by(step, replace(program, constants=constants), map(lift, inputs))
 
@@ -145,8 +147,16 @@ def operations(program: Program) -> float:
     return total
 
 
-def _half_ulp(dtype: Any) -> float:
-    return float(jnp.finfo(dtype).eps) / 2 if jnp.issubdtype(dtype, jnp.inexact) else 0.0
+def _half_ulp(held: Any, dtype: Any) -> float:
+    """Relative distance of the reals that round to a constant, at most; none of 2, 0.75 or 1e10, which few digits write."""
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return 0.0
+    kind = jnp.finfo(dtype)
+    if np.ndim(held) == 0 and np.isrealobj(held) and kind.nmant > 20 and np.isfinite(held):
+        whole = held % 1 == 0 and abs(held) <= 2.0 ** (kind.nmant + 11)
+        if whole or math.frexp(held)[0] * 2**11 % 1 == 0:
+            return 0.0
+    return float(kind.eps) / 2
 
 
 def _apply(equation: Equation, inputs: list[Balls]) -> list[Balls]:

@@ -475,6 +475,17 @@ class Checker:
             for known, clear, wrong, e in zip(decided, sharp, case.wrong, case.expected)
         ]
 
+    def apart(self, case: Case) -> float:
+        """How far the rule is proved to be from the reference, of the size of the terms, though it counts as equal.
+
+        The rounding of constants is no difference; 0 where none is proved.
+        """
+        key = self.rule.signature(case.probe.primals, case.probe.seeds), self.exact
+        if case.enclosure is None or case.enclosure.reason or key not in self.balls:
+            return 0.0
+        left = self.deadline - time.process_time()
+        return self.balls[key].apart(case.probe.inputs, case.sizes, left / 8)
+
     def eliminates(self, probe: Probe) -> bool:
         """Whether reference or rule takes matrices apart."""
         programs = [self.reference.program(probe.primals, probe.seeds)]

@@ -14,6 +14,7 @@ from jaxbias._trees import in_one_line
 from jaxbias.verify import remarks
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
+from jaxbias.verify.cases import cases_of
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
 from jaxbias.verify.differences import MOST_COLUMNS, derivatives
@@ -22,7 +23,7 @@ from jaxbias.verify.localise import Listing, list_lines
 from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes, singular_probes
-from jaxbias.verify.problem import Problem, RuleError, exact_context, widen
+from jaxbias.verify.problem import Problem, RuleError, widen
 from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report, Verdict
 
 
@@ -80,36 +81,10 @@ def check(
 
     if checker.eliminates(probes[0]):
         probes += singular_probes(problem, rng)
-    cases: list[Case] = []
-    for probe in probes:
-        if len(cases) > 1 and checker.short_of_time(0.5):
-            notes.append(f"{len(probes) - len(cases)} of {len(probes)} probes were left out for lack of time")
-            break
-        if not probe.seeds and problem.seeds:
-            if problem.seed_shapes is None:
-                continue
-            try:
-                with exact_context():
-                    shapes = problem.seed_shapes(probe.primals)
-            except Exception:
-                continue
-            probe.seeds = [rng.standard_normal(shape) for shape in shapes]
-        try:
-            case = checker.case(probe)
-        except RuleError as error:
-            if not cases:
-                return broken(Diagnosis(", ".join(every), "wrong-structure", error.explanation, error.fix), every)
-            notes.append(f'on the probe "{probe.name}" {error.explanation}')
-            continue
-        except RuntimeError as error:  # of the forward or of a solver in it, which checks its values as it runs
-            if probe is probes[0]:
-                raise ValueError(
-                    f"verify: the forward cannot be evaluated at the given arguments: {in_one_line(error)}"
-                ) from error
-            notes.append(f'the forward cannot be evaluated on the probe "{probe.name}": {in_one_line(error)}')
-            continue
-        if case is not None:
-            cases.append(case)
+    try:
+        cases = cases_of(checker, probes, rng, notes)
+    except RuleError as error:
+        return broken(Diagnosis(", ".join(every), "wrong-structure", error.explanation, error.fix), every)
     judged = _judge(problem, checker, cases, rng, notes)
     precision, contradicted = judge_precision(checker, calls, cases[0], judged, notes)
     if contradicted or precision:

@@ -156,6 +156,7 @@ class Balls:
         self.both, self.absent = in_balls.merged(gradients, rule), absent
         self.operations = in_balls.operations(self.both)
         self.coarse = max(coarsest_constant(reference), coarsest_constant(rule))
+        self.bits = FEWEST_BITS  # that the last probe took: the next one will hardly do with fewer
 
     def enclose(
         self,
@@ -176,7 +177,7 @@ class Balls:
             most_bits: at which precision to give up.
         """
         deadline = time.process_time() + seconds
-        leaves, bits, reason = [Difference.unknown(np.shape(size)) for size in sizes], FEWEST_BITS, ""
+        leaves, bits, reason = [Difference.unknown(np.shape(size)) for size in sizes], min(self.bits, most_bits), ""
         while bits <= most_bits:
             try:
                 leaves, reason = self._differences(inputs, sizes, eps, bits, deadline), ""
@@ -185,6 +186,7 @@ class Balls:
             except (balls.NoBall, balls.Late) as missing:
                 return Enclosure(tuple(leaves), bits, str(missing))
             if not reason and all(np.all(leaf.decided | ~mask) for leaf, mask in zip(leaves, asked)):
+                self.bits = bits
                 break
             bits *= 2
         else:
@@ -198,6 +200,22 @@ class Balls:
                     exact.up_to_constants(real, size, self.coarse) for exact, real, size in zip(leaves, reals, sizes)
                 ]
         return Enclosure(tuple(leaves), bits, reason)
+
+    def apart(self, inputs: Sequence[Any], sizes: Sequence[np.ndarray], seconds: float) -> float:
+        """Largest difference that is proved, of the size of the terms, with constants as the reals that round to them."""
+        deadline, bits = time.process_time() + seconds, 2 * self.bits
+        while bits <= MOST_BITS:
+            try:
+                leaves = self._differences(inputs, sizes, 0.0, bits, deadline, constants_as_reals=True)
+            except (balls.NoBall, balls.Late, balls.Open):
+                return 0.0
+            if all(bool(np.all(leaf.equal)) for leaf in leaves):
+                return 0.0
+            if any(bool(np.any(leaf.proved)) for leaf in leaves):
+                shares = [leaf.upper / np.maximum(size, SMALLEST) for leaf, size in zip(leaves, sizes)]
+                return max(float(np.max(x[leaf.proved], initial=0.0)) for x, leaf in zip(shares, leaves))
+            bits *= 2
+        return 0.0
 
     def _differences(self, inputs, sizes, eps, bits, deadline, constants_as_reals=False) -> list[Difference]:
         with balls.precision(bits):

@@ -17,12 +17,18 @@ from jaxbias.verify.problem import Arrays, Problem, widen
 
 @dataclass
 class Probe:
-    """One input in float64, and what is special about it."""
+    """One input in float64, and what is special about it.
+
+    Attributes:
+        kink: it has zeros or ties on purpose, so that the forward may have no slope there.
+        of_user: its primals are the user's, or of a function that draws them for the user.
+    """
 
     name: str
     primals: Arrays
     seeds: Arrays
     kink: bool = False
+    of_user: bool = False
 
     @property
     def inputs(self) -> Arrays:
@@ -167,7 +173,7 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
     given = [widen(x) for x in problem.primals]
     total = sum(np.size(x) for x in given)
     first = [widen(s) for s in problem.seeds] if problem.given_seeds else random_seeds(problem, rng)
-    probes = [Probe("as given", given, first)]
+    probes = [Probe("as given", given, first, of_user=True)]
 
     def add(name, primals, kink=False):
         same = all(a is b for a, b in zip(primals, given))
@@ -175,7 +181,7 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
             probes.append(Probe(name, primals, random_seeds(problem, rng), kink))
 
     if problem.given_seeds:
-        probes.append(Probe("random cotangent", given, random_seeds(problem, rng)))
+        probes.append(Probe("random cotangent", given, random_seeds(problem, rng), of_user=True))
     add("random values", [redraw(x, rng) for x in given])
     if total > 3_000_000:
         return probes
@@ -193,5 +199,5 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
                 drawn = [widen(x) for x in problem.draw(subkey)]
             except Exception:
                 break
-            probes.append(Probe(f"drawn {i + 1}", drawn, []))
+            probes.append(Probe(f"drawn {i + 1}", drawn, [], of_user=True))
     return probes

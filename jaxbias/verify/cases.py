@@ -1,0 +1,161 @@
+"""Carries a check out on its probes, and nearer to the given values where a probe lies beyond what the rule is for.
+
+The probes are drawn without knowing what the arguments mean. A closed form may not be defined there, as arccos is not
+beyond 1, though the forward is; and a rule of the limit of an iteration, or of the function that a series approximates,
+is none of the forward where the steps do not converge. Such a rule is right on its domain, and the domain is the
+user's: what holds is looked for on the way from the given values to the probe, and a note says where it ends.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbias._trees import in_one_line, is_float
+from jaxbias.verify.checker import Case, Checker
+from jaxbias.verify.enclosures import NEGLIGIBLE
+from jaxbias.verify.probes import Probe
+from jaxbias.verify.problem import Problem, RuleError, exact_context
+
+NEAREST, FARTHEST, FINEST = -6.0, 40.0, 1 / 8
+"""Where on the way to a probe it is asked where a rule stops being right, in powers of 2: of the part of the way that
+is gone in its first half, of the part that is left in its second."""
+
+
+GROWTH = 1e3
+"""Times that the difference of a limit or an approximation grows at least, on its way out of the domain."""
+
+
+def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, notes: list[str]) -> list[Case]:
+    """Reference and rule on each probe that lies in the forward's domain, the given values first; notes are added to.
+
+    Raises:
+        RuleError: the rule does not run at the given values.
+        ValueError: the forward does not.
+    """
+    cases: list[Case] = []
+    for probe in probes:
+        if len(cases) > 1 and checker.short_of_time(0.5):
+            notes.append(f"{len(probes) - len(cases)} of {len(probes)} probes were left out for lack of time")
+            break
+        if not _with_seeds(checker.problem, probe, rng):
+            continue
+        try:
+            case = checker.case(probe)
+        except RuleError as error:
+            if not cases:
+                raise
+            notes.append(f'on the probe "{probe.name}" {error.explanation}')
+            continue
+        except RuntimeError as error:  # of the forward or of a solver in it, which checks its values as it runs
+            if probe is probes[0]:
+                raise ValueError(
+                    f"verify: the forward cannot be evaluated at the given arguments: {in_one_line(error)}"
+                ) from error
+            notes.append(f'the forward cannot be evaluated on the probe "{probe.name}": {in_one_line(error)}')
+            continue
+        if case is None:
+            continue
+        if cases and (nearer := _in_the_domain(checker, cases[0], case)) is not None:
+            part, within = nearer
+            notes.append(_beyond(checker, case, part))
+            case = within
+        cases.append(case)
+    return cases
+
+
+def _with_seeds(problem: Problem, probe: Probe, rng: np.random.Generator) -> bool:
+    """Give the probe its cotangents, whose shapes may follow from its values; False if it can have none."""
+    if probe.seeds or not problem.seeds:
+        return True
+    if problem.seed_shapes is None:
+        return False
+    try:
+        with exact_context():
+            shapes = problem.seed_shapes(probe.primals)
+    except Exception:
+        return False
+    probe.seeds = [rng.standard_normal(shape) for shape in shapes]
+    return True
+
+
+def _in_the_domain(checker: Checker, given: Case, case: Case) -> tuple[float, Case] | None:
+    """The part of the way to a probe up to which the rule is right, and the case there; None if the verdict stands.
+
+    Right near the given values and wrong beyond is what a mistake in the other branch of a condition is, too. So what
+    is excused is a closed form that gives no number, and a rule that is another function than the derivative of the
+    forward, seen to leave it on the way: by less than the arguments' dtype holds, and more than at the given values. A
+    right branch leaves it by nothing, or everywhere by the rounding of a constant. Where a rule gives no number at a
+    zero or a tie, and does beside it, it forgot that point.
+    """
+    if case.probe.of_user or _right(case) or not _right(given):
+        return None
+    undefined = _undefined(case)
+    if undefined and case.probe.kink:
+        beside = _near(checker, given, case, 1 - 2.0**-20)
+        if beside is None or not _undefined(beside):
+            return None
+    least = None if undefined else GROWTH * max(checker.apart(given), NEGLIGIBLE)
+    right, wrong, middle = NEAREST, FARTHEST, -1.0
+    while wrong - right > FINEST and not checker.short_of_time(0.3):
+        part = 2.0**middle if middle <= -1 else 1 - 2.0 ** -(middle + 2)
+        nearer = _near(checker, given, case, part)
+        if nearer is None or not _right(nearer):
+            wrong = middle
+        elif least is None or checker.apart(nearer) > least:
+            return part, nearer
+        else:
+            right = middle
+        middle = (right + wrong) / 2
+    return None
+
+
+def _any(masks: list[np.ndarray]) -> bool:
+    return any(bool(np.any(mask)) for mask in masks)
+
+
+def _undefined(case: Case) -> bool:
+    """Whether the rule is wrong, and gives no number wherever it is."""
+    return _any(case.wrong) and not any(
+        np.any(mask & np.isfinite(actual)) for mask, actual in zip(case.wrong, case.actual)
+    )
+
+
+def _right(case: Case | None) -> bool:
+    return case is not None and not _any(case.wrong) and not _any(case.undecided)
+
+
+def _near(checker: Checker, given: Case, case: Case, part: float) -> Case | None:
+    """The case this part of the way from the given values to those of another; None outside of the forward's domain."""
+    primals = [
+        start + part * (end - start) if is_float(start) and jnp.shape(start) == jnp.shape(end) else end
+        for start, end in zip(given.probe.primals, case.probe.primals)
+    ]
+    name = f"{case.probe.name}, {_shown(part)} of the way"
+    return checker.case(dataclasses.replace(case.probe, primals=primals, name=name))
+
+
+def _shown(part: float) -> str:
+    return f"{part:.2g}" if part <= 0.99 else f"all but {1 - part:.0e}"
+
+
+def _beyond(checker: Checker, case: Case, part: float) -> str:
+    """What happens at the probe itself."""
+    paths = ", ".join(path for (path, _, _), mask in zip(checker.problem.leaves, case.wrong) if np.any(mask))
+    how = "gives no number" if _undefined(case) else f"differs by up to {max(_errors(case)):.2g}"
+    why = (
+        ""
+        if _undefined(case)
+        else "; it is no identity, but a limit or an approximation that holds near the given values"
+    )
+    return (
+        f'{paths}: right as given and near it, {_shown(part)} of the way to the probe "{case.probe.name}"; at that probe itself '
+        f"the rule {how}{why}"
+    )
+
+
+def _errors(case: Case) -> Iterator[float]:
+    for actual, expected, mask in zip(case.actual, case.expected, case.wrong):
+        with np.errstate(all="ignore"):
+            yield float(np.max(np.where(mask & np.isfinite(actual), np.abs(actual - expected), 0.0), initial=0.0))

@@ -1,0 +1,121 @@
+"""Probes beyond the domain of a rule: what is excused there, and what is not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxbias import verify
+
+
+def chebyshev(x):
+    def step(pair, _):
+        a, b = pair
+        return (b, 2 * x * b - a), None
+
+    return lax.scan(step, (jnp.ones_like(x), x), None, length=5)[0][1]
+
+
+def in_closed_form(args, ct):
+    angle = jnp.arccos(args[0])
+    return (ct * 6 * jnp.sin(6 * angle) / jnp.sin(angle),)
+
+
+def exponential(x):
+    term = total = jnp.ones_like(x)
+    for k in range(1, 15):
+        term = term * x / k
+        total = total + term
+    return total
+
+
+def fixed_point(w, x):
+    return lax.scan(lambda z, _: (jnp.tanh(w @ z + x), None), jnp.zeros_like(x), None, length=40)[0]
+
+
+def of_the_limit(args, ct):
+    w, x = args
+    z = fixed_point(w, x)
+    slope = 1 - z * z
+    v = jnp.linalg.solve((jnp.eye(len(x), dtype=x.dtype) - slope[:, None] * w).T, ct)
+    return jnp.outer(slope * v, z), slope * v
+
+
+def schulz(a):
+    x = a.T / (jnp.max(jnp.sum(jnp.abs(a), 0)) * jnp.max(jnp.sum(jnp.abs(a), 1)))
+    for _ in range(15):
+        x = 2 * x - x @ a @ x
+    return x
+
+
+def of_the_inverse(args, ct):
+    x = jnp.linalg.inv(args[0]).T
+    return (-x @ ct @ x,)
+
+
+X = jnp.asarray([-0.3, 0.6, 0.1, -0.8], jnp.float32)
+W = jnp.asarray([[0.5, -0.6], [0.3, 0.7]], jnp.float32)
+A = jnp.asarray([[2.1, -0.3], [0.4, 1.7]], jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("forward", "rule", "args", "beyond"),
+    [
+        (chebyshev, in_closed_form, (X,), "gives no number"),
+        (exponential, lambda args, ct: (ct * jnp.exp(args[0]),), (X,), "differs by up to"),
+        (fixed_point, of_the_limit, (W, X[1:3]), "differs by up to"),
+    ],
+    ids=["closed form", "series", "implicit"],
+)
+def test_what_a_rule_is_right_for_is_the_users(forward, rule, args, beyond):
+    report = verify.vjp(forward, rule, args, diagnose=False)
+    assert report.verdict == "right"
+    assert any("right as given and near it" in note and beyond in note for note in report.notes)
+
+
+@pytest.mark.parametrize("factor", [1.01, -1.0])
+def test_a_factor_is_wrong_on_the_domain_too(factor):
+    assert (
+        verify.vjp(chebyshev, lambda args, ct: (factor * in_closed_form(args, ct)[0],), (X,), diagnose=False).verdict
+        == "wrong"
+    )
+    twice = lambda args, ct: tuple(factor * g for g in of_the_limit(args, ct))
+    assert verify.vjp(fixed_point, twice, (W, X[1:3]), diagnose=False).verdict == "wrong"
+
+
+def clipped(x):
+    return jnp.where(jnp.abs(x) < 1, 0.3 * x * x, 2 * x)
+
+
+def in_one_branch(args, ct):
+    return (0.6 * args[0] * ct,)
+
+
+def with_rounded_constants(x):
+    return jnp.where(x < 1, x * float(np.sqrt(2 / np.pi)), x)
+
+
+def normalised(x):
+    return x / jnp.sqrt(jnp.sum(x * x, axis=1, keepdims=True) + 1e-12)
+
+
+def without_epsilon(args, ct):
+    (x,) = args
+    r = jnp.sqrt(jnp.sum(x * x, axis=1, keepdims=True))
+    return ((ct - x * jnp.sum(x * ct, axis=1, keepdims=True) / r**2) / r,)
+
+
+@pytest.mark.parametrize(
+    ("forward", "rule", "args"),
+    [
+        (clipped, in_one_branch, (X,)),
+        (with_rounded_constants, lambda args, ct: (ct * 0.7978846,), (X,)),
+        (normalised, without_epsilon, (X.reshape(2, 2),)),
+        (jnp.linalg.det, lambda args, ct: (ct * jnp.linalg.det(args[0]) * jnp.linalg.inv(args[0]).T,), (A,)),
+        (schulz, of_the_inverse, (A,)),
+        (lambda x: x**4, lambda args, ct: (4 * ct * args[0] ** 5 / args[0] ** 2,), (X,)),
+    ],
+    ids=["other branch", "other branch, rounded constant", "lost ε", "singular matrix", "singular limit", "0/0"],
+)
+def test_a_mistake_off_the_given_values_is_none_of_the_domain(forward, rule, args):
+    assert verify.vjp(forward, rule, args, diagnose=False).verdict == "wrong"
