@@ -148,7 +148,7 @@ def operations(program: Program) -> float:
 
 
 def _half_ulp(held: Any, dtype: Any) -> float:
-    """Relative distance of the reals that round to a constant, at most; none of 2, 0.75 or 1e10, which few digits write."""
+    """Relative distance of the reals that round to a constant, at most; none of 2, 0.75 or 1e10, which are exact."""
     if not jnp.issubdtype(dtype, jnp.inexact):
         return 0.0
     kind = jnp.finfo(dtype)

@@ -38,6 +38,9 @@ def written_in(held: Any, dtype: Any) -> Any:
     return np.dtype(np.float32) if single and math.frexp(value)[0] * 2**16 % 1 and value % 1 else dtype
 
 
+COMPARING = {**dict.fromkeys(("lt", "le", "gt", "ge", "max", "min"), ((0, 1),)), "clamp": ((1, 0), (1, 2))}
+"""Primitives that compare, and the positions of what they compare."""
+
 OPAQUE = frozenset("pure_callback io_callback pallas_call ffi_call custom_call xla_call tpu_custom_call".split())  # noqa: SIM905
 """Primitives that run what is no program: in which precision is theirs to say."""
 
@@ -82,6 +85,24 @@ def depends_on(program: Program, numbers: Sequence[int], without: Sequence[Equat
         if equation not in without and any(i in reached for i in equation.inputs):
             reached.update(equation.outputs)
     return reached
+
+
+def outcomes(program: Program, values: Sequence[Any]) -> list[frozenset[bool]]:
+    """Of each comparison of what is computed from the float inputs, and each maximum and minimum: which ways it went.
+
+    A clamp is two comparisons. What is inside of a loop that stays one equation is not looked at.
+    """
+    computed = depends_on(program, [i for i in program.inputs if np.issubdtype(program.dtypes[i], np.floating)])
+    ways: list[frozenset[bool]] = []
+    for equation in program.equations:
+        if computed.isdisjoint(equation.inputs) or equation.name not in COMPARING:
+            continue
+        operands = [values[i] for i in equation.inputs]
+        for first, second in COMPARING[equation.name]:
+            with np.errstate(invalid="ignore"):
+                less = np.asarray(operands[first] < operands[second])
+            ways.append(frozenset(np.unique(less).tolist()))
+    return ways
 
 
 def backward_slice(program: Program, numbers: Sequence[int]) -> Program:

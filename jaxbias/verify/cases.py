@@ -12,16 +12,24 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import outcomes
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.enclosures import NEGLIGIBLE
-from jaxbias.verify.probes import Probe
+from jaxbias.verify.probes import Probe, generic, random_seeds, redraw
 from jaxbias.verify.problem import Problem, RuleError, exact_context
 
 NEAREST, FARTHEST, FINEST = -6.0, 40.0, 1 / 8
 """Where on the way to a probe it is asked where a rule stops being right, in powers of 2: of the part of the way that
 is gone in its first half, of the part that is left in its second."""
 
+
+LARGEST_SEARCHED = 100_000
+"""Numbers in the arguments up to which inputs are searched for another outcome of a comparison."""
+
+SCALES = 1.0, 1.0, 4.0, 4.0, 16.0, 16.0, 64.0
+"""Times the given values, of the inputs that are searched."""
 
 GROWTH = 1e3
 """Times that the difference of a limit or an approximation grows at least, on its way out of the domain."""
@@ -35,34 +43,62 @@ def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, no
         ValueError: the forward does not.
     """
     cases: list[Case] = []
-    for probe in probes:
-        if len(cases) > 1 and checker.short_of_time(0.5):
-            notes.append(f"{len(probes) - len(cases)} of {len(probes)} probes were left out for lack of time")
-            break
+
+    def judge(probe: Probe) -> None:
         if not _with_seeds(checker.problem, probe, rng):
-            continue
+            return
         try:
             case = checker.case(probe)
         except RuleError as error:
             if not cases:
                 raise
             notes.append(f'on the probe "{probe.name}" {error.explanation}')
-            continue
+            return
         except RuntimeError as error:  # of the forward or of a solver in it, which checks its values as it runs
             if probe is probes[0]:
                 raise ValueError(
                     f"verify: the forward cannot be evaluated at the given arguments: {in_one_line(error)}"
                 ) from error
             notes.append(f'the forward cannot be evaluated on the probe "{probe.name}": {in_one_line(error)}')
-            continue
+            return
         if case is None:
-            continue
+            return
         if cases and (nearer := _in_the_domain(checker, cases[0], case)) is not None:
             part, within = nearer
             notes.append(_beyond(checker, case, part))
             case = within
         cases.append(case)
+
+    for probe in probes:
+        if len(cases) > 1 and checker.short_of_time(0.5):
+            notes.append(f"{len(probes) - len(cases)} of {len(probes)} probes were left out for lack of time")
+            return cases
+        judge(probe)
+    if len(cases) > 1:
+        for probe in _other_outcomes(checker, cases, rng):
+            judge(probe)
     return cases
+
+
+def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generator) -> list[Probe]:
+    """Probes at which a comparison in the reference goes as it went on no other: a mistake may stand in that branch."""
+    program, given = cases[0].program, cases[0].probe.primals
+    if sum(map(np.size, given)) > LARGEST_SEARCHED or checker.short_of_time(0.7):
+        return []
+    same = [case for case in cases if case.program is program]
+    seen = [frozenset[bool]().union(*ways) for ways in zip(*(outcomes(program, case.values) for case in same))]
+    probes: list[Probe] = []
+    for scale in SCALES:
+        if all(len(ways) == 2 for ways in seen):
+            break
+        primals = [scale * redraw(x, rng) if generic(x) else redraw(x, rng) for x in given]
+        probe = Probe("another outcome of a comparison", primals, random_seeds(checker.problem, rng))
+        values = _jaxpr.evaluate(program, probe.inputs)
+        more = [ways | now for ways, now in zip(seen, outcomes(program, values))]
+        if more != seen and all(np.all(np.isfinite(values[i])) for i in program.outputs):
+            seen = more
+            probes.append(probe)
+    return probes
 
 
 def _with_seeds(problem: Problem, probe: Probe, rng: np.random.Generator) -> bool:
@@ -117,9 +153,8 @@ def _any(masks: list[np.ndarray]) -> bool:
 
 def _undefined(case: Case) -> bool:
     """Whether the rule is wrong, and gives no number wherever it is."""
-    return _any(case.wrong) and not any(
-        np.any(mask & np.isfinite(actual)) for mask, actual in zip(case.wrong, case.actual)
-    )
+    numbers = (mask & np.isfinite(actual) for mask, actual in zip(case.wrong, case.actual))
+    return _any(case.wrong) and not any(bool(np.any(mask)) for mask in numbers)
 
 
 def _right(case: Case | None) -> bool:
@@ -144,15 +179,10 @@ def _beyond(checker: Checker, case: Case, part: float) -> str:
     """What happens at the probe itself."""
     paths = ", ".join(path for (path, _, _), mask in zip(checker.problem.leaves, case.wrong) if np.any(mask))
     how = "gives no number" if _undefined(case) else f"differs by up to {max(_errors(case)):.2g}"
-    why = (
-        ""
-        if _undefined(case)
-        else "; it is no identity, but a limit or an approximation that holds near the given values"
-    )
-    return (
-        f'{paths}: right as given and near it, {_shown(part)} of the way to the probe "{case.probe.name}"; at that probe itself '
-        f"the rule {how}{why}"
-    )
+    if not _undefined(case):
+        how += "; it is no identity, but a limit or an approximation that holds near the given values"
+    where = f'{_shown(part)} of the way to the probe "{case.probe.name}"'
+    return f"{paths}: right as given and near it, {where}; at that probe itself the rule {how}"
 
 
 def _errors(case: Case) -> Iterator[float]:

@@ -202,7 +202,7 @@ class Balls:
         return Enclosure(tuple(leaves), bits, reason)
 
     def apart(self, inputs: Sequence[Any], sizes: Sequence[np.ndarray], seconds: float) -> float:
-        """Largest difference that is proved, of the size of the terms, with constants as the reals that round to them."""
+        """Largest difference that is proved, of the size of the terms; constants are reals that round to them."""
         deadline, bits = time.process_time() + seconds, 2 * self.bits
         while bits <= MOST_BITS:
             try:

@@ -141,7 +141,7 @@ def judge_kinks(checker: "Checker", case: "Case", wrong: list[int], rng: np.rand
     if not jumps:
         return
     near += _near(case, SAMPLES // 2, rng)
-    case.kink = kink_lines(case, near, rng)
+    case.kink = kink_lines(case, near, rng) or ["its derivative jumps there"]
     for i in jumps:
         samples = near + _aimed(case, checker.problem.leaf_primal, i)
         # where no convention excuses anything
@@ -196,9 +196,8 @@ def kink_lines(case: "Case", near: list[list[np.ndarray]], rng: np.random.Genera
         for number in equation.outputs:
             before, after = case.values[number], moved[number]
             if isinstance(before, np.ndarray) and before.dtype.kind == "b" and not np.array_equal(before, after):
-                if equation.source is not None:
-                    where = int(np.sum(before != after))
-                    lines.setdefault(f"{where} elements: {equation.source.text}")
+                where = f"{int(np.sum(before != after))} elements"
+                lines.setdefault(f"{where}: {equation.source.text}" if equation.source else where)
                 break
     return list(lines)
 

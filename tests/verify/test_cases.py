@@ -75,10 +75,8 @@ def test_what_a_rule_is_right_for_is_the_users(forward, rule, args, beyond):
 
 @pytest.mark.parametrize("factor", [1.01, -1.0])
 def test_a_factor_is_wrong_on_the_domain_too(factor):
-    assert (
-        verify.vjp(chebyshev, lambda args, ct: (factor * in_closed_form(args, ct)[0],), (X,), diagnose=False).verdict
-        == "wrong"
-    )
+    once = lambda args, ct: (factor * in_closed_form(args, ct)[0],)
+    assert verify.vjp(chebyshev, once, (X,), diagnose=False).verdict == "wrong"
     twice = lambda args, ct: tuple(factor * g for g in of_the_limit(args, ct))
     assert verify.vjp(fixed_point, twice, (W, X[1:3]), diagnose=False).verdict == "wrong"
 
@@ -93,6 +91,10 @@ def in_one_branch(args, ct):
 
 def with_rounded_constants(x):
     return jnp.where(x < 1, x * float(np.sqrt(2 / np.pi)), x)
+
+
+def far_off(x):
+    return jnp.where(x > 20, 2 * x, x)
 
 
 def normalised(x):
@@ -110,12 +112,21 @@ def without_epsilon(args, ct):
     [
         (clipped, in_one_branch, (X,)),
         (with_rounded_constants, lambda args, ct: (ct * 0.7978846,), (X,)),
+        (far_off, lambda args, ct: (ct,), (X,)),
         (normalised, without_epsilon, (X.reshape(2, 2),)),
         (jnp.linalg.det, lambda args, ct: (ct * jnp.linalg.det(args[0]) * jnp.linalg.inv(args[0]).T,), (A,)),
         (schulz, of_the_inverse, (A,)),
         (lambda x: x**4, lambda args, ct: (4 * ct * args[0] ** 5 / args[0] ** 2,), (X,)),
     ],
-    ids=["other branch", "other branch, rounded constant", "lost ε", "singular matrix", "singular limit", "0/0"],
+    ids=[
+        "other branch",
+        "other branch, rounded constant",
+        "far branch",
+        "lost ε",
+        "singular matrix",
+        "singular limit",
+        "0/0",
+    ],
 )
 def test_a_mistake_off_the_given_values_is_none_of_the_domain(forward, rule, args):
     assert verify.vjp(forward, rule, args, diagnose=False).verdict == "wrong"
