@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 LARGE = 1_000_000
 """Entries of all arguments together."""
 
+LAST = 0.05
+"""Of the time for a check: what is left of it is for the report."""
+
 NEW_SIZES = (3, 4, 5, 6, 7, 8, 9)
 
 
@@ -50,7 +53,9 @@ def _seeds_for(checker: "Checker", primals: list[Any], rng: np.random.Generator)
 
 
 def _case(checker: "Checker", name: str, primals: list[Any], rng: np.random.Generator) -> "Case | None":
-    """Reference and rule on changed arguments; None where either does not accept them."""
+    """Reference and rule on changed arguments; None where either does not accept them, or the time is over."""
+    if checker.short_of_time(LAST):
+        return None
     seeds = _seeds_for(checker, primals, rng)
     if seeds is None:
         return None

@@ -21,6 +21,11 @@ from jaxbias.verify.slips import Slip, find_slips
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
+LEAST_TIME = 0.15
+"""Of the time for a check, that a listing is worth beginning with: the gradient by every value of the forward is one
+piece of work.
+"""
+
 MOST_PROBES = 3
 
 MOST_EQUATIONS = 3000
@@ -77,6 +82,8 @@ def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
         return Listing(reason="the rule cannot be traced: it looks at values, or uses NumPy")
     if not checker.exact:
         return Listing(reason="the rule runs only in the dtype of the arguments")
+    if checker.short_of_time(LEAST_TIME):
+        return Listing(reason="no time is left for it")
     if len(program.equations) > MOST_EQUATIONS:
         return Listing(reason=f"the rule has more than {MOST_EQUATIONS:,} operations")
     alike = [c for c in cases if c.program is cases[0].program and not (c.kink or c.probe.kink)]
