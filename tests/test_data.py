@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbias import _table, data
+from jaxbias import data
+from jaxbias.data import _load, _table, _text
 
 
 def test_digits_are_fixed_scaled_and_split_without_overlap():
@@ -30,7 +31,7 @@ FIRST_TEST_LABELS = [7, 9, 4, 7, 0, 2, 6, 1, 3, 1]
 
 
 def test_the_example_runs():
-    assert doctest.testmod(data).failed == 0
+    assert doctest.testmod(_load).failed == 0 and doctest.testmod(_text).failed == 0
 
 
 def in_order(rows):
@@ -471,7 +472,7 @@ def test_bad_npz(tmp_path, arrays, match):
 
 
 def test_files_that_are_not_there_or_not_ours(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no file .*a\.npz\. Give digits, or the path"):
+    with pytest.raises(ValueError, match=r"there is no file .*a\.npz\. Give digits, text, or the path"):
         data.load(tmp_path / "a.npz")
     (tmp_path / "a.xlsx").touch()
     with pytest.raises(ValueError, match=r"has suffix '\.xlsx', wanted \.npz, or a table: \.csv"):

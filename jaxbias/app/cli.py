@@ -31,12 +31,12 @@ app = typer.Typer(
 CacheDir = Annotated[Path | None, typer.Option(help="Compilation cache.  [default: the user's cache directory]")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile everything anew.")]
 
-DataFile = Annotated[str, typer.Argument(help="digits, or the path of a .csv, .tsv (or .csv.gz) or .npz file.")]
+DataFile = Annotated[str, typer.Argument(help="digits, text, or the path of a .csv, .tsv (or .csv.gz) or .npz file.")]
 Network = Annotated[
     str | None,
     typer.Option(
         help="For example conv:16x3x3,relu,max_pool:2,flatten,dense:10.  [default: dense:128,relu,dense:K, where K is "
-        "what the data need]"
+        "what the data need; two transformer blocks for text]"
     ),
 ]
 Target = Annotated[
@@ -50,6 +50,11 @@ Header = Annotated[
     bool | None, typer.Option("--header/--no-header", help="Whether the first line holds names.  [default: found out]")
 ]
 Delimiter = Annotated[str | None, typer.Option(help="Between two cells.  [default: found out]")]
+From = Annotated[
+    Path | None, typer.Option("--from", help="Of text: file or directory.  [default: Python's standard library]")
+]
+Context = Annotated[int | None, typer.Option(help="Of text: characters per row.  [default: 64]")]
+Characters = Annotated[int | None, typer.Option(help="Of text: how many to take, at most.  [default: 1000000]")]
 Loss = Annotated[str | None, typer.Option(help="Such as huber:threshold=0.5.  [default: what fits the task]")]
 
 
@@ -249,6 +254,9 @@ def train(
     drop: Drop = None,
     header: Header = None,
     delimiter: Delimiter = None,
+    source: From = None,
+    context: Context = None,
+    characters: Characters = None,
     scale: Annotated[
         bool | None,
         typer.Option("--scale/--no-scale", help="Standardise by the training rows.  [default: tables yes, .npz no]"),
@@ -260,8 +268,12 @@ def train(
         str | None,
         typer.Option(help="Of the step size, by optax, such as warmup_cosine:warmup_steps=9."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.  [default: 20, more with few rows]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows per step.  [default: 64, fewer with few rows]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data.  [default: 20, more with few rows; 4 for text]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows per step.  [default: 64, fewer with few rows; 16 for text]")
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the initial params and the order of the rows.")
     ] = 0,
@@ -270,48 +282,28 @@ def train(
     freeze: Annotated[list[str] | None, typer.Option(help="Path of params to freeze, such as 0 or 2.weight.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Directory to save to and resume from.")] = None,
     save: Annotated[Path | None, typer.Option(help="File for the trained params, as safetensors.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Characters of text to draw from the trained network.")] = 0,
+    compare_biases: Annotated[
+        int,
+        typer.Option(min=0, help="Then train anew from so many seeds, with each kind of bias in turn kept from it."),
+    ] = 0,
     cache_dir: CacheDir = None,
     no_cache: NoCache = False,
 ) -> int:
-    """Train a network on the digits or on your own rows."""
-    from jaxbias import _files, io
-    from jaxbias.app import keep, progress
-    from jaxbias.app import task as tasks
+    """Train a network on the digits, on text or on your own rows."""
+    from jaxbias import _files
+    from jaxbias.app import train_command as command
 
     if save is not None:
         _files.check_writable(save, "--save")
     _cache(cache_dir, no_cache)
     options = {"target": target, "task": task, "missing": missing, "drop": drop, "header": header,
-               "delimiter": delimiter, "scale": scale}  # fmt: skip
-    run = tasks.prepare(
-        data, network, options=options, loss=loss, optimizer=optimizer, learning_rate=learning_rate, schedule=schedule,
-        epochs=epochs, batch_size=batch_size, seed=seed, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or (),
-    )  # fmt: skip
-    print("\n".join(tasks.describe(run)), file=sys.stderr)
-    with progress.Bars() as bars:
-        row = bars.row(f"training on {run.data.name}", run.epochs, note="compiling")
-        fitted = tasks.run(run, checkpoint=checkpoint, progress=lambda told: bars.trained(row, told))
-    latest = {name: float(values[-1]) for name, values in fitted.history.items() if values.ndim == 1}
-    resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
-    problems = []
-
-    def write(path: Path) -> None:
-        io.save(path, fitted.params, metadata=tasks.metadata(run))
-
-    try:
-        print(f"{run.epochs} epochs{resumed}: {tasks.measured(run, latest)}", flush=True)
-    finally:  # whatever becomes of standard output
-        if save is not None:
-            problems.append(keep.write(save, write, "the trained params"))
-        elif fitted.unsaved:
-            other = Path("params.safetensors")
-            problems.append(keep.elsewhere(other, write, "the trained params", fitted.unsaved))
-    if save is not None and fitted.unsaved:
-        problems.append(failure.Failure(f"{fitted.unsaved}; the trained params are in {save}.", failure.FAILED))
-    if fitted.diverged is not None:
-        text = f"training diverged: the loss is not finite from epoch {fitted.diverged} on"
-        problems.append(failure.Failure(text, failure.FAILED))
-    return max((failure.say(problem) for problem in problems if problem is not None), default=0)
+               "delimiter": delimiter, "scale": scale, "from": source, "context": context,
+               "characters": characters}  # fmt: skip
+    words = {"options": options, "loss": loss, "optimizer": optimizer, "learning_rate": learning_rate,
+             "schedule": schedule, "epochs": epochs, "batch_size": batch_size, "seed": seed, "use_bias": not no_bias,
+             "bias_only": bias_only, "freeze": freeze or ()}  # fmt: skip
+    return command.run(data, network, words, checkpoint=checkpoint, save=save, sample=sample, compare=compare_biases)
 
 
 @app.command()
@@ -324,6 +316,9 @@ def summary(
     drop: Drop = None,
     header: Header = None,
     delimiter: Delimiter = None,
+    source: From = None,
+    context: Context = None,
+    characters: Characters = None,
     loss: Loss = None,
     no_bias: Annotated[bool, typer.Option("--no-bias", help="Build every layer without its bias.")] = False,
     bias_only: Annotated[bool, typer.Option("--bias-only", help="Only the biases count as trainable.")] = False,
@@ -334,7 +329,7 @@ def summary(
     from jaxbias.app import task as tasks
 
     options = {"target": target, "task": task, "missing": missing, "drop": drop, "header": header,
-               "delimiter": delimiter}  # fmt: skip
+               "delimiter": delimiter, "from": source, "context": context, "characters": characters}  # fmt: skip
     run = tasks.prepare(
         data, network, options=options, loss=loss, use_bias=not no_bias, bias_only=bias_only, freeze=freeze or (),
         command="summary",

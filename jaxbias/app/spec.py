@@ -1,7 +1,7 @@
 """Networks as text: `dense:128,relu,dense:10` is a chain of three layers.
 
     spec    = layer "," layer ...
-    layer   = name [":" size] [":" option "=" value] ...
+    layer   = name [":" size] [":" option "=" value] ...  |  "residual(" spec ")"
 
 `dense:128` has 128 units. `conv:16x3x3` has 16 filters with a 3×3 kernel, padding "SAME" unless said otherwise
 (`conv:16x3x3:padding=VALID:stride=2`). `swiglu:128` has 128 gates and as many outputs as inputs, `swiglu:128x10` ten,
@@ -9,6 +9,10 @@
 after the last step, `lstm:64:both_directions=true` that of each step from both ends; the digits are then sequences of
 lines. `ssm:16` has 16 states for each feature. `max_pool:2` takes windows of 2 along every spatial axis. Options are
 the keywords of the layer.
+
+`residual(layer_norm,dense:64)` adds its input to what it makes of it. `transformer:4x16x128` is short for the
+pre-norm block `residual(layer_norm,attention:4x16),residual(layer_norm,swiglu:128)`, with the options of the attention.
+`embedding:64` has a row for each character of a text, `embedding:100x64` for 100 ids.
 """
 
 import difflib
@@ -20,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxbias import layers
 from jaxbias.data import Form
-from jaxbias.params import Layer, chain, init_state, map_layers, out_shape
+from jaxbias.params import Layer, chain, init_state, map_layers, out_shape, residual
 
 ACTIVATIONS = tuple(sorted(name for name, value in vars(layers).items() if isinstance(value, Layer)))
 
@@ -60,6 +64,23 @@ def _over_time(cell: Any) -> Callable[..., Layer]:
     return build
 
 
+def _transformer(size: str, use_bias: bool = True, **options: Any) -> Layer:
+    """A pre-norm block: attention, then a gated unit, each after a layer norm and beside a skip connection."""
+    heads, head_size, hidden = _sizes(size)
+    norm = layers.layer_norm.layer(use_bias=use_bias)
+    attention = layers.attention.layer(heads, head_size, use_bias=use_bias, **options)
+    gated = layers.glu.layer(hidden, gate="silu", use_bias=use_bias)
+    return chain(residual(chain(norm, attention)), residual(chain(norm, gated)))
+
+
+def _embedding(size: str, vocabulary: int | None = None, **options: Any) -> Layer:
+    sizes = _sizes(size)
+    if len(sizes) == 1 and vocabulary is None:
+        raise ValueError("the number of ids is known of text alone: embedding:100x64 has 100")
+    ids, features = sizes if len(sizes) > 1 else (vocabulary or 0, *sizes)
+    return layers.embedding.layer(ids, features, **options)
+
+
 _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     # name: (an example of the size, or "" where none is taken; whether there is a bias to switch off; how to build it)
     "dense": ("128", True, lambda size, **options: layers.dense.layer(*_sizes(size), **options)),
@@ -92,13 +113,14 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
         lambda size, **options: layers.linear_attention.layer(*_sizes(size), **options),
     ),
     "attention": ("4x16", True, lambda size, **options: layers.attention.layer(*_sizes(size), **options)),
+    "transformer": ("4x16x128", True, _transformer),
+    "embedding": ("100x64", False, _embedding),
 }
 NOT_WRITTEN = {
     "bias_neuron": "it is dense with the bias as a row of its weight",
     "bilinear": "it takes two inputs",
     "conv_transpose": "no data set here has images as targets",
     "einsum_dense": "an equation has a comma, as a list of layers has",
-    "embedding": "it takes whole numbers, and data sets here hold measurements",
     "linear_cross_entropy": "it is the loss too, and takes the labels",
     "lora": "it goes around the dense layers of a trained network, by lora.adapt",
     "moe": "its experts are layers of their own",
@@ -113,20 +135,45 @@ NAMES = (*_BUILDERS, *ACTIVATIONS)
 """Every layer that a spec may name."""
 
 
-def parse(spec: str, *, use_bias: bool = True) -> Layer:
+def parse(spec: str, *, use_bias: bool = True, vocabulary: int | None = None) -> Layer:
     """The network that `spec` describes.
 
     Args:
         use_bias: False builds every layer without its bias.
+        vocabulary: rows of an embedding that does not say how many it has.
 
     Raises:
-        ValueError: an empty spec, an unknown layer, a missing or impossible size, an unknown option.
+        ValueError: an empty spec, an unknown layer, a missing or impossible size, an unknown option, parentheses that
+            do not pair.
     """
-    parts = [part.strip() for part in spec.split(",")]
-    return chain(*(_parse_layer(part, spec, use_bias) for part in parts))
+    return _parse(spec, spec, use_bias, vocabulary)
 
 
-def _parse_layer(text: str, spec: str, use_bias: bool) -> Layer:
+def _parse(text: str, spec: str, use_bias: bool, vocabulary: int | None) -> Layer:
+    return chain(*(_parse_layer(part.strip(), spec, use_bias, vocabulary) for part in _parts(text, spec)))
+
+
+def _parts(text: str, spec: str) -> list[str]:
+    """Cut at the commas outside of parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth:
+        raise ValueError(
+            f"spec: the parentheses in {spec!r} do not pair: a skip connection is residual(dense:64,relu)."
+        )
+    return parts
+
+
+def _parse_layer(text: str, spec: str, use_bias: bool, vocabulary: int | None) -> Layer:
+    if text.startswith("residual(") and text.endswith(")"):
+        return residual(_parse(text.removeprefix("residual(").removesuffix(")"), spec, use_bias, vocabulary))
     name, *rest = text.split(":")
     if name in NOT_WRITTEN:
         raise ValueError(f"spec: {name} in {spec!r} cannot be written as text: {NOT_WRITTEN[name]}. Use jb.chain.")
@@ -134,7 +181,7 @@ def _parse_layer(text: str, spec: str, use_bias: bool) -> Layer:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         got = f"unknown layer {name!r}" if name else "an empty layer"
-        raise ValueError(f"spec: {got} in {spec!r}.{hint} Known: {', '.join(NAMES)}.")
+        raise ValueError(f"spec: {got} in {spec!r}.{hint} Known: {', '.join(NAMES)}, residual(…).")
     if name in ACTIVATIONS:
         if rest:
             raise ValueError(f"spec: {name} takes no size, got {text!r}.")
@@ -145,9 +192,11 @@ def _parse_layer(text: str, spec: str, use_bias: bool) -> Layer:
         wanted = f"one size, for example {name}:{example}" if example else "no size"
         raise ValueError(f"spec: {name} takes {wanted}, got {text!r}.")
     options = dict(part.split("=", 1) for part in rest if "=" in part)
-    bias: dict[str, Any] = {} if use_bias or not has_bias else {"use_bias": False}
+    given: dict[str, Any] = {} if use_bias or not has_bias else {"use_bias": False}
+    if name == "embedding" and vocabulary is not None:
+        given["vocabulary"] = vocabulary
     try:
-        return build(*sizes, **{key: _value(value) for key, value in options.items()} | bias)
+        return build(*sizes, **{key: _value(value) for key, value in options.items()} | given)
     except (ValueError, TypeError) as error:
         shape = f"{name}:{example}" if example else name
         raise ValueError(f"spec: cannot build {text!r} ({error}). It is written like {shape}.") from None

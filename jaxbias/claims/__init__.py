@@ -18,6 +18,7 @@ from . import (
     library,
     overview,
     statistics,
+    transformers,
 )
 from ._articles import ARTICLES, Article, Group, articles_of, grouped
 from ._claim import CONDITIONAL, HOLDS, REFUTED, REGISTRY, Claim, claim
@@ -58,4 +59,5 @@ __all__ = [
     "select",
     "statistics",
     "to_json",
+    "transformers",
 ]

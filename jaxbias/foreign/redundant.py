@@ -51,9 +51,12 @@ def redundant_biases(
     span the directions that matter; the null space of J are those that do not, whatever the biases are. It splits into
     directions within one leaf (a bias before batch norm (5.3); the key bias of softmax attention without rotary
     positions; the common part before layer norm or softmax) and common ones: a value bias b_v beside an output bias
-    moves nothing along (d, −d·W_o). A zero weight would make biases redundant that training then wakes. So J is also
-    taken at random weights near the given ones, and where it has the larger rank there, only directions that are null
-    for both count: combinations that depend on the weights are left out, and a warning says so.
+    moves nothing along (d, −d·W_o). Where part of fn is held constant (`jax.lax.stop_gradient`, as in batch renorm), a
+    gradient of 0 proves nothing; so each direction is also gone along, and the outputs must stay.
+
+    A zero weight would make biases redundant that training then wakes. So J is also taken at random weights near the
+    given ones, and where it has the larger rank there, only directions that are null for both count: combinations that
+    depend on the weights are left out, and a warning says so.
 
     The cost is two backward passes for each entry of the biases, and a singular value decomposition of that size:
     shrink a wide model first.
@@ -76,20 +79,20 @@ def redundant_biases(
     if not biases:
         return ()
     sizes = [split.leaves[i].size for i in biases]
-    given, moved = _bias_gradients(fn, split, args, biases, sum(sizes) + 8, seed)
+    given, moved, changes, usual = _bias_gradients(fn, split, args, biases, sum(sizes) + 8, seed)
     if not (np.all(np.isfinite(given)) and np.all(np.isfinite(moved))):
         raise ValueError("redundant_biases: a gradient at random biases is not finite. Check fn, params and args.")
     wide = jnp.result_type(*(accumulation_dtype(split.leaves[i].dtype) for i in biases))
     limit = float(jnp.finfo(wide).eps) ** 0.5 if tolerance is None else tolerance
-    null = _null_space(given, sizes, limit)
-    if len(null) > len(_null_space(moved, sizes, limit)):
-        null = _null_space(np.concatenate([given, moved]), sizes, limit)
+    null = _null_space(given, sizes, limit, usual)
+    if len(null) > len(_null_space(moved, sizes, limit, usual)):
+        null = _null_space(np.concatenate([given, moved]), sizes, limit, usual)
         warnings.warn(
             "redundant_biases: at these weights more directions are redundant than at weights near them, as with a "
             "weight of zeros. Only what is redundant at both is returned, without combinations that depend on weights.",
             stacklevel=2,
         )
-    groups = _within_and_across(null, sizes, limit)
+    groups = _within_and_across(_unmoved(null, changes, limit), sizes, limit)
     paths = [split.paths[i] for i in biases]
     return tuple(
         Redundant(tuple(paths[i] for i in members), rows.shape[1] - len(rows), rows) for members, rows in groups
@@ -97,7 +100,10 @@ def redundant_biases(
 
 
 def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: list[int], probes: int, seed: int):
-    """J (probes, entries of the biases) at random biases and the weights as given, and J at weights moved by 30 %."""
+    """J (probes, entries of the biases) at random biases and the weights as given; J at weights moved by 30 %; a
+    function of directions (k, entries), what going along each changes, relative to the outputs, (k, outputs at three of
+    the random biases); and the size that a gradient has where a bias of usual size makes an output of usual size.
+    """
     random = np.random.default_rng(seed)
     # gradients rounded to half precision would hide what depends on what
     widened = lambda x: np.asarray(x, accumulation_dtype(jnp.result_type(x))) if is_float(x) else x
@@ -130,11 +136,31 @@ def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: l
     def gradients(weights):
         def gradient(probe):
             flat, cotangent = probe
-            return jax.vjp(lambda flat: outputs(flat, weights), flat)[1](cotangent)[0]
+            out, pull_back = jax.vjp(lambda flat: outputs(flat, weights), flat)
+            return pull_back(cotangent)[0], jnp.linalg.norm(out)
 
         return jax.lax.map(gradient, (values.astype(dtype), cotangents))
 
-    return np.asarray(gradients(given), np.float64), np.asarray(gradients(moved), np.float64)
+    @jax.jit
+    def along(directions):
+        weights = list(map(jnp.asarray, given))
+        at = lambda flat: outputs(flat, weights)
+        one_way = lambda direction: jax.lax.map(lambda start: at(start + direction) - at(start), starts)
+        return jax.lax.map(one_way, directions)
+
+    starts, far = values[:3].astype(dtype), spread.max()
+    (at_given, sizes), (at_moved, _) = gradients(given), gradients(moved)
+    size = max(float(sizes.min()), 1e-300)
+    changes = lambda rows: np.asarray(along((far * rows).astype(dtype)), np.float64).reshape(len(rows), -1) / size
+    return np.asarray(at_given, np.float64), np.asarray(at_moved, np.float64), changes, size / float(far)
+
+
+def _unmoved(null: np.ndarray, changes: Callable[[np.ndarray], np.ndarray], tolerance: float) -> np.ndarray:
+    """Of the directions that no gradient sees, those along which the outputs stay where they are."""
+    if not len(null):
+        return null
+    combinations, moves, _ = np.linalg.svd(changes(null))
+    return combinations[:, int(np.sum(moves > tolerance)) :].T @ null
 
 
 def parts_of(sizes: Sequence[int]) -> list[slice]:
@@ -143,10 +169,14 @@ def parts_of(sizes: Sequence[int]) -> list[slice]:
     return [slice(end - size, end) for end, size in zip(ends.tolist(), sizes)]
 
 
-def _null_space(rows: np.ndarray, sizes: Sequence[int], tolerance: float) -> np.ndarray:
-    """Orthonormal rows that span the null space of `rows`, with the gradients of each leaf scaled to size 1 first."""
+def _null_space(rows: np.ndarray, sizes: Sequence[int], tolerance: float, usual: float) -> np.ndarray:
+    """Orthonormal rows that span the null space of `rows`, with the gradients of each leaf scaled to size 1 first.
+
+    Args:
+        usual: size of gradients that count, lest rounding count where all of them are 0.
+    """
     scales = np.array([np.sqrt(np.mean(np.square(rows[:, part]))) for part in parts_of(sizes)])
-    live = scales > tolerance * scales.max()
+    live = scales > tolerance * max(scales.max(), usual)
     factors = np.repeat(np.where(live, 1 / np.where(live, scales, 1), 0), sizes)
     _, values, basis = np.linalg.svd(rows * factors, full_matrices=True)
     null = basis[int(np.sum(values > tolerance * max(values.max(initial=0.0), 1e-300))) :]

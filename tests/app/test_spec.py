@@ -6,9 +6,9 @@ from jaxbias.app import spec
 from jaxbias.params import init_state, out_shape
 
 
-def shape_of(text, x_shape, key, **options):
+def shape_of(text, x_shape, key, dtype=float, **options):
     network = spec.parse(text, **options)
-    x = jnp.zeros(x_shape)
+    x = jnp.zeros(x_shape, dtype)
     params = jax.eval_shape(network.init, key, x)
     return out_shape(network, params, x, init_state(network, key, x)).shape, params
 
@@ -38,8 +38,33 @@ def test_every_name_builds_and_runs(key, name):
     example = spec._BUILDERS[name][0] if name not in spec.ACTIVATIONS else ""
     text = f"{name}:{example}" if example else name
     sequences = spec.form_of_rows(spec.parse(text)) == "sequence"
-    shape, _ = shape_of(text, (2, 8, 4) if sequences else (2, 8, 8, 4), key)
+    dtype = int if name == "embedding" else float
+    shape, _ = shape_of(text, (2, 8, 4) if sequences else (2, 8, 8, 4), key, dtype)
     assert shape[0] == 2
+
+
+def test_skip_connections_nest(key):
+    text = "dense:6,residual(layer_norm, dense:12,relu,residual(dense:12), dense:6),dense:10"
+    shape, params = shape_of(text, (5, 64), key)
+    assert shape == (5, 10) and params[1][3][0].weight.shape == (12, 12)
+    _, params = shape_of(text, (5, 64), key, use_bias=False)
+    assert not any("bias" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+
+
+def test_a_transformer_is_its_two_halves(key):
+    short = spec.parse("transformer:4x16x128:causal=true:rotary=half")
+    long = spec.parse("residual(layer_norm,attention:4x16:causal=true:rotary=half),residual(layer_norm,swiglu:128)")
+    x = jax.random.normal(key, (2, 5, 8), jnp.float32)
+    params = long.init(key, x)
+    same_shapes = jax.tree.map(jnp.shape, short.init(key, x)[0]) == jax.tree.map(jnp.shape, params)
+    assert same_shapes and jnp.array_equal(short.forward((params,), x)[0], long.forward(params, x)[0])
+
+
+def test_an_embedding_has_a_row_for_each_character_of_a_text(key):
+    _, params = shape_of("embedding:8", (2, 3), key, int, vocabulary=5)
+    assert params[0].weight.shape == (5, 8)
+    _, params = shape_of("embedding:7x8", (2, 3), key, int, vocabulary=5)
+    assert params[0].weight.shape == (7, 8)
 
 
 def test_without_biases(key):
@@ -63,6 +88,11 @@ BAD = [
     ("dense:3:colour=red", "cannot build 'dense:3:colour=red' .*colour"),
     ("moe:8", "moe in 'moe:8' cannot be written as text: its experts are layers of their own. Use jb.chain"),
     ("dropout:2", "cannot build 'dropout:2'"),
+    ("dense:2,residual(dense:2", "parentheses in 'dense:2,residual\\(dense:2' do not pair"),
+    ("dense:2)", "parentheses in 'dense:2\\)' do not pair"),
+    ("residual()", "an empty layer in 'residual\\(\\)'"),
+    ("transformer:4x16", "cannot build 'transformer:4x16' .*It is written like transformer:4x16x128"),
+    ("embedding:8", "cannot build 'embedding:8' .the number of ids is known of text alone: embedding:100x64"),
 ]
 
 
@@ -78,6 +108,7 @@ def test_bad_specs(text, match):
         ("dense:4", "flat"), ("relu,conv:2x3x3,flatten,dense:2", "image"), ("max_pool:2,flatten,dense:2", "image"),
         ("lstm:4:output=last,dense:2", "sequence"), ("positions:8,attention:2x2,flatten,dense:2", "sequence"),
         ("gru:4:both_directions=true,flatten", "sequence"),
+        ("residual(layer_norm,dense:64),dense:10", "flat"), ("transformer:2x4x8,flatten,dense:10", "sequence"),
     ],
 )  # fmt: skip
 def test_shapes_tell_which_rows_a_network_takes(text, form):

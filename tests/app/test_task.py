@@ -14,7 +14,7 @@ import safetensors
 
 import jaxbias as jb
 from jaxbias import data, losses
-from jaxbias.app import cli, spec
+from jaxbias.app import choices, cli, spec
 from jaxbias.app import task as tasks
 from jaxbias.compilation_cache import CacheUse
 
@@ -139,13 +139,15 @@ def test_files_options_are_not_for_the_digits():
 
 def test_every_loss_is_for_a_task_or_said_why_not():
     known = {name for name in losses.__all__ if inspect.ismodule(getattr(losses, name))}
-    assert known == tasks.LOSSES.keys() | tasks.NOT_OFFERED.keys() and not tasks.LOSSES.keys() & tasks.NOT_OFFERED
+    assert (
+        known == choices.LOSSES.keys() | choices.NOT_OFFERED.keys() and not choices.LOSSES.keys() & choices.NOT_OFFERED
+    )
 
 
-@pytest.mark.parametrize("name", tasks.LOSSES)
+@pytest.mark.parametrize("name", choices.LOSSES)
 def test_every_loss_fits_its_data(name, plants, houses, tmp_path):
     two = write(tmp_path / "two.csv", "a,y", [(i % 2 + i / 100, "ny"[i % 2]) for i in range(40)])
-    for path in [plants, two] if tasks.LOSSES[name] == "classification" else [houses]:
+    for path in [plants, two] if choices.LOSSES[name] == "classification" else [houses]:
         task = tasks.prepare(path, loss=name)
         assert task.loss.name == name
         out, _ = task.network.forward(task.params, jnp.asarray(task.data.x_train))
@@ -181,15 +183,15 @@ def test_a_likelihood_takes_a_mean_and_a_variance_of_each_value(houses):
 
 def test_every_schedule_fills_its_steps_in():
     assert {"cosine", "warmup_cosine", "exponential", "linear", "polynomial", "cosine_onecycle"} <= set(
-        tasks.schedules()
+        choices.schedules()
     )
-    for name in tasks.schedules():
-        schedule = tasks.schedule_by_name(name, 0.1, 200)
+    for name in choices.schedules():
+        schedule = choices.schedule_by_name(name, 0.1, 200)
         with jax.numpy_dtype_promotion("standard"):
             rates = np.array([schedule(step) for step in range(0, 201, 5)])
         assert rates.max() == pytest.approx(0.1, rel=1e-3), name
         assert rates[-1] <= (0.1 if name == "warmup_constant" else 0.0011), name
-    assert tasks.schedule_by_name("warmup_cosine:warmup_steps=100", 0.1, 200)(50) == pytest.approx(0.05)
+    assert choices.schedule_by_name("warmup_cosine:warmup_steps=100", 0.1, 200)(50) == pytest.approx(0.05)
 
 
 def test_the_schedule_ends_with_the_run(plants):
@@ -204,7 +206,7 @@ def test_the_schedule_ends_with_the_run(plants):
 
 def test_optimizers_take_options(plants):
     params = {"weight": jnp.ones(3)}
-    optimizer = tasks.optimizer_by_name("adamw:weight_decay=0.5", 0.1, params)
+    optimizer = choices.optimizer_by_name("adamw:weight_decay=0.5", 0.1, params)
     expected = optax.adamw(0.1, weight_decay=0.5)
     with jax.numpy_dtype_promotion("standard"):
         steps = [o.update(params, o.init(params), params)[0]["weight"] for o in (optimizer, expected)]
@@ -214,9 +216,9 @@ def test_optimizers_take_options(plants):
 def test_every_optimizer_that_is_offered_steps_or_says_why_not():
     params = {"weight": jnp.ones((2, 3), jnp.float32), "bias": jnp.ones(3, jnp.float32)}
     refused = []
-    for name in tasks.optimizers():
+    for name in choices.optimizers():
         try:
-            tasks.optimizer_by_name(name, 0.1, params)
+            choices.optimizer_by_name(name, 0.1, params)
         except ValueError as error:
             refused.append((name, str(error)))
     assert [name for name, _ in refused] == ["lbfgs"] and "lbfgs cannot be used here" in refused[0][1]
