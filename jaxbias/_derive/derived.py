@@ -14,6 +14,7 @@ from jaxbias import _jaxpr, verify
 from jaxbias._derive.checking import autodiff_bytes, bytes_of, checked
 from jaxbias._derive.reading import Reading
 from jaxbias._derive.sizes import sizes_in
+from jaxbias._derive.values import Values
 from jaxbias._derive.writing import Written
 from jaxbias._doors import describe
 from jaxbias._trees import is_float, path_name
@@ -102,9 +103,10 @@ def derive(
     inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
     sizes = sizes_in(program, flat, leaves, inputs)
     captured = _closed_over(forward)
-    written = Written(Reading(program, inputs, captured, sizes), wanted, keep)
+    values = Values(inputs, captured, sizes)
+    written = Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep)
     function, report, namespace = checked(forward, args, tree, wanted, written)
-    captured = [written.reading.captured[text] for text in written.captured]
+    captured = [values.captured[text] for text in written.captured]
     shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
     return Derived(
         code=written.code,
@@ -113,7 +115,7 @@ def derive(
         report=report,
         residual_bytes=bytes_of(shapes),
         autodiff_bytes=autodiff_bytes(flat, leaves, wanted),
-        unwritten=tuple(str(unwritten) for unwritten in written.reading.unwritten.values()),
+        unwritten=tuple(str(values.unwritten[text]) for text in written.unwritten),
     )
 
 

@@ -1,11 +1,13 @@
 """What only moves the entries of an array: broadcasts, reshapes, slices, padding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaxbias._derive.rules.rule import NoRule, rule, shape_of
+from jaxbias._jaxpr import Equation
 from jaxbias.symbols import expressions as ex
 
 
@@ -76,6 +78,19 @@ class _Slice:
 
     read = staticmethod(lambda eq, args: ex.part(args[0], _Slice.places(eq)))
     pull = staticmethod(lambda eq, args, out, d: [ex.placed(d, _Slice.places(eq), args[0])])
+
+
+def pieces(eq: Equation) -> list[Equation]:
+    """A split as one slice for each part."""
+    axis, begin, made = eq.params["axis"], 0, []
+    shape = eq.shapes.inputs[0]
+    for part, n in enumerate(eq.params["sizes"]):
+        starts, stops = [0] * len(shape), list(shape)
+        starts[axis], stops[axis] = begin, begin + n
+        begin += n
+        params = {"start_indices": tuple(starts), "limit_indices": tuple(stops), "strides": None}
+        made.append(replace(eq, name="slice", params=params, outputs=eq.outputs[part : part + 1], bodies=()))
+    return made
 
 
 @rule("pad")

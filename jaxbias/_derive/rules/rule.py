@@ -14,10 +14,11 @@ Pulled = Sequence[Expression | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """Both halves of a primitive."""
+    """Both halves of a primitive; of several outputs, the out and the δ of `pull` are tuples, δ with None in it."""
 
-    read: Callable[[_jaxpr.Equation, Args], Expression]
-    pull: Callable[[_jaxpr.Equation, Args, Expression, Expression], Pulled]
+    read: Callable[[_jaxpr.Equation, Args], Any]
+    pull: Callable[[_jaxpr.Equation, Args, Any, Any], Pulled]
+    outputs: int = 1
 
 
 RULES: dict[str, Rule] = {}
@@ -31,12 +32,12 @@ def shape_of(equation: _jaxpr.Equation) -> tuple[int, ...]:
     return equation.shapes.outputs[0]
 
 
-def rule(*names: str) -> Callable[[type], type]:
-    """Register a class with `read` and `pull` for these primitives."""
+def rule(*names: str, outputs: int = 1) -> Callable[[type], type]:
+    """Register a class with `read` and `pull` for these primitives, of so many outputs."""
 
     def register(made: type) -> type:
         for name in names:
-            RULES[name] = Rule(made.read, made.pull)  # type: ignore[attr-defined]
+            RULES[name] = Rule(made.read, made.pull, outputs)  # type: ignore[attr-defined]
         return made
 
     return register
