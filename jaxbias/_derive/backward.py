@@ -1,18 +1,14 @@
 """The error signals of a forward that has been read, from its outputs back to its arguments."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxbias._derive.rules import NoRule
+from jaxbias._derive.scope import Scope
 from jaxbias._derive.statements import Assign, Statement, names_in
 from jaxbias._derive.values import Unwritten
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
-
-if TYPE_CHECKING:
-    from jaxbias._derive.reading import Reading
 
 
 class Backward:
@@ -25,7 +21,7 @@ class Backward:
         keep: what the user wants kept.
     """
 
-    def __init__(self, reading: Reading, deltas: Sequence[Expression | None], wanted: Sequence[int], keep: str):
+    def __init__(self, reading: Scope, deltas: Sequence[Expression | None], wanted: Sequence[int], keep: str):
         self.reading, self.values, self.keep = reading, reading.values, keep
         self.statements: list[Statement] = []
         self._at: dict[int, list[Expression]] = {}
@@ -40,7 +36,7 @@ class Backward:
         self._drop_unread()
 
     @staticmethod
-    def leading(reading: Reading, start: Iterable[int]) -> set[int]:
+    def leading(reading: Scope, start: Iterable[int]) -> set[int]:
         """The values that depend on these."""
         reached = set(start)
         for step in reading.steps:
@@ -152,18 +148,20 @@ def _joined(terms: Sequence[Expression]) -> Expression | None:
         return None
     ((axis,), *_), end = spans, 0
     places = [term.detail[axis] for term in terms]
-    if any(not isinstance(place, tuple) or place[2] != 1 for place in places):
+    if len({isinstance(place, tuple) for place in places}) > 1:
         return None
     order = sorted(range(len(terms)), key=lambda k: places[k])
+    holes = ", ".join(f"{{{k}}}" for k in range(len(terms)))
+    last = -1 if axis == len(shape) - 1 and axis else axis
+    parts_in_order = [terms[k].args[1] for k in order]
+    if [places[k] for k in order] == list(range(shape[axis])):  # one entry each
+        return ex.call(f"jnp.stack([{holes}], axis={last})", parts_in_order, shape, terms[0].dtype)
     for k in order:
-        if places[k][0] != end:
+        if not isinstance(places[k], tuple) or places[k][2] != 1 or places[k][0] != end:
             return None
         end = places[k][1]
     if end != shape[axis]:
         return None
-    holes = ", ".join(f"{{{k}}}" for k in range(len(terms)))
-    last = -1 if axis == len(shape) - 1 and axis else axis
-    parts_in_order = [terms[k].args[1] for k in order]
     return ex.call(f"jnp.concatenate([{holes}], axis={last})", parts_in_order, shape, terms[0].dtype)
 
 

@@ -63,7 +63,7 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
         return tuple(grads[k] for k in wanted)
 
     report = verify.vjp(of_wanted, rule_of_wanted, tuple(leaves[k] for k in wanted), diagnose=False)
-    if not report.verdict.startswith("right"):
+    if not report.ok:
         raise NotDerived(f"derive: what was written is not the gradient.\n{report}\n{written.code}")
     return function, report, namespace
 
@@ -72,11 +72,18 @@ def _by_jax(text: str, equation: Any) -> dict[str, Any]:
     """An operation without a derivation, and its transpose, as functions."""
     several = len(equation.outputs) > 1
 
+    dtypes = equation.dtypes.inputs
+
+    def exactly(values: Any) -> list[Any]:
+        """As the operation was given them: a number of the code has no dtype of its own."""
+        return [v if hasattr(v, "dtype") else jnp.asarray(v, dtype) for v, dtype in zip(values, dtypes)]
+
     def run(*values: Any) -> Any:
-        out = equation.bind(*values)
+        out = equation.bind(*exactly(values))
         return out if several else out[0]
 
     def pull(values: Any, signals: Any) -> Any:
+        values = exactly(values)
         floats = [k for k, v in enumerate(values) if is_float(jnp.asarray(v))]
 
         def of_floats(*some: Any) -> Any:

@@ -6,36 +6,21 @@ backward of a pass reads is stacked by the loop; what a pass was handed is the s
 one. Error signals of what the body closes over are summed from pass to pass.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxbias import _jaxpr
+from jaxbias._derive.backward import Backward
 from jaxbias._derive.pairs import Pair
+from jaxbias._derive.scope import Scope, Whole
 from jaxbias._derive.statements import Body, Choice, Loop, names_in
+from jaxbias._derive.values import Values
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import parameters
 
-if TYPE_CHECKING:
-    from jaxbias._derive.backward import Backward
-    from jaxbias._derive.reading import Reading
-    from jaxbias._derive.values import Values
-
 Names = Sequence[str | None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A loop or a choice: its numbers, as in a plain step, and how its error signals are derived."""
-
-    equation: _jaxpr.Equation
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    pull: Callable[[Backward, Step, Sequence[Expression | None]], list[Expression | None]]
 
 
 def function_name(equation: _jaxpr.Equation, otherwise: str) -> str:
@@ -44,7 +29,7 @@ def function_name(equation: _jaxpr.Equation, otherwise: str) -> str:
     return name if name.isidentifier() else re.sub(r"\W+", "_", otherwise).strip("_") or "step"
 
 
-def free_numbers(body: Reading) -> list[int]:
+def free_numbers(body: Scope) -> list[int]:
     """Values of a function around it that a body reads, in order."""
     read = [number for step in body.steps for number in step.inputs]
     own = [n for n in dict.fromkeys([*read, *body.outputs]) if not body.makes(n)]
@@ -58,7 +43,7 @@ def free_numbers(body: Reading) -> list[int]:
 class _Scan:
     """A loop that has been read."""
 
-    body: Reading
+    body: Scope
     statement: Loop
     pair: Pair | None
     free: list[int]
@@ -66,7 +51,7 @@ class _Scan:
     left: list[Expression]  # what every pass leaves: the outputs of the body, then what its backward reads
 
 
-def read_scan(reading: Reading, equation: _jaxpr.Equation, inputs: Sequence[int], names: Names) -> list[int]:
+def read_scan(reading: Scope, equation: _jaxpr.Equation, inputs: Sequence[int], names: Names) -> list[int]:
     """A `lax.scan`."""
     values, program = reading.values, equation.bodies[0]
     n_consts, n_carried = equation.carried
@@ -102,7 +87,7 @@ def read_scan(reading: Reading, equation: _jaxpr.Equation, inputs: Sequence[int]
         equation.params["length"], bool(equation.params["reverse"]),
     )  # fmt: skip
     reading.statements.append(scan.statement)
-    step = Step(equation, (*free, *inputs[n_consts:]), (), lambda *args: _pull_scan(scan, *args))
+    step = Whole(equation, (*free, *inputs[n_consts:]), (), lambda *args: _pull_scan(scan, *args))
     return reading.step(step, [*ends, *stacks])
 
 
@@ -118,7 +103,7 @@ def _passes(scan: _Scan, keep: Sequence[bool]) -> Body:
 
 
 def _pull_scan(
-    scan: _Scan, backward: Backward, step: Step, deltas: Sequence[Expression | None]
+    scan: _Scan, backward: Backward, step: Whole, deltas: Sequence[Expression | None]
 ) -> list[Expression | None]:
     values, body, n = backward.values, scan.body, scan.n_carried
     starts, sequences = step.inputs[len(scan.free) : len(scan.free) + n], step.inputs[len(scan.free) + n :]
@@ -207,7 +192,7 @@ def _pull_scan(
     return sent + [slices[of_slices.index(k)] if k in of_slices else None for k in range(len(sequences))]
 
 
-def _reached(body: Reading, outputs: Sequence[int]) -> set[int]:
+def _reached(body: Scope, outputs: Sequence[int]) -> set[int]:
     """The values that outputs of a body are computed from."""
     reached = set(outputs)
     for step in reversed(body.steps):
@@ -270,7 +255,7 @@ def _stack(scan: _Scan, x: Expression) -> Expression:
 # --- choices ----------------------------------------------------------------------------------------------------------
 
 
-def read_cond(reading: Reading, equation: _jaxpr.Equation, inputs: Sequence[int], names: Names) -> list[int]:
+def read_cond(reading: Scope, equation: _jaxpr.Equation, inputs: Sequence[int], names: Names) -> list[int]:
     """A `lax.cond` or `lax.switch`."""
     values = reading.values
     branches = [reading.body(program, inputs[1:], ()) for program in equation.bodies]
@@ -289,10 +274,10 @@ def read_cond(reading: Reading, equation: _jaxpr.Equation, inputs: Sequence[int]
     which = _predicate(values.of[inputs[0]]) if len(branches) == 2 else values.of[inputs[0]]
     reading.statements.append(Choice(functions, which, outs, written))
 
-    def pull(backward: Backward, step: Step, deltas: Sequence[Expression | None]) -> list[Expression | None]:
+    def pull(backward: Backward, step: Whole, deltas: Sequence[Expression | None]) -> list[Expression | None]:
         return _pull_cond(branches, free, which, functions, backward, deltas)
 
-    return reading.step(Step(equation, tuple(free), (), pull), outs)
+    return reading.step(Whole(equation, tuple(free), (), pull), outs)
 
 
 def _predicate(x: Expression) -> Expression:
@@ -301,14 +286,14 @@ def _predicate(x: Expression) -> Expression:
     return core.args[0] if core.op == "cast" and core.args[0].dtype == bool else core
 
 
-def _branch(branch: Reading) -> Body:
+def _branch(branch: Scope) -> Body:
     pair = Pair(branch, [None] * len(branch.outputs), [], "named")
     lines, texts, reads = pair.forward_of([branch.values.of[n] for n in branch.outputs])
     return Body(lines, texts, [], reads)
 
 
 def _pull_cond(
-    branches: Sequence[Reading],
+    branches: Sequence[Scope],
     free: Sequence[int],
     which: Expression,
     functions: Sequence[str],
@@ -339,7 +324,7 @@ def _pull_cond(
     return [sent.get(m) for m in free]
 
 
-READ: dict[str, Callable[[Reading, _jaxpr.Equation, Sequence[int], Names], list[int]]] = {
+READ: dict[str, Callable[[Scope, _jaxpr.Equation, Sequence[int], Names], list[int]]] = {
     "scan": read_scan,
     "cond": read_cond,
 }

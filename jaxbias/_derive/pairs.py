@@ -1,18 +1,13 @@
 """A forward and its backward pass, of a function or of the body of a loop, and the names that both have for values."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING
 
 from jaxbias._derive.backward import Backward
+from jaxbias._derive.scope import Scope
 from jaxbias._derive.statements import Assign, Line, Lines, Statement
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression, parts
 from jaxbias.symbols.python import Printer
-
-if TYPE_CHECKING:
-    from jaxbias._derive.reading import Reading
 
 
 class Pair:
@@ -25,7 +20,7 @@ class Pair:
         backward_lines, backward_reads: the text of the backward, and what it takes from the forward and from outside.
     """
 
-    def __init__(self, reading: Reading, deltas: Sequence[Expression | None], wanted: Sequence[int], keep: str):
+    def __init__(self, reading: Scope, deltas: Sequence[Expression | None], wanted: Sequence[int], keep: str):
         self.reading, self.values, self.wanted = reading, reading.values, wanted
         self.backward = Backward(reading, deltas, wanted, keep)
         self._choose_names({d.detail for d in deltas if d is not None and d.op == "name"})
@@ -51,26 +46,34 @@ class Pair:
         for x in self._kept:
             if x not in self.texts:
                 self.texts[x] = unique(ex.word_for(x))
+        self._twice: dict[Expression, str] = {}  # of what the forward alone has a name for
+        for x in shared([*forward, *self._kept], self.texts):
+            if not ex.is_of_sizes(x):
+                self._twice[x] = unique(ex.word_for(x))
         self._again: dict[Expression, str] = {}  # of what the backward alone has a name for
         for x in shared(roots, self.texts):
             signal = any(node.op == "name" and node.detail in signals for node in parts(x))
-            self._again[x] = unique("d" if signal else ex.word_for(x))
+            self._again[x] = self._twice.get(x) or unique("d" if signal else ex.word_for(x))
+
+    def _in_forward(self, x: Expression) -> str | None:
+        return self.texts.get(x) or self._twice.get(x)
 
     def _ordered(self) -> list[Statement]:
         """The forward's statements, the parts that are kept before the first that needs them."""
         ordered: list[Statement] = []
         done: set[str] = set()
 
-        def need(root: Expression) -> None:
+        def need(root: Expression, of_variable: bool = False) -> None:
             for node in parts(root):
-                text = self.texts.get(node)
-                if node in self._kept and text not in done and text is not None:
+                text = self._in_forward(node)
+                named = node in self._kept or (node in self._twice and not (of_variable and node is root))
+                if named and text not in done and text is not None:
                     done.add(text)
                     ordered.append(Assign(ex.name(text, node.shape, node.dtype), node))
 
         for statement in self.reading.statements:
             for root in statement.roots:
-                need(root)
+                need(root, isinstance(statement, Assign))
             if not {x.detail for x in statement.targets} <= done:
                 done |= {x.detail for x in statement.targets}
                 ordered.append(statement)
@@ -84,13 +87,13 @@ class Pair:
         Args:
             besides: names that are needed too.
         """
-        printer = Printer(self.texts.get)
+        printer = Printer(self._in_forward)
         texts = [printer(x) for x in results]
         needed = printer.names | (besides or set())
         self.written = []
         for statement in reversed(self.statements):
             if needed & (targets := {x.detail for x in statement.targets}):
-                lines = statement.write(self.texts.get, needed)
+                lines = statement.write(self._in_forward, needed)
                 needed = (needed - targets) | lines.reads
                 self.written.insert(0, lines)
         return [line for lines in self.written for line in lines.lines], texts, needed
@@ -155,7 +158,7 @@ class Pair:
         again: list[Lines] = []
         forward = {x.detail: s for s in self.statements if isinstance(s, Assign) for x in s.targets}
         for text in [text for text in reversed(self.made) if text in reads and text in forward]:
-            line = forward[text].write(self.texts.get, None)
+            line = forward[text].write(self._in_forward, None)
             if line.cheap and line.reads <= reads - {text}:
                 reads = reads - {text}
                 again.insert(0, line)
@@ -198,14 +201,11 @@ def _worth(x: Expression) -> bool:
     costly = {"contract", "total", "apply", "call"}
     stopped = x.op == "call" and "stop_gradient" in x.detail
     varies = (
-        any(node.op == "name" for node in parts(x)) and x.op not in ("size", "compare", "cast") and not _of_sizes(x)
+        any(node.op == "name" for node in parts(x))
+        and x.op not in ("size", "compare", "cast")
+        and not ex.is_of_sizes(x)
     )
     return varies and any(node.op in costly for node in parts(x)) and not stopped
-
-
-def _of_sizes(x: Expression) -> bool:
-    """Whether it is a number that only sizes go into."""
-    return x.op in ("number", "size") or (bool(x.args) and all(map(_of_sizes, x.args)))
 
 
 def shared(roots: Sequence[Expression], named: Container[Expression]) -> list[Expression]:
@@ -213,17 +213,18 @@ def shared(roots: Sequence[Expression], named: Container[Expression]) -> list[Ex
     uses: dict[Expression, int] = {}
     order: list[Expression] = []
 
-    def visit(node: Expression) -> None:
+    opened: set[Expression] = set()
+
+    def visit(node: Expression, whole: bool = False) -> None:
         uses[node] = uses.get(node, 0) + 1
-        if uses[node] > 1 and node.op not in ex.CHEAP:
-            return
-        if node not in named and node.op != "size":
+        if (whole or node not in named) and node.op != "size" and (node not in opened or node.op in ex.CHEAP):
+            opened.add(node)
             for arg in node.args:
                 visit(arg)
         order.append(node)
 
-    for root in roots:
-        visit(root)
+    for root in dict.fromkeys(roots):
+        visit(root, True)
     return [n for n in dict.fromkeys(order) if uses[n] > 1 and n not in named and n.op not in ex.CHEAP and _long(n)]
 
 

@@ -1,15 +1,14 @@
 """A traced forward as steps on expressions: one equation each, values under the names that the user gave them."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
 from jaxbias import _jaxpr
 from jaxbias._derive import control
 from jaxbias._derive.fused import recognise
-from jaxbias._derive.rules import RULES, NoRule, Rule, layout
-from jaxbias._derive.statements import Assign, Statement
+from jaxbias._derive.rules import NoRule, Rule, layout, rule_of
+from jaxbias._derive.scope import Scope, Step
 from jaxbias._derive.values import Unwritten, Values
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
@@ -27,24 +26,12 @@ LAYOUT = {"broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", 
 RANDOM = {"random_seed", "random_wrap", "random_bits", "random_fold_in", "random_split", "random_unwrap"}
 
 
-@dataclass(frozen=True)
-class Step:
-    """An equation: values by number in and out, and its rule; None where it has none and JAX carries it out."""
+class Reading(Scope):
+    """A function or the body of a loop, read from its program.
 
-    equation: _jaxpr.Equation
-    rule: Rule | None
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-
-class Reading:
-    """A function or the body of a loop, read.
-
-    Attributes:
-        values: of the whole derivation.
-        steps: in order; a loop or a choice is one step.
-        statements: the named values in order.
-        inputs, outputs: numbers of values.
+    Args:
+        above: the function around it.
+        own: of a loop's body, the inputs that are new in every pass.
     """
 
     def __init__(
@@ -52,27 +39,20 @@ class Reading:
         values: Values,
         program: _jaxpr.Program,
         inputs: Sequence[int],
-        above: "Reading | None" = None,
+        above: Scope | None = None,
         own: Sequence[int] = (),
     ):
-        self.values, self.above, self._passes = values, above, bool(own)
-        self.steps: list[Step | control.Step] = []
-        self.statements: list[Statement] = []
-        self.inputs = tuple(inputs)
-        self._own = set(inputs if above is None else own)  # values that are made here
+        super().__init__(values, inputs, above, inputs if above is None else own)
+        self._passes = bool(own)
         self.outputs = self._run(program, inputs, _variables(program))
 
-    def body(self, program: _jaxpr.Program, inputs: Sequence[int], own: Sequence[int]) -> "Reading":
+    def body(self, program: _jaxpr.Program, inputs: Sequence[int], own: Sequence[int]) -> Scope:
         """The body of a loop or a branch of this function.
 
         Args:
             own: those of the inputs that are new in every pass of a loop; none are in a branch.
         """
         return Reading(self.values, program, inputs, self, own)
-
-    def makes(self, number: int) -> bool:
-        """Whether the value is made here, and not in a function around it."""
-        return number in self._own
 
     def _run(self, program: _jaxpr.Program, inputs: Sequence[int], names: dict[int, str]) -> tuple[int, ...]:
         numbers = dict(zip(program.inputs, inputs))
@@ -121,43 +101,12 @@ class Reading:
                 needed.update(equation.inputs)
         return worth
 
-    def _home(self, inputs: Sequence[int]) -> "Reading":
+    def _home(self, inputs: Sequence[int]) -> Scope:
         """Where it is computed: before the loop, unless it depends on nothing at all."""
         moved = self.above is not None and self._passes and not all(i in self.values.known for i in inputs)
         if not moved or any(self.makes(i) for i in inputs):
             return self
-        return self.above._home(inputs)  # type: ignore[union-attr]
-
-    def named_above(self, number: int) -> None:
-        """See that a value of a function around this one has a name there, if it is worth one."""
-        if self.above is None or self.makes(number) or number in self.values.known:
-            return
-        if not self.above.makes(number):
-            self.above.named_above(number)
-        elif ex.weight(ex.bare(self.values.of[number])):
-            self.above.define(number, ex.word_for(self.values.of[number]))
-
-    def define(self, number: int, text: str) -> None:
-        """Give a value a name; what is a variable, a number or an argument already keeps what it is."""
-        values = self.values
-        value = values.of[number]
-        core = ex.bare(value)
-        if core.op == "name" and number in values.known and core.detail.startswith("drawn"):
-            held = values.captured.pop(core.detail)
-            values.captured[made := values.unique(text)] = held
-            values.of[number] = ex.spread(ex.name(made, core.shape, core.dtype), value.shape)
-            return
-        if core.op in ("name", "number", "size"):
-            return
-        variable = values.variable(text, core.shape, core.dtype)
-        self.statements.append(Assign(variable, core))
-        values.of[number] = ex.spread(variable, value.shape)
-
-    def variable(self, text: str, shape: Sequence[int], dtype: Any) -> int:
-        """Number of a new value of this name."""
-        number = self.values.new(self.values.variable(text, shape, dtype))
-        self._own.add(number)
-        return number
+        return self.above._home(inputs) if isinstance(self.above, Reading) else self
 
     def equation(self, equation: _jaxpr.Equation, inputs: list[int]) -> Sequence[int]:
         """Read one equation; the numbers of what comes out."""
@@ -169,15 +118,15 @@ class Reading:
             called = equation.called
             if called == "logaddexp" and ex.is_zero(args[1]):
                 name, inputs, args = "softplus", inputs[:1], args[:1]
-            elif called in RULES:
+            elif rule_of(called, len(equation.outputs)) is not None:
                 name = called
         if name == "split":
             return [out for piece in layout.pieces(equation) for out in self.equation(piece, inputs)]
         if name in WRITTEN_OUT and equation.bodies:
             return self._run(equation.bodies[0], inputs, {})
-        if name in RULES and len(equation.outputs) == RULES[name].outputs:
+        if (rule := rule_of(name, len(equation.outputs))) is not None:
             try:
-                read = RULES[name].read(equation, args)
+                read = rule.read(equation, args)
             except NoRule:
                 pass
             else:
@@ -185,9 +134,9 @@ class Reading:
                 values = [ex.spread(value, shape) for value, shape in zip(values, equation.shapes.outputs)]
                 fused = recognise(values[0]) if name in ("div", "add", "sub") else None
                 if fused is not None and (of := self._number_of(fused.of)) is not None:
-                    rule = Rule(RULES[name].read, lambda eq, args, out, d: [fused.pull(out, d)])
+                    rule = Rule(rule.read, lambda eq, args, out, d: [fused.pull(out, d)])
                     return self.step(Step(equation, rule, (of,), ()), [fused.value])
-                return self.step(Step(equation, RULES[name], tuple(inputs), ()), values)
+                return self.step(Step(equation, rule, tuple(inputs), ()), values)
         text = self.values.unique(control.function_name(equation, equation.called or name))
         called = f"{text}({', '.join(f'{{{k}}}' for k in range(len(args)))})"
         forms = list(zip(equation.shapes.outputs, equation.dtypes.outputs))
@@ -198,13 +147,6 @@ class Reading:
     def _number_of(self, x: Expression) -> int | None:
         """A value that is this expression."""
         return next((n for n, value in enumerate(self.values.of) if value is x), None)
-
-    def step(self, step: Any, values: Iterable[Expression]) -> list[int]:
-        """Append a step that makes these values."""
-        outputs = [self.values.new(value) for value in values]
-        self._own.update(outputs)
-        self.steps.append(replace(step, outputs=tuple(outputs)))
-        return outputs
 
     def follow(self, equation: _jaxpr.Equation, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Keep what a value is that depends on no argument."""
@@ -219,12 +161,13 @@ class Reading:
 
         None where it can be written, as a mask of ones can.
         """
-        drawn = any(ex.bare(self.values.of[i]).op == "name" for i in inputs)
+        names = {ex.bare(self.values.of[i]).detail for i in inputs if ex.bare(self.values.of[i]).op == "name"}
+        drawn = bool(names & self.values.drawn)
         if equation.bodies or not (drawn or equation.name in RANDOM):
             return None
         outputs = []
         for held in equation.bind(*(self.values.known[i] for i in inputs)):
-            text = self.values.unique("drawn")
+            self.values.drawn.add(text := self.values.unique("drawn"))
             self.values.captured[text] = held
             outputs.append(self.values.new(ex.name(text, held.shape, held.dtype)))
             self._own.add(outputs[-1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
@@ -45,6 +45,7 @@ class Lines:
     cheap: bool = False
 
 
+@runtime_checkable
 class Statement(Protocol):
     """One statement.
 

@@ -36,6 +36,7 @@ class Values:
         of: number of a value → its expression; a variable where it has a name.
         known: number of a value that is the same whatever the arguments → what it is.
         captured: name → array, of what the function closes over.
+        drawn: names of captured arrays that are random numbers.
         unwritten: variable of a function that JAX carries out → what it is.
     """
 
@@ -43,6 +44,7 @@ class Values:
         self.of: list[Expression] = []
         self.known: dict[int, Any] = {}
         self.captured: dict[str, Any] = {}
+        self.drawn: set[str] = set()
         self.unwritten: dict[str, Unwritten] = {}
         self.taken = {*RESERVED, *(x.detail for x in arguments)}
         self._closed_over, self._sizes = closed_over, sizes

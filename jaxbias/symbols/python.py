@@ -175,6 +175,8 @@ class Printer:
 
     def transpose(self, x: Expression) -> tuple[str, int]:
         (core,), order = x.args, x.detail
+        if core.op == "contract" and self.text_of(core) is None and self.contract(core)[0].startswith("jnp.einsum"):
+            return self._einsum(core, order), ATOM
         if order == tuple(range(len(order)))[::-1]:
             return f"{self(core, ATOM)}.T", ATOM
         moved = [k for k, axis in enumerate(order) if k != axis]
@@ -215,6 +217,11 @@ class Printer:
                 return f"{left} @ {right}", PRODUCT
         if not contracted[0] and not lead and a.ndim == b.ndim == 1:
             return f"jnp.outer({self(a)}, {self(b)})", ATOM
+        return self._einsum(x, range(x.ndim)), ATOM
+
+    def _einsum(self, x: Expression, order: Sequence[int]) -> str:
+        """A product, its axes in this order."""
+        (a, b), (contracted, batch) = x.args, x.detail
         letters = iter(LETTERS)
         mine = ["" for _ in range(a.ndim)], ["" for _ in range(b.ndim)]
         for pair in (*zip(*batch), *zip(*contracted)):
@@ -226,8 +233,8 @@ class Printer:
         out = [mine[0][k] for k in batch[0]]
         for i, operand in enumerate(mine):
             out += [letter for k, letter in enumerate(operand) if k not in (*batch[i], *contracted[i])]
-        subscripts = f"{''.join(mine[0])},{''.join(mine[1])}->{''.join(out)}"
-        return f'jnp.einsum("{subscripts}", {self(a)}, {self(b)})', ATOM
+        subscripts = f"{''.join(mine[0])},{''.join(mine[1])}->{''.join(out[k] for k in order)}"
+        return f'jnp.einsum("{subscripts}", {self(a)}, {self(b)})'
 
     def _turned(self, x: Expression, turn: bool) -> str:
         """An operand of @, its last two axes exchanged."""
@@ -271,10 +278,10 @@ def _places(places: Sequence[Any], shape: Sequence[int]) -> str:
             texts.append(f"{start or ''}:{'' if stop >= n else stop}" + (f":{step}" if step != 1 else ""))
         else:
             texts.append(str(-1 if place == n - 1 and n > 1 else place))
+    if len(texts) > 2 and texts[-1] != ":" and all(text == ":" for text in texts[:-1]):
+        return f"..., {texts[-1]}"
     while len(texts) > 1 and texts[-1] == ":":
         texts.pop()
-    if len(texts) > 2 and all(text == ":" for text in texts[:-1]):
-        texts = ["...", texts[-1]]
     return ", ".join(texts)
 
 

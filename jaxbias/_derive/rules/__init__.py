@@ -6,12 +6,21 @@ to be.
 """
 
 from jaxbias._derive.rules import convolution, decompositions, elementwise, layout, picking, reductions, transforms
-from jaxbias._derive.rules.rule import RULES, NoRule, Rule
+from jaxbias._derive.rules.rule import RULES, NoRule, Rule, rule_of
 from jaxbias._jaxpr.sources import hide_folder_of
 
 __all__ = [
-    *("RULES", "NoRule", "Rule"),
-    *("convolution", "decompositions", "elementwise", "layout", "picking", "reductions", "transforms"),
+    "RULES",
+    "NoRule",
+    "Rule",
+    "convolution",
+    "decompositions",
+    "elementwise",
+    "layout",
+    "picking",
+    "reductions",
+    "rule_of",
+    "transforms",
 ]
 
 hide_folder_of(__file__)

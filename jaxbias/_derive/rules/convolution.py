@@ -74,7 +74,7 @@ class _Conv:
             padding = [tuple(map(int, pair)) for pair in p["padding"]]
         layout = _letters(lhs, "N", "C"), _letters(rhs, "O", "I"), _letters(out, "N", "C")
         return _written(
-            *args, shape_of(eq), eq.dtypes.outputs[0], layout, strides=p["window_strides"], padding=padding,
+            args[0], args[1], shape_of(eq), eq.dtypes.outputs[0], layout, strides=p["window_strides"], padding=padding,
             lhs_dilation=p["lhs_dilation"], rhs_dilation=p["rhs_dilation"],
             feature_group_count=p["feature_group_count"],
         )  # fmt: skip

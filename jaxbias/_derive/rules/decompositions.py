@@ -134,6 +134,24 @@ class _LogDet:
         return [None if d[1] is None else ex.multiply(_over_matrix(d[1]), _inverse(args[0]))]
 
 
+@rule("_slogdet_lu of 1")
+class _OneOfLogDet:
+    """Where only one of the two is used: the sign needs no logarithm."""
+
+    @staticmethod
+    def place(eq) -> int:
+        return int(any(equation.name == "log" for equation in eq.bodies[0].equations))
+
+    @staticmethod
+    def read(eq, args):
+        text = f"jnp.linalg.slogdet({{0}})[{_OneOfLogDet.place(eq)}]"
+        return ex.call(text, args, shape_of(eq), eq.dtypes.outputs[0])
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        return [ex.multiply(_over_matrix(d), _inverse(args[0])) if _OneOfLogDet.place(eq) else None]
+
+
 @rule("_det", "_det_2x2", "_det_3x3")
 class _Det:
     read = staticmethod(lambda eq, args: ex.call("jnp.linalg.det({0})", args, shape_of(eq), args[0].dtype))

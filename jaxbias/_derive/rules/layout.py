@@ -95,23 +95,27 @@ def pieces(eq: Equation) -> list[Equation]:
 
 @rule("pad")
 class _Pad:
+    """Around an array, and between its entries."""
+
     @staticmethod
     def read(eq, args):
         x, value = args
-        config = tuple(eq.params["padding_config"])
-        if any(low < 0 or high < 0 or inner for low, high, inner in config):
+        config = tuple(tuple(map(int, part)) for part in eq.params["padding_config"])
+        if any(low < 0 or high < 0 for low, high, _ in config):
             raise NoRule
-        widths = tuple((int(low), int(high)) for low, high, _ in config)
+        if any(inner for *_, inner in config):
+            text = f"jax.lax.pad({{0}}, jnp.asarray({{1}}, jnp.{x.dtype}), {config})"
+            return ex.call(text, args, shape_of(eq), x.dtype)
+        widths = tuple((low, high) for low, high, _ in config)
         words = "" if ex.is_zero(value) else ", constant_values={1}"
         return ex.call(f"jnp.pad({{0}}, {widths}{words})", args if words else [x], shape_of(eq), x.dtype)
 
     @staticmethod
     def pull(eq, args, out, d):
         x, value = args
-        config = eq.params["padding_config"]
-        starts = [low for low, _, _ in config]
-        stops = [low + n for (low, _, _), n in zip(config, x.shape)]
-        inside = ex.part(d, _spans(starts, stops))
+        spans = [(int(low), int(low) + (n - 1) * (int(inner) + 1) + 1 if n else int(low), int(inner) + 1)
+                 for (low, _, inner), n in zip(eq.params["padding_config"], x.shape)]  # fmt: skip
+        inside = ex.part(d, spans)
         outside = None if ex.value_of(value) is not None else ex.subtract(
             ex.total(d, range(d.ndim)), ex.total(inside, range(d.ndim)))  # fmt: skip
         return [inside, outside]

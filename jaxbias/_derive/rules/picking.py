@@ -1,5 +1,7 @@
 """Entries picked by index: rows of tables, points, entries along an axis."""
 
+from collections.abc import Sequence
+
 from jaxbias import _jaxpr
 from jaxbias._derive.rules.rule import NoRule, rule, shape_of
 from jaxbias.symbols import expressions as ex
@@ -68,6 +70,91 @@ class _Gather:
         x, columns, places = _Gather.parts(eq, args)
         text = f"jnp.zeros_like({{0}}).at[{places}].add({{{1 + len(columns)}}})"
         return [ex.call(text, [x, *columns, d], x.shape, x.dtype), None]
+
+
+def _scattered(eq: _jaxpr.Equation, args: Sequence[Expression]) -> tuple[str, list[Expression]]:
+    """What stands in the brackets of `.at[…]`, and the indices that go there.
+
+    Raises:
+        NoRule: something else than whole entries of the first axes, or of one axis.
+    """
+    numbers, (table, indices, updates) = eq.params["dimension_numbers"], eq.shapes.inputs
+    axes = tuple(numbers.scatter_dims_to_operand_dims)
+    count = len(indices) - 1
+    rest = [k for k in range(len(table)) if k not in axes]
+    first = axes == tuple(range(len(axes))) and tuple(numbers.update_window_dims) == tuple(range(count, len(updates)))
+    whole = tuple(numbers.inserted_window_dims) == axes and [updates[k] for k in numbers.update_window_dims] == [
+        table[k] for k in rest
+    ]
+    if not first or not whole or numbers.operand_batching_dims:
+        raise NoRule
+    columns = [_undo_wrap(c, table[k]) for c, k in zip(_columns(args[1]), axes)]
+    if any(column is raw for column, raw in zip(columns, _columns(args[1]))) and not _of_segments(eq, args):
+        raise NoRule  # negative indices mean something else
+    return ", ".join(f"{{{1 + k}}}" for k in range(len(columns))), columns
+
+
+def _of_segments(eq: _jaxpr.Equation, args: Sequence[Expression]) -> bool:
+    """Whether it is a `segment_sum`: into zeros, by one index."""
+    return ex.is_zero(args[0]) and eq.shapes.inputs[1][-1] == 1
+
+
+@rule("scatter-add")
+class _ScatterAdd:
+    @staticmethod
+    def read(eq, args):
+        places, columns = _scattered(eq, args)
+        table, updates = args[0], args[2]
+        if _of_segments(eq, args):
+            text = f"jax.ops.segment_sum({{0}}, {{1}}, {table.shape[0]})"
+            return ex.call(text, [updates, *columns], table.shape, table.dtype)
+        text = f"{{0}}.at[{places}].add({{{1 + len(columns)}}})"
+        return ex.call(text, [table, *columns, updates], table.shape, table.dtype)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        """To the table all of it, to what was added what lies at its place, 0 where there was none."""
+        places, columns = _scattered(eq, args)
+        text = f'{{0}}.at[{places}].get(mode="fill", fill_value=0)'
+        return [d, None, ex.call(text, [d, *columns], args[2].shape, args[2].dtype)]
+
+
+@rule("dynamic_slice")
+class _DynamicSlice:
+    @staticmethod
+    def places(count: int, start: int) -> str:
+        return f"({', '.join(f'{{{k}}}' for k in range(start, start + count))}{',' if count == 1 else ''})"
+
+    @staticmethod
+    def read(eq, args):
+        sizes = tuple(map(int, eq.params["slice_sizes"]))
+        text = f"jax.lax.dynamic_slice({{0}}, {_DynamicSlice.places(len(args) - 1, 1)}, {sizes})"
+        return ex.call(text, args, shape_of(eq), args[0].dtype)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        x, starts = args[0], args[1:]
+        text = f"jax.lax.dynamic_update_slice(jnp.zeros_like({{0}}), {{1}}, {_DynamicSlice.places(len(starts), 2)})"
+        return [ex.call(text, [x, d, *starts], x.shape, x.dtype), *[None] * len(starts)]
+
+
+@rule("dynamic_update_slice")
+class _DynamicUpdate:
+    @staticmethod
+    def read(eq, args):
+        text = f"jax.lax.dynamic_update_slice({{0}}, {{1}}, {_DynamicSlice.places(len(args) - 2, 2)})"
+        return ex.call(text, args, shape_of(eq), args[0].dtype)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        update, starts = args[1], args[2:]
+        into = f"jax.lax.dynamic_update_slice({{0}}, {{1}}, {_DynamicSlice.places(len(starts), 2)})"
+        of = f"jax.lax.dynamic_slice({{0}}, {_DynamicSlice.places(len(starts), 1)}, {tuple(update.shape)})"
+        return [
+            ex.call(into, [d, ex.zeros(update), *starts], d.shape, d.dtype),
+            ex.call(of, [d, *starts], update.shape, update.dtype),
+            *[None] * len(starts),
+        ]
 
 
 def _columns(indices: Expression) -> list[Expression]:

@@ -24,6 +24,12 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
+def rule_of(name: str, outputs: int) -> Rule | None:
+    """The rule of a primitive that has so many outputs; "sort of 2" where it differs from that of the usual number."""
+    usual = RULES.get(name)
+    return usual if usual is not None and usual.outputs == outputs else RULES.get(f"{name} of {outputs}")
+
+
 class NoRule(Exception):
     """This use of a primitive has no rule here."""
 
