@@ -68,7 +68,7 @@ def read_scan(reading: Scope, equation: _jaxpr.Equation, inputs: Sequence[int], 
     free = free_numbers(body)
     for number in free:
         body.named_above(number)
-    outer = [values.of[i] for i in inputs[n_consts:]]
+    outer = [_exactly(values.of[i]) for i in inputs[n_consts:]]
     ends, stacks = [], []
     for k, (shape, dtype) in enumerate(zip(equation.shapes.outputs, equation.dtypes.outputs)):
         text = names[k]
@@ -89,6 +89,14 @@ def read_scan(reading: Scope, equation: _jaxpr.Equation, inputs: Sequence[int], 
     reading.statements.append(scan.statement)
     step = Whole(equation, (*free, *inputs[n_consts:]), (), lambda *args: _pull_scan(scan, *args))
     return reading.step(step, [*ends, *stacks])
+
+
+def _exactly(x: Expression) -> Expression:
+    """With its dtype, where it is a number: a loop hands on what it was given."""
+    if x.op != "number":
+        return x
+    text = "jnp.zeros((), jnp.{1})" if x.detail == 0 else "jnp.asarray({0}, jnp.{1})"
+    return ex.call(text.replace("{1}", str(x.dtype)), [x], (), x.dtype)
 
 
 def _passes(scan: _Scan, keep: Sequence[bool]) -> Body:
@@ -205,7 +213,7 @@ def _zeros(like: Expression, read: set[str]) -> Expression:
     """Zeros in a shape: like a variable, if it is at hand."""
     if like.op == "name" and like.detail in read:
         return ex.call("jnp.zeros_like({0})", [like], like.shape, like.dtype)
-    return ex.zeros(like)
+    return _exactly(ex.zeros(like))
 
 
 def _signal_name(values: Values, number: int, otherwise: str) -> Expression:

@@ -20,6 +20,10 @@ MOST_FOLLOWED = 1_000_000
 WRITTEN_OUT = {"custom_jvp_call", "remat", "custom_lin"}
 """Calls whose bodies stand for them."""
 
+CALLED = {"_det"}
+"""Functions with a derivative of their own that their body does not stand for: that of a determinant is defined where
+the matrix has no inverse."""
+
 LAYOUT = {"broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "neg", "slice"}
 """What costs nothing to do again in every pass of a loop."""
 
@@ -122,7 +126,7 @@ class Reading(Scope):
                 name = called
         if name == "split":
             return [out for piece in layout.pieces(equation) for out in self.equation(piece, inputs)]
-        if name in WRITTEN_OUT and equation.bodies:
+        if name in WRITTEN_OUT and equation.bodies and equation.called not in CALLED:
             return self._run(equation.bodies[0], inputs, {})
         if (rule := rule_of(name, len(equation.outputs))) is not None:
             try:

@@ -175,7 +175,7 @@ class Loop:
         used = [name.detail in body.reads for name in self.taken]
         taken = [name.detail for name, keep in zip(self.taken, used) if keep]
         printer = Printer(text_of)
-        starts = [_exactly(printer, x) for x in self.starts]
+        starts = [printer(x) for x in self.starts]
         sequences = [printer(x) for x, keep in zip(self.sequences, used) if keep]
         ends = [x.detail if needed is None or x.detail in needed else "_" for x in self.ends]
         stacks = [x.detail for x, keep in zip(self.stacks, wanted) if keep]
@@ -210,13 +210,6 @@ def _parameter(names: Sequence[str], whole: str) -> tuple[str, str]:
     if len(names) == 1:
         return names[0], ""
     return (whole, f"{', '.join(names)} = {whole}") if names else ("_", "")
-
-
-def _exactly(printer: Printer, x: Expression) -> str:
-    """With its dtype, where it is a number: a loop hands on what it was given."""
-    if x.op != "number":
-        return printer(x)
-    return f"jnp.{'zeros' if x.detail == 0 else 'full'}((), {'' if x.detail == 0 else printer(x) + ', '}jnp.{x.dtype})"
 
 
 @dataclass(eq=False)

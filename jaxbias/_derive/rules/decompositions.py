@@ -150,12 +150,3 @@ class _OneOfLogDet:
     @staticmethod
     def pull(eq, args, out, d):
         return [ex.multiply(_over_matrix(d), _inverse(args[0])) if _OneOfLogDet.place(eq) else None]
-
-
-@rule("_det", "_det_2x2", "_det_3x3")
-class _Det:
-    read = staticmethod(lambda eq, args: ex.call("jnp.linalg.det({0})", args, shape_of(eq), args[0].dtype))
-
-    @staticmethod
-    def pull(eq, args, out, d):
-        return [ex.multiply(_over_matrix(ex.multiply(d, out)), _inverse(args[0]))]

@@ -63,13 +63,21 @@ class _Gather:
     def pull(eq, args, out, d):
         if (axis := _along(eq)) is not None:
             x, ids = args[0], _undo_wrap(ex.drop(args[1], [args[1].ndim - 1]), args[0].shape[axis])
-            if ids.shape[axis] != 1:
-                raise NoRule
+            if ids.shape[axis] != 1:  # an entry may be picked twice
+                places = [f"jnp.arange({n}){_after(x.ndim - 1 - k)}" for k, n in enumerate(x.shape)]
+                places[axis] = "{1}"
+                text = f"jnp.zeros_like({{0}}).at[{', '.join(places)}].add({{2}})"
+                return [ex.call(text, [x, ids, d], x.shape, x.dtype), None]
             text = f"jnp.put_along_axis(jnp.zeros_like({{0}}), {{1}}, {{2}}, axis={axis}, inplace=False)"
             return [ex.call(text, [x, ids, d], x.shape, x.dtype), None]
         x, columns, places = _Gather.parts(eq, args)
         text = f"jnp.zeros_like({{0}}).at[{places}].add({{{1 + len(columns)}}})"
         return [ex.call(text, [x, *columns, d], x.shape, x.dtype), None]
+
+
+def _after(count: int) -> str:
+    """So many unit axes behind."""
+    return f"[:{', None' * count}]" if count else ""
 
 
 def _scattered(eq: _jaxpr.Equation, args: Sequence[Expression]) -> tuple[str, list[Expression]]:
@@ -119,42 +127,54 @@ class _ScatterAdd:
         return [d, None, ex.call(text, [d, *columns], args[2].shape, args[2].dtype)]
 
 
+def _moving(eq: _jaxpr.Equation, sizes: Sequence[int], starts: Sequence[Expression]) -> tuple[int, Expression]:
+    """The one axis along which a part is taken, and where it starts.
+
+    Raises:
+        NoRule: it is taken along several.
+    """
+    axes = [k for k, (n, m) in enumerate(zip(eq.shapes.inputs[0], sizes)) if n != m]
+    if len(axes) != 1 or any(not ex.is_zero(x) for k, x in enumerate(starts) if k != axes[0]):
+        raise NoRule
+    return axes[0], starts[axes[0]]
+
+
+def _taken(x: Expression, start: Expression, shape: Sequence[int], axis: int) -> Expression:
+    text = f"jax.lax.dynamic_slice_in_dim({{0}}, {{1}}, {shape[axis]}, axis={axis})"
+    return ex.call(text, [x, start], shape, x.dtype)
+
+
+def _put(x: Expression, part: Expression, start: Expression, axis: int) -> Expression:
+    text = f"jax.lax.dynamic_update_slice_in_dim({{0}}, {{1}}, {{2}}, axis={axis})"
+    return ex.call(text, [x, part, start], x.shape, x.dtype)
+
+
 @rule("dynamic_slice")
 class _DynamicSlice:
     @staticmethod
-    def places(count: int, start: int) -> str:
-        return f"({', '.join(f'{{{k}}}' for k in range(start, start + count))}{',' if count == 1 else ''})"
-
-    @staticmethod
     def read(eq, args):
-        sizes = tuple(map(int, eq.params["slice_sizes"]))
-        text = f"jax.lax.dynamic_slice({{0}}, {_DynamicSlice.places(len(args) - 1, 1)}, {sizes})"
-        return ex.call(text, args, shape_of(eq), args[0].dtype)
+        axis, start = _moving(eq, eq.params["slice_sizes"], args[1:])
+        return _taken(args[0], start, shape_of(eq), axis)
 
     @staticmethod
     def pull(eq, args, out, d):
-        x, starts = args[0], args[1:]
-        text = f"jax.lax.dynamic_update_slice(jnp.zeros_like({{0}}), {{1}}, {_DynamicSlice.places(len(starts), 2)})"
-        return [ex.call(text, [x, d, *starts], x.shape, x.dtype), *[None] * len(starts)]
+        axis, start = _moving(eq, eq.params["slice_sizes"], args[1:])
+        zeros = ex.call("jnp.zeros_like({0})", [args[0]], args[0].shape, args[0].dtype)
+        return [_put(zeros, d, start, axis), *[None] * (len(args) - 1)]
 
 
 @rule("dynamic_update_slice")
 class _DynamicUpdate:
     @staticmethod
     def read(eq, args):
-        text = f"jax.lax.dynamic_update_slice({{0}}, {{1}}, {_DynamicSlice.places(len(args) - 2, 2)})"
-        return ex.call(text, args, shape_of(eq), args[0].dtype)
+        axis, start = _moving(eq, args[1].shape, args[2:])
+        return _put(args[0], args[1], start, axis)
 
     @staticmethod
     def pull(eq, args, out, d):
-        update, starts = args[1], args[2:]
-        into = f"jax.lax.dynamic_update_slice({{0}}, {{1}}, {_DynamicSlice.places(len(starts), 2)})"
-        of = f"jax.lax.dynamic_slice({{0}}, {_DynamicSlice.places(len(starts), 1)}, {tuple(update.shape)})"
-        return [
-            ex.call(into, [d, ex.zeros(update), *starts], d.shape, d.dtype),
-            ex.call(of, [d, *starts], update.shape, update.dtype),
-            *[None] * len(starts),
-        ]
+        axis, start = _moving(eq, args[1].shape, args[2:])
+        outside = _put(d, ex.zeros(args[1]), start, axis)
+        return [outside, _taken(d, start, args[1].shape, axis), *[None] * (len(args) - 2)]
 
 
 def _columns(indices: Expression) -> list[Expression]:
