@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from textwrap import indent
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
+from jaxbias.symbols.latex import Latex, equation
 from jaxbias.symbols.python import Printer
 
 TextOf = Callable[[Expression], str | None]
@@ -20,13 +22,19 @@ LONGEST = 84
 
 
 class Line(NamedTuple):
-    """A line of code, and what it is about: the name that it defines, or a loop."""
+    """A line of code, or a call in several.
+
+    Attributes:
+        about: the name that it defines, or which line of a loop it is.
+        latex: the same as mathematics; "" where it is none.
+    """
 
     text: str
     about: str = ""
+    latex: str = ""
 
     def indented(self) -> "Line":
-        return Line(f"    {self.text}", self.about)
+        return Line(indent(self.text, "    "), self.about, self.latex)
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,9 @@ class Assign:
     def write(self, text_of: TextOf, needed: set[str] | None) -> Lines:
         printer = Printer(lambda x: None if x is self.value else text_of(x))
         text, name = printer(self.value), self.variable.detail
-        return Lines((name,), (Line(f"{name} = {text}", name),), frozenset(printer.names), _cheap(self.value, text_of))
+        mathematics = equation(name, Latex(printer.text_of)(self.value))
+        line = Line(f"{name} = {text}", name, mathematics)
+        return Lines((name,), (line,), frozenset(printer.names), _cheap(self.value, text_of))
 
 
 def _cheap(x: Expression, text_of: TextOf) -> bool:
@@ -202,7 +212,7 @@ def _call(start: str, given: Sequence[str], about: str) -> list[Line]:
     """A call in a line, or with a line for each argument."""
     if len(line := f"{start}{', '.join(given)})") <= LONGEST:
         return [Line(line, about)]
-    return [Line(start), *(Line(f"    {text},") for text in given), Line(")", about)]
+    return [Line("\n".join([start, *(f"    {text}," for text in given), ")"]), about)]
 
 
 def _parameter(names: Sequence[str], whole: str) -> tuple[str, str]:

@@ -1,12 +1,15 @@
 """The module of a forward and its backward pass, and both side by side."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
+from textwrap import indent
 
 from jaxbias._derive.pairs import Pair
 from jaxbias._derive.reading import Reading
 from jaxbias._derive.statements import Assign, Line, bracketed
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
+from jaxbias.symbols.latex import escaped
 
 Row = tuple[str, str]
 
@@ -77,7 +80,7 @@ class Written:
 
     def steps(self) -> tuple[Row, ...]:
         """The forward's lines from the top down, and beside each its error signal, which are computed from below."""
-        waiting = [Line(line.text, _reversed(line.about)) for line in self.pair.backward_lines]
+        waiting = [line._replace(about=_reversed(line.about)) for line in self.pair.backward_lines]
         given = {d.detail for d in self.deltas if d is not None}
         rows: list[Row] = []  # the last first
 
@@ -94,7 +97,25 @@ class Written:
             rows.append((line.text, signal))
         arguments = {f"d_{text}": text for text in self.arguments}
         rows += [(arguments.get(line.about, ""), line.text) for line in waiting]
-        return (("forward", "backward, from below"), *reversed(rows))
+        return (("forward", "backward, from below"), *(row for pair in reversed(rows) for row in _apart(*pair)))
+
+    @property
+    def formulas(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The lines of forward and backward as mathematics; those of loops as code."""
+        both = self.forward_lines, self.pair.backward_lines
+        forward, backward = (tuple(text for line in lines for text in _mathematics(line)) for lines in both)
+        return forward, backward
+
+
+def _apart(left: str, right: str) -> list[Row]:
+    """A call in several lines is read from above, in either column."""
+    return list(zip_longest(left.split("\n"), right.split("\n"), fillvalue=""))
+
+
+def _mathematics(line: Line) -> list[str]:
+    if line.latex:
+        return [line.latex]
+    return [rf"&\texttt{{{escaped(text).replace('  ', '~~')}}}" for text in line.text.split("\n")]
 
 
 def _reversed(about: str) -> str:
@@ -110,9 +131,9 @@ def spaced(lines: Sequence[Line]) -> list[str]:
         opens = line.text.lstrip().startswith("def ")
         if opens and k and not texts[-1].lstrip().startswith("def ") and texts[-1]:
             texts.append("")
-        texts.append(f"    {line.text}")
-        indent = len(line.text) - len(line.text.lstrip())
-        if line.text.lstrip().startswith("return ") and indent and k + 1 < len(lines):
+        texts += indent(line.text, "    ").split("\n")
+        depth = len(line.text) - len(line.text.lstrip())
+        if line.text.lstrip().startswith("return ") and depth and k + 1 < len(lines):
             texts.append("")
     return texts
 

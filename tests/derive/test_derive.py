@@ -13,6 +13,7 @@ import pytest
 
 import jaxbias as jb
 from jaxbias._derive import statements
+from jaxbias.symbols.latex import symbol
 from tests.derive.forwards import FORWARDS
 from tests.derive.unseen import KEPT_ASIDE, TRIED
 
@@ -253,3 +254,20 @@ def test_the_code_is_formatted(tmp_path):
     line = [ruff, "format", "--diff", "--isolated", "--line-length", "320", str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_same_as_mathematics():
+    written = derived("dense_tanh")
+    assert r"\delta_{z} = \delta_{a} \odot \left(1 - {a}^{2}\right)" in written.formulas
+    assert r"\delta_{W} = {x}^{\top} \, \delta_{z}" in written.formulas
+    assert written.latex.startswith("\\begin{aligned}\nz &= x \\, W + b \\\\\n") and r"\end{aligned}" in written.latex
+    assert "d_z = d_a * (1 - a**2)</td>" in written._repr_html_() and written._repr_latex_().startswith("$$")
+
+
+@pytest.mark.parametrize(
+    ("name", "latex"),
+    [("d_xhat", r"\delta_{\hat{x}}"), ("gamma", r"\gamma"), ("h_2", "h_{2}"), ("d_2", "d_{2}"),
+     ("log_var", r"{\mathrm{log}}_{var}"), ("W1", "W_{1}"), ("d_h_2", r"\delta_{h_{2}}")],
+)  # fmt: skip
+def test_variables_as_symbols(name, latex):
+    assert symbol(name) == latex
