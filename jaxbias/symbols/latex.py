@@ -96,9 +96,9 @@ class Latex:
     def mul(self, x: Expression) -> tuple[str, int]:
         first, second = x.args
         sign = r" \odot " if first.shape and second.shape else r" \, "
-        numbers = first.op == second.op == "number"
+        sign = r" \cdot " if first.op == second.op == "number" else sign
         factor = self(first) if first.op == "number" else self(first, PRODUCT)
-        return f"{factor}{r' \cdot ' if numbers else sign}{self(second, PRODUCT)}", PRODUCT
+        return f"{factor}{sign}{self(second, PRODUCT)}", PRODUCT
 
     def div(self, x: Expression) -> tuple[str, int]:
         a, b = x.args
