@@ -12,6 +12,7 @@ from pathlib import Path
 SUITES = {
     "bias": "what a bias costs, over the bare products; and its gradient alone",
     "derivations": "every layer and loss: hand-derived backward against autodiff and other libraries' rules",
+    "derived": "what jb.derive writes against autodiff: time, and bytes kept for the backward pass",
     "training": "the articles' networks against PyTorch, Keras, Flax, Equinox, Haiku, JAX by hand, NumPy, scikit-learn",
     "fit_loop": "training in one compiled program against a step called from Python, and which of them fit chooses",
     "sweep": "many small networks at once",

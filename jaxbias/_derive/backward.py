@@ -1,56 +1,65 @@
-"""The error signals of a forward that has been read, from its outputs back to its arguments, and the names they get."""
+"""The error signals of a forward that has been read, from its outputs back to its arguments."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxbias._derive.reading import Reading, Unwritten
 from jaxbias._derive.rules import NoRule
+from jaxbias._derive.scope import Scope
+from jaxbias._derive.statements import Assign, Statement, names_in
+from jaxbias._derive.values import Unwritten
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
-
-CHEAP = {"name", "number", "size", "spread", "expand", "drop", "reshape", "transpose", "negative", "cast", "compare"}
-"""What is as soon computed again as kept."""
 
 
 class Backward:
     """The statements of a backward pass.
 
     Attributes:
-        statements: (variable, what it is), in order.
-        gradients: of each argument that has one, in its full shape.
+        statements: in order.
+        gradients: of each value that is asked for, in its full shape.
+        needed: the values that depend on those.
+        keep: what the user wants kept.
     """
 
-    def __init__(self, reading: Reading, deltas: Sequence[Expression | None], wanted: Sequence[int]):
-        self.reading = reading
-        self.statements: list[tuple[Expression, Expression]] = []
+    def __init__(self, reading: Scope, deltas: Sequence[Expression | None], wanted: Sequence[int], keep: str):
+        self.reading, self.values, self.keep = reading, reading.values, keep
+        self.statements: list[Statement] = []
         self._at: dict[int, list[Expression]] = {}
-        self._variables = {variable for variable, _ in reading.defined}
+        self._variables = {variable for statement in reading.statements for variable in statement.targets}
         for number, delta in zip(reading.outputs, deltas):
             if delta is not None:
                 self._send(number, delta)
-        self._needed = self._leading_from(wanted)
+        self.needed = self.leading(reading, wanted)
         for step in reversed(reading.steps):
             self._pull(step)
         self.gradients = [self._gradient(number) for number in wanted]
         self._drop_unread()
 
-    def _leading_from(self, wanted: Sequence[int]) -> set[int]:
-        """The values that depend on the arguments that are asked for."""
-        reached = set(wanted)
-        for step in self.reading.steps:
+    @staticmethod
+    def leading(reading: Scope, start: Iterable[int]) -> set[int]:
+        """The values that depend on these."""
+        reached = set(start)
+        for step in reading.steps:
             if reached.intersection(step.inputs):
                 reached.update(step.outputs)
         return reached
+
+    def line(self, value: Expression) -> Expression:
+        """A variable for an error signal."""
+        core = ex.bare(value)
+        made = self.values.variable("d", core.shape, core.dtype)
+        self.statements.append(Assign(made, core))
+        return ex.spread(made, value.shape)
 
     def _send(self, number: int, delta: Expression) -> None:
         self._at.setdefault(number, []).append(delta)
 
     def _arrived(self, number: int) -> Expression | None:
-        parts = self._at.get(number, [])
-        if not parts:
+        arrived = self._at.get(number, [])
+        if not arrived:
             return None
         counts: dict[Expression, int] = {}
-        for part in parts:
+        for part in arrived:
             counts[part] = counts.get(part, 0) + 1
         terms = [ex.multiply(ex.number(n, part.dtype), part) for part, n in counts.items()]
         if (whole := _joined(terms)) is not None:
@@ -62,39 +71,47 @@ class Backward:
 
     def _pull(self, step: Any) -> None:
         deltas = [self._arrived(number) for number in step.outputs]
-        if all(delta is None for delta in deltas) or self._needed.isdisjoint(step.outputs):
+        if all(delta is None for delta in deltas) or self.needed.isdisjoint(step.outputs):
             return
-        values = self.reading.values
-        args, outs = [values[i] for i in step.inputs], [values[i] for i in step.outputs]
+        args, outs = [self.values.of[i] for i in step.inputs], [self.values.of[i] for i in step.outputs]
         named = []
         for out, delta in zip(outs, deltas):
             variable = ex.bare(out)
             named.append(self._named(variable, delta) if delta is not None and variable in self._variables else delta)
+        pulled = self._rule_of(step, args, outs, named)
+        for number, arg, delta in zip(step.inputs, args, pulled):
+            if delta is not None and number in self.needed and ex.is_inexact(arg):
+                self._send(number, _as_wide_as(delta, arg))
+
+    def _rule_of(self, step: Any, args: Sequence[Expression], outs: Sequence[Expression], deltas: Sequence[Any]) -> Any:
+        if hasattr(step, "pull"):
+            return step.pull(self, step, deltas)
         try:
             if step.rule is None:
                 raise NoRule
-            pulled = step.rule.pull(step.equation, args, outs[0], named[0])
+            single = step.rule.outputs == 1
+            return step.rule.pull(
+                step.equation, args, outs[0] if single else outs, deltas[0] if single else tuple(deltas)
+            )
         except NoRule:
-            pulled = self._by_jax(step, args, outs, named)
-        for number, arg, delta in zip(step.inputs, args, pulled):
-            if delta is not None and number in self._needed and ex.is_inexact(arg):
-                self._send(number, _as_wide_as(delta, arg))
+            return self._by_jax(step, args, outs, deltas)
 
     def _named(self, variable: Expression, delta: Expression) -> Expression:
         """The error signal of a variable as a variable of its own, unless it is one already."""
         core = ex.bare(delta)
         if core.op == "name":
             return delta
-        made = ex.name(self.reading.unique(f"d_{variable.detail}"), core.shape, core.dtype)
-        self.statements.append((made, core))
+        made = self.values.variable(f"d_{variable.detail}", core.shape, core.dtype)
+        self.statements.append(Assign(made, core))
         return ex.spread(made, delta.shape)
 
     def _by_jax(self, step: Any, args: Sequence[Expression], outs: Sequence[Expression], deltas: Sequence[Any]):
         """The transpose of what has no rule, as a function beside that which carries it out."""
-        text = next((t for t, u in self.reading.unwritten.items() if u.step is step), None)
+        unwritten = self.values.unwritten
+        text = next((t for t, u in unwritten.items() if u.equation is step.equation), None)
         if text is None:  # its forward has a rule
-            text = self.reading.unique(step.equation.name)
-            self.reading.unwritten[text] = Unwritten(step.equation.name, step)
+            text = self.values.unique(step.equation.name)
+            unwritten[text] = Unwritten(step.equation.name, step.equation)
         full = [ex.zeros(out) if delta is None else delta for out, delta in zip(outs, deltas)]
         holes = ", ".join(f"{{{k}}}" for k in range(len(args)))
         signals = ", ".join(f"{{{len(args) + k}}}" for k in range(len(full)))
@@ -106,16 +123,16 @@ class Backward:
 
     def _drop_unread(self) -> None:
         """Statements that no gradient goes through."""
-        read = {node for root in self.gradients for node in parts(root)}
+        read = names_in(self.gradients)
         left = []
-        for variable, value in reversed(self.statements):
-            if variable in read:
-                read.update(parts(value))
-                left.append((variable, value))
+        for statement in reversed(self.statements):
+            if read & {x.detail for x in statement.targets}:
+                read |= statement.names()
+                left.append(statement)
         self.statements = left[::-1]
 
     def _gradient(self, number: int) -> Expression:
-        argument = self.reading.values[number]
+        argument = self.values.of[number]
         delta = self._arrived(number)
         delta = ex.zeros(argument) if delta is None else delta
         return ex.spread(ex.cast(delta, argument.dtype), argument.shape)
@@ -131,18 +148,20 @@ def _joined(terms: Sequence[Expression]) -> Expression | None:
         return None
     ((axis,), *_), end = spans, 0
     places = [term.detail[axis] for term in terms]
-    if any(not isinstance(place, tuple) or place[2] != 1 for place in places):
+    if len({isinstance(place, tuple) for place in places}) > 1:
         return None
     order = sorted(range(len(terms)), key=lambda k: places[k])
+    holes = ", ".join(f"{{{k}}}" for k in range(len(terms)))
+    last = -1 if axis == len(shape) - 1 and axis else axis
+    parts_in_order = [terms[k].args[1] for k in order]
+    if [places[k] for k in order] == list(range(shape[axis])):  # one entry each
+        return ex.call(f"jnp.stack([{holes}], axis={last})", parts_in_order, shape, terms[0].dtype)
     for k in order:
-        if places[k][0] != end:
+        if not isinstance(places[k], tuple) or places[k][2] != 1 or places[k][0] != end:
             return None
         end = places[k][1]
     if end != shape[axis]:
         return None
-    holes = ", ".join(f"{{{k}}}" for k in range(len(terms)))
-    last = -1 if axis == len(shape) - 1 and axis else axis
-    parts_in_order = [terms[k].args[1] for k in order]
     return ex.call(f"jnp.concatenate([{holes}], axis={last})", parts_in_order, shape, terms[0].dtype)
 
 
@@ -152,97 +171,3 @@ def _as_wide_as(delta: Expression, arg: Expression) -> Expression:
     delta = ex.total(delta, range(lead))
     repeated = [k for k, n in enumerate(arg.shape) if n == 1 and delta.shape[k] != 1]
     return ex.spread(ex.expand(ex.total(delta, repeated), repeated), arg.shape)
-
-
-# --- what gets a name besides -----------------------------------------------------------------------------------------
-
-
-def parts(x: Expression) -> Iterator[Expression]:
-    """x and all that it is made of, each once, operands first."""
-    seen: set[int] = set()
-
-    def visit(node: Expression) -> Iterator[Expression]:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        for arg in node.args:
-            yield from visit(arg)
-        yield node
-
-    yield from visit(x)
-
-
-def weight(x: Expression) -> int:
-    """How much there is to compute: functions, sums and products count, layout does not."""
-    return sum(node.op not in CHEAP for node in parts(x))
-
-
-def kept_parts(roots: Sequence[Expression], forward: Sequence[Expression], signals: set[str]) -> list[Expression]:
-    """Parts of a backward pass that the forward has computed already and that are worth keeping, the larger first.
-
-    Args:
-        roots: the statements of the backward.
-        forward: those of the forward.
-        signals: names of error signals.
-    """
-    computed = {id(node) for root in forward for node in parts(root)}
-    free = {}  # of error signals
-    for root in roots:
-        for node in parts(root):
-            free[id(node)] = not (node.op == "name" and node.detail in signals) and all(free[id(a)] for a in node.args)
-    kept: list[Expression] = []
-
-    def visit(node: Expression) -> None:
-        core = ex.bare(node)
-        if node.op == "size":
-            return
-        if free[id(node)] and id(core) in computed and _worth(core):
-            if core not in kept:
-                kept.append(core)
-            return
-        for arg in node.args:
-            visit(arg)
-
-    for root in roots:
-        visit(root)
-    return kept
-
-
-def _worth(x: Expression) -> bool:
-    """Whether to keep a value rather than to compute it again: a sum, a product of matrices, a costly function."""
-    costly = {"contract", "total", "apply", "call"}
-    stopped = x.op == "call" and "stop_gradient" in x.detail
-    varies = (
-        any(node.op == "name" for node in parts(x)) and x.op not in ("size", "compare", "cast") and not _of_sizes(x)
-    )
-    return varies and any(node.op in costly for node in parts(x)) and not stopped
-
-
-def _of_sizes(x: Expression) -> bool:
-    """Whether it is a number that only sizes go into."""
-    return x.op in ("number", "size") or (bool(x.args) and all(map(_of_sizes, x.args)))
-
-
-def shared(roots: Sequence[Expression], named: set[int]) -> list[Expression]:
-    """Parts that occur more than once and are worth a line of their own, in order of need."""
-    uses: dict[int, int] = {}
-    order: list[Expression] = []
-    seen: set[int] = set()
-
-    def visit(node: Expression) -> None:
-        uses[id(node)] = uses.get(id(node), 0) + 1
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        if id(node) not in named and node.op != "size":
-            for arg in node.args:
-                visit(arg)
-        order.append(node)
-
-    for root in roots:
-        visit(root)
-    return [n for n in order if uses[id(n)] > 1 and id(n) not in named and n.op not in CHEAP and _long(n)]
-
-
-def _long(x: Expression) -> bool:
-    return weight(x) > 1 or x.op in ("contract", "total", "call")

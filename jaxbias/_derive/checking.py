@@ -18,14 +18,14 @@ class NotDerived(ValueError):
 
 def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -> Any:
     """The written functions as one with a custom rule, the report on them, and the module."""
-    namespace: dict[str, Any] = dict(written.reading.captured)
-    for text, unwritten in written.reading.unwritten.items():
-        namespace |= _by_jax(text, unwritten.step)
+    namespace: dict[str, Any] = dict(written.values.captured)
+    for text, unwritten in written.values.unwritten.items():
+        namespace |= _by_jax(text, unwritten.equation)
     try:
         exec(compile(written.code, "<derived>", "exec"), namespace)
     except SyntaxError as error:
         raise NotDerived(f"derive: what was written is no Python ({error}):\n{written.code}") from None
-    captured = [written.reading.captured[text] for text in written.captured]
+    captured = [written.values.captured[text] for text in written.captured]
     out_tree = jax.tree.structure(jax.eval_shape(forward, *args))
     single = len(written.outputs) == 1
 
@@ -63,27 +63,34 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
         return tuple(grads[k] for k in wanted)
 
     report = verify.vjp(of_wanted, rule_of_wanted, tuple(leaves[k] for k in wanted), diagnose=False)
-    if not report.verdict.startswith("right"):
+    if not report.ok:
         raise NotDerived(f"derive: what was written is not the gradient.\n{report}\n{written.code}")
     return function, report, namespace
 
 
-def _by_jax(text: str, step: Any) -> dict[str, Any]:
+def _by_jax(text: str, equation: Any) -> dict[str, Any]:
     """An operation without a derivation, and its transpose, as functions."""
-    several = len(step.outputs) > 1
+    several = len(equation.outputs) > 1
+
+    dtypes = equation.dtypes.inputs
+
+    def exactly(values: Any) -> list[Any]:
+        """As the operation was given them: a number of the code has no dtype of its own."""
+        return [v if hasattr(v, "dtype") else jnp.asarray(v, dtype) for v, dtype in zip(values, dtypes)]
 
     def run(*values: Any) -> Any:
-        out = step.equation.bind(*values)
+        out = equation.bind(*exactly(values))
         return out if several else out[0]
 
     def pull(values: Any, signals: Any) -> Any:
+        values = exactly(values)
         floats = [k for k, v in enumerate(values) if is_float(jnp.asarray(v))]
 
         def of_floats(*some: Any) -> Any:
-            return [out for out in step.equation.bind(*_replaced(values, floats, some)) if is_float(out)]
+            return [out for out in equation.bind(*_replaced(values, floats, some)) if is_float(out)]
 
         outs, back = jax.vjp(of_floats, *(jnp.asarray(values[k]) for k in floats))
-        shapes = jax.eval_shape(lambda *v: step.equation.bind(*v), *values)
+        shapes = jax.eval_shape(lambda *v: equation.bind(*v), *values)
         sent = [jnp.asarray(s, o.dtype) for s, o in zip(signals, shapes) if is_float(o)]
         grads = dict(zip(floats, back(sent)))
         return [grads.get(k) for k in range(len(values))]

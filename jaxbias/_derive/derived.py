@@ -1,5 +1,6 @@
 """`derive`: the backward pass of a function, as code, checked before it is shown."""
 
+import html
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from jaxbias import _jaxpr, verify
 from jaxbias._derive.checking import autodiff_bytes, bytes_of, checked
 from jaxbias._derive.reading import Reading
 from jaxbias._derive.sizes import sizes_in
+from jaxbias._derive.values import Values
 from jaxbias._derive.writing import Written
 from jaxbias._doors import describe
 from jaxbias._trees import is_float, path_name
@@ -30,6 +32,8 @@ class Derived:
         code: a Python module: `forward(…) -> (out, residuals)` and `backward(residuals, d_out) -> gradients`, on the
             leaves of the arguments in their order. It needs JAX and nothing else.
         steps: the same as pairs of lines, of the forward and of the backward pass.
+        formulas: each line of the backward pass as mathematics, in LaTeX; those of a loop as code.
+        latex: forward and backward pass as one aligned block of LaTeX, for a display.
         function: a `jax.custom_vjp` of the two, called as the function was.
         report: that of `jb.verify` on the backward.
         residual_bytes: what the backward keeps from the forward.
@@ -44,13 +48,31 @@ class Derived:
     report: verify.Report = field(repr=False)
     residual_bytes: int
     autodiff_bytes: int
+    formulas: tuple[str, ...] = field(repr=False)
+    latex: str = field(repr=False)
     unwritten: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max((len(left) for left, _ in self.steps), default=0)
         lines = [f"{left:<{width}}    {right}".rstrip() for left, right in self.steps]
+        return "\n".join([*lines, "", *self._below()])
+
+    def _below(self) -> list[str]:
         kept = f"keeps {self.residual_bytes} bytes for the backward pass; autodiff keeps {self.autodiff_bytes}"
-        return "\n".join([*lines, "", f"{self.report.verdict}; {kept}", *(f"not written: {u}" for u in self.unwritten)])
+        return [f"{self.report.verdict}; {kept}", *(f"not written: {unwritten}" for unwritten in self.unwritten)]
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the two columns as a table."""
+        cell = '<{0} style="text-align: left; white-space: pre; font-family: monospace">{1}</{0}>'
+        rows = [
+            f"<tr>{''.join(cell.format('th' if k == 0 else 'td', html.escape(text)) for text in row)}</tr>"
+            for k, row in enumerate(self.steps)
+        ]
+        below = "".join(f"<p>{html.escape(line)}</p>" for line in self._below())
+        return f"<table>{''.join(rows)}</table>{below}"
+
+    def _repr_latex_(self) -> str:
+        return f"$$\n{self.latex}\n$$"
 
 
 def derive(
@@ -102,18 +124,22 @@ def derive(
     inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
     sizes = sizes_in(program, flat, leaves, inputs)
     captured = _closed_over(forward)
-    written = Written(Reading(program, inputs, captured, sizes), wanted, keep)
+    values = Values(inputs, captured, sizes)
+    written = Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep)
     function, report, namespace = checked(forward, args, tree, wanted, written)
-    captured = [written.reading.captured[text] for text in written.captured]
+    captured = [values.captured[text] for text in written.captured]
     shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
+    first, then = written.formulas
     return Derived(
         code=written.code,
+        formulas=tuple(text.replace("&", "", 1) for text in then),
+        latex="\\begin{aligned}\n" + " \\\\\n".join([*first, *then]) + "\n\\end{aligned}",
         steps=written.steps(),
         function=function,
         report=report,
         residual_bytes=bytes_of(shapes),
         autodiff_bytes=autodiff_bytes(flat, leaves, wanted),
-        unwritten=tuple(str(unwritten) for unwritten in written.reading.unwritten.values()),
+        unwritten=tuple(str(values.unwritten[text]) for text in written.unwritten),
     )
 
 

@@ -1,16 +1,15 @@
 """A traced forward as steps on expressions: one equation each, values under the names that the user gave them."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxbias import _jaxpr
+from jaxbias._derive import control
 from jaxbias._derive.fused import recognise
-from jaxbias._derive.rules import RULES, NoRule, Rule
-from jaxbias._derive.sizes import Sizes
+from jaxbias._derive.rules import NoRule, Rule, layout, rule_of
+from jaxbias._derive.scope import Scope, Step
+from jaxbias._derive.values import Unwritten, Values
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import targets
@@ -21,208 +20,163 @@ MOST_FOLLOWED = 1_000_000
 WRITTEN_OUT = {"custom_jvp_call", "remat", "custom_lin"}
 """Calls whose bodies stand for them."""
 
+CALLED = {"_det"}
+"""Functions with a derivative of their own that their body does not stand for: that of a determinant is defined where
+the matrix has no inverse."""
 
-Variables = Sequence[tuple[str, Any]]
-"""What a function closes over, by name."""
+LAYOUT = {"broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "neg", "slice"}
+"""What costs nothing to do again in every pass of a loop."""
 
-
-def _equal(value: Any, array: np.ndarray) -> bool:
-    return bool((np.asarray(value) == array).all())
-
-
-@dataclass(frozen=True)
-class Step:
-    """An equation: values by number in and out, and its rule; None where it has none and JAX carries it out."""
-
-    equation: _jaxpr.Equation
-    rule: Rule | None
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+RANDOM = {"random_seed", "random_wrap", "random_bits", "random_fold_in", "random_split", "random_unwrap"}
 
 
-@dataclass(frozen=True)
-class Unwritten:
-    """An equation that has no rule: what it is, and where it stands."""
+class Reading(Scope):
+    """A function or the body of a loop, read from its program.
 
-    name: str
-    step: Step
-
-    def __str__(self) -> str:
-        source = self.step.equation.source
-        return self.name + (f" in line {source.line}: `{source.text}`" if source else "")
-
-
-class Reading:
-    """The forward, read.
-
-    Attributes:
-        steps: in order.
-        values: number of a value → its expression; a variable where it has a name.
-        defined: the named values in order: (variable, what it is).
-        unwritten: variable of a function that JAX carries out → what it is.
+    Args:
+        above: the function around it.
+        own: of a loop's body, the inputs that are new in every pass.
     """
 
-    def __init__(self, program: _jaxpr.Program, inputs: Sequence[Expression], closed_over: Variables, sizes: Sizes):
-        self.steps: list[Step] = []
-        self.values: dict[int, Expression] = {}
-        self.defined: list[tuple[Expression, Expression]] = []
-        self.unwritten: dict[str, Unwritten] = {}
-        self.captured: dict[str, Any] = {}
-        self.taken = {"jax", "jnp", "residuals", "forward", "backward", *(x.detail for x in inputs)}
-        self._count, self._closed_over, self._sizes = 0, closed_over, sizes
-        self._known: dict[int, Any] = {}  # values that are the same whatever the arguments
-        numbers = [self._new(x) for x in inputs]
-        self.inputs = tuple(numbers)
-        self.outputs = self._run(program, numbers, _variables(program))
+    def __init__(
+        self,
+        values: Values,
+        program: _jaxpr.Program,
+        inputs: Sequence[int],
+        above: Scope | None = None,
+        own: Sequence[int] = (),
+    ):
+        super().__init__(values, inputs, above, inputs if above is None else own)
+        self._passes = bool(own)
+        self.outputs = self._run(program, inputs, _variables(program))
 
-    def unique(self, text: str) -> str:
-        """The text, with a number where it is taken."""
-        made, k = text, 1
-        while made in self.taken:
-            k += 1
-            made = f"{text}_{k}"
-        self.taken.add(made)
-        return made
+    def body(self, program: _jaxpr.Program, inputs: Sequence[int], own: Sequence[int]) -> Scope:
+        """The body of a loop or a branch of this function.
 
-    def _new(self, value: Expression) -> int:
-        self.values[self._count] = value
-        self._count += 1
-        return self._count - 1
+        Args:
+            own: those of the inputs that are new in every pass of a loop; none are in a branch.
+        """
+        return Reading(self.values, program, inputs, self, own)
 
     def _run(self, program: _jaxpr.Program, inputs: Sequence[int], names: dict[int, str]) -> tuple[int, ...]:
         numbers = dict(zip(program.inputs, inputs))
 
         def number(i: int) -> int:
             if i not in numbers:
-                size = self._sizes.get((id(program), i))
-                constant = (
-                    self._constant(program.constants[i], program.dtypes[i]) if size is None else size(program.dtypes[i])
-                )
-                numbers[i] = self._new(constant)
-                self._known[numbers[i]] = program.constants[i]
+                numbers[i] = self.values.constant(program, i)
             return numbers[i]
 
+        before = self._before(program, {i for i, n in zip(program.inputs, inputs) if not self.makes(n)})
         for equation in program.equations:
-            inputs = [number(i) for i in equation.inputs]
-            outputs = self._equation(equation, inputs)
-            self._follow(equation, inputs, outputs)
+            values = [number(i) for i in equation.inputs]
+            home = self._home(values) if id(equation) in before else self
+            for value in values:
+                home.named_above(value)
+            if equation.name in control.READ and equation.bodies:
+                outputs = control.READ[equation.name](home, equation, values, [names.get(i) for i in equation.outputs])
+            else:
+                outputs = home.equation(equation, values)
+            home.follow(equation, values, outputs)
             numbers.update(zip(equation.outputs, outputs))
             for i, out in zip(equation.outputs, outputs):
                 if i in names:
-                    self._define(out, names[i])
+                    home.define(out, names[i])
         return tuple(number(i) for i in program.outputs)
 
-    def _define(self, number: int, text: str) -> None:
-        """Give a value a name; what is a variable, a number or an argument already keeps what it is."""
-        value = self.values[number]
-        core = ex.bare(value)
-        if core.op == "name" and number in self._known and core.detail.startswith("drawn"):
-            held = self.captured.pop(core.detail)
-            self.captured[made := self.unique(text)] = held
-            self.values[number] = ex.spread(ex.name(made, core.shape, core.dtype), value.shape)
-            return
-        if core.op in ("name", "number", "size"):
-            return
-        variable = ex.name(self.unique(text), core.shape, core.dtype)
-        self.defined.append((variable, core))
-        self.values[number] = ex.spread(variable, value.shape)
+    def _before(self, program: _jaxpr.Program, same: set[int]) -> set[int]:
+        """Ids of the equations of a loop's body that are the same in every pass, and worth computing before it.
 
-    def _constant(self, held: Any, dtype: Any) -> Expression:
-        array = np.asarray(held, dtype)
-        if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
-            scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
-            kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
-            return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
-        for text, known in self.captured.items():
-            if known is held:
-                return ex.name(text, array.shape, array.dtype)
-        same = (text for text, value in self._closed_over if np.shape(value) == array.shape and _equal(value, array))
-        text = self.unique(next(same, "constant"))
-        self.captured[text] = held
-        return ex.name(text, array.shape, array.dtype)
+        Args:
+            same: inputs that are.
+        """
+        if not self._passes:
+            return set()
+        same = same | set(program.constants)
+        alike = []
+        for equation in program.equations:
+            if same.issuperset(equation.inputs):
+                same.update(equation.outputs)
+                alike.append(equation)
+        worth: set[int] = set()
+        needed: set[int] = set()
+        for equation in reversed(alike):
+            if equation.name not in LAYOUT or needed.intersection(equation.outputs):
+                worth.add(id(equation))
+                needed.update(equation.inputs)
+        return worth
 
-    def _equation(self, equation: _jaxpr.Equation, inputs: list[int]) -> Sequence[int]:
-        args = [self.values[i] for i in inputs]
-        name = equation.name
-        if inputs and all(i in self._known for i in inputs) and (folded := self._folded(equation, inputs)) is not None:
+    def _home(self, inputs: Sequence[int]) -> Scope:
+        """Where it is computed: before the loop, unless it depends on nothing at all."""
+        moved = self.above is not None and self._passes and not all(i in self.values.known for i in inputs)
+        if not moved or any(self.makes(i) for i in inputs):
+            return self
+        return self.above._home(inputs) if isinstance(self.above, Reading) else self
+
+    def equation(self, equation: _jaxpr.Equation, inputs: list[int]) -> Sequence[int]:
+        """Read one equation; the numbers of what comes out."""
+        args = [self.values.of[i] for i in inputs]
+        name, known = equation.name, self.values.known
+        if inputs and all(i in known for i in inputs) and (folded := self._folded(equation, inputs)) is not None:
             return folded
         if name == "custom_jvp_call":
             called = equation.called
             if called == "logaddexp" and ex.is_zero(args[1]):
                 name, inputs, args = "softplus", inputs[:1], args[:1]
-            elif called in RULES:
+            elif rule_of(called, len(equation.outputs)) is not None:
                 name = called
         if name == "split":
-            return self._split(equation, inputs[0])
-        if name in WRITTEN_OUT and equation.bodies:
+            return [out for piece in layout.pieces(equation) for out in self.equation(piece, inputs)]
+        if name in WRITTEN_OUT and equation.bodies and equation.called not in CALLED:
             return self._run(equation.bodies[0], inputs, {})
-        if name in RULES and len(equation.outputs) == 1:
+        if (rule := rule_of(name, len(equation.outputs))) is not None:
             try:
-                value = RULES[name].read(equation, args)
+                read = rule.read(equation, args)
             except NoRule:
                 pass
             else:
-                value = ex.spread(value, equation.shapes.outputs[0])
-                fused = recognise(value) if name in ("div", "add", "sub") else None
+                values = [read] if isinstance(read, Expression) else list(read)
+                values = [ex.spread(value, shape) for value, shape in zip(values, equation.shapes.outputs)]
+                fused = recognise(values[0]) if name in ("div", "add", "sub") else None
                 if fused is not None and (of := self._number_of(fused.of)) is not None:
-                    rule = Rule(RULES[name].read, lambda eq, args, out, d: [fused.pull(out, d)])
-                    return self._step(Step(equation, rule, (of,), ()), [fused.value])
-                return self._step(Step(equation, RULES[name], tuple(inputs), ()), [value])
-        text = self.unique(name)
-        step = Step(equation, None, tuple(inputs), ())
+                    rule = Rule(rule.read, lambda eq, args, out, d: [fused.pull(out, d)])
+                    return self.step(Step(equation, rule, (of,), ()), [fused.value])
+                return self.step(Step(equation, rule, tuple(inputs), ()), values)
+        text = self.values.unique(control.function_name(equation, equation.called or name))
         called = f"{text}({', '.join(f'{{{k}}}' for k in range(len(args)))})"
         forms = list(zip(equation.shapes.outputs, equation.dtypes.outputs))
         outputs = [ex.call(called + (f"[{i}]" if len(forms) > 1 else ""), args, *form) for i, form in enumerate(forms)]
-        made = self._step(step, outputs)
-        self.unwritten[text] = Unwritten(equation.name, self.steps[-1])
-        return made
+        self.values.unwritten[text] = Unwritten(equation.name, equation)
+        return self.step(Step(equation, None, tuple(inputs), ()), outputs)
 
     def _number_of(self, x: Expression) -> int | None:
         """A value that is this expression."""
-        return next((n for n, value in self.values.items() if value is x), None)
+        return next((n for n, value in enumerate(self.values.of) if value is x), None)
 
-    def _step(self, step: Step, values: Iterable[Expression]) -> list[int]:
-        outputs = [self._new(value) for value in values]
-        self.steps.append(replace(step, outputs=tuple(outputs)))
-        return outputs
-
-    def _follow(self, equation: _jaxpr.Equation, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def follow(self, equation: _jaxpr.Equation, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Keep what a value is that depends on no argument."""
-        if equation.bodies or not all(i in self._known for i in inputs) or all(i in self._known for i in outputs):
+        known = self.values.known
+        if equation.bodies or not all(i in known for i in inputs) or all(i in known for i in outputs):
             return
         if max(map(math.prod, equation.shapes.outputs), default=0) <= MOST_FOLLOWED:
-            self._known.update(zip(outputs, equation.bind(*(self._known[i] for i in inputs))))
+            known.update(zip(outputs, equation.bind(*(known[i] for i in inputs))))
 
     def _folded(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> list[int] | None:
         """What depends on no argument, as random numbers from a given key do: computed now, and closed over.
 
         None where it can be written, as a mask of ones can.
         """
-        arrays = [self._known[i] for i in inputs]
-        drawn = any(ex.bare(self.values[i]).op == "name" for i in inputs)
-        if equation.bodies or not (drawn or equation.name in ("random_seed", "random_wrap", "random_bits")):
+        names = {ex.bare(self.values.of[i]).detail for i in inputs if ex.bare(self.values.of[i]).op == "name"}
+        drawn = bool(names & self.values.drawn)
+        if equation.bodies or not (drawn or equation.name in RANDOM):
             return None
         outputs = []
-        for held in equation.bind(*arrays):
-            text = self.unique("drawn")
-            self.captured[text] = held
-            outputs.append(self._new(ex.name(text, held.shape, held.dtype)))
-            self._known[outputs[-1]] = held
+        for held in equation.bind(*(self.values.known[i] for i in inputs)):
+            self.values.drawn.add(text := self.values.unique("drawn"))
+            self.values.captured[text] = held
+            outputs.append(self.values.new(ex.name(text, held.shape, held.dtype)))
+            self._own.add(outputs[-1])
+            self.values.known[outputs[-1]] = held
         return outputs
-
-    def _split(self, equation: _jaxpr.Equation, number: int) -> list[int]:
-        """One slice for each part."""
-        axis, begin, made = equation.params["axis"], 0, []
-        x = self.values[number]
-        for part, n in enumerate(equation.params["sizes"]):
-            starts, stops = [0] * x.ndim, list(x.shape)
-            starts[axis], stops[axis] = begin, begin + n
-            begin += n
-            params = {"start_indices": tuple(starts), "limit_indices": tuple(stops), "strides": None}
-            piece = replace(equation, name="slice", params=params, outputs=equation.outputs[part : part + 1], bodies=())
-            value = RULES["slice"].read(piece, [x])
-            made += self._step(Step(piece, RULES["slice"], (number,), ()), [value])
-        return made
 
 
 def _variables(program: _jaxpr.Program) -> dict[int, str]:
@@ -238,6 +192,8 @@ def _variables(program: _jaxpr.Program) -> dict[int, str]:
         depth, last, _ = open_runs.pop(segment)
         variables = targets(segment)
         for text, number in zip(variables, last.outputs[-len(variables) :]):
+            if text == "_":
+                continue
             if number not in names or depth >= names[number][0]:
                 names[number] = depth, text
 

@@ -173,6 +173,16 @@ class Equation:
         return jax.jit(self.bind)
 
 
+@dataclass(frozen=True)
+class Signature:
+    """A traced function as its author wrote it: its name, where it stands ("" if unknown), paths of its arguments."""
+
+    function: str = ""
+    file: str = ""
+    line: int = 0
+    arguments: tuple[str, ...] = ()
+
+
 @dataclass(eq=False)
 class Program:
     """A traced function.
@@ -181,6 +191,7 @@ class Program:
         inputs, outputs: numbers of the values that come in and go out.
         constants: number of a value → what it is.
         shapes, dtypes: of every value, by number, as traced.
+        signature: of the function; arguments that it only closes over are "".
     """
 
     inputs: tuple[int, ...] = ()
@@ -189,6 +200,7 @@ class Program:
     equations: list[Equation] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[Any] = field(default_factory=list)
+    signature: Signature = Signature()
 
     def value(self, shape: Sequence[int], dtype: Any) -> int:
         """Number of a new value."""
@@ -269,8 +281,17 @@ def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     return (inner, jaxpr.consts) if inner is not None and hasattr(jaxpr, "consts") else (jaxpr, ())
 
 
+def _signature(jaxpr: Any) -> Signature:
+    """From what JAX notes for its messages: "step at file:3"."""
+    info = getattr(jaxpr, "debug_info", None)
+    function, _, place = (getattr(info, "func_src_info", "") or "").partition(" at ")
+    file, _, line = place.rpartition(":")
+    arguments = tuple(text or "" for text in getattr(info, "arg_names", None) or ())
+    return Signature(function, file, int(line) if line.isdigit() else 0, arguments)
+
+
 def _read(jaxpr: Any, consts: Sequence[Any]) -> Program:
-    program = Program()
+    program = Program(signature=_signature(jaxpr))
     numbers: dict[Any, int] = {}
 
     def new(aval) -> int:
@@ -346,7 +367,7 @@ class WrittenOut:
 
     def __init__(self, program: Program, flat: bool, unrolled: bool):
         self.flat, self.most = flat, MAX_UNROLLED if unrolled else 0
-        self.out = Program()
+        self.out = Program(signature=program.signature)
         self.out.inputs = tuple(self.out.value(program.shapes[i], program.dtypes[i]) for i in program.inputs)
         self.out.outputs = tuple(self.run(program, self.out.inputs, None, 0))
 

@@ -8,8 +8,9 @@ operand brings about by itself.
 
 import math
 import operator
+import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -361,6 +362,11 @@ def part(x: Expression, places: Sequence[Any]) -> Expression:
     if all(p == (0, n, 1) for p, n in zip(places, x.shape)):
         return x
     shape = [len(range(*p)) for p in places if isinstance(p, tuple)]
+    if x.op == "spread" and len(shape) == x.ndim:
+        core, lead = x.args[0], x.ndim - x.args[0].ndim
+        alike = [k < lead or (core.shape[k - lead] == 1 and x.shape[k] != 1) for k in range(x.ndim)]
+        if all(same or p == (0, n, 1) for same, p, n in zip(alike, places, x.shape)):
+            return spread(core, shape)  # it does not vary there
     return make("part", (x,), places, shape, x.dtype)
 
 
@@ -386,7 +392,7 @@ def transpose(x: Expression, order: Sequence[int]) -> Expression:
         return transpose(x.args[0], [x.detail[k] for k in order])
     if x.op == "spread" and x.args[0].ndim == 0:
         return spread(x.args[0], shape)
-    if x.op == "contract" and x.ndim == 2 and not x.detail[1][0] and x.args[0].ndim == x.args[1].ndim == 2:
+    if x.op == "contract" and x.ndim == 2 and not x.detail[1][0] and x.args[0].ndim == x.args[1].ndim <= 2:
         (contracted, batch), (a, b) = x.detail, x.args
         return contract(b, a, contracted[::-1], batch[::-1], x.dtype)
     return make("transpose", (x,), order, shape, x.dtype)
@@ -478,3 +484,50 @@ def _straightened(x: Expression, which: int, contracted: Any, batch: Any) -> tup
 def call(template: str, args: Sequence[Expression], shape: Sequence[int], dtype: Any) -> Expression:
     """Anything else, as Python with {0}, {1} … in the place of its arguments."""
     return make("call", args, template, shape, dtype)
+
+
+# --- what is asked of expressions -------------------------------------------------------------------------------------
+
+CHEAP = {"name", "number", "size", "spread", "expand", "drop", "reshape", "transpose", "negative", "cast", "compare"}
+"""What is as soon computed again as kept."""
+
+
+def parts(x: Expression) -> Iterator[Expression]:
+    """x and all that it is made of, each once, operands first."""
+    seen: set[Expression] = set()
+
+    def visit(node: Expression) -> Iterator[Expression]:
+        if node in seen:
+            return
+        seen.add(node)
+        for arg in node.args:
+            yield from visit(arg)
+        yield node
+
+    yield from visit(x)
+
+
+def weight(x: Expression) -> int:
+    """How much there is to compute: functions, sums and products count, layout does not."""
+    return sum(node.op not in CHEAP for node in parts(x))
+
+
+_WORDS = {"contract": "z", "total": "total", "div": "ratio", "add": "s", "mul": "product", "power": "power",
+          "where": "chosen", "expand": "e"}  # fmt: skip
+_SHORT = {"exp": "e", "sqrt": "root", "max": "largest", "min": "smallest"}
+
+
+def word_for(x: Expression) -> str:
+    """A name for a value that the user gave none."""
+    words: list[str] = re.findall(r"([a-z]\w*)\(", f"{x.detail}(") if x.op in ("apply", "call") else []
+    if words:
+        of = bare(x.args[0]) if x.args else x
+        return f"{words[0]}_{of.detail}" if of.op == "name" else _SHORT.get(words[0], words[0])
+    if x.op in ("expand", "spread", "drop", "reshape", "transpose", "cast", "negative"):
+        return word_for(x.args[0])
+    return _WORDS.get(x.op, "value")
+
+
+def is_of_sizes(x: Expression) -> bool:
+    """Whether it is a number that only sizes go into."""
+    return x.op in ("number", "size") or (bool(x.args) and all(map(is_of_sizes, x.args)))

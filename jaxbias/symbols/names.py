@@ -6,6 +6,7 @@ import linecache
 from dataclasses import dataclass
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.program import Signature
 from jaxbias._jaxpr.sources import Segment
 
 Span = tuple[int, int, int, int]
@@ -47,8 +48,8 @@ def _targets(file: str, lines: tuple[str, ...]) -> dict[Span, tuple[str, ...]]:
             if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
                 for element, its in zip(target.elts, value.elts):
                     assign(element, its)
-            elif all(isinstance(element, ast.Name) for element in target.elts):
-                names_at[_span(value)] = tuple(element.id for element in target.elts if isinstance(element, ast.Name))
+            elif (leaves := _leaves(target)) is not None:
+                names_at[_span(value)] = leaves
 
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
@@ -61,6 +62,16 @@ def _targets(file: str, lines: tuple[str, ...]) -> dict[Span, tuple[str, ...]]:
     return names_at
 
 
+def _leaves(target: ast.expr) -> tuple[str, ...] | None:
+    """The names in a tuple of names or of tuples of them, None where there is anything else."""
+    if isinstance(target, ast.Name):
+        return (target.id,)
+    if not isinstance(target, ast.Tuple | ast.List):
+        return None
+    parts = [_leaves(element) for element in target.elts]
+    return None if None in parts else tuple(name for part in parts for name in part or ())
+
+
 def _span(node: ast.stmt | ast.expr) -> Span:
     return node.lineno, node.col_offset, node.end_lineno or node.lineno, node.end_col_offset or 0
 
@@ -70,6 +81,44 @@ def targets(segment: Segment) -> tuple[str, ...]:
     lines = tuple(linecache.getlines(segment.file))
     place = segment.line, segment.column, segment.end_line, segment.end_column
     return _targets(segment.file, lines).get(place, ())
+
+
+def parameters(signature: Signature) -> tuple[str, ...]:
+    """What the function itself calls its arguments, leaf by leaf; "" where that cannot be told.
+
+    An argument that is a tuple has the names that it is taken apart into, `h, c = carry`.
+    """
+    taken_apart: dict[str, tuple[str, ...]] = {}
+    for node in ast.walk(_function_at(signature)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            for target in node.targets:
+                if isinstance(target, ast.Tuple) and (leaves := _leaves(target)) is not None:
+                    taken_apart[node.value.id] = leaves
+    made = []
+    for path in signature.arguments:
+        name, _, places = path.partition("[")
+        numbers = [k for k, other in enumerate(signature.arguments) if other.partition("[")[0] == name and other]
+        leaves = taken_apart.get(name, ())
+        if not places:
+            made.append(name if name.isidentifier() else "")
+        else:
+            position = numbers.index(len(made))
+            made.append(leaves[position] if len(leaves) == len(numbers) else "")
+    return tuple(made)
+
+
+def _function_at(signature: Signature) -> ast.AST:
+    """The function of a signature; an empty module where its source is not at hand."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(signature.file)))
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and signature.line in (
+            node.lineno, *(decorator.lineno for decorator in node.decorator_list)
+        ):  # fmt: skip
+            return node
+    return ast.Module([], [])
 
 
 def names_of(program: _jaxpr.Program) -> dict[int, Name]:

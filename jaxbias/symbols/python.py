@@ -1,6 +1,7 @@
 """Expressions as Python that a person would write: NumPy's operators and methods, `@`, `keepdims`, `x[:, None]`."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from jaxbias.symbols.expressions import Expression, bare, value_of
 
 COMPARE, BITS, SUM, PRODUCT, UNARY, POWER, ATOM = range(7)
 """What binds more tightly comes later."""
+
+_OWN = re.compile(r"([A-Za-z_]\w*)\(")
+
+_SIMPLE = re.compile(r"[\w.]+")
+"""Names, attributes and numbers, which stand close to ** as formatters have it."""
 
 LETTERS = "ijklmnopqrstuvwxyzabcdefgh"
 
@@ -36,10 +42,14 @@ class Printer:
 
     Args:
         text_of: the name of an expression that has one; None for others, which are written out.
+
+    Attributes:
+        names: the variables that what was printed reads.
     """
 
     def __init__(self, text_of: Callable[[Expression], str | None] = lambda x: None):
         self.text_of = text_of
+        self.names: set[str] = set()
 
     def __call__(self, x: Expression, level: int = COMPARE) -> str:
         """The text of x, in parentheses where it binds less tightly than its surroundings."""
@@ -49,12 +59,14 @@ class Printer:
     def of(self, x: Expression) -> tuple[str, int]:
         """Text, and how tightly it binds."""
         if (known := self.text_of(x)) is not None:
+            self.names.add(known)
             return known, ATOM
         return getattr(self, x.op)(x)
 
     # --- leaves ---
 
     def name(self, x: Expression) -> tuple[str, int]:
+        self.names.add(x.detail)
         return x.detail, ATOM
 
     def number(self, x: Expression) -> tuple[str, int]:
@@ -97,8 +109,8 @@ class Printer:
         (core,), exponent = x.args, x.detail
         if exponent == 0.5:
             return f"jnp.sqrt({self(core)})", ATOM
-        text = literal(exponent, x.dtype)
-        return f"{self(core, ATOM)}**{text if exponent >= 0 else f'({text})' if '.' in text else text}", POWER
+        text, base = literal(exponent, x.dtype), self(core, ATOM)
+        return f"{base}**{text}" if _SIMPLE.fullmatch(base) else f"{base} ** {text}", POWER
 
     def apply(self, x: Expression) -> tuple[str, int]:
         if x.detail in ("&", "|", "^"):
@@ -163,6 +175,8 @@ class Printer:
 
     def transpose(self, x: Expression) -> tuple[str, int]:
         (core,), order = x.args, x.detail
+        if core.op == "contract" and self.text_of(core) is None and self.contract(core)[0].startswith("jnp.einsum"):
+            return self._einsum(core, order), ATOM
         if order == tuple(range(len(order)))[::-1]:
             return f"{self(core, ATOM)}.T", ATOM
         moved = [k for k, axis in enumerate(order) if k != axis]
@@ -203,6 +217,11 @@ class Printer:
                 return f"{left} @ {right}", PRODUCT
         if not contracted[0] and not lead and a.ndim == b.ndim == 1:
             return f"jnp.outer({self(a)}, {self(b)})", ATOM
+        return self._einsum(x, range(x.ndim)), ATOM
+
+    def _einsum(self, x: Expression, order: Sequence[int]) -> str:
+        """A product, its axes in this order."""
+        (a, b), (contracted, batch) = x.args, x.detail
         letters = iter(LETTERS)
         mine = ["" for _ in range(a.ndim)], ["" for _ in range(b.ndim)]
         for pair in (*zip(*batch), *zip(*contracted)):
@@ -214,8 +233,8 @@ class Printer:
         out = [mine[0][k] for k in batch[0]]
         for i, operand in enumerate(mine):
             out += [letter for k, letter in enumerate(operand) if k not in (*batch[i], *contracted[i])]
-        subscripts = f"{''.join(mine[0])},{''.join(mine[1])}->{''.join(out)}"
-        return f'jnp.einsum("{subscripts}", {self(a)}, {self(b)})', ATOM
+        subscripts = f"{''.join(mine[0])},{''.join(mine[1])}->{''.join(out[k] for k in order)}"
+        return f'jnp.einsum("{subscripts}", {self(a)}, {self(b)})'
 
     def _turned(self, x: Expression, turn: bool) -> str:
         """An operand of @, its last two axes exchanged."""
@@ -226,6 +245,8 @@ class Printer:
     def call(self, x: Expression, kept: tuple[int, ...] = ()) -> tuple[str, int]:
         texts = [self(arg, ATOM if f"{{{k}}}." in x.detail or f"{{{k}}}[" in x.detail else COMPARE)
                  for k, arg in enumerate(x.args)]  # fmt: skip
+        if called := _OWN.match(x.detail):
+            self.names.add(called[1])  # a function of the module's own
         return x.detail.format(*texts, keep=", keepdims=True" if kept else ""), ATOM
 
 
@@ -257,10 +278,10 @@ def _places(places: Sequence[Any], shape: Sequence[int]) -> str:
             texts.append(f"{start or ''}:{'' if stop >= n else stop}" + (f":{step}" if step != 1 else ""))
         else:
             texts.append(str(-1 if place == n - 1 and n > 1 else place))
+    if len(texts) > 2 and texts[-1] != ":" and all(text == ":" for text in texts[:-1]):
+        return f"..., {texts[-1]}"
     while len(texts) > 1 and texts[-1] == ":":
         texts.pop()
-    if len(texts) > 2 and all(text == ":" for text in texts[:-1]):
-        texts = ["...", texts[-1]]
     return ", ".join(texts)
 
 

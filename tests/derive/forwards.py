@@ -470,3 +470,76 @@ def log_determinant(A):
 @of(normal(6))
 def spectrum(x):
     return jnp.abs(jnp.fft.rfft(x)) ** 2
+
+
+# --- loops, choices, picks ------------------------------------------------------------------------------------------
+
+
+@of(normal(4, 3), normal(3, 3), normal(3))
+def nested_loops(xs, W, h0):
+    def outer(h, x):
+        def inner(g, _):
+            return jnp.tanh(W @ g + x), None
+
+        g, _ = lax.scan(inner, h, None, length=2)
+        return g * h, g.sum()
+
+    h, sums = lax.scan(outer, h0, xs)
+    return h, sums
+
+
+@of(normal(5, 3), normal(5), jnp.asarray(0.5, jnp.float32))
+def discounted_from_the_end(features, rewards, discount):
+    def step(carry, at):
+        total, k = carry
+        feature, reward = at
+        total = reward * (1 + k) + discount * total + jnp.sin(feature).sum()
+        return (total, k + 1), total
+
+    (total, _), totals = lax.scan(step, (0.0, 0), (features, rewards), reverse=True)
+    return totals * total
+
+
+@of(normal(4), normal(4), jnp.asarray(2, jnp.int32))
+def by_switch(x, w, k):
+    y = lax.switch(k, (lambda x: x * w, lambda x: jnp.sin(x), lambda x: x**3), x)
+    return y + w
+
+
+@of(normal(2, 7, 4), normal(3, 2, 6))
+def grouped_conv_with_holes(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, (2,), [(2, 1)], rhs_dilation=(2,), dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2
+    )
+
+
+@of(normal(2, 3, 5), normal(4, 3, 3))
+def transposed_conv(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, (1,), [(2, 2)], lhs_dilation=(2,), dimension_numbers=("NCW", "OIW", "NCW")
+    )
+
+
+@of(normal(4, 4), normal(4, 2), normal(4))
+def triangular_and_solve(A, B, b):
+    one = jnp.eye(4, dtype=A.dtype)
+    L = jnp.linalg.cholesky(A @ A.T + 4 * one)
+    y = lax.linalg.triangular_solve(L, B.T, lower=True, transpose_a=True)
+    return y @ jnp.linalg.solve(A + 5 * one, B) + jnp.linalg.inv(L)[0, 0] * b.sum()
+
+
+@of(normal(5, 3), labels(4, 5), normal(4, 3))
+def scattered(table, ids, rows):
+    return jnp.tanh(table.at[ids].add(rows**2))
+
+
+@of(normal(4, 6))
+def products_and_order(x):
+    order = jnp.argsort(x, axis=1)
+    return jnp.take_along_axis(x, order, axis=1) * x.prod(axis=1, keepdims=True)
+
+
+@of(normal(6, 3), jnp.asarray(2, jnp.int32))
+def sliced_at_an_index(x, k):
+    window = lax.dynamic_slice_in_dim(x, k, 2)
+    return lax.dynamic_update_slice_in_dim(x**2, window**3, k - 1, 0)

@@ -5,10 +5,22 @@ error signals of the operands, None for one that has none. A primitive without a
 to be.
 """
 
-from jaxbias._derive.rules import elementwise, layout, picking, reductions, transforms
-from jaxbias._derive.rules.rule import RULES, NoRule, Rule
+from jaxbias._derive.rules import convolution, decompositions, elementwise, layout, picking, reductions, transforms
+from jaxbias._derive.rules.rule import RULES, NoRule, Rule, rule_of
 from jaxbias._jaxpr.sources import hide_folder_of
 
-__all__ = ["RULES", "NoRule", "Rule", "elementwise", "layout", "picking", "reductions", "transforms"]
+__all__ = [
+    "RULES",
+    "NoRule",
+    "Rule",
+    "convolution",
+    "decompositions",
+    "elementwise",
+    "layout",
+    "picking",
+    "reductions",
+    "rule_of",
+    "transforms",
+]
 
 hide_folder_of(__file__)

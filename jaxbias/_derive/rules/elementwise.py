@@ -44,6 +44,8 @@ UNARY: dict[str, tuple[str, Callable[[Expression, Expression, Expression], Expre
         ex.multiply(constant(2 / math.sqrt(math.pi), x), d), ex.apply("jnp.exp", ex.negative(ex.power(x, 2))))),
     "erfc": ("jax.scipy.special.erfc", lambda x, out, d: ex.multiply(
         ex.multiply(constant(-2 / math.sqrt(math.pi), x), d), ex.apply("jnp.exp", ex.negative(ex.power(x, 2))))),
+    "erf_inv": ("jax.scipy.special.erfinv", lambda x, out, d: ex.multiply(
+        ex.multiply(constant(math.sqrt(math.pi) / 2, x), d), ex.apply("jnp.exp", ex.power(out, 2)))),
     "lgamma": ("jax.scipy.special.gammaln",
                lambda x, out, d: ex.multiply(d, ex.apply("jax.scipy.special.digamma", x))),
     "digamma": ("jax.scipy.special.digamma",
@@ -125,6 +127,17 @@ class _Div:
         if _named(out):  # out = a / b
             return [ex.divide(d, b), ex.negative(ex.divide(ex.multiply(d, out), b))]
         return [ex.divide(d, b), ex.negative(ex.divide(ex.multiply(d, a), ex.power(b, 2)))]
+
+
+@rule("rem")
+class _Rem:
+    read = staticmethod(lambda eq, args: ex.apply("jnp.fmod", *args))
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        a, b = args
+        whole = ex.apply("jnp.trunc", ex.divide(a, b))
+        return [d, None if ex.value_of(ex.bare(b)) is not None else ex.negative(ex.multiply(d, whole))]
 
 
 @rule("integer_pow")

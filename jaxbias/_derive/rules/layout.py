@@ -1,11 +1,13 @@
 """What only moves the entries of an array: broadcasts, reshapes, slices, padding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaxbias._derive.rules.rule import NoRule, rule, shape_of
+from jaxbias._jaxpr import Equation
 from jaxbias.symbols import expressions as ex
 
 
@@ -78,25 +80,42 @@ class _Slice:
     pull = staticmethod(lambda eq, args, out, d: [ex.placed(d, _Slice.places(eq), args[0])])
 
 
+def pieces(eq: Equation) -> list[Equation]:
+    """A split as one slice for each part."""
+    axis, begin, made = eq.params["axis"], 0, []
+    shape = eq.shapes.inputs[0]
+    for part, n in enumerate(eq.params["sizes"]):
+        starts, stops = [0] * len(shape), list(shape)
+        starts[axis], stops[axis] = begin, begin + n
+        begin += n
+        params = {"start_indices": tuple(starts), "limit_indices": tuple(stops), "strides": None}
+        made.append(replace(eq, name="slice", params=params, outputs=eq.outputs[part : part + 1], bodies=()))
+    return made
+
+
 @rule("pad")
 class _Pad:
+    """Around an array, and between its entries."""
+
     @staticmethod
     def read(eq, args):
         x, value = args
-        config = tuple(eq.params["padding_config"])
-        if any(low < 0 or high < 0 or inner for low, high, inner in config):
+        config = tuple(tuple(map(int, part)) for part in eq.params["padding_config"])
+        if any(low < 0 or high < 0 for low, high, _ in config):
             raise NoRule
-        widths = tuple((int(low), int(high)) for low, high, _ in config)
+        if any(inner for *_, inner in config):
+            text = f"jax.lax.pad({{0}}, jnp.asarray({{1}}, jnp.{x.dtype}), {config})"
+            return ex.call(text, args, shape_of(eq), x.dtype)
+        widths = tuple((low, high) for low, high, _ in config)
         words = "" if ex.is_zero(value) else ", constant_values={1}"
         return ex.call(f"jnp.pad({{0}}, {widths}{words})", args if words else [x], shape_of(eq), x.dtype)
 
     @staticmethod
     def pull(eq, args, out, d):
         x, value = args
-        config = eq.params["padding_config"]
-        starts = [low for low, _, _ in config]
-        stops = [low + n for (low, _, _), n in zip(config, x.shape)]
-        inside = ex.part(d, _spans(starts, stops))
+        spans = [(int(low), int(low) + (n - 1) * (int(inner) + 1) + 1 if n else int(low), int(inner) + 1)
+                 for (low, _, inner), n in zip(eq.params["padding_config"], x.shape)]  # fmt: skip
+        inside = ex.part(d, spans)
         outside = None if ex.value_of(value) is not None else ex.subtract(
             ex.total(d, range(d.ndim)), ex.total(inside, range(d.ndim)))  # fmt: skip
         return [inside, outside]

@@ -1,5 +1,7 @@
 """Entries picked by index: rows of tables, points, entries along an axis."""
 
+from collections.abc import Sequence
+
 from jaxbias import _jaxpr
 from jaxbias._derive.rules.rule import NoRule, rule, shape_of
 from jaxbias.symbols import expressions as ex
@@ -61,13 +63,118 @@ class _Gather:
     def pull(eq, args, out, d):
         if (axis := _along(eq)) is not None:
             x, ids = args[0], _undo_wrap(ex.drop(args[1], [args[1].ndim - 1]), args[0].shape[axis])
-            if ids.shape[axis] != 1:
-                raise NoRule
+            if ids.shape[axis] != 1:  # an entry may be picked twice
+                places = [f"jnp.arange({n}){_after(x.ndim - 1 - k)}" for k, n in enumerate(x.shape)]
+                places[axis] = "{1}"
+                text = f"jnp.zeros_like({{0}}).at[{', '.join(places)}].add({{2}})"
+                return [ex.call(text, [x, ids, d], x.shape, x.dtype), None]
             text = f"jnp.put_along_axis(jnp.zeros_like({{0}}), {{1}}, {{2}}, axis={axis}, inplace=False)"
             return [ex.call(text, [x, ids, d], x.shape, x.dtype), None]
         x, columns, places = _Gather.parts(eq, args)
         text = f"jnp.zeros_like({{0}}).at[{places}].add({{{1 + len(columns)}}})"
         return [ex.call(text, [x, *columns, d], x.shape, x.dtype), None]
+
+
+def _after(count: int) -> str:
+    """So many unit axes behind."""
+    return f"[:{', None' * count}]" if count else ""
+
+
+def _scattered(eq: _jaxpr.Equation, args: Sequence[Expression]) -> tuple[str, list[Expression]]:
+    """What stands in the brackets of `.at[…]`, and the indices that go there.
+
+    Raises:
+        NoRule: something else than whole entries of the first axes, or of one axis.
+    """
+    numbers, (table, indices, updates) = eq.params["dimension_numbers"], eq.shapes.inputs
+    axes = tuple(numbers.scatter_dims_to_operand_dims)
+    count = len(indices) - 1
+    rest = [k for k in range(len(table)) if k not in axes]
+    first = axes == tuple(range(len(axes))) and tuple(numbers.update_window_dims) == tuple(range(count, len(updates)))
+    whole = tuple(numbers.inserted_window_dims) == axes and [updates[k] for k in numbers.update_window_dims] == [
+        table[k] for k in rest
+    ]
+    if not first or not whole or numbers.operand_batching_dims:
+        raise NoRule
+    columns = [_undo_wrap(c, table[k]) for c, k in zip(_columns(args[1]), axes)]
+    if any(column is raw for column, raw in zip(columns, _columns(args[1]))) and not _of_segments(eq, args):
+        raise NoRule  # negative indices mean something else
+    return ", ".join(f"{{{1 + k}}}" for k in range(len(columns))), columns
+
+
+def _of_segments(eq: _jaxpr.Equation, args: Sequence[Expression]) -> bool:
+    """Whether it is a `segment_sum`: into zeros, by one index."""
+    return ex.is_zero(args[0]) and eq.shapes.inputs[1][-1] == 1
+
+
+@rule("scatter-add")
+class _ScatterAdd:
+    @staticmethod
+    def read(eq, args):
+        places, columns = _scattered(eq, args)
+        table, updates = args[0], args[2]
+        if _of_segments(eq, args):
+            text = f"jax.ops.segment_sum({{0}}, {{1}}, {table.shape[0]})"
+            return ex.call(text, [updates, *columns], table.shape, table.dtype)
+        text = f"{{0}}.at[{places}].add({{{1 + len(columns)}}})"
+        return ex.call(text, [table, *columns, updates], table.shape, table.dtype)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        """To the table all of it, to what was added what lies at its place, 0 where there was none."""
+        places, columns = _scattered(eq, args)
+        text = f'{{0}}.at[{places}].get(mode="fill", fill_value=0)'
+        return [d, None, ex.call(text, [d, *columns], args[2].shape, args[2].dtype)]
+
+
+def _moving(eq: _jaxpr.Equation, sizes: Sequence[int], starts: Sequence[Expression]) -> tuple[int, Expression]:
+    """The one axis along which a part is taken, and where it starts.
+
+    Raises:
+        NoRule: it is taken along several.
+    """
+    axes = [k for k, (n, m) in enumerate(zip(eq.shapes.inputs[0], sizes)) if n != m]
+    if len(axes) != 1 or any(not ex.is_zero(x) for k, x in enumerate(starts) if k != axes[0]):
+        raise NoRule
+    return axes[0], starts[axes[0]]
+
+
+def _taken(x: Expression, start: Expression, shape: Sequence[int], axis: int) -> Expression:
+    text = f"jax.lax.dynamic_slice_in_dim({{0}}, {{1}}, {shape[axis]}, axis={axis})"
+    return ex.call(text, [x, start], shape, x.dtype)
+
+
+def _put(x: Expression, part: Expression, start: Expression, axis: int) -> Expression:
+    text = f"jax.lax.dynamic_update_slice_in_dim({{0}}, {{1}}, {{2}}, axis={axis})"
+    return ex.call(text, [x, part, start], x.shape, x.dtype)
+
+
+@rule("dynamic_slice")
+class _DynamicSlice:
+    @staticmethod
+    def read(eq, args):
+        axis, start = _moving(eq, eq.params["slice_sizes"], args[1:])
+        return _taken(args[0], start, shape_of(eq), axis)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        axis, start = _moving(eq, eq.params["slice_sizes"], args[1:])
+        zeros = ex.call("jnp.zeros_like({0})", [args[0]], args[0].shape, args[0].dtype)
+        return [_put(zeros, d, start, axis), *[None] * (len(args) - 1)]
+
+
+@rule("dynamic_update_slice")
+class _DynamicUpdate:
+    @staticmethod
+    def read(eq, args):
+        axis, start = _moving(eq, args[1].shape, args[2:])
+        return _put(args[0], args[1], start, axis)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        axis, start = _moving(eq, args[1].shape, args[2:])
+        outside = _put(d, ex.zeros(args[1]), start, axis)
+        return [outside, _taken(d, start, args[1].shape, axis), *[None] * (len(args) - 2)]
 
 
 def _columns(indices: Expression) -> list[Expression]:

@@ -1,0 +1,100 @@
+"""The values of a derivation by number, and the names that are taken in it; its functions and loops share them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias._derive.sizes import Sizes
+from jaxbias.symbols import expressions as ex
+from jaxbias.symbols.expressions import Expression
+
+Variables = Sequence[tuple[str, Any]]
+"""What a function closes over, by name."""
+
+RESERVED = ("jax", "jnp", "residuals", "forward", "backward")
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """An equation that has no rule: what it is, and where it stands."""
+
+    name: str
+    equation: _jaxpr.Equation
+
+    def __str__(self) -> str:
+        source = self.equation.source
+        return self.name + (f" in line {source.line}: `{source.text}`" if source else "")
+
+
+class Values:
+    """Numbered values.
+
+    Attributes:
+        of: number of a value → its expression; a variable where it has a name.
+        known: number of a value that is the same whatever the arguments → what it is.
+        captured: name → array, of what the function closes over.
+        drawn: names of captured arrays that are random numbers.
+        unwritten: variable of a function that JAX carries out → what it is.
+    """
+
+    def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes):
+        self.of: list[Expression] = []
+        self.known: dict[int, Any] = {}
+        self.captured: dict[str, Any] = {}
+        self.drawn: set[str] = set()
+        self.unwritten: dict[str, Unwritten] = {}
+        self.taken = {*RESERVED, *(x.detail for x in arguments)}
+        self._closed_over, self._sizes = closed_over, sizes
+
+    def new(self, value: Expression) -> int:
+        self.of.append(value)
+        return len(self.of) - 1
+
+    def unique(self, text: str) -> str:
+        """The text, with a number where it is taken."""
+        made, k = text, 1
+        while made in self.taken:
+            k += 1
+            made = f"{text}_{k}"
+        self.taken.add(made)
+        return made
+
+    def variable(self, text: str, shape: Sequence[int], dtype: Any) -> Expression:
+        """A variable of this name, or of the next that is free."""
+        return ex.name(self.unique(text), shape, dtype)
+
+    def constant(self, program: _jaxpr.Program, place: int) -> int:
+        """Number of a constant of a program: a size, a number, or an array that the function closes over."""
+        held, dtype = program.constants[place], program.dtypes[place]
+        size = self._sizes.get((id(program), place))
+        number = self.new(self._constant(held, dtype) if size is None else size(dtype))
+        self.known[number] = held
+        return number
+
+    def _constant(self, held: Any, dtype: Any) -> Expression:
+        if hasattr(dtype, "_rules"):  # keys of random numbers
+            return self._captured(held, np.shape(held), dtype)
+        array = np.asarray(held, dtype)
+        if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
+            scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
+            kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
+            return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
+        return self._captured(held, array.shape, array.dtype)
+
+    def _captured(self, held: Any, shape: Sequence[int], dtype: Any) -> Expression:
+        for text, known in self.captured.items():
+            if known is held:
+                return ex.name(text, shape, dtype)
+        text = self.unique(next((text for text, value in self._closed_over if _equal(value, held)), "constant"))
+        self.captured[text] = held
+        return ex.name(text, shape, dtype)
+
+
+def _equal(value: Any, held: Any) -> bool:
+    if value is held:
+        return True
+    plain = not any(hasattr(x.dtype, "_rules") for x in (value, held) if hasattr(x, "dtype"))
+    return plain and np.shape(value) == np.shape(held) and bool((np.asarray(value) == np.asarray(held)).all())
