@@ -79,3 +79,9 @@ def check_dtype(params: Any, x: Array) -> None:
             f"fit: data x is {x.dtype} but params are {', '.join(wanted)}. Convert x, for example "
             f'x.astype("{wanted[0]}"), or make params with network.init(key, x).'
         )
+
+
+def check_compute_dtype(dtype: Any) -> None:
+    """Raise a TypeError for a dtype to compute in that is no float."""
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"fit: compute_dtype must be a float, as jnp.bfloat16, got {jnp.dtype(dtype).name}.")

@@ -24,6 +24,7 @@ from jaxbias.params import Layer, Loss, Tree, as_layer, as_loss, init_state, net
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
+from jaxbias.train._optimizer import as_optax_computes, prepared
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
 from jaxbias.train._sweep_store import SweepStore
 from jaxbias.train._sweep_table import Sweep
@@ -243,8 +244,8 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
                 lambda path, leaf: jnp.where(on, leaf, jnp.zeros_like(leaf)) if is_bias(path_name(path)) else leaf, tree
             )
 
-        with jax.numpy_dtype_promotion("standard"):  # as in optax's own arithmetic
-            chosen = optimizer(**dict(zip(hyper_names, values))) if hyper_names else optimizer
+        with as_optax_computes():
+            chosen = prepared(optimizer(**dict(zip(hyper_names, values))) if hyper_names else optimizer, "sweep")
         params = without_bias(jax.lax.switch(init_index, [lambda key, f=f: f(key, first) for f in inits], init_key))
         learned = Learned.at_start(chosen, params, init_state(objective.network, state_key(fit_key), first))
 
@@ -289,7 +290,7 @@ def _check_axes(network, keys, inits, use_bias, hyper, optimizer):
         raise ValueError(
             f"sweep: hyper {(taken or empty)[0]!r} " + ("is the name of an axis." if taken else "has no values.")
         )
-    is_optimizer = isinstance(optimizer, optax.GradientTransformation)
+    is_optimizer = isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps)
     if hyper and is_optimizer:
         raise TypeError(
             f"sweep: with hyper={list(hyper)}, optimizer must be a function of them that makes an optimizer, for "
