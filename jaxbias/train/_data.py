@@ -21,7 +21,9 @@ def _as_array(value: Any, name: str) -> Array:
 def _check_finite(array: Array, name: str) -> None:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return
-    bad = ~np.isfinite(np.asarray(array).astype(np.float64))
+    whole = array.is_fully_addressable
+    local = np.asarray(array) if whole else np.concatenate([np.asarray(s.data) for s in array.addressable_shards])
+    bad = ~np.isfinite(local.astype(np.float64))
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
         raise ValueError(

@@ -28,10 +28,11 @@ from jaxbias.params import (
     plain_at_runtime,
 )
 from jaxbias.train import _memory
-from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, array_digest, program_digest
+from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_digest
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
+from jaxbias.train._processes import SharedStore, broadcast
 from jaxbias.train._program import Carry, Program
 from jaxbias.train._step import Learned, Metric, Objective, state_key
 
@@ -112,7 +113,7 @@ def _device(params: Tree) -> Any:
     return next(iter(devices))
 
 
-def _saved(store: CheckpointStore, epoch: int, carry: Carry, unsaved: str) -> str:
+def _saved(store: SharedStore, epoch: int, carry: Carry, unsaved: str) -> str:
     """ "" after a checkpoint that was written, else why it was not; a row of failures is warned of once."""
     try:
         store.save(epoch, carry)
@@ -213,12 +214,13 @@ def fit(
         raise ValueError(f'fit: loop must be "auto", "scan" or "steps", got {loop!r}.')
     check_compute_dtype(compute_dtype)
     optimizer = prepared(optimizer, "fit")
-    network_params = trained(params)
-    placement = Placement.of(mesh, shardings, network_params)
+    placement = Placement.of(mesh, shardings, trained(params))
     placement.check_batch_size(batch_size)
     checked = None if validation is None else check_data(validation, "validation")
     loop = choose_loop(network, how) if loop == "auto" else loop
     optimizer = prepared(masked(optimizer, params, trainable), "fit")
+    params, state = placement.on_own_mesh((params, state))
+    network_params = trained(params)
     x, targets = placement.data((x, targets))
     checked = placement.data(checked)
 
@@ -226,9 +228,8 @@ def fit(
     first = x[:batch_size], targets[:batch_size]
     if state is None:
         state = init_state(network, state_key(key), network_input(loss, *first))
-    jax.eval_shape(
-        objective.gradient, network_params, *first, state
-    )  # the layers' and the loss' own errors, before any work
+    # The layers' and the loss' own errors, before any work.
+    jax.eval_shape(objective.gradient, network_params, *first, state)
     device = placement.devices[0] if placement.devices else _device(params)
     unallocated = jax.eval_shape(lambda *of: Learned.at_start(optimizer, *of), params, state)
     _memory.require(
@@ -262,8 +263,8 @@ def fit(
                 **({} if compute_dtype is None else {"compute_dtype": jnp.dtype(compute_dtype).name}),
                 **placement.identity(),
             }
-            store = held.enter_context(CheckpointStore.held(checkpoint, identity))
-            done, carry = _resumed(store, carry, epochs)
+            store = held.enter_context(SharedStore.held(checkpoint, identity))
+            done, carry = _resumed(store, carry, epochs, placement)
         resumed, unsaved = done, ""
 
         too_large = (
@@ -282,6 +283,8 @@ def fit(
                 carry = jax.block_until_ready(compiled.run(carry, (x, targets), checked, done, stop))
             per_epoch = (time.perf_counter() - began) / (stop - done)
             at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))
+            if placement.processes > 1:  # all must call the program for the same epochs, and their clocks differ
+                at_once = int(broadcast(np.int32(at_once)))
             done = stop
             if store is not None and (done % save_every == 0 or done == epochs):
                 unsaved = _saved(store, done, carry, unsaved)
@@ -326,20 +329,29 @@ def _history(carry: Carry) -> dict[str, np.ndarray]:
     return {**means, **validation, "step_loss": train["loss"]}
 
 
-def _resumed(store: CheckpointStore, carry: Carry, epochs: int) -> tuple[int, Carry]:
+def _resumed(store: SharedStore, carry: Carry, epochs: int, placement: Placement) -> tuple[int, Carry]:
     """(epochs done, carry) from the newest complete checkpoint; its history is as long as that run was to be."""
-    newest = store.restore(carry)
+
+    def refill(done: int, saved: Carry) -> Carry:
+        if done > epochs:
+            raise ValueError(
+                f"fit: the newest checkpoint in {store.directory} is after epoch {done}, beyond epochs={epochs}. "
+                f"Ask for at least epochs={done}, or name another checkpoint directory."
+            )
+
+        def copied(buffer, values):
+            buffer = np.array(buffer)
+            buffer[:done] = values[:done]
+            return buffer
+
+        train = jax.tree.map(copied, carry.train, saved.train)
+        return Carry(saved.learned, train, jax.tree.map(copied, carry.validation, saved.validation))
+
+    newest = store.restore(carry, refill)
     if newest is None:
         return 0, carry
     done, saved = newest
-    if done > epochs:
-        raise ValueError(
-            f"fit: the newest checkpoint in {store.directory} is after epoch {done}, beyond epochs={epochs}. "
-            f"Ask for at least epochs={done}, or name another checkpoint directory."
-        )
-
-    def refill(buffer, values):
-        return buffer.at[:done].set(values[:done])
-
-    train = jax.tree.map(refill, carry.train, saved.train)
-    return done, Carry(saved.learned, train, jax.tree.map(refill, carry.validation, saved.validation))
+    # The keys among the leaves are keys again, and every array lies where that of the first epoch did.
+    saved = jax.tree.map(like, carry, saved)
+    shardings = None if placement.mesh is None else jax.tree.map(lambda array: array.sharding, carry)
+    return done, placement.put(saved, shardings)

@@ -120,13 +120,22 @@ class Placement(NamedTuple):
         # In two steps: on its way to a mesh an array keeps its memory on the device that it comes from.
         return jax.device_put(jax.tree.map(_put, tree, shardings), may_alias=False)
 
+    def on_own_mesh(self, tree: Tree) -> Tree:
+        """Arrays that lie on the mesh with axes of other types, as `jax.make_mesh` makes them, now lie on this one."""
+        mesh = self.mesh
+        if mesh is None:
+            return tree
+        return jax.tree.map(
+            lambda leaf: _put(leaf, NamedSharding(mesh, leaf.sharding.spec)) if _lies_on(leaf, mesh) else leaf, tree
+        )
+
     def data(self, tree: Tree) -> Tree:
         """Arrays that lie on the mesh stay as they are; all others become whole on every device."""
         if self.mesh is None:
             return tree
         everywhere = NamedSharding(self.mesh, EVERYWHERE)
-        on_mesh = lambda leaf: NamedSharding(self.mesh, leaf.sharding.spec) if _lies_on(leaf, self.mesh) else everywhere
-        return jax.tree.map(lambda leaf: _put(leaf, on_mesh(leaf)), tree)
+        tree = self.on_own_mesh(tree)
+        return jax.tree.map(lambda leaf: leaf if _lies_on(leaf, self.mesh) else _put(leaf, everywhere), tree)
 
     def batch(self, batch: Tree) -> Tree:
         """Inside of a program: each device of the axis takes its part of the rows."""
@@ -188,6 +197,8 @@ def _checked(spec: Any, leaf: Any, mesh: Mesh, name: str) -> PartitionSpec:
         raise TypeError(f"fit: shardings must hold PartitionSpecs, got {spec!r} for {name}.")
     spec = EVERYWHERE if spec is None else spec
     try:
+        if len(spec) > len(leaf.shape):
+            raise ValueError(f"it has {len(leaf.shape)} axes.")
         NamedSharding(mesh, spec).shard_shape(leaf.shape)
     except ValueError as error:
         reason = str(error).splitlines()[0]
