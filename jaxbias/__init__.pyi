@@ -35,6 +35,7 @@ from .foreign.roles import lr_by_role as lr_by_role
 from .foreign.roles import mask as mask
 from .foreign.roles import no_decay as no_decay
 from .foreign.roles import roles as roles
+from .foreign.shardings import shardings as shardings
 from .grads import as_function as as_function
 from .grads import deltas as deltas
 from .grads import value_and_grad as value_and_grad

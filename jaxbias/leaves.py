@@ -133,5 +133,7 @@ def with_frozen(optimizer: optax.GradientTransformation, labels: Tree) -> optax.
     # Labels may be callable, as a params tree may be, or a function that gives them: optax calls both.
     given = labels if callable(labels) and jax.tree_util.all_leaves([labels]) else lambda _: labels
     return optax.partition(
-        {TRAIN: optimizer, FREEZE: stay}, lambda params: read_labels(given(params), params, "with_frozen")
+        {TRAIN: optimizer, FREEZE: stay},
+        lambda params: read_labels(given(params), params, "with_frozen"),
+        mask_compatible_extra_args=True,  # a line search compares the gradient that it is told with that of its leaves
     )

@@ -2,4 +2,5 @@ from . import capture as capture
 from . import contact as contact
 from . import redundant as redundant
 from . import roles as roles
+from . import shardings as shardings
 from . import surgery as surgery

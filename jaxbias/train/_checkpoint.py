@@ -60,7 +60,7 @@ def array_digest(*arrays: Any) -> str:
     """SHA-256 over shapes, dtypes and values."""
     digest = hashlib.sha256()
     for array in arrays:
-        array = _to_numpy(array)
+        array = to_numpy(array)
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -79,11 +79,16 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _to_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+def to_numpy(leaf: Any) -> np.ndarray:
+    """The array, or the data of a key; of one that lies on several processes the parts of this one."""
+    array = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return np.concatenate([np.ravel(shard.data) for shard in array.addressable_shards])
+    return np.asarray(array)
 
 
-def _like(leaf: Any, saved: np.ndarray) -> Any:
+def like(leaf: Any, saved: np.ndarray) -> Any:
+    """What was saved as numpy, as the kind of leaf that it was."""
     return (
         jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
         if _is_key(leaf)
@@ -111,7 +116,13 @@ class CheckpointStore:
         self.keep, self.identity = checkpoint.keep, identity
         self.directory = Path(checkpoint.directory).absolute()
         self._orbax = ocp
-        self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        alone = None
+        if jax.process_count() > 1:  # the first process writes for all, and waits for nobody
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxbias"
+            )
+        handler = ocp.StandardCheckpointHandler(**({} if alone is None else {"multiprocessing_options": alone}))
+        self._checkpointer = ocp.Checkpointer(handler, **({} if alone is None else {"multiprocessing_options": alone}))
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             check_room(self.directory)
@@ -181,7 +192,7 @@ class CheckpointStore:
     def _save(self, epoch: int, tree: Tree, writing: Path) -> None:
         final = self.directory / f"epoch-{epoch}"
         writing.mkdir()
-        arrays = {name: _to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
+        arrays = {name: to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
         # Asked before orbax writes: its own answer is a ValueError and many lines from its threads.
         check_room(self.directory, sum(array.nbytes for array in arrays.values()) or 1)
         with _system_errors():
@@ -201,7 +212,7 @@ class CheckpointStore:
                 saved = self._checkpointer.restore(path / "arrays", args=self._orbax.args.StandardRestore())
                 leaves, treedef = jax.tree.flatten(template)
                 names = [f"leaf-{i}" for i in range(len(leaves))]
-                restored = [_like(leaf, saved[name]) if name in saved else leaf for name, leaf in zip(names, leaves)]
+                restored = [like(leaf, saved[name]) if name in saved else leaf for name, leaf in zip(names, leaves)]
                 return _epoch(path), treedef.unflatten(restored)
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)

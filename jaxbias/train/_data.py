@@ -21,7 +21,9 @@ def _as_array(value: Any, name: str) -> Array:
 def _check_finite(array: Array, name: str) -> None:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return
-    bad = ~np.isfinite(np.asarray(array).astype(np.float64))
+    whole = array.is_fully_addressable
+    local = np.asarray(array) if whole else np.concatenate([np.asarray(s.data) for s in array.addressable_shards])
+    bad = ~np.isfinite(local.astype(np.float64))
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
         raise ValueError(
@@ -79,3 +81,9 @@ def check_dtype(params: Any, x: Array) -> None:
             f"fit: data x is {x.dtype} but params are {', '.join(wanted)}. Convert x, for example "
             f'x.astype("{wanted[0]}"), or make params with network.init(key, x).'
         )
+
+
+def check_compute_dtype(dtype: Any) -> None:
+    """Raise a TypeError for a dtype to compute in that is no float."""
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"fit: compute_dtype must be a float, as jnp.bfloat16, got {jnp.dtype(dtype).name}.")

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jax.sharding import Mesh
+from jaxtyping import Array, DTypeLike
 
-from jaxbias.leaves import TRAIN, read_labels, with_frozen
+from jaxbias._numerics import accumulation_dtype
 from jaxbias.params import (
     Layer,
     Loss,
@@ -27,9 +28,13 @@ from jaxbias.params import (
     plain_at_runtime,
 )
 from jaxbias.train import _memory
-from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, array_digest, program_digest
-from jaxbias.train._data import check_batch_size, check_count, check_data, check_dtype
-from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
+from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_digest
+from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
+from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
+from jaxbias.train._placement import Placement
+from jaxbias.train._processes import SharedStore, broadcast
+from jaxbias.train._program import Carry, Program
+from jaxbias.train._step import Learned, Metric, Objective, state_key
 
 LOOPS = ("auto", "scan", "steps")
 _SECONDS_PER_CALL = 0.2
@@ -80,101 +85,6 @@ class Fit(NamedTuple, Generic[P]):
     unsaved: str = ""
 
 
-class _Carry(NamedTuple):
-    learned: Learned
-    train: dict[str, Array]  # (epochs, steps)
-    validation: dict[str, Array]  # (epochs,)
-
-
-class _Compiled(NamedTuple):
-    """A program and the bytes that one call of it allocates.
-
-    Attributes:
-        run: `(carry, data, validation, start, stop) -> carry`.
-    """
-
-    run: Callable[..., _Carry]
-    needed: int
-
-    @classmethod
-    def of(cls, compiled: jax.stages.Compiled, run: Callable[..., _Carry]) -> "_Compiled":
-        figures = compiled.memory_analysis()
-        if figures is None:  # a backend that does not say
-            return cls(run, 0)
-        return cls(run, figures.temp_size_in_bytes + figures.output_size_in_bytes - figures.alias_size_in_bytes)
-
-
-class _Program(NamedTuple):
-    """The steps of all epochs, compiled as one program or called one by one."""
-
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    key: Array
-    batch_size: int
-
-    def order(self, epoch: Any, rows: int) -> Array:
-        return row_order(self.key, epoch, rows, self.batch_size)
-
-    def step(self, learned: Learned, data: Any, rows: Array) -> tuple[Learned, dict[str, Array]]:
-        return self.objective.step(learned, take(data, rows), self.optimizer)
-
-    def before(self, learned: Learned, data: Any, validation: Any, epochs: int) -> _Carry:
-        """Nothing recorded yet."""
-        steps = len(data[0]) // self.batch_size
-        rows = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
-        record = jax.eval_shape(self.step, learned, data, rows)[1]
-        return _Carry(
-            learned,
-            {name: _zeros((epochs, steps), result.dtype) for name, result in record.items()},
-            {name: _zeros((epochs,), result.dtype) for name, result in record.items() if validation is not None},
-        )
-
-    def after_epoch(self, carry: _Carry, validation: Any, epoch: Any) -> _Carry:
-        if validation is None:
-            return carry
-        results = self.objective.evaluate(carry.learned, validation, self.batch_size)
-        return carry._replace(validation=_set(carry.validation, epoch, results))
-
-    def compiled(self, loop: str, carry: _Carry, data: Any, validation: Any) -> "_Compiled":
-        """The epochs from start to before stop."""
-        return (self._one_program if loop == "scan" else self._step_by_step)(carry, data, validation)
-
-    def _one_program(self, carry, data, validation):
-        def run(carry, data, validation, start, stop):
-            def one_epoch(epoch, carry):
-                learned, records = jax.lax.scan(
-                    lambda learned, rows: self.step(learned, data, rows), carry.learned, self.order(epoch, len(data[0]))
-                )
-                carry = _Carry(learned, _set(carry.train, epoch, records), carry.validation)
-                return self.after_epoch(carry, validation, epoch)
-
-            return jax.lax.fori_loop(start, stop, one_epoch, carry)
-
-        compiled = jax.jit(run, donate_argnums=0).lower(carry, data, validation, 0, 0).compile()
-        return _Compiled.of(compiled, compiled)
-
-    def _step_by_step(self, carry, data, validation):
-        del validation
-        order = jax.jit(lambda epoch: self.order(epoch, len(data[0])))
-        after_epoch = jax.jit(self.after_epoch, donate_argnums=0)
-
-        def step(carry, data, order, epoch, i):
-            learned, record = self.step(carry.learned, data, order[i])
-            return carry._replace(learned=learned, train=_set(carry.train, (epoch, i), record))
-
-        compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, order(0), 0, 0).compile()
-
-        def run(carry, data, validation, start, stop):
-            for epoch in range(start, stop):
-                rows = order(epoch)
-                for i in range(len(rows)):
-                    carry = compiled_step(carry, data, rows, epoch, i)
-                carry = after_epoch(carry, validation, epoch)
-            return carry
-
-        return _Compiled.of(compiled_step, run)
-
-
 def accuracy(out: Array, targets: Array) -> Array:
     """Share of the rows whose largest output is the target: an integer class, or the largest entry of a dense row."""
     wanted = targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(axis=-1)
@@ -203,7 +113,7 @@ def _device(params: Tree) -> Any:
     return next(iter(devices))
 
 
-def _saved(store: CheckpointStore, epoch: int, carry: _Carry, unsaved: str) -> str:
+def _saved(store: SharedStore, epoch: int, carry: Carry, unsaved: str) -> str:
     """ "" after a checkpoint that was written, else why it was not; a row of failures is warned of once."""
     try:
         store.save(epoch, carry)
@@ -218,26 +128,12 @@ def _saved(store: CheckpointStore, epoch: int, carry: _Carry, unsaved: str) -> s
     return why
 
 
-def _copied(tree: Tree) -> Tree:
-    """The program gives its inputs' memory away; the caller's arrays must stay."""
-    return jax.device_put(tree, may_alias=False)
-
-
-def _masked(optimizer: optax.GradientTransformation, params: Tree, trainable: Tree) -> optax.GradientTransformation:
-    if trainable is None:
-        return optimizer
-    labels = read_labels(trainable, params, "fit")
-    if TRAIN not in jax.tree.leaves(labels):
-        raise ValueError("fit: trainable freezes every leaf, so there is nothing to train.")
-    return with_frozen(optimizer, labels)
-
-
 def fit(
     network: Layer,
     loss: Loss,
     params: SomeTree,
     data: tuple[Any, Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     *,
     epochs: int,
     batch_size: int,
@@ -250,6 +146,9 @@ def fit(
     metrics: Mapping[str, Metric] | None = None,
     how: str = "delta",
     loop: str = "auto",
+    mesh: Mesh | None = None,
+    shardings: Tree = None,
+    compute_dtype: DTypeLike | None = None,
 ) -> Fit[SomeTree]:
     """Train a network: params ← params + optimizer(grads), batch after batch.
 
@@ -281,11 +180,21 @@ def fit(
         metrics: name → `(out, targets) -> scalar`, a mean over rows, for example {"accuracy": jb.train.accuracy}.
         how: "delta" (hand-derived backward passes) or "autodiff".
         loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses.
+        mesh: devices to train on. Its axis "data", or its first where none has that name, parts the rows of each
+            batch; batch_size is still that of the whole step. Data become whole on every device, except arrays that
+            lie on the mesh already. The result is that of one device up to the order in which sums over rows are
+            added, and bit-identical when repeated on the same mesh. By default that of params, or one device.
+        shardings: a PartitionSpec for each leaf of params, or for the top of the tree, as `jb.shardings` gives them;
+            by default as params lie on the mesh, else whole on every device. What the optimizer keeps for a leaf lies
+            as the leaf does.
+        compute_dtype: in which the network computes, for example jnp.bfloat16: params, and x, are rounded to it at
+            each step; params, optimizer state, loss, metrics and sums over rows stay in float32 (or what they were).
 
     Raises:
         TypeError: a network that is no `Layer`, a loss that is none, data that is no pair of real arrays, an x of
-            another float dtype than params, no optax optimizer.
+            another float dtype than params, no optax optimizer, no mesh, shardings without PartitionSpecs.
         ValueError: empty data, NaN or infinity in it, mismatching rows, an impossible batch_size or epochs, a
+            batch_size that the devices cannot share equally, a leaf that its sharding cannot cut, a
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
             unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
         MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
@@ -300,29 +209,38 @@ def fit(
     x, targets = check_data(data, "data")
     check_batch_size(batch_size, len(x))
     check_count(epochs, "epochs")
-    check_dtype(params, x)
+    check_dtype(trained(params), x)
     if loop not in LOOPS:
         raise ValueError(f'fit: loop must be "auto", "scan" or "steps", got {loop!r}.')
-    if not hasattr(optimizer, "update"):
-        raise TypeError(f"fit: optimizer must be an optax gradient transformation, got {optimizer!r}.")
+    check_compute_dtype(compute_dtype)
+    optimizer = prepared(optimizer, "fit")
+    placement = Placement.of(mesh, shardings, trained(params))
+    placement.check_batch_size(batch_size)
     checked = None if validation is None else check_data(validation, "validation")
     loop = choose_loop(network, how) if loop == "auto" else loop
-    optimizer = _masked(optimizer, params, trainable)
+    optimizer = prepared(masked(optimizer, params, trainable), "fit")
+    params, state = placement.on_own_mesh((params, state))
+    network_params = trained(params)
+    x, targets = placement.data((x, targets))
+    checked = placement.data(checked)
 
-    objective = Objective.of(network, loss, metrics, how)
+    objective = Objective.of(network, loss, metrics, how, compute_dtype, placement.batch)
     first = x[:batch_size], targets[:batch_size]
     if state is None:
         state = init_state(network, state_key(key), network_input(loss, *first))
-    jax.eval_shape(objective.gradient, params, *first, state)  # the layers' and the loss' own errors, before any work
-    device = _device(params)
+    # The layers' and the loss' own errors, before any work.
+    jax.eval_shape(objective.gradient, network_params, *first, state)
+    device = placement.devices[0] if placement.devices else _device(params)
     unallocated = jax.eval_shape(lambda *of: Learned.at_start(optimizer, *of), params, state)
     _memory.require(
-        _memory.size(unallocated), device, "fit: params and optimizer state need",
+        placement.bytes_here(unallocated), device, "fit: params and optimizer state need",
         f"Params have {_memory.size(params):,} bytes: take fewer units, or an optimizer that keeps less, such as sgd.",
     )  # fmt: skip
-    params, state = _copied(params), _copied(state)
+    initial = params, state
     learned = Learned.at_start(optimizer, params, state)
-    program = _Program(objective, optimizer, key, batch_size)
+    # Copied: the program gives its inputs' memory away, and some optimizers keep params themselves in their state.
+    learned = placement.put(learned, None if placement.mesh is None else placement.of_learned(learned))
+    program = Program(objective, optimizer, key, batch_size, placement)
     carry = program.before(learned, (x, targets), checked, epochs)
 
     with ExitStack() as held:
@@ -333,18 +251,20 @@ def fit(
             identity = {
                 "JAX version": jax.__version__,
                 "params (tree, shapes, dtypes)": str(jax.tree.structure(params)) + str(_shapes(params)),
-                "network or loss": program_digest(objective.gradient, params, *first, state),
+                "network or loss": program_digest(objective.gradient, network_params, *first, state),
                 "optimizer": _optimizer_digest(optimizer, learned),
-                "initial params or state": array_digest(*jax.tree.leaves((params, state))),
+                "initial params or state": array_digest(*jax.tree.leaves(initial)),
                 "data": array_digest(x, targets),
                 "validation data": array_digest(*(checked or ())),
                 "metrics": ", ".join(objective.metrics),
                 "batch_size": str(batch_size),
                 "key": array_digest(key),
                 "loop": loop,
+                **({} if compute_dtype is None else {"compute_dtype": jnp.dtype(compute_dtype).name}),
+                **placement.identity(),
             }
-            store = held.enter_context(CheckpointStore.held(checkpoint, identity))
-            done, carry = _resumed(store, carry, epochs)
+            store = held.enter_context(SharedStore.held(checkpoint, identity))
+            done, carry = _resumed(store, carry, epochs, placement)
         resumed, unsaved = done, ""
 
         too_large = (
@@ -363,6 +283,8 @@ def fit(
                 carry = jax.block_until_ready(compiled.run(carry, (x, targets), checked, done, stop))
             per_epoch = (time.perf_counter() - began) / (stop - done)
             at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))
+            if placement.processes > 1:  # all must call the program for the same epochs, and their clocks differ
+                at_once = int(broadcast(np.int32(at_once)))
             done = stop
             if store is not None and (done % save_every == 0 or done == epochs):
                 unsaved = _saved(store, done, carry, unsaved)
@@ -383,45 +305,53 @@ def fit(
     return Fit(params, state, opt_state, history, diverged, resumed, compile_s, unsaved)
 
 
-def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Without a program to compile, which `jnp.zeros` is for every new shape."""
-    return jax.device_put(np.zeros(shape, dtype))
+def _optimizer_digest(optimizer: optax.GradientTransformationExtraArgs, learned: Learned) -> str:
+    """Of its update on a stand-in for the gradient; what line searches ask for is in the network's own digest."""
+    params = trained(learned.params)
 
+    def update(grads, opt_state, params, value):
+        asked = extra_arguments(lambda _: (value, grads), grads, value, grads, opt_state)
+        return optimizer.update(grads, opt_state, params, **asked)
 
-def _set(buffers: dict[str, Array], index: Any, values: dict[str, Array]) -> dict[str, Array]:
-    return {name: buffer.at[index].set(values[name]) for name, buffer in buffers.items()}
-
-
-def _optimizer_digest(optimizer: optax.GradientTransformation, learned: Learned) -> str:
-    with jax.numpy_dtype_promotion("standard"):
-        return program_digest(optimizer.update, learned.params, learned.opt_state, learned.params)
+    value = jnp.zeros((), accumulation_dtype(jax.tree.leaves(params)[0].dtype))
+    with as_optax_computes():
+        return program_digest(update, params, learned.opt_state, learned.params, value)
 
 
 def _shapes(tree: Tree) -> list[str]:
     return [f"{leaf.dtype}{leaf.shape}" for leaf in jax.tree.leaves(tree)]
 
 
-def _history(carry: _Carry) -> dict[str, np.ndarray]:
+def _history(carry: Carry) -> dict[str, np.ndarray]:
     train = {name: np.asarray(values) for name, values in carry.train.items()}
     validation = {f"validation_{name}": np.asarray(values) for name, values in carry.validation.items()}
     means = {name: values.mean(axis=1) for name, values in train.items()}
     return {**means, **validation, "step_loss": train["loss"]}
 
 
-def _resumed(store: CheckpointStore, carry: _Carry, epochs: int) -> tuple[int, _Carry]:
+def _resumed(store: SharedStore, carry: Carry, epochs: int, placement: Placement) -> tuple[int, Carry]:
     """(epochs done, carry) from the newest complete checkpoint; its history is as long as that run was to be."""
-    newest = store.restore(carry)
+
+    def refill(done: int, saved: Carry) -> Carry:
+        if done > epochs:
+            raise ValueError(
+                f"fit: the newest checkpoint in {store.directory} is after epoch {done}, beyond epochs={epochs}. "
+                f"Ask for at least epochs={done}, or name another checkpoint directory."
+            )
+
+        def copied(buffer, values):
+            buffer = np.array(buffer)
+            buffer[:done] = values[:done]
+            return buffer
+
+        train = jax.tree.map(copied, carry.train, saved.train)
+        return Carry(saved.learned, train, jax.tree.map(copied, carry.validation, saved.validation))
+
+    newest = store.restore(carry, refill)
     if newest is None:
         return 0, carry
     done, saved = newest
-    if done > epochs:
-        raise ValueError(
-            f"fit: the newest checkpoint in {store.directory} is after epoch {done}, beyond epochs={epochs}. "
-            f"Ask for at least epochs={done}, or name another checkpoint directory."
-        )
-
-    def refill(buffer, values):
-        return buffer.at[:done].set(values[:done])
-
-    train = jax.tree.map(refill, carry.train, saved.train)
-    return done, _Carry(saved.learned, train, jax.tree.map(refill, carry.validation, saved.validation))
+    # The keys among the leaves are keys again, and every array lies where that of the first epoch did.
+    saved = jax.tree.map(like, carry, saved)
+    shardings = None if placement.mesh is None else jax.tree.map(lambda array: array.sharding, carry)
+    return done, placement.put(saved, shardings)

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, DTypeLike
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.grads import ValueAndGradWithAux, value_and_grad
 from jaxbias.params import Layer, Loss, Tree, inference, network_input, run_forward
+from jaxbias.train._mixed_precision import in_dtype
+from jaxbias.train._optimizer import as_optax_computes, evaluated, extra_arguments, trained
 
 Metric = Callable[[Any, Any], Array]
 """`(out, targets) -> scalar`, a mean over rows."""
@@ -26,7 +28,7 @@ class Learned(NamedTuple):
     @classmethod
     def at_start(cls, optimizer: optax.GradientTransformation, params: Tree, state: Tree) -> "Learned":
         """Before the first step."""
-        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
+        with as_optax_computes():
             return cls(params, optimizer.init(params), state)
 
 
@@ -35,16 +37,29 @@ class Objective(NamedTuple):
 
     Attributes:
         gradient: `(params, x, targets, state) -> ((loss, (out, state)), grads)`.
+        compute_dtype: in which the network computes; None for that of params.
+        place: lays out a batch over the devices.
     """
 
     network: Layer
     loss: Loss
     metrics: Mapping[str, Metric]
     gradient: ValueAndGradWithAux
+    compute_dtype: DTypeLike | None
+    place: Callable[[Tree], Tree]
 
     @classmethod
-    def of(cls, network: Layer, loss: Loss, metrics: Mapping[str, Metric] | None, how: str) -> "Objective":
-        return cls(network, loss, dict(metrics or {}), value_and_grad(network, loss, how, has_aux=True))
+    def of(
+        cls,
+        network: Layer,
+        loss: Loss,
+        metrics: Mapping[str, Metric] | None,
+        how: str,
+        compute_dtype: DTypeLike | None = None,
+        place: Callable[[Tree], Tree] = lambda batch: batch,
+    ) -> "Objective":
+        gradient = value_and_grad(in_dtype(network, compute_dtype), loss, how, has_aux=True)
+        return cls(network, loss, dict(metrics or {}), gradient, compute_dtype, place)
 
     def measured(self, value: Array, out: Any, targets: Any) -> dict[str, Array]:
         """The loss and the metrics, in at least float32."""
@@ -52,25 +67,38 @@ class Objective(NamedTuple):
         return {name: result.astype(accumulation_dtype(result.dtype)) for name, result in results.items()}
 
     def step(
-        self, learned: Learned, batch: Any, optimizer: optax.GradientTransformation, only: Callable = lambda tree: tree
+        self,
+        learned: Learned,
+        batch: Any,
+        optimizer: optax.GradientTransformationExtraArgs,
+        only: Callable = lambda tree: tree,
     ) -> tuple[Learned, dict[str, Array]]:
         """One step of the optimizer.
 
         Args:
             only: what of the gradient, and of the update, is used.
         """
-        (value, (out, state)), grads = self.gradient(learned.params, batch[0], batch[1], learned.state)
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(only(grads), learned.opt_state, learned.params)
+        batch = self.place(batch)
+        params = trained(learned.params)
+
+        def gradient(params):
+            (value, _), grads = self.gradient(params, batch[0], batch[1], learned.state)
+            return value, only(grads)
+
+        (value, (out, state)), grads = self.gradient(params, batch[0], batch[1], learned.state)
+        with as_optax_computes():
+            asked = extra_arguments(gradient, params, value, only(grads), learned.opt_state)
+            updates, opt_state = optimizer.update(only(grads), learned.opt_state, learned.params, **asked)
             params = optax.apply_updates(learned.params, only(updates))
-        return Learned(params, opt_state, state), self.measured(value, out, batch[1])
+        after = Learned(params, _as_before(learned.opt_state, opt_state), _as_before(learned.state, state))
+        return after, self.measured(value, out, batch[1])
 
     def evaluate(self, learned: Learned, data: Any, batch_size: int) -> dict[str, Array]:
         """Loss and metrics of the network when not training: the mean over all rows of what is a mean over a batch."""
-        network = inference(self.network)
+        network, params = in_dtype(inference(self.network), self.compute_dtype), evaluated(learned.params)
 
         def on_batch(batch):
-            out, _ = run_forward(network, learned.params, network_input(self.loss, *batch), learned.state)
+            out, _ = run_forward(network, params, network_input(self.loss, *batch), learned.state)
             return self.measured(self.loss.forward(out, batch[1])[0], out, batch[1])
 
         rows = len(data[0])
@@ -78,13 +106,21 @@ class Objective(NamedTuple):
         total = None
         if whole:
             batches = jax.tree.map(lambda a: a[: whole * batch_size].reshape(whole, batch_size, *a.shape[1:]), data)
-            total = jax.tree.map(lambda means: means.sum() * (batch_size / rows), jax.lax.map(on_batch, batches))
+            total = jax.tree.map(
+                lambda means: means.sum() * (batch_size / rows),
+                jax.lax.map(lambda batch: on_batch(self.place(batch)), batches),
+            )
         if left:  # the last batch is smaller
             last = on_batch(jax.tree.map(lambda a: a[whole * batch_size :], data))
             last = jax.tree.map(lambda mean: mean * (left / rows), last)
             total = last if total is None else jax.tree.map(jnp.add, total, last)
         assert total is not None  # check_data refuses data without rows
         return total
+
+
+def _as_before(before: Tree, after: Tree) -> Tree:
+    """What is carried keeps its dtypes: some optimizers widen a sum, and states come out as the network computes."""
+    return jax.tree.map(lambda old, new: new if old.dtype == new.dtype else new.astype(old.dtype), before, after)
 
 
 def state_key(key: Array) -> Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from jaxbias._trees import path_name
@@ -24,6 +24,7 @@ from jaxbias.params import Layer, Loss, Tree, as_layer, as_loss, init_state, net
 from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
+from jaxbias.train._optimizer import as_optax_computes, prepared
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
 from jaxbias.train._sweep_store import SweepStore
 from jaxbias.train._sweep_table import Sweep
@@ -62,6 +63,7 @@ def sweep(
     chunk: int | None = None,
     directory: str | Path | None = None,
     progress: Callable[[SweepProgress], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> Sweep:
     """Train every combination of seed, initialisation, bias on or off, and hyper-parameters.
 
@@ -70,9 +72,9 @@ def sweep(
     order. With the bias off, every leaf named `bias` starts at 0, its gradient and its update are 0, and so it is the
     network without that leaf.
 
-    The members are cut into chunks, and a chunk is spread over all local devices. On an accelerator the members of a
-    device train side by side (`vmap`); on the CPU one after another (`lax.map`), which is faster there unless the
-    network is tiny, and chunks run on as many threads as there are cores for each device.
+    The members are cut into chunks, and a chunk is spread over all local devices, or those of a mesh. On an accelerator
+    the members of a device train side by side (`vmap`); on the CPU one after another (`lax.map`), which is faster there
+    unless the network is tiny, and chunks run on as many threads as there are cores for each device.
 
     Args:
         network: any layer, so any network; with its biases.
@@ -93,9 +95,11 @@ def sweep(
         chunk: members per call of the compiled program; progress and resuming happen between two calls.
         directory: where to keep finished chunks; a rerun of the same sweep resumes from it.
         progress: called with a `SweepProgress` after each chunk.
+        mesh: whose devices to use, whatever its axes are called: members never wait for each other. They must be those
+            of this process; several processes each sweep over keys of their own.
 
     Raises:
-        TypeError: an optimizer or data of a wrong kind.
+        TypeError: an optimizer, data or a mesh of a wrong kind.
         ValueError: no keys, nothing to sweep on an axis, an impossible chunk, batch_size or epochs, empty data, NaN in
             it, a directory that cannot be written, is in use or belongs to another sweep. All before any work starts.
         MemoryError: a chunk does not fit into memory.
@@ -129,7 +133,7 @@ def sweep(
 
     example = jax.tree.map(lambda array: array[0], members)
     shapes = jax.eval_shape(member, example, (x, targets), checked)  # the layers' own errors, before anything runs
-    devices = jax.local_devices()[: max(1, min(len(jax.local_devices()), count))]
+    devices = _devices(mesh)[:count]
     on_cpu = devices[0].platform == "cpu"
     together = _together(shapes[0], batch_size, on_cpu, count) if together is None else together
     check_count(together, "together")
@@ -147,10 +151,10 @@ def sweep(
 
         return jax.lax.map(train_member, members, batch_size=min(together, chunk // len(devices)))
 
-    mesh = jax.sharding.Mesh(np.array(devices), ("member",))
+    of_members = Mesh(np.array(devices), ("member",))
     spread, everywhere = PartitionSpec("member"), PartitionSpec()
     sharded = jax.shard_map(
-        run, mesh=mesh, in_specs=(spread, everywhere, everywhere), out_specs=spread, check_vma=False
+        run, mesh=of_members, in_specs=(spread, everywhere, everywhere), out_specs=spread, check_vma=False
     )
 
     with ExitStack() as held:
@@ -243,8 +247,8 @@ def _member(objective, optimizer, inits, hyper_names, epochs, batch_size, wrap):
                 lambda path, leaf: jnp.where(on, leaf, jnp.zeros_like(leaf)) if is_bias(path_name(path)) else leaf, tree
             )
 
-        with jax.numpy_dtype_promotion("standard"):  # as in optax's own arithmetic
-            chosen = optimizer(**dict(zip(hyper_names, values))) if hyper_names else optimizer
+        with as_optax_computes():
+            chosen = prepared(optimizer(**dict(zip(hyper_names, values))) if hyper_names else optimizer, "sweep")
         params = without_bias(jax.lax.switch(init_index, [lambda key, f=f: f(key, first) for f in inits], init_key))
         learned = Learned.at_start(chosen, params, init_state(objective.network, state_key(fit_key), first))
 
@@ -289,7 +293,7 @@ def _check_axes(network, keys, inits, use_bias, hyper, optimizer):
         raise ValueError(
             f"sweep: hyper {(taken or empty)[0]!r} " + ("is the name of an axis." if taken else "has no values.")
         )
-    is_optimizer = isinstance(optimizer, optax.GradientTransformation)
+    is_optimizer = isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps)
     if hyper and is_optimizer:
         raise TypeError(
             f"sweep: with hyper={list(hyper)}, optimizer must be a function of them that makes an optimizer, for "
@@ -302,6 +306,19 @@ def _check_axes(network, keys, inits, use_bias, hyper, optimizer):
 
 
 # --- how many at once -------------------------------------------------------------------------------------------------
+
+
+def _devices(mesh: Mesh | None) -> list[Any]:
+    if mesh is None:
+        return jax.local_devices()
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"sweep: mesh must be a jax.sharding.Mesh, got {mesh!r}. Make it with jax.make_mesh.")
+    if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+        raise ValueError(
+            "sweep: mesh has devices of other processes. Members need nothing of each other: sweep in each process "
+            "over its own keys, for example jax.random.split(key, seeds)[jax.process_index() :: jax.process_count()]."
+        )
+    return list(mesh.devices.flat)
 
 
 def _cores() -> int:

@@ -6,14 +6,18 @@ from jaxbias._trees import leaf_errors, path_name, relative_errors
 from .entrances import assert_vjp, custom_vjp, explain, gradient, hessian_vector, jvp, layer, vjp
 from .of_autodiff import check_grads
 from .report import KINDS, Diagnosis, Leaf, Line, Report, Undecided
+from .sharded import sharded
+from .sharded_report import Finding, ShardedReport
 from .single_steps import steps
 
 __all__ = [
     "KINDS",
     "Diagnosis",
+    "Finding",
     "Leaf",
     "Line",
     "Report",
+    "ShardedReport",
     "Undecided",
     "assert_vjp",
     "check_grads",
@@ -26,6 +30,7 @@ __all__ = [
     "leaf_errors",
     "path_name",
     "relative_errors",
+    "sharded",
     "steps",
     "vjp",
 ]

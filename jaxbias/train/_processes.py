@@ -1,0 +1,124 @@
+"""Several processes that run one script: what the first does for all, and what all must agree on.
+
+Every process calls every function here, in the same order; the arrays travel by `jax.experimental.multihost_utils`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from jaxbias.params import Tree
+from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, to_numpy
+
+T = TypeVar("T")
+_LONGEST = 2000
+_ERRORS = {kind.__name__: kind for kind in (ValueError, OSError)}
+
+
+def broadcast(tree: Tree) -> Tree:
+    """The arrays of the first process, on all; the others hand in some of the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(tree)
+
+
+def by_the_first(function: Callable[[], T]) -> T | None:
+    """`function()` by the first process, None elsewhere; a ValueError or OSError of it is raised by all."""
+    if jax.process_count() == 1:
+        return function()
+    outcome, failure = None, None
+    if jax.process_index() == 0:
+        try:
+            outcome = function()
+        except (ValueError, OSError) as error:
+            failure = error
+    kind = "" if failure is None else "OSError" if isinstance(failure, OSError) else "ValueError"
+    text = f"{kind}\n{failure}".encode()[:_LONGEST] if failure is not None else b""
+    told = bytes(broadcast(np.frombuffer(text.ljust(_LONGEST, b"\0"), np.uint8))).rstrip(b"\0").decode(errors="ignore")
+    if failure is not None:
+        raise failure
+    if told:
+        kind, _, message = told.partition("\n")
+        raise _ERRORS[kind](message)
+    return outcome
+
+
+def whole(tree: Tree) -> Tree:
+    """Every array of the tree in full, as numpy where it lies on several processes."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    def gathered(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return to_numpy(leaf)
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return np.asarray(leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(gathered, tree)
+
+
+class SharedStore:
+    """The checkpoints of one run, written and read by the first process alone.
+
+    Attributes:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path, store: CheckpointStore | None):
+        self.directory, self._store = directory, store
+
+    @classmethod
+    @contextmanager
+    def held(cls, checkpoint: Checkpoint, identity: dict[str, str]) -> Iterator["SharedStore"]:
+        """The directory for this run; the first process holds its lock.
+
+        Raises:
+            ValueError: on every process: it cannot be written, is in use, or its checkpoints belong to another run.
+        """
+        holder = CheckpointStore.held(checkpoint, identity)
+        store = by_the_first(holder.__enter__)
+        try:
+            yield cls(Path(checkpoint.directory).absolute(), store)
+        finally:
+            if store is not None:
+                holder.__exit__(None, None, None)
+
+    def save(self, epoch: int, tree: Tree) -> None:
+        """Write the tree as the checkpoint after `epoch` epochs.
+
+        Raises:
+            OSError: on every process: the disk is full, or refuses otherwise.
+        """
+        arrays = whole(tree)
+        by_the_first(lambda: self._store and self._store.save(epoch, arrays))
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint; None on the other processes."""
+        return None if self._store is None else self._store.newest()
+
+    def restore(self, template: Tree, refill: Callable[[int, Tree], Tree]) -> tuple[int, Tree] | None:
+        """(epochs done, tree as numpy) of the newest complete checkpoint, or None.
+
+        Args:
+            refill: `(epochs done, tree as saved) -> tree` with the shapes of the template; what it raises is raised by
+                every process.
+        """
+
+        def read() -> tuple[int, Tree] | None:
+            newest = None if self._store is None else self._store.restore(template)
+            return None if newest is None else (newest[0], jax.tree.map(to_numpy, refill(*newest)))
+
+        newest = by_the_first(read)
+        done = int(broadcast(np.int32(-1 if newest is None else newest[0])))
+        if done < 0:
+            return None
+        empty = jax.tree.map(lambda leaf: np.zeros_like(to_numpy(leaf)), whole(template)) if newest is None else None
+        return done, broadcast(empty if newest is None else newest[1])
