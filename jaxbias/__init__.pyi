@@ -29,6 +29,7 @@ from .foreign.capture import noise_scale as noise_scale
 from .foreign.capture import per_example_norms as per_example_norms
 from .foreign.capture import second_moments as second_moments
 from .foreign.contact import contacts as contacts
+from .foreign.muon import muon_dimension_numbers as muon_dimension_numbers
 from .foreign.roles import bias_only as bias_only
 from .foreign.roles import labels as labels
 from .foreign.roles import lr_by_role as lr_by_role

@@ -4,6 +4,7 @@
     dense            weight (in, out)                    weight (out, in)
     conv             weight (*kernel, in/groups, out)    weight (out, in/groups, *kernel)
     conv_transpose   weight (*kernel, in/groups, out)    weight (in, out/groups, *kernel)
+    batch_norm       state (mean, variance)              running_mean, running_var
     bilinear         weight (in1, in2, out)              weight (out, in1, in2)
     linear_cross_entropy                                 as dense, its Linear
     bias_neuron      weight (in + 1, out)                weight (out, in) and bias (out,) of a Linear
@@ -22,25 +23,35 @@
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
 Keras keeps attention, dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here,
-bias_neuron as a Dense, and rnn, lstm and gru (its gates as z, r, n) as kernel, recurrent_kernel, bias. Running
-statistics of norms are no params: they are neither written nor read.
+conv_transpose with its last two axes exchanged, batch_norm as gamma, beta, moving_mean, moving_variance, bias_neuron as
+a Dense, and rnn, lstm and gru (its gates as z, r, n) as kernel, recurrent_kernel, bias. A depthwise convolution is read
+from both forms that Keras has, Conv2D(groups=in) and DepthwiseConv2D. Running statistics are no params but a state,
+which goes in and comes out where `state=` is given.
+
+A square matrix looks the same in every layout, so arrays are never read by their shapes alone: `load` refuses a file
+that another program wrote until it is told whose layout it has, and `from_keras` wants the network.
 
 Each layer's file holds its layouts (`jaxbias.layouts`). No other library is needed for them: they are NumPy arrays
 under PyTorch's state-dict names or in Keras's order.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _files
+from jaxbias.foreign.traced import split_params
 from jaxbias.layouts import Arrays, Layout
 from jaxbias.leaves import get_weights, named_parameters, set_weights
 from jaxbias.params import Layer, SomeTree, Tree, map_layers
+
+SomeState = TypeVar("SomeState")
+"""The tree of a network's state; it comes out with the type that it went in with."""
 
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_,
@@ -56,6 +67,7 @@ def save(path: str | Path, params: Tree, *, metadata: Mapping[str, str] | None =
     """Write params as safetensors under their dotted paths; the file is whole or it is not there.
 
     Args:
+        params: any tree of arrays. What is no array in it, the functions of an Equinox module, is not written.
         metadata: texts by name, for readers of the file: `safetensors.safe_open(path, "numpy").metadata()`.
 
     Raises:
@@ -64,39 +76,78 @@ def save(path: str | Path, params: Tree, *, metadata: Mapping[str, str] | None =
     import safetensors.numpy
 
     path = _files.check_writable(path, "io.save")
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named_parameters(params).items()}
+    split = split_params(params)
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in zip(split.paths, split.leaves)}
     _files.write(path, safetensors.numpy.save(arrays, metadata={**(metadata or {}), "format": "jaxbias"}))
 
 
-def load(path: str | Path, like: SomeTree) -> SomeTree:
+def load(
+    path: str | Path,
+    like: SomeTree,
+    *,
+    network: Layer | None = None,
+    source: str | None = None,
+) -> SomeTree:
     """Read the params of a network from a safetensors file.
+
+    A file that `save` wrote says so. Any other holds matrices in a layout that only its writer knows: where a matrix is
+    square nothing in the file tells it from its transpose.
 
     Args:
         like: params of this network, or `jax.eval_shape(network.init, key, x)`.
+        network: the layers that params belong to; with them a file of PyTorch is read through their layouts.
+        source: whose layout the arrays have: "jaxbias", as they are here, under the same names, or "pytorch". By
+            default what the file says: "jaxbias" in one that `save` wrote, and, if a network is given, "pytorch" in one
+            that PyTorch wrote with `metadata={"format": "pt"}`, as its model hubs do.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds other leaves, shapes or dtypes than `like`.
+        ValueError: the file is damaged, or holds other leaves, shapes or dtypes than `like`; another program wrote it,
+            and neither network nor source says how it is to be read; another source.
+
+    Example: `io.load("model.safetensors", like, network=network, source="pytorch")`.
     """
     import safetensors
 
+    if source not in (None, "jaxbias", "pytorch"):
+        raise ValueError(f'io.load: source must be "jaxbias" or "pytorch", got {source!r}.')
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"io.load: there is no file {path}.")
     try:
-        entries = dict(safetensors.deserialize(path.read_bytes()))
+        data = path.read_bytes()
+        entries = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
         raise ValueError(f"io.load: {path} is damaged or not a safetensors file ({error}).") from None
     arrays = {
         name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
         for name, entry in entries.items()
     }
-    return _fill(like, arrays, f"io.load: {path}")
+    written_by = {"jaxbias": "jaxbias", "pt": "pytorch"}.get(_format(data), "")
+    reads = source or (written_by if written_by == "jaxbias" or network is not None else "")
+    if not reads:
+        raise ValueError(
+            f"io.load: {path} was written by {'PyTorch' if written_by else 'another program'}, and a file alone does "
+            f"not say what its matrices are: a square one looks the same transposed. "
+            f'Pass source="jaxbias" if its arrays are as here, or network=network and source="pytorch".'
+        )
+    if reads == "jaxbias":
+        return _fill(like, arrays, f"io.load: {path}")
+    if network is None:
+        raise ValueError('io.load: source="pytorch" needs the layers, whose layouts it reads: pass network=network.')
+    return from_pytorch(network, like, arrays)
+
+
+def _format(data: bytes) -> str:
+    """The "format" in the metadata of a safetensors file: a length of eight bytes, then JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header.get("__metadata__", {}).get("format", "")
 
 
 def _fill(like: Tree, arrays: Mapping[str, np.ndarray], where: str) -> Tree:
     """`like` with these arrays as its leaves; raises where names, shapes or dtypes differ."""
-    named = named_parameters(like)
+    split = split_params(like)
+    named = dict(zip(split.paths, split.leaves))
     if missing := [name for name in named if name not in arrays]:
         raise ValueError(
             f"{where} holds another network: it has no {', '.join(missing)}; it has {', '.join(sorted(arrays))}."
@@ -114,8 +165,7 @@ def _fill(like: Tree, arrays: Mapping[str, np.ndarray], where: str) -> Tree:
                 f"{where}: {name} has dtype {arrays[name].dtype} there and {leaf.dtype} in params. Load into params of "
                 f"that dtype, then convert."
             )
-    leaves = [jnp.asarray(arrays[name]) for name in named]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return split.rebuild([jnp.asarray(arrays[name]) for name in named])
 
 
 # --- PyTorch and Keras ------------------------------------------------------------------------------------------------
@@ -123,112 +173,178 @@ def _fill(like: Tree, arrays: Mapping[str, np.ndarray], where: str) -> Tree:
 _LIBRARIES = {"pytorch": "PyTorch", "keras": "Keras"}
 
 
-def to_pytorch(network: Layer, params: Tree) -> Arrays:
+def to_pytorch(network: Layer, params: Tree, state: Tree = None) -> Arrays:
     """State dict of the `torch.nn.Sequential` with the same layers: "0.weight" is (out, in) or (out, in, *spatial).
 
     For `module.load_state_dict` make its entries tensors: `{k: torch.from_numpy(v.copy()) for k, v in ....items()}`.
     bfloat16 has no NumPy type that PyTorch reads: convert to float32 first.
 
+    Args:
+        state: of this network; with it the running statistics are written too, and a count of batches, which is 0.
+
     Raises:
         ValueError: a layer whose PyTorch layout is not known here.
     """
     state_dict = {}
-    for layout, prefix, leaves in _by_layer(network, named_parameters(params), "io.to_pytorch", "pytorch"):
+    for layout, prefix, leaves in _by_layer(network, params, state, "io.to_pytorch", "pytorch"):
         written = layout.write({name: np.asarray(leaf) for name, leaf in leaves.items()})
         state_dict |= {prefix + name: np.ascontiguousarray(array) for name, array in written.items()}
+        if leaves.keys() & {*layout.statistics}:
+            state_dict[f"{prefix}num_batches_tracked"] = np.zeros((), np.int64)
     return state_dict
 
 
-def from_pytorch(network: Layer, like: SomeTree, state_dict: Mapping[str, Any]) -> SomeTree:
+@overload
+def from_pytorch(network: Layer, like: SomeTree, state_dict: Mapping[str, Any]) -> SomeTree: ...
+@overload
+def from_pytorch(
+    network: Layer, like: SomeTree, state_dict: Mapping[str, Any], state: SomeState
+) -> tuple[SomeTree, SomeState]: ...
+def from_pytorch(network: Layer, like: Any, state_dict: Mapping[str, Any], state: Any = None) -> Any:
     """Params from a PyTorch state dict; the inverse of `to_pytorch`.
 
-    Running statistics of norms (`running_mean`, `running_var`, `num_batches_tracked`) are no params and are left out.
+    Running statistics of norms (`running_mean`, `running_var`, `num_batches_tracked`) are no params; without `state`
+    they are left out.
 
     Args:
         like: params of this network, or `jax.eval_shape(network.init, key, x)`.
         state_dict: dotted path → array, or tensor on the CPU. Where a module has other names, rename its entries first.
+        state: of this network, `network.state.init(key, x)`: then (params, state with these statistics) is returned.
 
     Raises:
         ValueError: names, shapes or dtypes that differ, or a layer whose PyTorch layout is not known here.
     """
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    rest = {name: np.asarray(value) for name, value in state_dict.items() if name.rpartition(".")[2] not in statistics}
-    arrays = {}
-    for layout, prefix, leaves in _by_layer(network, named_parameters(like), "io.from_pytorch", "pytorch"):
+    left_out = {"num_batches_tracked"} | (set() if state is not None else {"running_mean", "running_var"})
+    rest = {name: np.asarray(value) for name, value in state_dict.items() if name.rpartition(".")[2] not in left_out}
+    arrays, of_state = {}, {}
+    for layout, prefix, leaves in _by_layer(network, like, state, "io.from_pytorch", "pytorch"):
+        tracked = f"{prefix}running_mean" in rest  # a norm may have none: track_running_stats=False
+        leaves = leaves if tracked else {name: x for name, x in leaves.items() if name not in layout.statistics}
         expected = layout.write(_shapes(leaves))
         names = [prefix + name for name in expected]
         if all(name in rest and rest[name].ndim == expected[name.removeprefix(prefix)].ndim for name in names):
             read = layout.read({name.removeprefix(prefix): rest.pop(name) for name in names})
-            arrays |= {prefix + name: array for name, array in read.items()}
-    return _fill(like, arrays | rest, "io.from_pytorch: the state dict")  # which names what does not fit
+            for name, array in read.items():
+                (of_state if name in layout.statistics else arrays)[prefix + name] = array
+    return _filled(like, arrays | rest, state, of_state, "io.from_pytorch: the state dict")  # names what does not fit
 
 
-def to_keras(params: Tree, network: Layer | None = None) -> list[np.ndarray]:
+def to_keras(params: Tree, network: Layer | None = None, state: Tree = None) -> list[np.ndarray]:
     """[kernel, bias, kernel, ...] as `model.set_weights` takes them (A0.10).
 
     Args:
         network: the layers that params belongs to. Without it the arrays are written as they are, which is Keras's
-            layout for dense and conv layers, embeddings and the norms without running statistics.
+            layout for dense and conv layers, embeddings and the norms without running statistics. The kernel of a
+            depthwise convolution is that of Conv2D(groups=in); DepthwiseConv2D takes it as `.reshape(*kernel, in, -1)`.
+        state: of this network, for the running statistics of batch norm, which Keras counts among its weights.
 
     Raises:
-        ValueError: a layer of the network whose Keras layout is not known here.
+        ValueError: a layer of the network whose Keras layout is not known here, a batch norm without its state.
     """
     if network is None:
         return get_weights(params)
-    by_layer = _by_layer(network, named_parameters(params), "io.to_keras", "keras")
+    by_layer = _by_layer(network, params, state, "io.to_keras", "keras")
     written = [
         layout.write({name: np.asarray(leaf) for name, leaf in leaves.items()}) for layout, _, leaves in by_layer
     ]
     return [np.ascontiguousarray(array) for arrays in written for array in arrays.values()]
 
 
-def from_keras(like: SomeTree, weights: Sequence[Any], network: Layer | None = None) -> SomeTree:
+@overload
+def from_keras(like: SomeTree, weights: Sequence[Any], network: Layer | None = None) -> SomeTree: ...
+@overload
+def from_keras(
+    like: SomeTree, weights: Sequence[Any], network: Layer, state: SomeState
+) -> tuple[SomeTree, SomeState]: ...
+def from_keras(like: Any, weights: Sequence[Any], network: Layer | None = None, state: Any = None) -> Any:
     """Params from `model.get_weights()`; the inverse of `to_keras`.
 
     Args:
         like: params of this network, or `jax.eval_shape(network.init, key, x)`.
-        network: the layers that params belongs to; without it the arrays are read as they are, see `to_keras`.
+        network: the layers that params belongs to. Without it the arrays are read as they are, see `to_keras`: only
+            where no other layer of Keras has arrays of these shapes.
+        state: of this network, `network.state.init(key, x)`: then (params, state with Keras's statistics) is returned.
 
     Raises:
-        ValueError: another number of arrays, an array of another shape, or a layer of the network whose Keras layout
-            is not known here.
+        ValueError: another number of arrays, an array of another shape, a layer of the network whose Keras layout is
+            not known here, a batch norm without its state, or arrays that mean something else in another layer of Keras
+            and no network.
     """
     if network is None:
+        _check_plain(like)
         return set_weights(like, weights)
-    by_layer = _by_layer(network, named_parameters(like), "io.from_keras", "keras")
+    by_layer = _by_layer(network, like, state, "io.from_keras", "keras")
     expected = [(layout, prefix, layout.write(_shapes(leaves))) for layout, prefix, leaves in by_layer]
-    wanted = [array.shape for _, _, arrays in expected for array in arrays.values()]
+    wanted = [(layout, array.shape) for layout, _, arrays in expected for array in arrays.values()]
     came = [np.shape(array) for array in weights]
-    if came != wanted:
-        raise ValueError(f"io.from_keras: the network has arrays of shapes {wanted} in Keras, got {came}.")
-    left, named = iter(weights), {}
+    if len(came) != len(wanted) or not all(layout.same_entries(w, c) for (layout, w), c in zip(wanted, came)):
+        shapes = [shape for _, shape in wanted]
+        raise ValueError(f"io.from_keras: the network has arrays of shapes {shapes} in Keras, got {came}.")
+    left, named, of_state = iter(weights), {}, {}
     for layout, prefix, arrays in expected:
-        read = layout.read({name: np.asarray(next(left), array.dtype) for name, array in arrays.items()})
-        named |= {prefix + name: array for name, array in read.items()}
-    return _fill(like, named, "io.from_keras: the list")
+        read = layout.read(
+            {name: np.asarray(next(left), array.dtype).reshape(array.shape) for name, array in arrays.items()}
+        )
+        for name, array in read.items():
+            (of_state if name in layout.statistics else named)[prefix + name] = array
+    return _filled(like, named, state, of_state, "io.from_keras: the list")
+
+
+def _check_plain(like: Tree) -> None:
+    """Raise a ValueError where shapes do not say what an array is: a transposed kernel, gates in another order."""
+    for name, leaf in named_parameters(like).items():
+        square = len(leaf.shape) > 2 and leaf.shape[-1] == leaf.shape[-2]
+        if square or {"input", "hidden"} & {*name.split(".")}:
+            raise ValueError(
+                f"io.from_keras: some layers of Keras (Conv2DTranspose, GRU) keep an array of the shape "
+                f"{tuple(leaf.shape)} ({name}) in another order. Pass the layers: from_keras(like, weights, network)."
+            )
 
 
 def _by_layer(
-    network: Layer, named: Mapping[str, Any], function: str, library: str
+    network: Layer, params: Tree, state: Tree, function: str, library: str
 ) -> list[tuple[Layout, str, dict[str, Any]]]:
-    """Of every layer with params: its layout, the prefix of its paths, and its leaves by their names within it."""
+    """Of every layer with params: its layout, the prefix of its paths, and its leaves by their names within it.
+
+    Where there is a state, the leaves of it that the other library keeps among its arrays stand among them.
+    """
     layers = []
+    named, of_state = named_parameters(params), named_parameters(state)
+
+    def within(leaves, prefix):
+        return {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
 
     def visit(layer, path):
         prefix = "".join(f"{part}." for part in path)
-        leaves = {name.removeprefix(prefix): leaf for name, leaf in named.items() if name.startswith(prefix)}
+        leaves = within(named, prefix)
         layout = getattr(layer.layouts, library)
         if leaves and layout is None:
             raise ValueError(
                 f"{function}: the {_LIBRARIES[library]} layout of a {layer.name} layer ({prefix}{next(iter(leaves))}) "
                 f"is not known; take its arrays from jb.named_parameters(params) and arrange them yourself."
             )
+        if leaves and layout.statistics and library == "keras" and state is None:
+            raise ValueError(
+                f"{function}: Keras counts the statistics of a {layer.name} layer ({prefix}{next(iter(leaves))}) "
+                f"among its weights: pass state=network.state.init(key, x), or that of training."
+            )
         if leaves:
-            layers.append((layout, prefix, leaves))
+            statistics = {name: leaf for name, leaf in within(of_state, prefix).items() if name in layout.statistics}
+            layers.append((layout, prefix, leaves | statistics))
         return layer
 
     map_layers(visit, network)
     return layers
+
+
+def _filled(like: Tree, arrays: Arrays, state: Tree, statistics: Arrays, where: str) -> Any:
+    """Params, and the state with these statistics where there is one."""
+    params = _fill(like, arrays, where)
+    if state is None:
+        return params
+    named = named_parameters(state)
+    leaves = [jnp.asarray(statistics[name], leaf.dtype) if name in statistics else leaf for name, leaf in named.items()]
+    return params, jax.tree.unflatten(jax.tree.structure(state), leaves)
 
 
 def _shapes(leaves: Mapping[str, Any]) -> Arrays:

@@ -19,10 +19,14 @@ class Layout(NamedTuple):
     Attributes:
         write: arrays here → arrays there. It is given what has shapes and no values, too.
         read: its inverse.
+        statistics: names of the leaves of the layer's state that the other library keeps among its arrays.
+        same_entries: whether an array of another shape, (wanted, came), holds the same entries in the same order.
     """
 
     write: Callable[[Arrays], Arrays]
     read: Callable[[Arrays], Arrays]
+    statistics: tuple[str, ...] = ()
+    same_entries: Callable[[tuple[int, ...], tuple[int, ...]], bool] = lambda wanted, came: wanted == came
 
 
 class Layouts(NamedTuple):
@@ -43,3 +47,13 @@ def of_weight(write: Callable[[np.ndarray], np.ndarray], read: Callable[[np.ndar
         return lambda arrays: {name: convert(a) if name == "weight" else a for name, a in arrays.items()}
 
     return Layout(converted(write), converted(read))
+
+
+def renamed(names: dict[str, str], statistics: tuple[str, ...] = ()) -> Layout:
+    """The same arrays in the order and under the names that they have there; `names` are here → there."""
+    back = {there: here for here, there in names.items()}
+    return Layout(
+        lambda arrays: {there: arrays[here] for here, there in names.items() if here in arrays},
+        lambda arrays: {back[there]: array for there, array in arrays.items()},
+        statistics,
+    )

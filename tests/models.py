@@ -236,7 +236,7 @@ def tied_transformer():
     def loss(params, ids):
         return cross_entropy(module.apply({"params": params}, ids[:-1]), ids[1:])
 
-    return Model(loss, params, ids, by_last(**USUAL, table="embedding+weight", position="embedding"))
+    return Model(loss, params, ids, by_last(**USUAL, table="embedding+weight", position="bias"))
 
 
 # --- nnx, Equinox, Haiku ----------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias._trees import is_float
-from jaxbias.foreign.contact import Split, analyse, split_params
-from jaxbias.foreign.roles import leaf_roles
+from jaxbias.foreign.traced import Split, split_params
+from jaxbias.foreign.uses import trace_uses
 
 
 class Redundant(NamedTuple):
@@ -71,11 +71,9 @@ def redundant_biases(
     Raises:
         ValueError: a gradient is not finite, or fn returns no floats.
     """
-    analysis = analyse(fn, params, args)
+    uses = trace_uses(fn, params, args)
     split = split_params(params)
-    used = dict.fromkeys(i for site in analysis.sites for i in site.origin.leaves)
-    leaf_role = leaf_roles(analysis)
-    biases = [i for i in used if leaf_role[i] == "bias"]
+    biases = [i for i in dict.fromkeys(use.leaf for use in uses.uses) if uses.role(i) == "bias"]
     if not biases:
         return ()
     sizes = [split.leaves[i].size for i in biases]

@@ -1,9 +1,10 @@
 """What every leaf of anyone's params is for: weight, bias, scale, embedding; and optimizer masks made from it.
 
-A leaf's role is read from its use (`jaxbias.foreign.contact`), never from its rank or name: the bias of a Flax
+A leaf's role is read from its use (`jaxbias.foreign.uses`), never from its rank or name: the bias of a Flax
 attention layer has rank 2, that of an Equinox convolution rank 3, and `x.ndim != 1` takes both for weights.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,54 +13,65 @@ import jax
 import numpy as np
 import optax
 
-from jaxbias.foreign.contact import Analysis, analyse, check_all_met, split_params
+from jaxbias.foreign import _nnx
+from jaxbias.foreign.traced import split_params
+from jaxbias.foreign.uses import Uses, trace_uses
 from jaxbias.leaves import FREEZE, TRAIN
 from jaxbias.params import Tree
 
 ROLES = ("weight", "bias", "scale", "embedding", "other")
 
 
-def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error") -> Tree:
-    """Role of every leaf of params in `fn(params, *args)`, in a tree like params.
+def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error", **options: Any) -> Tree:
+    """Role of every leaf of params in `fn(params, *args, **options)`, in a tree like params.
 
     A leaf that is used in several ways gets all of its roles, joined in the order of their use: the table of a tied
     embedding is "embedding+weight". A use counts only where nothing but layout lies between the leaf and the data; what
     is computed from params alone (a penalty Σw² added to the loss) decides only for leaves that have no other use.
 
-    The use decides also where a name suggests something else: a learned position that is added to the tokens is a
-    "bias", for z = a + b is all that is done with it; the same table looked up by data (`table[positions]`, with
-    positions among the args) is an "embedding". So `no_decay` keeps the first from decaying and lets the second decay.
+    The use decides also where a name suggests something else. A learned position that is added to the tokens is a
+    "bias", for z = a + b is all that is done with it, whether it was sliced or looked up at fixed places; looked up by
+    data (`tokens[ids] + positions[places]`) it is an "embedding". Rows that data choose are a "weight" where data are
+    multiplied with them, as in a mixture of experts, and then what the same choice adds is a "bias". Class and mask
+    tokens, prompts, sinks, learned queries and starts are "other": `no_decay(roles, also=("other",))`.
 
     Args:
         fn: the model or its loss, any traceable function.
-        params: pytree of arrays. Leaves that are not arrays (functions in an Equinox module) become None.
+        params: pytree of arrays. Leaves that are not arrays (functions in an Equinox module) become None. A module of
+            Flax nnx gives the State of its Params; in a State what is no Param becomes None.
         args: data, arrays or `jax.ShapeDtypeStruct`: nothing is computed.
         unused: "error", or the role given to a leaf that never meets data.
+        options: keyword arguments of fn, such as `train=False`; only arrays among them are data.
 
     Raises:
         ValueError: a leaf never meets data, and `unused` is "error".
+
+    Warns:
+        UserWarning: a leaf is "other" because the operation at which it meets data is not known here.
     """
-    analysis = analyse(fn, params, args)
+    uses = trace_uses(fn, params, args, options)
     if unused == "error":
-        check_all_met(analysis, "roles")
-    return split_params(params).rebuild(leaf_roles(analysis, unused), None)
+        uses.check_all_met("roles")
+    _warn_of_unknown(uses)
+    _, params = _nnx.split_module(fn, params)
+    return split_params(params).rebuild(uses.roles(unused), None)
 
 
-def leaf_roles(analysis: Analysis, unused: str = "other") -> list[str]:
-    """Role of each array leaf, in order."""
-    uses_of: list[list[tuple[bool, str]]] = [[] for _ in analysis.paths]
-    for site in analysis.sites:
-        for i in site.origin.leaves:
-            uses_of[i].append((site.origin.layout, site.role))
-    return [_join(uses) or unused for uses in uses_of]
-
-
-def _join(uses: list[tuple[bool, str]]) -> str:
-    plain = [role for layout, role in uses if layout]
-    names = list(dict.fromkeys(plain or [role for _, role in uses]))
-    if len(names) > 1 and "other" in names:  # a known use says more than an unknown one
-        names.remove("other")
-    return "+".join(names)
+def _warn_of_unknown(uses: Uses) -> None:
+    """Say which leaves are "other" only because their operation is not known."""
+    unknown = [
+        f"{path} by {use.place.equation.name} at {use.place.equation.source or 'an unknown line'}"
+        for i, path in enumerate(uses.paths)
+        for use in uses.of(i)[:1]
+        if uses.role(i) == "other" and not use.known
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        warnings.warn(
+            f'roles: "other" stands for a use that is not known here: {"; ".join(unknown[:3])}{more}. no_decay lets '
+            f'these leaves decay; no_decay(roles, also=("other",)) does not.',
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -100,9 +112,8 @@ def roles_summary(fn: Callable, params: Tree, *args: Any) -> RolesSummary:
     Args:
         fn, params, args: as for `roles`; a leaf that never meets data is listed as "other".
     """
-    analysis = analyse(fn, params, args)
-    leaves = split_params(params).leaves
-    rows = zip(analysis.paths, leaf_roles(analysis), leaves)
+    uses = trace_uses(fn, params, args)
+    rows = zip(uses.paths, uses.roles(), uses.leaves)
     return RolesSummary(tuple((path, role, tuple(np.shape(x)), int(np.prod(np.shape(x)))) for path, role, x in rows))
 
 
@@ -123,11 +134,6 @@ def _check(roles: Tree, names: Iterable[str], function: str) -> None:
     for name in names:
         if name not in ROLES:
             raise ValueError(f"{function}: {name!r} is no role; the roles are {', '.join(ROLES)}.")
-
-
-def _for_optax(tree: Any) -> Any:
-    """optax calls a mask that is callable, and an Equinox module is: hand it over inside a function."""
-    return (lambda _: tree) if callable(tree) else tree
 
 
 def has_role(leaf: str, names: Iterable[str]) -> bool:
@@ -151,7 +157,7 @@ def mask(roles: Tree, *names: str) -> Tree:
         TypeError: `roles` is not what `jb.roles` returned.
     """
     _check(roles, names, "mask")
-    return _for_optax(jax.tree.map(lambda leaf: has_role(leaf, names), roles))
+    return _nnx.for_optax(jax.tree.map(lambda leaf: has_role(leaf, names), roles))
 
 
 def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[str]) -> Tree:
@@ -159,7 +165,7 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
 
     Without groups each leaf is labelled with its role ("embedding+weight" for a tied table). With groups, a leaf gets
     the name of the first group that holds *all* its roles: `labels(roles, "adam", muon="weight")` leaves a tied
-    embedding, which is a weight too, with Adam.
+    embedding, which is a weight too, with Adam. `jb.muon_dimension_numbers` tells Muon their rows and columns.
 
     Args:
         default: label of leaves that fit no group.
@@ -179,20 +185,27 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
             raise ValueError(f"labels: a leaf with role {leaf!r} fits no group; pass a default as second argument.")
         return group
 
-    return _for_optax(jax.tree.map(label, roles))
+    return _nnx.for_optax(jax.tree.map(label, roles))
 
 
-def no_decay(roles: Tree) -> Tree:
+def no_decay(roles: Tree, also: Iterable[str] = ()) -> Tree:
     """The mask for `optax.adamw(mask=...)` under which biases and scales do not decay: False there, True elsewhere.
 
     A table of learned positions that is added to the tokens is a bias and does not decay; the same table looked up by
     data, as an embedding is, decays (see `roles`). Embeddings are kept from it too by `mask(roles, "weight")`.
 
+    Args:
+        also: roles that do not decay either: `("other",)` for class and mask tokens, prompts, sinks and queries.
+
+    Example: `optax.adamw(1e-3, mask=jb.no_decay(jb.roles(model, params, x), also=("other",)))`.
+
     Raises:
         TypeError: `roles` is not what `jb.roles` returned.
+        ValueError: a name in `also` that is no role.
     """
-    _check(roles, (), "no_decay")
-    return _for_optax(jax.tree.map(lambda leaf: not has_role(leaf, ("bias", "scale")), roles))
+    names = (also,) if isinstance(also, str) else tuple(also)
+    _check(roles, names, "no_decay")
+    return _nnx.for_optax(jax.tree.map(lambda leaf: not has_role(leaf, ("bias", "scale", *names)), roles))
 
 
 def bias_only(roles: Tree) -> Tree:
@@ -201,7 +214,7 @@ def bias_only(roles: Tree) -> Tree:
     Source: E. Ben Zaken, S. Ravfogel, Y. Goldberg, BitFit (2022).
     """
     _check(roles, (), "bias_only")
-    return _for_optax(jax.tree.map(lambda leaf: TRAIN if leaf == "bias" else FREEZE, roles))
+    return _nnx.for_optax(jax.tree.map(lambda leaf: TRAIN if leaf == "bias" else FREEZE, roles))
 
 
 def lr_by_role(roles: Tree, default: float = 1.0, **factors: float) -> optax.GradientTransformation:

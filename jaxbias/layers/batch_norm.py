@@ -41,7 +41,7 @@ from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias.derivation import Derivation, Example, generator
 from jaxbias.initializers import Initializer
 from jaxbias.layers._norm import broadcast_like, check_eps, check_input, last_axes, moments, scale_and_shift
-from jaxbias.layouts import AS_HERE, Layouts
+from jaxbias.layouts import Layouts, renamed
 from jaxbias.params import Layer, Params, State, Static, inference
 
 
@@ -218,7 +218,14 @@ def _check(params: Params, x: Any, state: Any, eps: float, function: str) -> Run
     return state
 
 
-LAYOUTS = Layouts(pytorch=AS_HERE)  # Keras keeps the running statistics, which are no params, among its weights
+LAYOUTS = Layouts(
+    pytorch=renamed(
+        {"weight": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"}, Running._fields
+    ),
+    keras=renamed(
+        {"weight": "gamma", "bias": "beta", "mean": "moving_mean", "variance": "moving_variance"}, Running._fields
+    ),
+)
 
 
 def layer(

@@ -350,12 +350,19 @@ def _geometry(x_shape, weight_shape, stride, padding, input_dilation, kernel_dil
     return Geometry(stride, pads, input_dilation, kernel_dilation, groups)
 
 
-LAYOUTS = Layouts(
-    pytorch=of_weight(  # weight (out, in/groups, *kernel)
-        lambda weight: np.moveaxis(weight, (-1, -2), (0, 1)), lambda weight: np.moveaxis(weight, (1, 0), (-2, -1))
-    ),
-    keras=AS_HERE,
+_IN_PYTORCH = of_weight(  # weight (out, in/groups, *kernel)
+    lambda weight: np.moveaxis(weight, (-1, -2), (0, 1)), lambda weight: np.moveaxis(weight, (1, 0), (-2, -1))
 )
+
+
+def _layouts(groups: int) -> Layouts:
+    """Keras keeps the kernel of a depthwise convolution as (*kernel, in, multiplier), any other as here."""
+
+    def same_entries(wanted, came):
+        depthwise = groups > 1 and wanted[-2:-1] == (1,) and came == (*wanted[:-2], groups, wanted[-1] // groups)
+        return wanted == came or depthwise
+
+    return Layouts(pytorch=_IN_PYTORCH, keras=AS_HERE._replace(same_entries=same_entries))
 
 
 def layer(
@@ -408,7 +415,12 @@ def layer(
         "groups": groups,
     }
     return Layer(
-        init_for, partial(forward, **keywords), partial(backward, **keywords), "conv", layouts=LAYOUTS, convolves=True
+        init_for,
+        partial(forward, **keywords),
+        partial(backward, **keywords),
+        "conv",
+        layouts=_layouts(groups),
+        convolves=True,
     )
 
 

@@ -162,7 +162,9 @@ def _layouts(groups: int) -> Layouts:
         split = weight.reshape(groups, -1, out_per_group, *kernel)
         return np.moveaxis(split, (0, 1, 2), (-2, -3, -1)).reshape(*kernel, channels_in // groups, -1)
 
-    return Layouts(pytorch=of_weight(write, read))
+    swap = lambda weight: np.swapaxes(weight, -1, -2)
+    keras = of_weight(swap, swap) if groups == 1 else None  # weight (*kernel, out, in); it has no groups
+    return Layouts(pytorch=of_weight(write, read), keras=keras)
 
 
 def layer(

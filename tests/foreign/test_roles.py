@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 
 import jaxbias as jb
-from jaxbias.foreign.contact import split_params
+from jaxbias.foreign.traced import split_params
 from tests.models import MODELS, build
 
 
@@ -65,7 +65,7 @@ def test_values_derived_from_params_keep_their_use():
         w = p["direction"] / jnp.linalg.norm(p["direction"], axis=0, keepdims=True) * p["gain"][None, :]
         return x @ w * (1.0 + p["one_plus"])
 
-    assert jb.roles(fn, params, jnp.ones(3)) == {"direction": "weight", "gain": "weight", "one_plus": "scale"}
+    assert jb.roles(fn, params, jnp.ones(3)) == {"direction": "weight", "gain": "scale", "one_plus": "scale"}
 
 
 def test_custom_rules_cond_and_while_are_walked():
@@ -108,6 +108,14 @@ def test_mask_and_no_decay():
     assert jb.mask(ROLES, "weight") == {"w": True, "b": False, "s": False, "table": True}
     assert jb.mask(ROLES, "bias", "scale") == {"w": False, "b": True, "s": True, "table": False}
     assert jb.no_decay(ROLES) == {"w": True, "b": False, "s": False, "table": True}
+
+
+def test_no_decay_also_of_tokens():
+    roles = ROLES | {"cls": "other"}
+    assert jb.no_decay(roles)["cls"] and not jb.no_decay(roles, also=("other",))["cls"]
+    assert jb.no_decay(roles, also="embedding") == {"w": True, "b": False, "s": False, "table": False, "cls": True}
+    with pytest.raises(ValueError, match="no_decay: 'tokens' is no role; the roles are weight, bias"):
+        jb.no_decay(roles, also=("tokens",))
 
 
 def test_labels():

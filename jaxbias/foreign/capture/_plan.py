@@ -19,7 +19,7 @@ from jaxbias._jaxpr import Equation, Program
 from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
-from jaxbias.foreign.contact import Analysis, Origin, Site
+from jaxbias.foreign.sites import Analysis, Origin, Site
 
 SAME_NORM = frozenset(
     "convert_element_type reshape transpose squeeze rev copy reduce_precision slice name "  # noqa: SIM905

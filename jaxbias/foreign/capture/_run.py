@@ -17,7 +17,7 @@ from jaxbias._jaxpr import Equation, Program
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._plan import Method, Tap
-from jaxbias.foreign.contact import Scope
+from jaxbias.foreign.sites import Scope
 
 Slots = dict[int, Any]
 

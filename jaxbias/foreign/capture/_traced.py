@@ -12,7 +12,8 @@ import numpy as np
 from jaxbias._doors import check_size, describe
 from jaxbias._jaxpr import Program
 from jaxbias._trees import path_name
-from jaxbias.foreign.contact import DATA, Analysis, analyse, split_params
+from jaxbias.foreign.sites import DATA, Analysis, analyse
+from jaxbias.foreign.traced import split_params
 
 MEMORY_LIMIT = 64 * 2**20
 """Default bytes for one intermediate of a norm, over the whole batch."""

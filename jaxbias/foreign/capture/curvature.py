@@ -25,7 +25,7 @@ from jaxbias.foreign.capture.clip import weight_gradient
 from jaxbias.foreign.capture.histograms import DeltaHistogram, delta_histograms
 from jaxbias.foreign.capture.influence import gradient_dots
 from jaxbias.foreign.capture.one_pass import Capture, NoiseScale, capture, noise_scale
-from jaxbias.foreign.contact import DATA
+from jaxbias.foreign.sites import DATA
 from jaxbias.params import SomeTree, Tree
 
 __all__ = [  # the last four lines' names stood here in 0.1

@@ -14,7 +14,7 @@ from jaxbias._doors import check_size, describe
 from jaxbias.foreign.capture._backward import backward, squared_norms
 from jaxbias.foreign.capture._plan import plan
 from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, trace_loss
-from jaxbias.foreign.roles import leaf_roles
+from jaxbias.foreign.uses import uses_of
 
 
 @jax.tree_util.register_dataclass
@@ -112,7 +112,7 @@ def _norms_of(asked: PerExample) -> Callable[..., PerExampleNorms]:
         return PerExampleNorms(
             problem.rebuild(of_leaves, None),
             problem.paths,
-            tuple(leaf_roles(problem.analysis)),
+            tuple(uses_of(problem.analysis.program, problem.paths).roles()),
             tuple(method.text for method in methods),
         )
 

@@ -11,7 +11,7 @@ from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, trace_loss
 from jaxbias.foreign.capture.clip import both_passes
 from jaxbias.foreign.capture.norms import PerExampleNorms, check_against_vmap_grad
-from jaxbias.foreign.roles import leaf_roles
+from jaxbias.foreign.uses import uses_of
 from jaxbias.params import Tree
 
 
@@ -29,7 +29,7 @@ class Capture:
         book_keeping = not any(site.scope for site in problem.analysis.sites)
         readings, methods, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
         self._problem = problem
-        names = leaf_roles(problem.analysis)
+        names = uses_of(problem.analysis.program, problem.paths).roles()
         self.values: Array = readings.value
         self.aux = jax.tree.unflatten(jax.tree.structure(problem.analysis.out_shape[1]), readings.aux)
         leaves = problem.rebuild([jnp.sqrt(x) for x in squares], None)

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 import jaxbias as jb
-from jaxbias.foreign.contact import split_params
+from jaxbias.foreign.traced import split_params
 from tests.models import MODELS, build
 
 

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 import jaxbias as jb
-from jaxbias.foreign.contact import split_params
+from jaxbias.foreign.traced import split_params
 from tests.foreign.capture.test_capture import cast, foreign, norms_of, reference
 from tests.models import build
 

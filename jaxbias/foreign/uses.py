@@ -1,0 +1,97 @@
+"""What every leaf of params is used for, read from the jaxpr of the user's own function.
+
+Every leaf is followed through the program until it meets data; the operation there says what the leaf is, whatever its
+rank or name:
+
+    dot_general, convolution, solve  ->  weight       z = a·w
+    add, subtract                    ->  bias         z = a + b        ∂L/∂b = δ summed over the broadcast      (14)
+    multiply, divide                 ->  scale        z = a ⊙ s; a dot_general that contracts nothing is one too
+    rows chosen by data              ->  embedding    unless what follows tells: x·w[i] is a weight
+    anything else                    ->  other
+
+On its way a leaf meets constants, noise (what keys alone make) and other leaves. These meetings claim a role where they
+tell one: a matrix product with constants, or with what other leaves made, makes a weight of it (a network on fixed
+positions, a GRU that starts at zero, W + A·B); what is spread over rows of such a value and added or multiplied is a
+bias or a scale (the gain of a weight norm); what weights are applied to as they are to data is a token ("other").
+
+How much a use counts: 0, nothing but layout between the leaf and data; 1, computed from params; 2, that went through a
+reduction too (penalties, priors, log-determinants); 3, no data at all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbias._jaxpr import Program
+from jaxbias._jaxpr.queries import depends_on
+from jaxbias.foreign import _axes
+from jaxbias.foreign._values import NOISE, PARAMS, TOKEN, Thread, Use, Value, data_from
+from jaxbias.foreign._walk import Walk
+from jaxbias.foreign.traced import traced
+
+
+@dataclass(frozen=True, eq=False)
+class Uses:
+    """The uses of every leaf of a traced function, in the order of the program."""
+
+    program: Program
+    paths: tuple[str, ...]
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    uses: tuple[Use, ...]
+
+    def of(self, leaf: int) -> list[Use]:
+        """The uses of one leaf that count: those of the lowest level."""
+        uses = [use for use in self.uses if use.leaf == leaf]
+        return [use for use in uses if use.level == min(use.level for use in uses)]
+
+    def roles(self, unused: str = "other") -> list[str]:
+        """The role of every leaf; `unused` for one without a use."""
+        return [self.role(leaf) or unused for leaf in range(len(self.paths))]
+
+    def role(self, leaf: int) -> str:
+        """Its roles, joined in the order of use; "" without one."""
+        if any(use.leaf == leaf and use.role == TOKEN and use.level < 2 for use in self.uses):
+            return "other"
+        names = list(dict.fromkeys("other" if use.role == TOKEN else use.role for use in self.of(leaf)))
+        if len(names) > 1 and "other" in names:  # a known use says more than an unknown one
+            names.remove("other")
+        return "+".join(names)
+
+    def check_all_met(self, function: str) -> None:
+        """Raise a ValueError that names the first leaf without a use, and where it went instead."""
+        met = {use.leaf for use in self.uses}
+        unused = "the output does not use it"
+        for i, path in enumerate(self.paths):
+            if i in met:
+                continue
+            reached = depends_on(self.program, [self.program.inputs[i]])
+            last = [equation for equation in self.program.equations if not reached.isdisjoint(equation.inputs)]
+            stop = f"it stops at operation {last[-1].name} at {last[-1].source}" if last else unused
+            raise ValueError(
+                f"{function}: the params leaf {path} never meets data: {stop}. Leave it out of params, or pass "
+                f'unused="other" where the function takes it.'
+            )
+
+
+def uses_of(program: Program, paths: tuple[str, ...]) -> Uses:
+    """The uses of the program's first inputs, whose paths these are; the others are data."""
+    forms = [jax.ShapeDtypeStruct(program.shapes[i], program.dtypes[i]) for i in program.inputs]
+    leaves, data = forms[: len(paths)], forms[len(paths) :]
+    values = [Value(PARAMS, (Thread(i, _axes.of_shape(x.shape)),)) for i, x in enumerate(leaves)]
+    values += [Value(NOISE) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else data_from(()) for x in data]
+    walk = Walk(leaves)
+    walk.run(program, values)
+    return Uses(program, paths, tuple(leaves), tuple(walk.resolved()))
+
+
+def trace_uses(fn: Callable, params: Any, args: tuple[Any, ...], options: dict[str, Any] | None = None) -> Uses:
+    """Trace `fn(params, *args, **options)`, and find every use of every leaf.
+
+    Raises:
+        TypeError: fn is no function.
+    """
+    made = traced(fn, params, args, options or {})
+    return uses_of(made.program, made.paths)

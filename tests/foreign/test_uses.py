@@ -1,0 +1,598 @@
+"""What leaves are used for where more than a name or a rank is in the way: each kind on three functions or more.
+
+The functions are written as the packages that they are named after write theirs.
+"""
+
+import warnings
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax import lax
+
+import jaxbias as jb
+
+pytestmark = pytest.mark.usefixtures("by_the_rules_of_jax")  # these functions are written as people write them
+
+X = jax.ShapeDtypeStruct((5, 3), jnp.float32)
+ROW = jax.ShapeDtypeStruct((3,), jnp.float32)
+INDEX = jax.ShapeDtypeStruct((), jnp.int32)
+IDS = jax.ShapeDtypeStruct((5,), jnp.int32)
+KEY = jax.eval_shape(lambda: jax.random.key(0))
+OLD_KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
+
+W, B = (3, 4), (4,)
+
+
+def shapes(**leaves):
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in leaves.items()}
+
+
+def check(fn, params, args, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no "other" here comes from an operation that is not known
+        assert jb.roles(fn, params, *args) == expected
+
+
+CASES = []
+
+
+def case(kind, params, args, **expected):
+    def register(fn):
+        CASES.append(pytest.param(fn, params, args, expected, id=f"{kind}: {fn.__name__}"))
+        return fn
+
+    return register
+
+
+# --- a product without contraction is no weight -----------------------------------------------------------------------
+
+PRODUCT = "a product without contraction"
+
+
+@case(PRODUCT, shapes(g=(3,)), [X], g="scale")
+def penzai_rms_norm(p, x):
+    x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+    return jnp.einsum("td,d->td", x, p["g"])
+
+
+@case(PRODUCT, shapes(g=(2, 4), w=(3, 2, 4)), [X], g="scale", w="weight")
+def scale_of_heads(p, x):
+    return jnp.einsum("thd,hd->thd", jnp.einsum("ti,ihd->thd", x, p["w"]), p["g"])
+
+
+@case(PRODUCT, shapes(w=(3,), v=(1, 4)), [X], w="weight", v="weight")
+def one_unit_and_one_feature(p, x):
+    return jnp.einsum("td,d->t", x, p["w"])[:, None] @ p["v"]
+
+
+# --- noise is no data -------------------------------------------------------------------------------------------------
+
+NOISE = "noise"
+
+
+@case(NOISE, shapes(mu=W, rho=W, bias=B), [X, KEY], mu="weight", rho="weight", bias="bias")
+def bayes_by_backprop(p, x, key):
+    w = p["mu"] + jax.nn.softplus(p["rho"]) * jax.random.normal(key, p["mu"].shape)
+    kl = 0.5 * jnp.sum(p["mu"] ** 2 + jax.nn.softplus(p["rho"]) ** 2 - 2 * jnp.log(jax.nn.softplus(p["rho"])))
+    return jnp.sum(x @ w + p["bias"]) + kl
+
+
+@case(NOISE, shapes(w=W, b=B), [X, OLD_KEY], w="weight", b="bias")
+def drop_connect(p, x, key):
+    keep = jax.random.bernoulli(key, 0.5, p["w"].shape)
+    return x @ (p["w"] * keep / 0.5) + p["b"]
+
+
+@case(NOISE, shapes(w=W, b=B), [X, KEY], w="weight", b="bias")
+def drop_connect_by_where(p, x, key):
+    return x @ jnp.where(jax.random.bernoulli(key, 0.5, p["w"].shape), p["w"], 0.0) + p["b"]
+
+
+@case(
+    NOISE,
+    shapes(mu_w=W, sigma_w=W, mu_b=B, sigma_b=B),
+    [X, KEY],
+    mu_w="weight",
+    sigma_w="weight",
+    mu_b="bias",
+    sigma_b="bias",
+)
+def noisy_net(p, x, key):
+    k1, k2 = jax.random.split(key)
+    into, out = jax.random.normal(k1, (3, 1)), jax.random.normal(k2, (4,))
+    signed = lambda e: jnp.sign(e) * jnp.sqrt(jnp.abs(e))
+    w = p["mu_w"] + p["sigma_w"] * signed(into) * signed(out)
+    return x @ w + p["mu_b"] + p["sigma_b"] * signed(out)
+
+
+# --- rows chosen by data, then used -----------------------------------------------------------------------------------
+
+CHOSEN = "chosen by data, then used"
+
+
+@case(CHOSEN, shapes(w=(7, *W), b=(7, *B)), [ROW, INDEX], w="weight", b="bias")
+def expert(p, x, i):
+    return x @ p["w"][i] + p["b"][i]
+
+
+@case(CHOSEN, shapes(router=(3, 7), w=(7, *W), b=(7, *B)), [X], router="weight", w="weight", b="bias")
+def one_hot_dispatch(p, x):
+    gates = jax.nn.softmax(x @ p["router"])
+    chosen = jax.nn.one_hot(jnp.argmax(gates, axis=-1), 7)
+    out = jnp.einsum("nk,nd,kde->ne", chosen, x, p["w"]) + jnp.einsum("nk,ke->ne", chosen, p["b"])
+    return out * jnp.max(gates, axis=-1, keepdims=True)
+
+
+@case(CHOSEN, shapes(router=(3, 7), w=(7, *W), b=(7, *B)), [ROW], router="weight", w="weight", b="bias")
+def routed_rows(p, x):
+    best, index = lax.top_k(jax.nn.softmax(x @ p["router"]), 2)
+    w, b = jnp.take(p["w"], index, axis=0), jnp.take(p["b"], index, axis=0)
+    return jnp.einsum("k,ke->e", best, jnp.einsum("d,kde->ke", x, w) + b)
+
+
+@case(CHOSEN, shapes(gamma=(7, 3), beta=(7, 3)), [ROW, INDEX], gamma="scale", beta="bias")
+def conditional_norm(p, x, label):
+    return p["gamma"][label] * (x - x.mean()) + p["beta"][label]
+
+
+@case(CHOSEN, shapes(w0=W, w1=W, b0=B, b1=B), [X, INDEX], w0="weight", w1="weight", b0="bias", b1="bias")
+def switched(p, x, i):
+    w, b = lax.switch(i, [lambda: (p["w0"], p["b0"]), lambda: (p["w1"], p["b1"])])
+    return x @ w + b
+
+
+@case(CHOSEN, shapes(table=(7, 3), kinds=(2, 3), w=W, b=B), [IDS, IDS], table="embedding", kinds="embedding",
+      w="weight", b="bias")  # fmt: skip
+def nothing_follows(p, ids, kinds):
+    return (p["table"][ids] * jnp.sqrt(3.0) + p["kinds"][kinds]) @ p["w"] + p["b"]
+
+
+@case(CHOSEN, shapes(users=(7, 3), items=(9, 3), b=(7,)), [IDS, IDS], users="embedding", items="embedding",
+      b="embedding")  # fmt: skip
+def factorised(p, users, items):
+    return jnp.sum(p["users"][users] * p["items"][items], axis=-1) + p["b"][users]
+
+
+@case(CHOSEN, shapes(table=(7, 4), w=W), [X, IDS], table="embedding", w="weight")
+def a_class_beside_data(p, x, ids):
+    return x @ p["w"] + p["table"][ids]
+
+
+@case(CHOSEN, shapes(table=(7, 3), w=(3, 3), g=(3,), u=(3, 7)), [IDS], table="embedding", w="weight", g="scale",
+      u="weight")  # fmt: skip
+def padded_residual(p, ids):
+    h = p["table"][ids] * (ids > 0)[:, None]
+    h = h + jnp.tanh(h @ p["w"]) * p["g"]
+    return h @ p["u"]
+
+
+@case(CHOSEN, shapes(w=(7, 4), u=(4, 4), b=B), [IDS], w="embedding", u="weight", b="bias")
+def characters_one_hot(p, ids):
+    step = lambda h, x: (jnp.tanh(x @ p["w"] + h @ p["u"] + p["b"]), None)
+    return lax.scan(step, jnp.zeros(4), jax.nn.one_hot(ids, 7))[0]
+
+
+# --- a leaf that meets a constant or another leaf first ---------------------------------------------------------------
+
+FIRST = "meets constants or leaves first"
+
+
+@case(FIRST, shapes(w_ih=(3, 12), w_hh=(4, 12), b_ih=(12,), b_hh=(12,)), [ROW], w_ih="weight", w_hh="weight",
+      b_ih="bias", b_hh="bias")  # fmt: skip
+def gru_from_zero(p, x):
+    h = jnp.zeros(4)
+    i_r, i_z, i_n = jnp.split(x @ p["w_ih"] + p["b_ih"], 3)
+    h_r, h_z, h_n = jnp.split(h @ p["w_hh"] + p["b_hh"], 3)
+    r, z = jax.nn.sigmoid(i_r + h_r), jax.nn.sigmoid(i_z + h_z)
+    n = jnp.tanh(i_n + r * h_n)
+    return (1 - z) * n + z * h
+
+
+QUERIES = shapes(q=(2, 4), wq=(4, 6), bq=(6,), wk=(3, 6))
+
+
+@case(FIRST, QUERIES, [X], q="other", wq="weight", bq="bias", wk="weight")
+def learned_queries(p, x):
+    q, k = p["q"] @ p["wq"] + p["bq"], x @ p["wk"]
+    return jax.nn.softmax(q @ k.T) @ k
+
+
+@case(FIRST, QUERIES, [X], q="other", wq="weight", bq="bias", wk="weight")
+def learned_queries_transposed(p, x):
+    q = (p["wq"].T @ p["q"].T + p["bq"][:, None]).T
+    return jnp.einsum("qd,td->qt", q, x @ p["wk"])
+
+
+@case(FIRST, shapes(q=(4,), wq=(4, 6), bq=(6,), wk=(3, 6)), [X], q="other", wq="weight", bq="bias", wk="weight")
+def pooling_by_one_query(p, x):
+    return jax.nn.softmax((x @ p["wk"]) @ jnp.tanh(p["q"] @ p["wq"] + p["bq"]))
+
+
+@case(FIRST, shapes(w=W, b=B, a=W), [X], w="weight", b="bias", a="weight")
+def constant_branch(p, x):
+    c = jnp.linspace(-1, 1, 3, dtype=jnp.float32)
+    return jax.nn.relu(c @ p["w"] + p["b"]) * (x @ p["a"])
+
+
+@case(FIRST, shapes(latents=(2, 4), g=(4,), s=(4,), wq=(4, 6), bq=(6,), wk=(3, 6), wo=(3, 4)), [X], latents="other",
+      g="scale", s="bias", wq="weight", bq="bias", wk="weight", wo="weight")  # fmt: skip
+def perceiver(p, x):
+    z = p["latents"]
+    centred = z - z.mean(-1, keepdims=True)
+    normed = centred * lax.rsqrt(centred.var(-1, keepdims=True) + 1e-5) * p["g"] + p["s"]
+    scores = (normed @ p["wq"] + p["bq"]) @ (x @ p["wk"]).T
+    return z + jax.nn.softmax(scores) @ x @ p["wo"]
+
+
+@case(FIRST, shapes(w=W, a=(3, 2), b=(2, 4)), [X], w="weight", a="weight", b="weight")
+def lora(p, x):
+    return x @ (p["w"] + 2.0 * p["a"] @ p["b"])
+
+
+@case(FIRST, shapes(w=(4, 4), u=(3, 4), b=B), [X], w="weight", u="weight", b="bias")
+def rnn_from_zero(p, xs):
+    return lax.scan(lambda h, x: (jnp.tanh(x @ p["u"] + h @ p["w"] + p["b"]), None), jnp.zeros(4), xs)[0]
+
+
+# --- scalars of params only -------------------------------------------------------------------------------------------
+
+SCALARS = "scalars of params only"
+
+
+@case(SCALARS, shapes(loc=(3,), scale=(3, 3)), [X], loc="bias", scale="weight")
+def scale_matvec_tril(p, x):
+    lower = jnp.tril(p["scale"], -1) + jnp.diag(jax.nn.softplus(jnp.diag(p["scale"])))
+    z = lax.linalg.triangular_solve(lower, (x - p["loc"]).T, left_side=True, lower=True)
+    return -0.5 * jnp.sum(z**2) - len(x) * jnp.sum(jnp.log(jnp.diag(lower)))
+
+
+@case(SCALARS, shapes(w=(3, 3), b=(3,)), [X], w="weight", b="bias")
+def linear_flow(p, x):
+    z = x @ p["w"] + p["b"]
+    return -0.5 * jnp.sum(z**2) + len(x) * jnp.linalg.slogdet(p["w"])[1]
+
+
+@case(SCALARS, shapes(log_scale=(3,), shift=(3,)), [X], log_scale="scale", shift="bias")
+def affine_flow(p, x):
+    z = (x - p["shift"]) * jnp.exp(-p["log_scale"])
+    return -0.5 * jnp.sum(z**2) - jnp.sum(p["log_scale"])
+
+
+@case(SCALARS, shapes(w=W, b=B), [X], w="weight", b="bias")
+def priors(p, x):
+    prior = sum(jax.scipy.stats.norm.logpdf(leaf).sum() for leaf in p.values())
+    return jnp.sum(jnp.tanh(x @ (p["w"] * 1.5) + p["b"] * 0.5)) + prior
+
+
+@case(SCALARS, shapes(a=(3, 3), b=(3,)), [ROW], a="weight", b="bias")
+def solved(p, x):
+    return jnp.linalg.solve(p["a"], x) + p["b"]
+
+
+# --- layout -----------------------------------------------------------------------------------------------------------
+
+LAYOUT = "layout"
+
+
+@case(LAYOUT, shapes(w=(3, 2), b=(2,)), [X], w="weight", b="bias")
+def padded(p, x):
+    return x @ jnp.pad(p["w"], ((0, 0), (0, 2))) + jnp.pad(p["b"], (0, 2))
+
+
+@case(LAYOUT, shapes(q=(3, 4), k=(3, 4), bq=(4,), bk=(4,)), [X], q="weight", k="weight", bq="bias", bk="bias")
+def joined(p, x):
+    return x @ jnp.concatenate([p["q"], p["k"]], axis=1) + jnp.concatenate([p["bq"], p["bk"]])
+
+
+@case(LAYOUT, shapes(w=W, b=(2,), table=(7, 3)), [IDS], w="weight", b="bias", table="embedding")
+def tiled_and_put(p, ids):
+    x = jax.device_put(p["table"])[ids]
+    return x @ jax.device_put(p["w"]) + jnp.tile(p["b"], 2)
+
+
+# --- positions and tokens ---------------------------------------------------------------------------------------------
+
+POSITIONS = "positions and tokens"
+
+
+@case(POSITIONS, shapes(table=(7, 3), position=(9, 3), w=W), [IDS], table="embedding", position="bias", w="weight")
+def positions_by_arange(p, ids):
+    return (p["table"][ids] + p["position"][jnp.arange(5)]) @ p["w"]
+
+
+@case(POSITIONS, shapes(position=(9, 3), w=W), [X], position="bias", w="weight")
+def positions_sliced(p, x):
+    return (x + p["position"][: x.shape[0]]) @ p["w"]
+
+
+@case(POSITIONS, shapes(table=(9, 2), q=(3, 4), k=(3, 4)), [X], table="bias", q="weight", k="weight")
+def swin_table(p, x):
+    q, k = (jnp.reshape(x @ p[name], (5, 2, 2)) for name in "qk")
+    places = np.arange(5)[:, None] - np.arange(5)[None] + 4
+    return jax.nn.softmax(jnp.einsum("qhd,khd->hqk", q, k) + jnp.moveaxis(p["table"][places], -1, 0))
+
+
+@case(POSITIONS, shapes(cls=(1, 3), registers=(2, 3), mask=(3,), position=(6, 3), w=W), [X, IDS], cls="other",
+      registers="other", mask="other", position="bias", w="weight")  # fmt: skip
+def tokens_of_a_vit(p, x, hidden):
+    x = jnp.where((hidden > 0)[:, None], p["mask"], x)
+    x = jnp.concatenate([p["cls"], x]) + p["position"]
+    return jnp.concatenate([x, p["registers"]]) @ p["w"]
+
+
+@case(POSITIONS, shapes(sinks=(5, 1), prompts=(2, 3), w=(3, 5)), [X], sinks="other", prompts="other", w="weight")
+def sinks_and_prompts(p, x):
+    scores = jnp.concatenate([x, p["prompts"]])[:5] @ p["w"]
+    return jax.nn.softmax(jnp.concatenate([scores, p["sinks"]], axis=1))
+
+
+@case(POSITIONS, shapes(h0=(4,), w=(3, 4), u=(4, 4)), [X], h0="other", w="weight", u="weight")
+def learned_start(p, xs):
+    return lax.scan(lambda h, x: (jnp.tanh(x @ p["w"] + h @ p["u"]), None), p["h0"], xs)[0]
+
+
+@case(POSITIONS, shapes(grid=(4, 4, 3), w=(3, 3)), [jax.ShapeDtypeStruct((8, 8, 3), jnp.float32)], grid="bias",
+      w="weight")  # fmt: skip
+def positions_resized(p, x):
+    return x @ p["w"] + jax.image.resize(p["grid"], (8, 8, 3), "bilinear")
+
+
+# --- gains on weights -------------------------------------------------------------------------------------------------
+
+GAINS = "gains on weights"
+
+
+def normed(w):
+    return w / jnp.linalg.norm(w, axis=0, keepdims=True)
+
+
+@case(GAINS, shapes(v=W, g=B, b=B), [X], v="weight", g="scale", b="bias")
+def weight_norm(p, x):
+    return x @ (normed(p["v"]) * p["g"]) + p["b"]
+
+
+@case(GAINS, shapes(w=W, down=(3, 2), up=(2, 4), m=(1, 4)), [X], w="weight", down="weight", up="weight", m="scale")
+def dora(p, x):
+    return x @ (p["m"] * normed(p["w"] + p["down"] @ p["up"]))
+
+
+@case(GAINS, shapes(kernel=(3, 3, 3, 4), gain=(4,), b=B), [jax.ShapeDtypeStruct((1, 6, 6, 3), jnp.float32)],
+      kernel="weight", gain="scale", b="bias")  # fmt: skip
+def standardised_kernel(p, x):
+    k = p["kernel"]
+    k = (k - k.mean((0, 1, 2))) / jnp.sqrt(k.var((0, 1, 2)) + 1e-4) * p["gain"]
+    return lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + p["b"]
+
+
+@case(GAINS, shapes(w=W, tau=()), [X], w="weight", tau="scale")
+def temperature_of_a_weight(p, x):
+    return x @ (p["w"] * jnp.exp(p["tau"]))
+
+
+@case(GAINS, shapes(gate=(3, 2), w=(2, *W), b=(2, *B)), [ROW], gate="weight", w="weight", b="bias")
+def mixed_kernels(p, x):
+    gates = jax.nn.softmax(x @ p["gate"])
+    return x @ jnp.einsum("k,kde->de", gates, p["w"]) + gates @ p["b"]
+
+
+@case(GAINS, shapes(gate=(3, 2), w=(2, *W), b=(2, *B)), [X], gate="weight", w="weight", b="bias")
+def soft_experts(p, x):
+    gates = jax.nn.softmax(x @ p["gate"])
+    return jnp.einsum("nk,nke->ne", gates, jnp.einsum("nd,kde->nke", x, p["w"])) + gates @ p["b"]
+
+
+@case(GAINS, shapes(keys=(3, 8), values=(8, 3), w=(3, 3), b=(3,)), [X], keys="weight", values="weight", w="weight",
+      b="bias")  # fmt: skip
+def a_softmax_that_mixes_nothing_else(p, x):
+    x = x + jax.nn.softmax(x @ p["keys"]) @ p["values"]
+    return jax.nn.softmax(x) @ p["w"] + p["b"]
+
+
+# --- networks on constants --------------------------------------------------------------------------------------------
+
+CONSTANTS = "networks on constants"
+
+
+@case(CONSTANTS, shapes(w1=(2, 8), b1=(8,), w2=(8, 2), q=(3, 4), k=(3, 4)), [X], w1="weight", b1="bias", w2="weight",
+      q="weight", k="weight")  # fmt: skip
+def continuous_position_bias(p, x):
+    q, k = (jnp.reshape(x @ p[name], (5, 2, 2)) for name in "qk")
+    offsets = np.stack(np.meshgrid(np.linspace(-1, 1, 3), np.linspace(-1, 1, 3)), -1).reshape(9, 2)
+    table = jax.nn.relu(jnp.asarray(offsets, jnp.float32) @ p["w1"] + p["b1"]) @ p["w2"]
+    places = np.arange(5)[:, None] - np.arange(5)[None] + 4
+    return jnp.einsum("qhd,khd->hqk", q, k) + jnp.moveaxis(16 * jax.nn.sigmoid(table[places]), -1, 0)
+
+
+@case(CONSTANTS, shapes(w1=(4, 8), b1=(8,), w2=(8, 3), b2=(3,)), [X], w1="weight", b1="bias", w2="weight", b2="bias")
+def mlp_over_positions(p, x):
+    angles = jnp.arange(5.0, dtype=jnp.float32)[:, None] * jnp.asarray([1.0, 0.1], jnp.float32)
+    features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return x + jax.nn.gelu(features @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+
+
+@case(CONSTANTS, shapes(table=(5, 2), w1=(2, 8), b1=(8,), w2=(8, 3)), [X], table="embedding", w1="weight", b1="bias",
+      w2="weight")  # fmt: skip
+def mlp_over_embedded_positions(p, x):
+    return x * (jnp.tanh(p["table"][jnp.arange(5)] @ p["w1"] + p["b1"]) @ p["w2"])
+
+
+@case(CONSTANTS, shapes(w1=(6, 8), b1=(8,), w2=(8, 4), b2=(4,)), [KEY], w1="weight", b1="bias", w2="weight", b2="bias")
+def generator(p, key):
+    return jnp.tanh(jax.random.normal(key, (5, 6)) @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+
+
+@pytest.mark.parametrize(("fn", "params", "args", "expected"), CASES)
+def test_role(fn, params, args, expected):
+    check(fn, params, args, expected)
+
+
+# --- layers of libraries ----------------------------------------------------------------------------------------------
+
+
+def roles_of(fn, params, *args, **options):
+    return jb.named_parameters(jb.roles(fn, params, *args, **options))
+
+
+def test_recurrent_cells_that_start_at_zero():
+    gru = jax.eval_shape(lambda: eqx.nn.GRUCell(3, 4, key=jax.random.key(0)))
+    roles = roles_of(lambda cell, x: cell(x, jnp.zeros(4)), gru, ROW)
+    assert roles == {"weight_ih": "weight", "weight_hh": "weight", "bias": "bias", "bias_n": "bias"}
+
+    linen = nn.RNN(nn.GRUCell(4))
+    params = jax.eval_shape(linen.init, jax.random.key(0), X)
+    roles = roles_of(linen.apply, params, X)
+    assert roles == {name: "bias" if name.endswith("bias") else "weight" for name in roles} and len(roles) == 10
+
+    def unrolled(x):
+        core = hk.LSTM(4)
+        return hk.static_unroll(core, x, core.initial_state(None))[0]
+
+    haiku = hk.without_apply_rng(hk.transform(unrolled))
+    roles = roles_of(haiku.apply, jax.eval_shape(haiku.init, jax.random.key(0), X), X)
+    assert roles == {"lstm/linear.b": "bias", "lstm/linear.w": "weight"}
+
+
+def test_linen_weight_norm():
+    model = nn.Sequential([nn.WeightNorm(nn.Dense(4), variable_filter={"kernel"}), nn.relu, nn.Dense(2)])
+    roles = roles_of(model.apply, jax.eval_shape(model.init, jax.random.key(0), X), X)
+    scale = [name for name in roles if name.endswith("scale")]
+    assert len(scale) == 1 and roles == {
+        name: "scale" if name in scale else "weight" if name.endswith("kernel") else "bias" for name in roles
+    }
+
+
+def test_keyword_arguments_of_the_function():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train, mask=None):
+            x = nn.Dropout(0.5, deterministic=not train)(nn.Dense(4)(x))
+            return x if mask is None else x * mask
+
+    model = Net()
+    params = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), X)
+    expected = {"params.Dense_0.bias": "bias", "params.Dense_0.kernel": "weight"}
+    assert roles_of(model.apply, params, X, train=False) == expected
+    mask = jax.ShapeDtypeStruct((5, 4), jnp.float32)
+    rngs = {"dropout": jax.random.key(1)}
+    assert roles_of(model.apply, params, X, train=True, mask=mask, rngs=rngs) == expected
+    assert len(jb.contacts(model.apply, params, X, train=False)) == 2
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(3, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.drop(self.norm(self.dense(x)))
+
+
+NNX_ROLES = {"dense.bias": "bias", "dense.kernel": "weight", "norm.bias": "bias", "norm.scale": "scale"}
+
+
+def test_nnx_modules_and_states_go_in_as_they_are():
+    model, x = Nnx(nnx.Rngs(0)), jnp.ones((5, 3), jnp.float32)
+    before = jax.tree.map(lambda leaf: leaf, nnx.state(model, nnx.BatchStat, nnx.RngCount))
+    roles = jb.roles(lambda model, x: model(x), model, x)
+    after = nnx.state(model, nnx.BatchStat, nnx.RngCount)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), before, after))  # nothing was run
+    named = {name.removesuffix(".value"): role for name, role in jb.named_parameters(roles).items()}
+    assert named == NNX_ROLES
+
+    graph, state = nnx.split(model)
+    of_state = jb.roles(lambda state, x: nnx.merge(graph, state)(x), state, x)
+    named = {name.removesuffix(".value"): role for name, role in jb.named_parameters(of_state).items()}
+    assert named == NNX_ROLES
+
+
+def test_masks_fit_the_optimizer_of_nnx():
+    model, x = Nnx(nnx.Rngs(0)), jnp.ones((5, 3), jnp.float32)
+    roles = jb.roles(lambda model, x: model(x), model, x)
+    tx = optax.adamw(0.1, weight_decay=0.5, mask=jb.no_decay(roles))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    old = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    new = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), old, new)
+    assert moved == {"dense": {"bias": False, "kernel": True}, "norm": {"bias": False, "scale": False}}
+
+
+# --- what is not known ------------------------------------------------------------------------------------------------
+
+
+def unknown_power(p, x):
+    return x @ p["w"] + jnp.mean(x ** p["p"])
+
+
+def unknown_callback(p, x):
+    form = jax.ShapeDtypeStruct((5, 4), jnp.float32)
+    return jax.pure_callback(lambda w, x: x @ w, form, p["p"], x) + x @ p["w"]
+
+
+def unknown_kernel(p, x):
+    from jax.experimental import pallas as pl
+
+    def kernel(x, w, out):
+        out[...] = x[...] @ w[...]
+
+    form = jax.ShapeDtypeStruct((5, 4), jnp.float32)
+    return pl.pallas_call(kernel, form, interpret=True)(x, p["p"]) + x @ p["w"]
+
+
+@pytest.mark.parametrize(
+    ("fn", "shape", "operation"),
+    [(unknown_power, (), "pow"), (unknown_callback, W, "pure_callback"), (unknown_kernel, W, "pallas_call")],
+)
+def test_an_operation_that_is_not_known_warns_with_leaf_and_operation(fn, shape, operation):
+    with pytest.warns(UserWarning, match=rf'"other" stands for .*: p by {operation} at .*test_uses.py:\d+'):
+        assert jb.roles(fn, shapes(p=shape, w=W), X) == {"p": "other", "w": "weight"}
+
+
+def test_complex_params():
+    params = {"w": jax.ShapeDtypeStruct(W, jnp.complex64), "b": jax.ShapeDtypeStruct(B, jnp.complex64)}
+    params |= shapes(real=(3, 4), imaginary=(3, 4))
+
+    def fn(p, x):
+        w = lax.complex(p["real"], p["imaginary"])
+        return jnp.abs(jnp.fft.fft(x.astype(jnp.complex64)) @ (p["w"]) + x @ w + p["b"])
+
+    check(fn, params, [X], {"w": "weight", "b": "bias", "real": "weight", "imaginary": "weight"})
+
+
+def test_contacts_name_what_claims_and_leave_out_what_is_unused():
+    params = shapes(w=W, b=B, gone=(2,))
+    (weight, bias) = jb.contacts(lambda p, x: x @ p["w"] + p["b"], params, X, unused="leave out")
+    assert (weight.contracted, weight.free) == ((0,), (1,)) and (bias.contracted, bias.free) == (None, None)
+    with pytest.raises(ValueError, match="contacts: the params leaf gone never meets data: the output does not use"):
+        jb.contacts(lambda p, x: x @ p["w"] + p["b"], params, X)
+    meets = {c.leaves[0]: c for c in jb.contacts(learned_queries, QUERIES, X)}
+    assert (meets["q"].role, meets["q"].operation, meets["q"].shape) == ("other", "dot_general", (2, 4))
+    assert (meets["wq"].contracted, meets["wq"].free, meets["bq"].operation) == ((0,), (1,), "add")
+
+
+def test_axes_of_a_leaf_at_its_contact():
+    params = shapes(qkv=(3, 24), out=(2, 4, 3), kernel=(3, 3, 3, 4), layers=(2, 3, 3))
+
+    def fn(p, x, image):
+        q = (x @ p["qkv"]).reshape(5, 3, 2, 4)[:, 0]
+        y = jnp.einsum("thd,hde->te", q, p["out"])
+        y = lax.scan(lambda y, w: (jnp.tanh(w @ y.T).T, None), y, p["layers"])[0]
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return y, lax.conv_general_dilated(image, p["kernel"], (1, 1), "SAME", dimension_numbers=numbers)
+
+    image = jax.ShapeDtypeStruct((1, 6, 6, 3), jnp.float32)
+    axes = {c.leaves[0]: (c.contracted, c.free) for c in jb.contacts(fn, params, X, image)}
+    assert axes == {
+        "qkv": ((0,), (1,)),
+        "out": ((0, 1), (2,)),
+        "layers": ((2,), (1,)),
+        "kernel": ((0, 1, 2), (3,)),
+    }
