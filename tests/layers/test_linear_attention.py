@@ -143,7 +143,7 @@ X = {"1"}
 FAULTS = {
     "η of the wrong sign, uncorrected": (
         NORMALISED, linear_attention.backward,
-        (("eta = -jnp.sum(", "eta = jnp.sum("), ("_with_exact_eta(operands, total, delta_q, delta_k)", "delta_q, delta_k")),
+        (("eta = -jnp.sum(", "eta = jnp.sum("), ("_with_exact_eta(operands, total, delta_q", "(delta_q")),
         Q | K | X,
     ),
     "η corrected in δφ(k) alone": (
