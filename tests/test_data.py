@@ -489,3 +489,79 @@ def test_files_that_are_not_there_or_not_ours(tmp_path):
     np.savez(tmp_path / "e.npz", x=np.ones((3, 2)), y=np.ones(3))
     with pytest.raises(ValueError, match="has no columns to name"):
         data.load(tmp_path / "e.npz", target="y")
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve files, two of them in a folder, and what is no text."""
+    (tmp_path / "more").mkdir()
+    for i in range(12):
+        name = f"more/{i}.py" if i < 2 else f"{i}.py"
+        (tmp_path / name).write_text(f"{chr(97 + i)}" * (100 if i == 5 else 400), encoding="utf-8")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff\xfe")
+    (tmp_path / ".hidden").write_text("secret " * 500, encoding="utf-8")
+    return tmp_path
+
+
+def as_text(rows, x):
+    return "".join(rows.labels[i] for i in x.reshape(-1))
+
+
+def test_rows_of_text_are_the_text_and_the_next_characters(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abcdefgh" * 50 + "z", encoding="utf-8")
+    rows = data.text(path, context=7, test_share=0.25)
+    assert rows.per_step and rows.task == "classification" and rows.classes == 9
+    assert (rows.x_train.dtype, rows.y_train.dtype) == (np.int32, np.int32)
+    assert as_text(rows, rows.x_train) == ("abcdefgh" * 50)[: rows.x_train.size]
+    assert as_text(rows, rows.y_train) == ("abcdefgh" * 50)[1 : rows.y_train.size + 1]
+    assert rows.labels == (*"abcdefgh", "\ufffd")
+    assert as_text(rows, rows.y_test).endswith("h") or as_text(rows, rows.y_test).endswith("\ufffd")  # z is rare
+    assert rows.notes[0] == "held out: the end of the text"
+
+
+def test_whole_files_are_held_out_and_of_long_ones_the_beginning_counts(folder):
+    rows = data.text(folder, context=5, characters=2000, test_share=0.25)
+    train, test = set(as_text(rows, rows.y_train)), set(as_text(rows, rows.x_test))
+    assert not train & (test - {"\ufffd"})
+    assert len(test) == 1 and rows.x_test.size == pytest.approx(500, abs=5)  # of 3 files no character is trained on
+    counts = [as_text(rows, rows.x_train).count(letter) for letter in sorted(train)]
+    assert len(counts) == 9 and max(counts) - min(c for c in counts if c > 100) <= 5 and sum(counts) <= 1500
+    assert "left out: picture.png, no UTF-8 text" in rows.notes and not set("secrt ") & (train - set("abcdefghijkl"))
+    again, other = (data.text(folder, context=5, test_share=0.25, seed=seed) for seed in (0, 1))
+    assert again.notes[0] == rows.notes[0] != other.notes[0]
+
+
+def test_the_standard_library_is_text():
+    rows = data.text(context=50, characters=20000)
+    assert rows.x_train.size == 17950 and "import" in as_text(rows, rows.x_train)
+    assert len(re.findall(r"\w+\.py", rows.notes[0])) >= 5
+
+
+BAD_TEXT = [
+    ({"path": "nowhere"}, "there is no file or directory nowhere"),
+    ({"context": 0}, "context must be a whole number, at least 1, got 0"),
+    ({"characters": -1}, "characters must be a whole number, at least 1, got -1"),
+    ({"test_share": 1.0}, "test_share must lie between 0 and 1, got 1.0"),
+    (
+        {"context": 400, "characters": 2000},
+        "gives 1800 characters to train on and 200 held out, too few for a row of 400",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "match"), BAD_TEXT, ids=str)
+def test_bad_text(folder, options, match):
+    with pytest.raises(ValueError, match=match):
+        data.text(**({"path": folder} | options))
+
+
+def test_a_folder_without_text_is_none(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no text\. Name a file"):
+        data.text(tmp_path)
+    (tmp_path / "a.bin").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ValueError, match="holds no text in UTF-8"):
+        data.text(tmp_path)

@@ -127,7 +127,9 @@ def _beginnings(texts: list[str], wanted: int) -> str:
     limit, left = 0, wanted
     for count, length in zip(range(len(texts), 0, -1), sorted(map(len, texts))):
         limit = -(-left // count)
-        left -= min(length, limit)
+        if length >= limit:
+            break
+        left -= length
     return "".join(text[:limit] for text in texts)[:wanted]
 
 

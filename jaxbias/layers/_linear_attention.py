@@ -62,7 +62,7 @@ def backward(operands: Operands, states: Array, delta: Array, chunk: int) -> Ope
     delta_q, delta_k, delta_v = (_joined(part, q.shape[2]) for part in deltas)
     if log_a is None:
         return Operands(delta_q, delta_k, delta_v, None)
-    return Operands(delta_q, delta_k, delta_v, _sum_of_later(q * delta_q - k * delta_k))  # (9.9.15)
+    return Operands(delta_q, delta_k, delta_v, sum_of_later(q * delta_q - k * delta_k))  # (9.9.15)
 
 
 class _Decay:
@@ -113,7 +113,7 @@ def _empty(operands: Operands) -> Array:
     return jnp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), q.dtype)
 
 
-def _sum_of_later(x: Array) -> Array:
+def sum_of_later(x: Array) -> Array:
     """Σ_{t′ ≥ t} over the time axis."""
     return jnp.flip(jnp.cumsum(jnp.flip(x, axis=-2), axis=-2), axis=-2)
 

@@ -17,9 +17,13 @@ Backward, with δ = ∂L/∂o:
     ∂L/∂W = Σ xᵀ δ and ∂L/∂b = Σ δ of each product, and ∂L/∂x is the sum of its ways, as in 9.2.8-9.2.9.
 
 Both forms go through chunks of steps (`_linear_attention.py`): neither all S[t] nor T × T scores exist at any time. The
-normalised one is carried as a column of ones beside v, whose S is s and whose δ is η. S g and s η nearly cancel where
-the values are alike, so that δq and δk have more rounding than the terms they are made of, here and in autodiff. A step
-sees nothing behind itself, so that padding at the end of a row changes no step before it.
+normalised one is carried as a column of ones beside v, whose S is s and whose δ is η. S g and s η nearly cancel, as o
+does not depend on the length of φ(q): φ(q)·δφ(q) = 0. The rounding of o, and so of η, is off that by as much as the
+terms round, which can be 100 times what is left of them; so η is corrected by what is missing to 0,
+
+            η ← η − φ(q)·δφ(q)/m            δq ← δq − s φ(q)·δφ(q)/m    δk ← δk − Σ_{t′ ≥ t} φ(q) φ(q)·δφ(q)/m
+
+A step sees nothing behind itself, so that padding at the end of a row changes no step before it.
 
 Which biases matter (9.14): normalised, the weights of a step sum to 1, so the value bias adds bv Wo to every output, a
 duplicate of bo: ∂L/∂bv_h = Wo_h ∂L/∂bo. The key bias matters, unlike in softmax attention. Decayed, none is redundant;
@@ -177,6 +181,7 @@ def backward(
     deltas = core.backward(operands, states, delta_o, chunk)
     delta_q, delta_k, delta_v = deltas[:3]
     if total is not None:
+        delta_q, delta_k = _with_exact_eta(operands, total, delta_q, delta_k)
         delta_q, delta_k, delta_v = delta_q * _slope(operands.q), delta_k * _slope(operands.k), delta_v[..., :-1]
     by_product = {"query": delta_q, "key": delta_k, "value": delta_v}
     if gate is not None and deltas.log_a is not None:
@@ -209,6 +214,15 @@ def _phi(u: Array) -> Array:
 def _slope(phi: Array) -> Array:
     """φ′, from φ."""
     return jnp.minimum(phi, 1)
+
+
+def _with_exact_eta(operands: core.Operands, total: Array, delta_q: Array, delta_k: Array) -> tuple[Array, Array]:
+    """δφ(q) and δφ(k) without the rounding of η: φ(q)·δφ(q) is 0, and what it is instead was η's."""
+    missing = jnp.sum(operands.q * delta_q, axis=-1, keepdims=True) / total
+    return (
+        delta_q - jnp.cumsum(operands.k, axis=-2) * missing,
+        delta_k - core.sum_of_later(operands.q * missing),
+    )
 
 
 def _rows(x: Array) -> Array:

@@ -141,14 +141,22 @@ def test_bad_input_is_named(key):
 Q, K, V, A, O = ({f"0.{name}.weight", f"0.{name}.bias"} for name in ("query", "key", "value", "gate", "out"))
 X = {"1"}
 FAULTS = {
-    "η of the wrong sign": (NORMALISED, linear_attention.backward, ("eta = -jnp.sum(", "eta = jnp.sum("), Q | K | X),
+    "η of the wrong sign, uncorrected": (
+        NORMALISED, linear_attention.backward,
+        (("eta = -jnp.sum(", "eta = jnp.sum("), ("_with_exact_eta(operands, total, delta_q", "(delta_q")),
+        Q | K | X,
+    ),
+    "η corrected in δφ(k) alone": (
+        NORMALISED, linear_attention.backward,
+        (("eta = -jnp.sum(", "eta = jnp.sum("), ("delta_q, delta_k = _with", "_, delta_k = _with")), Q | X,
+    ),
     "without φ′": (
         NORMALISED, linear_attention.backward, ("delta_k * _slope(operands.k)", "delta_k"), K | X,
     ),
     "R not handed on": (DECAYED, core.backward, ("return before, ", "return 0 * before, "), K | V | A | X),
     "R handed on without decay": (DECAYED, core.backward, ("decay.whole(behind) +", "behind +"), K | V | A | X),
     "(9.9.15) over earlier steps": (
-        DECAYED, core.backward, ("_sum_of_later(", "(lambda z: jnp.cumsum(z, -2))("),
+        DECAYED, core.backward, ("sum_of_later(", "(lambda z: jnp.cumsum(z, -2))("),
         A | X,
     ),
     "(9.9.15) without k∘δk": (DECAYED, core.backward, ("q * delta_q - k * delta_k", "q * delta_q"), A | X),
@@ -164,10 +172,34 @@ FAULTS = {
 def test_planted_faults_are_caught(key, monkeypatch, fault):
     example, function, change, leaves = FAULTS[fault]
     right_answer(example, key)  # before anything is wrong
-    wrong, backward = rewritten(function, change), linear_attention.backward
+    changes = (change,) if isinstance(change[0], str) else change
+    wrong, backward = rewritten(function, *changes), linear_attention.backward
     if function is linear_attention.backward:
         backward = wrong
     else:
         monkeypatch.setattr(core, function.__name__, wrong)
     keywords = example.layer.backward.keywords
     assert_caught(example, key, lambda residuals, delta: backward(residuals, delta, **keywords), leaves)
+
+
+def test_what_cancels_leaves_no_more_rounding_than_it_must(key):
+    """S g and s η cancel to as little as a hundredth; float32 stays within 16 eps of each leaf all the same.
+
+    At 100 draws of a shape at which the sums as they stand in (9.9.13) miss that in 30 of 100, by up to 40 times.
+    """
+    layer, seeds = linear_attention.layer(2, 2, chunk=2), 100
+    shapes = jax.eval_shape(layer.init, key, jax.ShapeDtypeStruct((1, 4, 2), jnp.float32))
+    generator = np.random.default_rng(0)
+    draw = lambda like: jnp.asarray(generator.normal(size=(seeds, *like.shape)), jnp.float32)
+    of_x = np.empty((1, 4, 2))
+    params, x, delta = jax.tree.map(draw, shapes), draw(of_x), draw(of_x)
+
+    def errors(params, x, delta):
+        wide_params, wide_x, wide_delta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x, delta))
+        exact = jax.vjp(lambda params: layer.forward(params, wide_x)[0], wide_params)[1](wide_delta)[0]
+        grads, _ = layer.backward(layer.forward(params, x)[1], delta)
+        off = lambda a, b: jnp.abs(a.astype(b.dtype) - b).max() / jnp.abs(b).max()
+        return [jax.tree.map(off, got, wanted) for got, wanted in ((grads.query, exact.query), (grads.key, exact.key))]
+
+    of_leaves = np.stack(jax.tree.leaves(jax.jit(jax.vmap(errors))(params, x, delta))) / np.finfo(np.float32).eps
+    assert np.all(np.mean(of_leaves > 16, axis=1) <= 0.05) and np.all(np.median(of_leaves, axis=1) < 4)
