@@ -19,7 +19,9 @@ HEAD = """\
 Each function stands as its author wrote it; below it what `print(jb.derive(function, args))` prints. The left column is
 the forward, from the top down. The right column is the backward pass, read from below: beside each value its error
 signal, `d_z` for ∂L/∂z, and beside each argument its gradient. `.code` holds the same as a module that runs without
-this library, and `.function` as a `jax.custom_vjp`. What is printed has passed `jb.verify`.
+this library, `.latex` as mathematics, and `.function` as a `jax.custom_vjp`. What is printed has passed `jb.verify`.
+The backward of a loop is a loop from the last pass to the first; what a pass has to know of its forward, the forward
+stacks.
 """
 
 
@@ -68,8 +70,13 @@ def swiglu(Wg, Wu, Wd, x):
     return (gate * up) @ Wd
 
 
-def lora(W, A, B, x):
-    return x @ W + 0.5 * (x @ A) @ B
+def rnn(xs, W, U, b, h0):
+    def step(h, x):
+        h = jnp.tanh(x @ W + h @ U + b)
+        return h, h
+
+    _, hs = lax.scan(step, h0, xs)
+    return hs
 
 
 def lstm_cell(x, h, c, W, U, b):
@@ -96,7 +103,7 @@ EXAMPLES = (
     (cross_entropy, (floats(4, 5), whole(4))),
     (attention, (floats(2, 3, 4, 8), floats(2, 3, 5, 8), floats(2, 3, 5, 7))),
     (swiglu, (floats(6, 8), floats(6, 8), floats(8, 6), floats(4, 6))),
-    (lora, (floats(6, 5), floats(6, 2), floats(2, 5), floats(4, 6))),
+    (rnn, (floats(6, 4, 3), floats(3, 5), floats(5, 5), floats(5), floats(4, 5))),
     (lstm_cell, (floats(3, 4), floats(3, 5), floats(3, 5), floats(4, 20), floats(5, 20), floats(20))),
     (embedding, (floats(5, 3), whole(4), floats(4, 3))),
     (gaussian_likelihood, (floats(5), floats(5), floats(5))),

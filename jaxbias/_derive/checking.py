@@ -1,5 +1,7 @@
 """What was written, run: as one function with a custom rule, and judged by `jb.verify` before anyone sees it."""
 
+import itertools
+import linecache
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +11,9 @@ import numpy as np
 
 from jaxbias import verify
 from jaxbias._derive.writing import Written
-from jaxbias._trees import is_float
+from jaxbias._trees import in_one_line, is_float
+
+_COUNT = itertools.count(1)
 
 
 class NotDerived(ValueError):
@@ -21,8 +25,16 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
     namespace: dict[str, Any] = dict(written.values.captured)
     for text, unwritten in written.values.unwritten.items():
         namespace |= _by_jax(text, unwritten.equation)
+    namespace |= {text: written.values.drawn_by(draw) for text, draw in written.values.draws.items()}
+    file = f"<derived {next(_COUNT)}>"
+    linecache.cache[file] = (
+        len(written.code),
+        None,
+        written.code.splitlines(keepends=True),
+        file,
+    )  # so that it is read
     try:
-        exec(compile(written.code, "<derived>", "exec"), namespace)
+        exec(compile(written.code, file, "exec"), namespace)
     except SyntaxError as error:
         raise NotDerived(f"derive: what was written is no Python ({error}):\n{written.code}") from None
     captured = [written.values.captured[text] for text in written.captured]
@@ -104,12 +116,19 @@ def bytes_of(tree: Any) -> int:
 
 
 def autodiff_bytes(flat: Callable[..., Any], leaves: Sequence[Any], wanted: Sequence[int]) -> int:
-    """Of what autodiff keeps for the backward pass."""
+    """Of what autodiff keeps for the backward pass.
+
+    Raises:
+        TypeError: JAX cannot differentiate the function, so there is nothing to compare with.
+    """
 
     def floats(*some: Any) -> Any:
         return [out for out in flat(*_replaced(leaves, wanted, some)) if is_float(out)]
 
-    return bytes_of(jax.eval_shape(lambda *some: jax.vjp(floats, *some)[1], *(leaves[k] for k in wanted)))
+    try:
+        return bytes_of(jax.eval_shape(lambda *some: jax.vjp(floats, *some)[1], *(leaves[k] for k in wanted)))
+    except Exception as error:  # whatever a rule of the user's own raises
+        raise TypeError(f"derive: JAX cannot differentiate the forward: {in_one_line(error)}") from error
 
 
 def _replaced(leaves: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:

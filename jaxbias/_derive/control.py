@@ -6,6 +6,7 @@ backward of a pass reads is stacked by the loop; what a pass was handed is the s
 one. Error signals of what the body closes over are summed from pass to pass.
 """
 
+import keyword
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ Names = Sequence[str | None]
 def function_name(equation: _jaxpr.Equation, otherwise: str) -> str:
     """Name of the function that an equation calls, as its author wrote it."""
     name = next((body.signature.function for body in equation.bodies), "")
-    return name if name.isidentifier() else re.sub(r"\W+", "_", otherwise).strip("_") or "step"
+    text = name if name.isidentifier() else re.sub(r"\W+", "_", otherwise).strip("_") or "step"
+    return f"{text}_loop" if keyword.iskeyword(text) else text
 
 
 def free_numbers(body: Scope) -> list[int]:

@@ -1,7 +1,9 @@
 """`derive`: the backward pass of a function, as code, checked before it is shown."""
 
+import functools
 import html
 import inspect
+import linecache
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ from jaxbias._derive.sizes import sizes_in
 from jaxbias._derive.values import Values
 from jaxbias._derive.writing import Written
 from jaxbias._doors import describe
-from jaxbias._trees import is_float, path_name
+from jaxbias._jaxpr.sources import place
+from jaxbias._trees import in_one_line, is_float, path_name
 from jaxbias.symbols import expressions as ex
 
 KEEP = ("named", "least")
@@ -35,9 +38,11 @@ class Derived:
         formulas: each line of the backward pass as mathematics, in LaTeX; those of a loop as code.
         latex: forward and backward pass as one aligned block of LaTeX, for a display.
         function: a `jax.custom_vjp` of the two, called as the function was.
+        forward, backward: the two of `code`; `jb.derive(derivation.backward, (residuals, delta))` is second order.
         report: that of `jb.verify` on the backward.
         residual_bytes: what the backward keeps from the forward.
         autodiff_bytes: what autodiff keeps.
+        notes: what else is worth knowing.
         unwritten: operations that have no derivation here, with their lines; JAX carries them out inside of `function`,
             and `code` takes them as functions.
     """
@@ -45,12 +50,15 @@ class Derived:
     code: str
     steps: tuple[tuple[str, str], ...]
     function: Callable[..., Any] = field(repr=False)
+    forward: Callable[..., Any] = field(repr=False)
+    backward: Callable[..., Any] = field(repr=False)
     report: verify.Report = field(repr=False)
     residual_bytes: int
     autodiff_bytes: int
     formulas: tuple[str, ...] = field(repr=False)
     latex: str = field(repr=False)
     unwritten: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max((len(left) for left, _ in self.steps), default=0)
@@ -59,7 +67,11 @@ class Derived:
 
     def _below(self) -> list[str]:
         kept = f"keeps {self.residual_bytes} bytes for the backward pass; autodiff keeps {self.autodiff_bytes}"
-        return [f"{self.report.verdict}; {kept}", *(f"not written: {unwritten}" for unwritten in self.unwritten)]
+        return [
+            f"{self.report.verdict}; {kept}",
+            *(f"not written: {unwritten}" for unwritten in self.unwritten),
+            *self.notes,
+        ]
 
     def _repr_html_(self) -> str:
         """For a notebook: the two columns as a table."""
@@ -107,7 +119,9 @@ def derive(
         raise ValueError(f'derive: keep must be "named" or "least", got {keep!r}.')
     if not isinstance(args, tuple | list):
         raise TypeError(f"derive: args must be a tuple of the arguments, got {describe(args)}. For one: (x,).")
-    args = tuple(jax.tree.map(_drawn, arg) for arg in args)
+    if not callable(forward):
+        raise TypeError(f"derive: forward must be a function, got {describe(forward)}.")
+    args = tuple(jax.tree.map(lambda leaf, k=k: _drawn(leaf, k), arg) for k, arg in enumerate(args))
     chosen = _chosen(args, argnums)
     leaves, tree = jax.tree.flatten(args)
     variables = _arguments(forward, args, names)
@@ -120,7 +134,8 @@ def derive(
     def flat(*leaves: Any) -> list[Any]:
         return jax.tree.leaves(forward(*tree.unflatten(leaves)))
 
-    program, _ = _jaxpr.trace_inlined(flat, *leaves)
+    program = _traced(flat, leaves)
+    by_autodiff = autodiff_bytes(flat, leaves, wanted)
     inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
     sizes = sizes_in(program, flat, leaves, inputs)
     captured = _closed_over(forward)
@@ -136,23 +151,58 @@ def derive(
         latex="\\begin{aligned}\n" + " \\\\\n".join([*first, *then]) + "\n\\end{aligned}",
         steps=written.steps(),
         function=function,
+        forward=namespace["forward"],
+        backward=namespace["backward"],
         report=report,
         residual_bytes=bytes_of(shapes),
-        autodiff_bytes=autodiff_bytes(flat, leaves, wanted),
-        unwritten=tuple(str(values.unwritten[text]) for text in written.unwritten),
+        autodiff_bytes=by_autodiff,
+        unwritten=(
+            *(str(values.unwritten[text]) for text in written.unwritten),
+            *(str(values.draws[text]) for text in written.draws),
+        ),
+        notes=() if _has_source(forward) else ("the source is not at hand: names of values are made up",),
     )
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------
 
 
-def _drawn(leaf: Any) -> Any:
-    """An array, or normal values for a shape."""
+def _traced(flat: Callable[..., Any], leaves: Sequence[Any]) -> _jaxpr.Program:
+    """The program of a forward.
+
+    Raises:
+        TypeError: it cannot be traced, or returns nothing that has a gradient.
+    """
+    try:
+        program, _ = _jaxpr.trace_inlined(flat, *leaves)
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            f"derive: the forward looks at the values of its arguments{place(error)}; jnp.where or jax.lax.cond choose "
+            f"without."
+        ) from error
+    except Exception as error:  # whatever the user's function raises
+        raise TypeError(f"derive: the forward cannot be traced: {in_one_line(error)}{place(error)}") from error
+    outputs = [program.dtypes[n] for n in program.outputs]
+    if not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in outputs):
+        returned = ", ".join(map(str, outputs)) or "nothing"
+        raise TypeError(f"derive: the forward returns {returned}; a gradient needs at least one float output.")
+    return program
+
+
+def _drawn(leaf: Any, position: int) -> Any:
+    """An array, or normal values for a shape.
+
+    Raises:
+        TypeError: it is neither.
+    """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         draw = np.random.default_rng(0)
         values = draw.standard_normal(leaf.shape) if is_float(leaf) else np.zeros(leaf.shape)
         return jnp.asarray(values, leaf.dtype)
-    return jnp.asarray(leaf)
+    try:
+        return jnp.asarray(leaf)
+    except TypeError:
+        raise TypeError(f"derive: args[{position}] holds {describe(leaf)}, which is no array.") from None
 
 
 def _chosen(args: tuple[Any, ...], argnums: int | Sequence[int] | None) -> set[int]:
@@ -196,6 +246,14 @@ def _signature(forward: Callable[..., Any], count: int) -> list[str]:
 def _identifier(text: str) -> str:
     made = re.sub(r"\W+", "_", text).strip("_") or "x"
     return made if not made[0].isdigit() else f"x{made}"
+
+
+def _has_source(forward: Callable[..., Any]) -> bool:
+    function = inspect.unwrap(forward)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    code = getattr(function, "__code__", None)
+    return code is None or bool(linecache.getlines(code.co_filename))
 
 
 def _closed_over(forward: Callable[..., Any]) -> list[tuple[str, Any]]:

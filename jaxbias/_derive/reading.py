@@ -9,7 +9,8 @@ from jaxbias._derive import control
 from jaxbias._derive.fused import recognise
 from jaxbias._derive.rules import NoRule, Rule, layout, rule_of
 from jaxbias._derive.scope import Scope, Step
-from jaxbias._derive.values import Unwritten, Values
+from jaxbias._derive.statements import Assign
+from jaxbias._derive.values import Draw, Unwritten, Values
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import targets
@@ -70,7 +71,15 @@ class Reading(Scope):
         for equation in program.equations:
             values = [number(i) for i in equation.inputs]
             home = self._home(values) if id(equation) in before else self
+            if self._draws(equation, values):
+                outputs = self._from_keys(equation, values)
+                numbers.update(zip(equation.outputs, outputs))
+                for i, out in zip(equation.outputs, outputs):
+                    if i in names:
+                        self._draw(out, names[i])
+                continue
             for value in values:
+                self._draw(value, "drawn")
                 home.named_above(value)
             if equation.name in control.READ and equation.bodies:
                 outputs = control.READ[equation.name](home, equation, values, [names.get(i) for i in equation.outputs])
@@ -81,7 +90,41 @@ class Reading(Scope):
             for i, out in zip(equation.outputs, outputs):
                 if i in names:
                     home.define(out, names[i])
+        for i in program.outputs:
+            self._draw(number(i), "drawn")
         return tuple(number(i) for i in program.outputs)
+
+    def _draws(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> bool:
+        """Whether what comes out is made of keys alone: random numbers, for which there is no error signal."""
+        values = self.values
+        unknown = [i for i in inputs if i not in values.known]
+        keys = [i for i in unknown if i in values.of_keys or _is_key(values.of[i].dtype)]
+        return (bool(keys) and len(keys) == len(unknown)) or (bool(unknown) and equation.name == "random_wrap")
+
+    def _from_keys(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> list[int]:
+        """Numbers of what is made of keys, which has no name until something else reads it."""
+        outputs = []
+        for place, (shape, dtype) in enumerate(zip(equation.shapes.outputs, equation.dtypes.outputs)):
+            number = self.values.new(ex.name("", shape, dtype))
+            self._own.add(number)
+            self.values.of_keys[number] = equation, tuple(inputs), place
+            outputs.append(number)
+        return outputs
+
+    def _draw(self, number: int, text: str) -> None:
+        """A statement that draws, once, under this name."""
+        values = self.values
+        core = values.of[number]
+        if number not in values.of_keys or core.detail or _is_key(core.dtype):
+            return
+        variable = values.variable(text, core.shape, core.dtype)
+        keys = values.keys_of(number)
+        function = values.unique(f"draw_{variable.detail}")
+        values.draws[function] = Draw(number, keys, values.of_keys[number][0])
+        holes = ", ".join(f"{{{k}}}" for k in range(len(keys)))
+        call = ex.call(f"{function}({holes})", [values.of[key] for key in keys], core.shape, core.dtype)
+        self.statements.append(Assign(variable, call))
+        values.of[number] = variable
 
     def _before(self, program: _jaxpr.Program, same: set[int]) -> set[int]:
         """Ids of the equations of a loop's body that are the same in every pass, and worth computing before it.
@@ -177,6 +220,10 @@ class Reading(Scope):
             self._own.add(outputs[-1])
             self.values.known[outputs[-1]] = held
         return outputs
+
+
+def _is_key(dtype: Any) -> bool:
+    return hasattr(dtype, "_rules")
 
 
 def _variables(program: _jaxpr.Program) -> dict[int, str]:

@@ -51,7 +51,8 @@ def _moving(a: _jaxpr.Program, b: _jaxpr.Program) -> Iterator[tuple[tuple[int, i
     if [e.name for e in a.equations] != [e.name for e in b.equations]:
         return
     for (number, x), y in zip(a.constants.items(), b.constants.values()):
-        if np.ndim(x) == np.ndim(y) == 0 and np.asarray(x).dtype.kind in "fiu" and x != y:
+        keys = any(hasattr(getattr(held, "dtype", None), "_rules") for held in (x, y))
+        if not keys and np.ndim(x) == np.ndim(y) == 0 and np.asarray(x).dtype.kind in "fiu" and x != y:
             yield (id(a), number), float(x), float(y)
     for first, second in zip(a.equations, b.equations):
         for body, other in zip(first.bodies, second.bodies):

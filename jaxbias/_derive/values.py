@@ -1,6 +1,6 @@
 """The values of a derivation by number, and the names that are taken in it; its functions and loops share them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,23 @@ class Unwritten:
         return self.name + (f" in line {source.line}: `{source.text}`" if source else "")
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers that are made of keys alone, which JAX carries out as it is.
+
+    Attributes:
+        number: of the value.
+        keys: numbers of what it is drawn from.
+    """
+
+    number: int
+    keys: tuple[int, ...]
+    equation: _jaxpr.Equation
+
+    def __str__(self) -> str:
+        return f"random numbers: {Unwritten('drawn', self.equation)}"
+
+
 class Values:
     """Numbered values.
 
@@ -38,6 +55,8 @@ class Values:
         captured: name → array, of what the function closes over.
         drawn: names of captured arrays that are random numbers.
         unwritten: variable of a function that JAX carries out → what it is.
+        of_keys: number of a value that is made of keys alone → its equation, the equation's inputs, its place there.
+        draws: variable of a function that draws random numbers → what it draws.
     """
 
     def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes):
@@ -46,6 +65,8 @@ class Values:
         self.captured: dict[str, Any] = {}
         self.drawn: set[str] = set()
         self.unwritten: dict[str, Unwritten] = {}
+        self.of_keys: dict[int, tuple[_jaxpr.Equation, tuple[int, ...], int]] = {}
+        self.draws: dict[str, Draw] = {}
         self.taken = {*RESERVED, *(x.detail for x in arguments)}
         self._closed_over, self._sizes = closed_over, sizes
 
@@ -65,6 +86,33 @@ class Values:
     def variable(self, text: str, shape: Sequence[int], dtype: Any) -> Expression:
         """A variable of this name, or of the next that is free."""
         return ex.name(self.unique(text), shape, dtype)
+
+    def keys_of(self, number: int) -> tuple[int, ...]:
+        """The keys that a value is made of."""
+        if number in self.known:
+            return ()
+        if number not in self.of_keys:
+            return (number,)
+        _, inputs, _ = self.of_keys[number]
+        return tuple(dict.fromkeys(key for i in inputs for key in self.keys_of(i)))
+
+    def drawn_by(self, draw: Draw) -> Callable[..., Any]:
+        """The function of the keys that a draw is."""
+
+        def run(*keys: Any) -> Any:
+            made = dict(zip(draw.keys, keys))
+
+            def value(number: int) -> Any:
+                if number in self.known:
+                    return self.known[number]
+                if number not in made:
+                    equation, inputs, place = self.of_keys[number]
+                    made[number] = equation.bind(*map(value, inputs))[place]
+                return made[number]
+
+            return value(draw.number)
+
+        return run
 
     def constant(self, program: _jaxpr.Program, place: int) -> int:
         """Number of a constant of a program: a size, a number, or an array that the function closes over."""

@@ -19,7 +19,7 @@ class Written:
 
     Attributes:
         code: of the module.
-        unwritten: names of functions that JAX carries out.
+        unwritten, draws: names of functions that JAX carries out.
         captured: names of what the function closes over and the code takes as arguments.
         residuals: names of what the backward reads.
     """
@@ -33,6 +33,7 @@ class Written:
             if ex.is_inexact(out) else None
             for x, out in zip(self.outputs, outputs)
         ]  # fmt: skip
+        self.wanted = wanted
         self.arguments = [values.of[n].detail for n in reading.inputs]
         self.pair = Pair(reading, self.deltas, [reading.inputs[k] for k in wanted], keep)
         names = [f"d_{self.arguments[k]}" for k in wanted]
@@ -41,6 +42,7 @@ class Written:
         lines, outs, needed = self.pair.forward_of(self.outputs, read & set(self.pair.made))
         self.forward_lines: list[Line] = lines
         self.unwritten = [t for t in values.unwritten if {t, f"{t}_pull"} & (needed | read)]
+        self.draws = [text for text in values.draws if text in needed | read]
         self.captured = [text for text in values.captured if text in needed | read]
         arguments = [*self.arguments, *self.captured]
         self.residuals = [text for text in [*arguments, *self.pair.made] if text in read]
@@ -60,7 +62,7 @@ class Written:
     def _module(self, arguments: Sequence[str], outs: Sequence[str]) -> str:
         deltas = [d.detail if d is not None else "_" for d in self.deltas]
         lines = [line.text for line in (*self.forward_lines, *self.pair.backward_lines)]
-        functions = [text for name in self.unwritten for text in (name, f"{name}_pull")]
+        functions = [*self.draws, *(text for name in self.unwritten for text in (name, f"{name}_pull"))]
         several = len(outs) > 1
         return "\n".join([
             *(["import jax"] if any("jax." in line for line in lines) else []),
@@ -95,7 +97,7 @@ class Written:
         for line in reversed(self.forward_lines):
             signal = until(line.about if " line of " in line.about else f"d_{line.about}") if line.about else ""
             rows.append((line.text, signal))
-        arguments = {f"d_{text}": text for text in self.arguments}
+        arguments = {text: self.arguments[k] for text, k in zip(self.gradients, self.wanted)}
         rows += [(arguments.get(line.about, ""), line.text) for line in waiting]
         return (("forward", "backward, from below"), *(row for pair in reversed(rows) for row in _apart(*pair)))
 

@@ -85,7 +85,9 @@ def value_of(x: Expression) -> Any:
 
 
 def is_inexact(x: Expression) -> bool:
-    """Whether it holds real or complex floats, and so has an error signal."""
+    """Whether it holds real or complex floats, and so has an error signal; keys of random numbers hold none."""
+    if hasattr(x.dtype, "_rules"):
+        return False
     return np.issubdtype(x.dtype, np.inexact) or str(x.dtype) == "bfloat16"
 
 

@@ -109,8 +109,12 @@ class _Conv:
 def _by_group(kernel: Expression, spec: Sequence[int], groups: int) -> Expression:
     """A grouped kernel with in and out exchanged: each group's outputs as inputs, all inputs as outputs."""
     out, inputs = spec[0], spec[1]
-    if groups == 1 or (kernel.shape[out] == groups and kernel.shape[inputs] == 1):
+    if groups == 1:
         return kernel
+    if kernel.shape[out] == groups and kernel.shape[inputs] == 1:  # a channel each
+        order = list(range(kernel.ndim))
+        order[out], order[inputs] = inputs, out
+        return ex.transpose(kernel, order)
     apart = [*kernel.shape[:out], groups, kernel.shape[out] // groups, *kernel.shape[out + 1 :]]
     at = inputs if inputs < out else inputs + 1  # of the inputs, with the groups in a place of their own
     order = [k for k in range(len(apart)) if k != out]
