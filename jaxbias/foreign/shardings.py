@@ -305,7 +305,7 @@ class _Lines:
         return [tuple(axis for k, axis in enumerate(axes) if k not in dropped)]
 
     def _broadcast_in_dim(self, equation: Equation, axes: Axes, *_: Axes) -> list[Axes]:
-        (before, *_), (after,) = equation.shapes
+        before, after = equation.shapes.inputs[0], equation.shapes.outputs[0]
         out = list(self.fresh(after))
         for axis, k in zip(range(len(before)), equation.params["broadcast_dimensions"]):
             if before[axis] == after[k]:
@@ -314,7 +314,7 @@ class _Lines:
 
     def _reshape(self, equation: Equation, axes: Axes, *_: Axes) -> list[Axes]:
         """Split or merged axes belong together by their slowest part, which is cut into whole blocks of the others."""
-        (before, *_), (after,) = equation.shapes
+        before, after = equation.shapes.inputs[0], equation.shapes.outputs[0]
         out = self.fresh(after)
         i = j = 0
         while i < len(before) and j < len(after):

@@ -116,13 +116,13 @@ class CheckpointStore:
         self.keep, self.identity = checkpoint.keep, identity
         self.directory = Path(checkpoint.directory).absolute()
         self._orbax = ocp
-        alone = None
+        alone = ocp.options.MultiprocessingOptions()
         if jax.process_count() > 1:  # the first process writes for all, and waits for nobody
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxbias"
             )
-        handler = ocp.StandardCheckpointHandler(**({} if alone is None else {"multiprocessing_options": alone}))
-        self._checkpointer = ocp.Checkpointer(handler, **({} if alone is None else {"multiprocessing_options": alone}))
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+        self._checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             check_room(self.directory)

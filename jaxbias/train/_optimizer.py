@@ -9,7 +9,7 @@ reduce_on_plateau).
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import jax
 import optax
@@ -26,10 +26,19 @@ def prepared(optimizer: Any, function: str) -> optax.GradientTransformationExtra
         TypeError: no optimizer of optax.
     """
     if isinstance(optimizer, optax.MultiSteps):
-        optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
+        optimizer = _as_transformation(optimizer)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"{function}: optimizer must be an optax gradient transformation, got {optimizer!r}.")
     return _taking_what_it_names(optax.with_extra_args_support(optimizer))
+
+
+def _as_transformation(steps: optax.MultiSteps) -> optax.GradientTransformationExtraArgs:
+    """Its own `gradient_transformation` keeps extra arguments from the optimizer inside."""
+
+    def update(updates, state, params=None, **asked):
+        return steps.update(updates, cast(optax.MultiStepsState, state), params, **asked)
+
+    return optax.GradientTransformationExtraArgs(steps.init, update)
 
 
 def _taking_what_it_names(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:

@@ -4,9 +4,10 @@ Everything here is a `NamedSharding` handed to JAX, whose compiler then parts th
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -46,8 +47,8 @@ class Placement(NamedTuple):
             if shardings is not None:
                 raise ValueError("fit: shardings need a mesh. Pass mesh=jax.make_mesh((devices,), ('data',)).")
             return cls(None, None, {})
-        mesh = spread[0].mesh if mesh is None else mesh
-        assert isinstance(mesh, Mesh)
+        if mesh is None:
+            mesh = cast(Mesh, spread[0].mesh)
         leaves = jax.tree_util.tree_leaves_with_path(params)
         if shardings is None:
             given = [_own_spec(leaf, mesh) for _, leaf in leaves]
@@ -118,7 +119,8 @@ class Placement(NamedTuple):
         if shardings is None:
             shardings = jax.tree.map(lambda _: self.everywhere, tree)
         # In two steps: on its way to a mesh an array keeps its memory on the device that it comes from.
-        return jax.device_put(jax.tree.map(_put, tree, shardings), may_alias=False)
+        on_mesh = jax.tree.map(_put, tree, shardings)
+        return jax.device_put(on_mesh, may_alias=False) if self.processes == 1 else jax.tree.map(jnp.copy, on_mesh)
 
     def on_own_mesh(self, tree: Tree) -> Tree:
         """Arrays that lie on the mesh with axes of other types, as `jax.make_mesh` makes them, now lie on this one."""
@@ -221,7 +223,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> Any:
     """One array on the mesh; where that spans processes, each takes its part of what all of them hold."""
     if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
         return jax.device_put(leaf, sharding)
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     whole = np.asarray(leaf)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

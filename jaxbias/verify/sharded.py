@@ -13,7 +13,7 @@ Sizes n tell the axes apart, so no two axes may have the same. The loss is compa
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -36,7 +36,7 @@ def sharded(
     function: Callable[..., Any],
     reference: Callable[..., Any],
     mesh: Mesh,
-    args: Sequence[Any],
+    args: tuple[Any, ...],
     in_specs: Any,
     *,
     rule: Callable[..., Any] | None = None,
@@ -99,12 +99,12 @@ def sharded(
     over, of_loss = _read_losses(losses, np.asarray(loss_of_whole), mesh, loss_over)
     if of_loss:
         of_loss = _why_the_loss_differs(of_loss, reference, losses, mesh, args, specs, loss_over)
+    step = jax.grad(function) if rule is None else lambda *args: rule(args, jnp.ones((), losses.dtype))
     if where == "through":
         got = _through(sharded_map(function), over, mesh, args)
         held = [np.broadcast_to(leaf, (*mesh.devices.shape, *leaf.shape)) for leaf in got]
         specs = [PartitionSpec()] * len(specs)
     else:
-        step = jax.grad(function) if rule is None else lambda *args: rule(args, jnp.ones((), losses.dtype))
         tree = jax.jit(sharded_map(step))(*args)
         if jax.tree.structure(tree) != jax.tree.structure(args[0]):
             raise ValueError(
@@ -131,7 +131,7 @@ def _check(function, reference, rule, mesh, args, where, loss_over) -> None:
             raise TypeError(f"verify.sharded: {name} must be a function, got {type(value).__name__}.")
     if not isinstance(mesh, Mesh):
         raise TypeError(f"verify.sharded: mesh must be a jax.sharding.Mesh, got {mesh!r}. Make it with jax.make_mesh.")
-    if not isinstance(args, tuple | list) or not args:
+    if not isinstance(args, tuple) or not args:
         raise TypeError(f"verify.sharded: args must be a tuple (params, *data), got {type(args).__name__}.")
     if where not in ("inside", "through"):
         raise ValueError(f'verify.sharded: where must be "inside" or "through", got {where!r}.')

@@ -1,0 +1,63 @@
+"""fit over two processes of two devices each, by gloo: as one process, and again after a kill."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.test_mesh import EIGHT
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def start(directory, *words, processes=2):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    flags = f"--xla_force_host_platform_device_count={4 // processes}"
+    environment = os.environ | EIGHT | {"XLA_FLAGS": flags, "PYTHONPATH": path}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(index), str(processes), str(port), str(directory), *words],
+            env=environment, **pipes,
+        )
+        for index in range(processes)
+    ]  # fmt: skip
+
+
+def run(directory, *words, processes=2):
+    """(digest of params, epochs resumed, last validation loss), which all processes agree on."""
+    outcomes = [
+        (*process.communicate(timeout=180), process.returncode)
+        for process in start(directory, *words, processes=processes)
+    ]
+    assert [code for _, _, code in outcomes] == [0] * processes, outcomes[-1][1][-3000:]
+    lines = {out.splitlines()[-1] for out, _, _ in outcomes}
+    assert len(lines) == 1, lines
+    digest, resumed, loss = lines.pop().split()
+    return digest, int(resumed), float(loss)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
+    digest, resumed, loss = run(tmp_path / "whole")
+    assert resumed == 0
+    alone = run(tmp_path / "alone", processes=1)
+    assert loss == pytest.approx(alone[2], rel=1e-12)
+    assert run(tmp_path / "own rows", "own rows")[2] == pytest.approx(loss, rel=1e-12)
+
+    processes = start(tmp_path / "killed", "kill")
+    processes[1].communicate(timeout=120)
+    assert processes[1].returncode == -signal.SIGKILL
+    processes[0].kill()  # it may wait for the other for minutes: kill -9 of all
+    processes[0].communicate()
+    saved = sorted(path.name for path in (tmp_path / "killed").glob("epoch-*"))
+    assert saved, "killed before it saved anything"
+    again, resumed, _ = run(tmp_path / "killed")
+    assert again == digest and 1 <= resumed <= 3

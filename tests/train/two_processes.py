@@ -1,0 +1,57 @@
+"""One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY [kill]`.
+
+With "kill" the last process ends itself after two epochs, as `kill -9` would.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+index, processes, port, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+if processes > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", processes, index, initialization_timeout=60)
+
+import jaxbias as jb  # noqa: E402
+
+mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+network = jb.chain(jb.layers.dense.layer(8), jb.layers.tanh, jb.layers.dense.layer(4))
+x, y = (
+    np.asarray(jax.random.normal(jax.random.key(0), (24, 6))),
+    np.asarray(jax.random.normal(jax.random.key(1), (24, 4))),
+)
+params = network.init(jax.random.key(2), jnp.asarray(x))
+specs = jb.shardings(lambda p, x: network.forward(p, x)[0], params, x, mesh=mesh)
+
+
+def ends_itself(progress):
+    if "kill" in sys.argv and index == processes - 1 and progress.epoch >= 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if "own rows" in sys.argv:  # each process has read its part of the rows
+    rows = NamedSharding(mesh, P("data"))
+    half = slice(None) if processes == 1 else slice(12 * index, 12 * index + 12)
+    data = tuple(jax.make_array_from_process_local_data(rows, a[half]) for a in (x, y))
+else:
+    data = x, y
+fitted = jb.train.fit(
+    network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), epochs=4, batch_size=8,
+    key=jax.random.key(3), mesh=mesh, shardings=specs, progress=ends_itself, validation=(x[:8], y[:8]),
+    checkpoint=jb.train.Checkpoint(directory, every=1),
+)  # fmt: skip
+
+from jax.experimental import multihost_utils  # noqa: E402
+
+leaves = [np.asarray(multihost_utils.process_allgather(leaf, tiled=True)) for leaf in jax.tree.leaves(fitted.params)]
+digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()[:16]
+print(digest, fitted.resumed, float(fitted.history["validation_loss"][-1]), flush=True)
