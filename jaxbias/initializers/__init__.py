@@ -29,7 +29,6 @@ Source: X. Glorot and Y. Bengio (2010); K. He et al. (2015); Y. LeCun et al., Ef
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -41,6 +40,7 @@ from jaxtyping import Array
 from jaxbias._doors import check_key, check_size, describe
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.initializers._data_dependent import data_dependent
+from jaxbias.initializers._presets import RULES, CellDefault, LibraryDefault, drawn, preset
 from jaxbias.params import Params
 
 __all__ = [
@@ -89,16 +89,6 @@ Initializer = str | Draw
 _FOR_A_BIAS = "zeros, constant(v), normal(std), positive(v), log_prior(p), or fan_in_uniform as bias_init of a layer"
 
 
-@partial(jax.jit, static_argnames=("draw", "shape", "dtype"))
-def _drawn(draw: Callable[..., Array], key: Array, shape: tuple[int, ...], dtype: DTypeLike, *args: Any) -> Array:
-    """Independent entries, drawn as one column: `draw(key, (n, 1), dtype, *args)`.
-
-    The numbers are those of a draw in any shape, and XLA compiles the column in 0.2 to 0.3 s on CPU, where a last axis
-    that is no multiple of a vector register, the ten classes of the last layer, takes 0.6 to 1.8 s.
-    """
-    return draw(key, (math.prod(shape), 1), dtype, *args).reshape(shape)
-
-
 def _normal(key, shape, dtype, std):
     return std * jax.random.normal(key, shape, dtype)
 
@@ -130,7 +120,7 @@ def normal(std: float = 0.01, mean: float = 0.0) -> Draw:
     """N(mean, std²), not truncated."""
 
     def init(key, shape, dtype=jnp.float32):
-        return mean + _drawn(_normal, key, tuple(shape), dtype, std)
+        return mean + drawn(_normal, key, tuple(shape), dtype, std)
 
     return init
 
@@ -141,7 +131,7 @@ def uniform(low: float = -0.05, high: float = 0.05) -> Draw:
         raise ValueError(f"initializers.uniform: low must be below high, got low={low}, high={high}.")
 
     def init(key, shape, dtype=jnp.float32):
-        return _drawn(jax.random.uniform, key, tuple(shape), dtype, low, high)
+        return drawn(jax.random.uniform, key, tuple(shape), dtype, low, high)
 
     return init
 
@@ -164,7 +154,7 @@ def _by_fan(name: str, gain: float, fan: str, distribution: str) -> Draw:
         _needs_fan(name, shape)
         fan_in, fan_out = math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
         units = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[fan]
-        return _drawn(_BY_STD[distribution], key, tuple(shape), dtype, gain / math.sqrt(max(units, 1)))
+        return drawn(_BY_STD[distribution], key, tuple(shape), dtype, gain / math.sqrt(max(units, 1)))
 
     return init
 
@@ -243,7 +233,7 @@ class FanInUniform:
                 f"is that of its weight. Give it as bias_init to a layer, or use FanInUniform(fan_in=...)."
             )
         bound = 1 / math.sqrt(max(1, self.fan_in or math.prod(shape[:-1])))
-        return _drawn(jax.random.uniform, key, tuple(shape), dtype, -bound, bound)
+        return drawn(jax.random.uniform, key, tuple(shape), dtype, -bound, bound)
 
 
 fan_in_uniform: FanInUniform = FanInUniform()
@@ -349,7 +339,7 @@ def chrono(longest: int, gates: str = "ifgo") -> Draw:
 
     def init(key, shape, dtype=jnp.float32):
         kept = _block("chrono", gates, keeps, shape)
-        steps = _drawn(jax.random.uniform, key, (kept.stop - kept.start,), dtype, 1.0, float(longest - 1))
+        steps = drawn(jax.random.uniform, key, (kept.stop - kept.start,), dtype, 1.0, float(longest - 1))
         bias = jnp.zeros(shape, dtype).at[kept].set(jnp.log(steps))
         return bias.at[_block("chrono", gates, "i", shape)].set(-jnp.log(steps)) if "i" in gates else bias
 
@@ -375,7 +365,7 @@ def time_step(low: float = 1e-3, high: float = 1e-1) -> Draw:
 
     def init(key, shape, dtype=jnp.float32):
         wide = accumulation_dtype(dtype)
-        tau = jnp.exp(_drawn(jax.random.uniform, key, tuple(shape), wide, math.log(low), math.log(high)))
+        tau = jnp.exp(drawn(jax.random.uniform, key, tuple(shape), wide, math.log(low), math.log(high)))
         return (tau + jnp.log(-jnp.expm1(-tau))).astype(dtype)
 
     return init
@@ -402,22 +392,8 @@ NAMES: dict[str, Draw] = {
     "fan_in_uniform": fan_in_uniform,
 }
 
-PRESETS: dict[str, dict[str, Initializer]] = {
-    "pytorch": {"weight_init": fan_in_uniform, "bias_init": fan_in_uniform},
-    "keras": {"weight_init": xavier_uniform, "bias_init": zeros},
-    "flax": {"weight_init": lecun_normal, "bias_init": zeros},
-}
-
-
-def preset(library: str) -> dict[str, Any]:
-    """The defaults of "pytorch", "keras" or "flax" for dense and conv: `dense.layer(10, **preset("pytorch"))`.
-
-    Raises:
-        ValueError: another library.
-    """
-    if library not in PRESETS:
-        raise ValueError(f"initializers.preset: library must be one of {', '.join(PRESETS)}, got {library!r}.")
-    return dict(PRESETS[library])
+PRESETS: tuple[str, ...] = tuple(RULES)
+"""Libraries that `preset` knows."""
 
 
 def by_name(init: Initializer) -> Draw:
@@ -449,6 +425,8 @@ def affine(
     weight_init: Initializer,
     bias_init: Initializer,
     fan_in: int | None = None,
+    layer: str = "",
+    groups: int = 1,
 ) -> Params:
     """Params of an affine layer, as every layer of this library draws them.
 
@@ -456,6 +434,7 @@ def affine(
         use_bias: whether there is a bias; without one it is None.
         weight_init, bias_init: a function or one of `NAMES`.
         fan_in: inputs per unit, for `fan_in_uniform`; by default the product of all weight axes but the last.
+        layer, groups: whose params they are, for the presets of other libraries.
 
     Raises:
         TypeError: key is no JAX key, or a length is no whole number.
@@ -465,7 +444,10 @@ def affine(
     for size in (*weight_shape, *bias_shape):
         check_size(size, "init", "every length of an axis", least=0)
     weight_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    weight_init, bias_init = by_name(weight_init), by_name(bias_init)
+    weight_init, bias_init = (
+        init.of(layer, weight_shape, groups) if isinstance(init, LibraryDefault | CellDefault) else by_name(init)
+        for init in (weight_init, bias_init)
+    )
     of_layer = FanInUniform(fan_in if fan_in is not None else math.prod(weight_shape[:-1]))
     weight = (of_layer if weight_init == fan_in_uniform else weight_init)(weight_key, weight_shape, dtype)
     if not use_bias:

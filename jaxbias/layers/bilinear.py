@@ -56,7 +56,14 @@ def init(
     """
     weight_shape = (fan_in1, fan_in2, fan_out)
     return initializers.affine(
-        key, weight_shape, (fan_out,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
+        key,
+        weight_shape,
+        (fan_out,),
+        dtype,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        bias_init=bias_init,
+        layer="bilinear",
     )
 
 

@@ -239,10 +239,36 @@ def init(
     Raises:
         ValueError: groups does not divide both numbers of channels.
     """
-    _check_groups("conv.init", groups, channels_in, channels_out)
+    draws = {"use_bias": use_bias, "weight_init": weight_init, "bias_init": bias_init}
+    return params_of("conv", key, channels_in, channels_out, kernel, groups=groups, dtype=dtype, **draws)
+
+
+def params_of(
+    layer: str,
+    key: Array,
+    channels_in: int,
+    channels_out: int,
+    kernel: Sequence[int],
+    *,
+    groups: int,
+    use_bias: bool,
+    weight_init: Initializer,
+    bias_init: Initializer,
+    dtype: DTypeLike,
+) -> Params:
+    """Params of "conv" or "conv_transpose", which libraries start in different ways."""
+    _check_groups(f"{layer}.init", groups, channels_in, channels_out)
     weight_shape = (*kernel, channels_in // groups, channels_out)
     return initializers.affine(
-        key, weight_shape, (channels_out,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
+        key,
+        weight_shape,
+        (channels_out,),
+        dtype,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        bias_init=bias_init,
+        layer=layer,
+        groups=groups,
     )
 
 

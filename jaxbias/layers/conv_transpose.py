@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
@@ -33,7 +34,7 @@ from jaxbias._numerics import sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import conv
-from jaxbias.layers._windows import Padding, check_lengths, dilated, per_axis, resolve_padding
+from jaxbias.layers._windows import Padding, check_lengths, dilated, per_axis, resolve_padding, spatial_axes
 from jaxbias.layouts import Layouts, of_weight
 from jaxbias.params import Layer, Params, Static, weight_and_bias
 
@@ -44,8 +45,21 @@ class Residuals(NamedTuple):
     has_bias: Static
 
 
-init = conv.init
-"""The same parameters as a convolution from channels_in to channels_out."""
+def init(
+    key: Array,
+    channels_in: int,
+    channels_out: int,
+    kernel: Sequence[int],
+    *,
+    groups: int = 1,
+    use_bias: bool = True,
+    weight_init: Initializer = initializers.lecun_normal,
+    bias_init: Initializer = initializers.zeros,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """The same parameters as a convolution from channels_in to channels_out; see `conv.init`."""
+    draws = {"use_bias": use_bias, "weight_init": weight_init, "bias_init": bias_init}
+    return conv.params_of("conv_transpose", key, channels_in, channels_out, kernel, groups=groups, dtype=dtype, **draws)
 
 
 def forward(
@@ -200,9 +214,14 @@ def layer(
         "kernel_dilation": kernel_dilation,
         "groups": groups,
     }
-    init_for = conv.layer(
-        channels_out, kernel, groups=groups, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
-    ).init
+    draws = {"use_bias": use_bias, "weight_init": weight_init, "bias_init": bias_init}
+
+    def init_for(key, x):
+        check_float(x, "conv_transpose.init")
+        axes = spatial_axes(x.shape, "conv_transpose.init")
+        lengths = per_axis(kernel, axes, "conv_transpose.init", "kernel", x.shape)
+        return init(key, x.shape[-1], channels_out, lengths, groups=groups, dtype=x.dtype, **draws)
+
     return Layer(
         init_for,
         partial(forward, **keywords),

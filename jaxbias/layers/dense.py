@@ -49,7 +49,14 @@ def init(
         dtype: of weight and bias.
     """
     return initializers.affine(
-        key, (fan_in, fan_out), (fan_out,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
+        key,
+        (fan_in, fan_out),
+        (fan_out,),
+        dtype,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        bias_init=bias_init,
+        layer="dense",
     )
 
 

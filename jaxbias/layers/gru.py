@@ -116,6 +116,7 @@ def init(
             use_bias=use_bias,
             weight_init=weight_init,
             bias_init=bias_init,
+            layer="gru",
         ),
         hidden=hidden_params(
             hidden_key,

@@ -97,7 +97,14 @@ def init(
         dtype: of weight and bias.
     """
     return initializers.affine(
-        key, (fan_in, classes), (classes,), dtype, use_bias=use_bias, weight_init=weight_init, bias_init=bias_init
+        key,
+        (fan_in, classes),
+        (classes,),
+        dtype,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        bias_init=bias_init,
+        layer="dense",
     )
 
 

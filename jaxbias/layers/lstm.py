@@ -130,6 +130,7 @@ def init(
             use_bias=use_bias,
             weight_init=weight_init,
             bias_init=initializers.forget_gate(1.0, gates) if bias_init is None else bias_init,
+            layer="" if coupled or peephole or projection else "lstm",
         ),
         hidden=hidden_params(
             hidden_key,

@@ -107,6 +107,7 @@ def init(
             use_bias=use_bias,
             weight_init=weight_init,
             bias_init=bias_init,
+            layer="rnn",
         ),
         hidden=hidden_params(hidden_key, (units, units), dtype, blocks=1, use_bias=False, hidden_init=hidden_init),
     )
