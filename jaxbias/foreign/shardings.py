@@ -22,8 +22,10 @@ from typing import Any, Literal
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from jaxbias._jaxpr import Equation, Program
-from jaxbias.foreign.contact import Analysis, Origin, analyse, split_params
-from jaxbias.foreign.roles import ROLES, leaf_roles
+from jaxbias.foreign.roles import ROLES
+from jaxbias.foreign.sites import Analysis, Origin, analyse
+from jaxbias.foreign.traced import split_params
+from jaxbias.foreign.uses import uses_of
 from jaxbias.params import Tree
 
 AXIS = "model"
@@ -82,7 +84,7 @@ def shardings(
     analysis = analyse(fn, params, args)
     split = split_params(params)
     shapes = [analysis.program.shapes[number] for number in analysis.program.inputs[: len(split.paths)]]
-    roles = leaf_roles(analysis)
+    roles = uses_of(analysis.program, analysis.paths).roles()
     if isinstance(rules, str):
         if rules != "megatron":
             raise ValueError(f'shardings: rules must be "megatron" or a mapping from roles, got {rules!r}.')
