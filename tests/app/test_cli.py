@@ -60,7 +60,8 @@ def test_divergence_is_exit_status_1(blobs, capsys):
 BAD = [
     (["train", "--network", "dens:10"], "unknown layer 'dens' .*Did you mean dense"),
     (["train", "--network", "dense:3"], "gives rows of shape .* End it with dense:10"),
-    (["train", "--network", "embedding:3"], "embedding in .* cannot be written as text"),
+    (["train", "--network", "moe:3"], "moe in .* cannot be written as text"),
+    (["train", "--network", "embedding:9x3"], "'embedding:9x3' does not fit rows of shape .* integer ids"),
     (["train", "--network", "dense:6,group_norm:4,dense:10"], "does not fit rows of shape"),
     (["train", "--optimizer", "adm"], "optax has no optimizer 'adm'. Did you mean adam"),
     (["train", "--learning-rate", "-1"], "must be a positive number, got -1"),
