@@ -28,7 +28,7 @@ class Forward(NamedTuple):
 
 
 def dense_tanh(W, b, x):
-    z = x @ W + b
+    z = x @ W + b[None, :]
     a = jnp.tanh(z)
     return a
 

@@ -50,6 +50,7 @@ TITLES = {
     "canaries": "Canaries: wrong answers that backends have given",
     "bias": "What a bias costs",
     "derivations": "By hand against autodiff",
+    "derived": "Written by jb.derive against autodiff",
     "training": "Training",
     "fit_loop": "One compiled program or a step from Python",
     "sweep": "Many networks at once",
@@ -510,6 +511,7 @@ def _scaling(records: list[Record]) -> Iterator[str]:
 PLOTS = {
     "derivations": _derivations,
     "bias": _bias,
+    "derived": _plain,
     "training": _training,
     "sweep": _plain,
     "per_example": _plain,

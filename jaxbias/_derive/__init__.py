@@ -1,13 +1,16 @@
 """The backward pass of any function, written out.
 
-reading   a traced forward as steps on expressions
-sizes     which numbers of a trace are sizes of arguments
-rules     each primitive: its expression, and the error signals of its operands; `elementwise`, `layout`, `reductions`
-fused     library functions that a trace has taken apart
-backward  error signals from the outputs back to the arguments
-writing   the text of both, and the names of what has none
-checking  both run, and judged
-derived   the door: `derive`, and what it gives
+derived     the door: `derive`, and what it gives
+reading     a traced forward as steps on expressions; `values` numbers them, `scope` is what has been read of a function
+sizes       which numbers of a trace are sizes of arguments
+rules       each primitive: its expression, and the error signals of its operands
+fused       library functions that a trace has taken apart
+control     loops and choices: both halves, with a body that is derived as a function is
+backward    error signals from the outputs back to the arguments
+pairs       a forward and its backward, and the names of what has none
+statements  assignments, loops, choices: how they are written
+writing     the module, and both side by side
+checking    both run, and judged
 """
 
 from jaxbias._derive.checking import NotDerived

@@ -125,8 +125,13 @@ def autodiff_bytes(flat: Callable[..., Any], leaves: Sequence[Any], wanted: Sequ
     def floats(*some: Any) -> Any:
         return [out for out in flat(*_replaced(leaves, wanted, some)) if is_float(out)]
 
+    def pull_back(*some: Any) -> Any:
+        out, back = jax.vjp(floats, *some)
+        back(out)  # what has no reverse mode raises only here
+        return back
+
     try:
-        return bytes_of(jax.eval_shape(lambda *some: jax.vjp(floats, *some)[1], *(leaves[k] for k in wanted)))
+        return bytes_of(jax.eval_shape(pull_back, *(leaves[k] for k in wanted)))
     except Exception as error:  # whatever a rule of the user's own raises
         raise TypeError(f"derive: JAX cannot differentiate the forward: {in_one_line(error)}") from error
 

@@ -18,6 +18,7 @@ from jaxbias._derive.scope import Scope, Whole
 from jaxbias._derive.statements import Body, Choice, Loop, names_in
 from jaxbias._derive.values import Values
 from jaxbias.symbols import expressions as ex
+from jaxbias.symbols import queries
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import parameters
 
@@ -162,7 +163,7 @@ def _pull_scan(
     totals = []
     for m in of_free:
         core, name = values.of[m], ex.bare(values.of[m])
-        text = name.detail if name.op == "name" else ex.word_for(core)
+        text = name.detail if name.op == "name" else queries.word_for(core)
         totals.append(values.variable(f"d_{text}", core.shape, core.dtype))
     kept = [k for k in range(len(gradients)) if k not in silent]
     texts = pair.write_backward(
@@ -324,7 +325,7 @@ def _pull_cond(
     totals = []
     for m in wanted:
         core, name = values.of[m], ex.bare(values.of[m])
-        text = name.detail if name.op == "name" else ex.word_for(core)
+        text = name.detail if name.op == "name" else queries.word_for(core)
         totals.append(values.variable(f"d_{text}", core.shape, core.dtype))
     backs = tuple(values.unique(f"{function}_back") for function in functions)
     read = set().union(*(body.reads for body in made))

@@ -200,7 +200,7 @@ def _drawn(leaf: Any, position: int) -> Any:
         values = draw.standard_normal(leaf.shape) if is_float(leaf) else np.zeros(leaf.shape)
         return jnp.asarray(values, leaf.dtype)
     try:
-        return jnp.asarray(leaf)
+        return jnp.asarray(np.asarray(leaf) if isinstance(leaf, str | bytes) else leaf)
     except TypeError:
         raise TypeError(f"derive: args[{position}] holds {describe(leaf)}, which is no array.") from None
 

@@ -6,8 +6,10 @@ from jaxbias._derive.backward import Backward
 from jaxbias._derive.scope import Scope
 from jaxbias._derive.statements import Assign, Line, Lines, Statement
 from jaxbias.symbols import expressions as ex
-from jaxbias.symbols.expressions import Expression, parts
+from jaxbias.symbols import queries
+from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.python import Printer
+from jaxbias.symbols.queries import parts
 
 
 class Pair:
@@ -45,15 +47,15 @@ class Pair:
         self._kept = kept_parts(roots, forward, signals)
         for x in self._kept:
             if x not in self.texts:
-                self.texts[x] = unique(ex.word_for(x))
+                self.texts[x] = unique(queries.word_for(x))
         self._twice: dict[Expression, str] = {}  # of what the forward alone has a name for
         for x in shared([*forward, *self._kept], self.texts):
-            if not ex.is_of_sizes(x):
-                self._twice[x] = unique(ex.word_for(x))
+            if not queries.is_of_sizes(x):
+                self._twice[x] = unique(queries.word_for(x))
         self._again: dict[Expression, str] = {}  # of what the backward alone has a name for
         for x in shared(roots, self.texts):
             signal = any(node.op == "name" and node.detail in signals for node in parts(x))
-            self._again[x] = self._twice.get(x) or unique("d" if signal else ex.word_for(x))
+            self._again[x] = self._twice.get(x) or unique("d" if signal else queries.word_for(x))
 
     def _in_forward(self, x: Expression) -> str | None:
         return self.texts.get(x) or self._twice.get(x)
@@ -203,7 +205,7 @@ def _worth(x: Expression) -> bool:
     varies = (
         any(node.op == "name" for node in parts(x))
         and x.op not in ("size", "compare", "cast")
-        and not ex.is_of_sizes(x)
+        and not queries.is_of_sizes(x)
     )
     return varies and any(node.op in costly for node in parts(x)) and not stopped
 
@@ -217,7 +219,7 @@ def shared(roots: Sequence[Expression], named: Container[Expression]) -> list[Ex
 
     def visit(node: Expression, whole: bool = False) -> None:
         uses[node] = uses.get(node, 0) + 1
-        if (whole or node not in named) and node.op != "size" and (node not in opened or node.op in ex.CHEAP):
+        if (whole or node not in named) and node.op != "size" and (node not in opened or node.op in queries.CHEAP):
             opened.add(node)
             for arg in node.args:
                 visit(arg)
@@ -225,8 +227,10 @@ def shared(roots: Sequence[Expression], named: Container[Expression]) -> list[Ex
 
     for root in dict.fromkeys(roots):
         visit(root, True)
-    return [n for n in dict.fromkeys(order) if uses[n] > 1 and n not in named and n.op not in ex.CHEAP and _long(n)]
+    return [
+        n for n in dict.fromkeys(order) if uses[n] > 1 and n not in named and n.op not in queries.CHEAP and _long(n)
+    ]
 
 
 def _long(x: Expression) -> bool:
-    return ex.weight(x) > 1 or x.op in ("contract", "total", "call")
+    return queries.weight(x) > 1 or x.op in ("contract", "total", "call")

@@ -9,6 +9,7 @@ from jaxbias._derive.rules import Rule
 from jaxbias._derive.statements import Assign, Statement
 from jaxbias._derive.values import Values
 from jaxbias.symbols import expressions as ex
+from jaxbias.symbols import queries
 from jaxbias.symbols.expressions import Expression
 
 
@@ -66,8 +67,8 @@ class Scope:
             return
         if not self.above.makes(number):
             self.above.named_above(number)
-        elif ex.weight(ex.bare(self.values.of[number])):
-            self.above.define(number, ex.word_for(self.values.of[number]))
+        elif queries.weight(ex.bare(self.values.of[number])):
+            self.above.define(number, queries.word_for(self.values.of[number]))
 
     def define(self, number: int, text: str) -> None:
         """Give a value a name; what is a variable, a number or an argument already keeps what it is."""

@@ -8,9 +8,8 @@ operand brings about by itself.
 
 import math
 import operator
-import re
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -486,50 +485,3 @@ def _straightened(x: Expression, which: int, contracted: Any, batch: Any) -> tup
 def call(template: str, args: Sequence[Expression], shape: Sequence[int], dtype: Any) -> Expression:
     """Anything else, as Python with {0}, {1} … in the place of its arguments."""
     return make("call", args, template, shape, dtype)
-
-
-# --- what is asked of expressions -------------------------------------------------------------------------------------
-
-CHEAP = {"name", "number", "size", "spread", "expand", "drop", "reshape", "transpose", "negative", "cast", "compare"}
-"""What is as soon computed again as kept."""
-
-
-def parts(x: Expression) -> Iterator[Expression]:
-    """x and all that it is made of, each once, operands first."""
-    seen: set[Expression] = set()
-
-    def visit(node: Expression) -> Iterator[Expression]:
-        if node in seen:
-            return
-        seen.add(node)
-        for arg in node.args:
-            yield from visit(arg)
-        yield node
-
-    yield from visit(x)
-
-
-def weight(x: Expression) -> int:
-    """How much there is to compute: functions, sums and products count, layout does not."""
-    return sum(node.op not in CHEAP for node in parts(x))
-
-
-_WORDS = {"contract": "z", "total": "total", "div": "ratio", "add": "s", "mul": "product", "power": "power",
-          "where": "chosen", "expand": "e"}  # fmt: skip
-_SHORT = {"exp": "e", "sqrt": "root", "max": "largest", "min": "smallest"}
-
-
-def word_for(x: Expression) -> str:
-    """A name for a value that the user gave none."""
-    words: list[str] = re.findall(r"([a-z]\w*)\(", f"{x.detail}(") if x.op in ("apply", "call") else []
-    if words:
-        of = bare(x.args[0]) if x.args else x
-        return f"{words[0]}_{of.detail}" if of.op == "name" else _SHORT.get(words[0], words[0])
-    if x.op in ("expand", "spread", "drop", "reshape", "transpose", "cast", "negative"):
-        return word_for(x.args[0])
-    return _WORDS.get(x.op, "value")
-
-
-def is_of_sizes(x: Expression) -> bool:
-    """Whether it is a number that only sizes go into."""
-    return x.op in ("number", "size") or (bool(x.args) and all(map(is_of_sizes, x.args)))

@@ -47,7 +47,7 @@ BAD = [
     (("model.py:attention", "--shapes", "q=5x4"), "the shapes of k, v are missing: --shapes k=…,v=…."),
     (("model.py:attention", "--shapes", "q=5by4"), "must be written like x=8x16,W=16x4, got 'q=5by4'"),
     (("model.py:attention", "--shapes", "w=5"), "names w, but the arguments are q, k, v"),
-    (("model.py:branch", "--shapes", "x=3"), "derive: model.py:branch: TracerBoolConversionError"),
+    (("model.py:branch", "--shapes", "x=3"), "derive: the forward looks at the values of its arguments (model.py:11"),
     (("model.py:nothing",), "derive: model.py has no nothing"),
     (("model.py:number",), "derive: model.py:number is no function"),
 ]

@@ -50,9 +50,9 @@ class _Prod:
         if len(axes) != 1:
             raise NoRule
         (axis,) = axes
-        one = [(1, 0) if k == axis else (0, 0) for k in range(x.ndim)]
+        widths = [(1, 0) if k == axis else (0, 0) for k in range(x.ndim)]
         start = ", ".join([":"] * axis + [":-1"])
-        before = f"jnp.pad(jnp.cumprod({{0}}, axis={axis})[{start}], {tuple(one)}, constant_values=1)"
+        before = f"jnp.pad(jnp.cumprod({{0}}, axis={axis})[{start}], {tuple(widths)}, constant_values=1)"
         turned = f"jnp.flip({{0}}, {axis})"
         after = f"jnp.flip({before.replace('{0}', turned)}, {axis})"
         others = ex.call(f"{before} * {after}", [x], x.shape, x.dtype)
