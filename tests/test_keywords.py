@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 import jaxbias as jb
 from jaxbias.layers import dense, tanh
@@ -230,6 +231,7 @@ def test_every_option_of_training_runs(tmp_path):
     options = {
         "state": None, "validation": data, "checkpoint": tmp_path / "fit", "progress": told.append,
         "trainable": jb.freeze(params, "biases"), "metrics": metric, "how": "autodiff", "loop": "steps",
+        "mesh": jax.make_mesh((1,), ("data",)), "shardings": PartitionSpec(), "compute_dtype": X.dtype,
     }  # fmt: skip
     fit = jb.train.fit(
         network, jb.losses.huber, params, data, optax.sgd(0.1), epochs=1, batch_size=2, key=KEY, **options
@@ -241,7 +243,7 @@ def test_every_option_of_training_runs(tmp_path):
     options = {
         "inits": {"a": network}, "use_bias": (True,), "hyper": {"learning_rate": (0.1,)}, "validation": data,
         "metrics": metric, "how": "autodiff", "keep_params": True, "together": 1, "chunk": 1,
-        "directory": tmp_path / "sweep", "progress": told.append,
+        "directory": tmp_path / "sweep", "progress": told.append, "mesh": jax.make_mesh((1,), ("data",)),
     }  # fmt: skip
     sweep = jb.train.sweep(
         network, jb.losses.huber, data, optax.sgd, keys=jax.random.split(KEY, 1), epochs=1, batch_size=2, **options

@@ -5,9 +5,9 @@ from jaxbias._trees import leaf_errors, path_name, relative_errors
 
 from .entrances import assert_vjp, custom_vjp, explain, gradient, hessian_vector, jvp, layer, vjp
 from .of_autodiff import check_grads
+from .on_devices import sharded
+from .on_devices_report import Finding, ShardedReport
 from .report import KINDS, Diagnosis, Leaf, Line, Report, Undecided
-from .sharded import sharded
-from .sharded_report import Finding, ShardedReport
 from .single_steps import steps
 
 __all__ = [

@@ -27,7 +27,7 @@ def with_free(monkeypatch, size):
 def test_params_and_optimizer_state_are_asked_for_before_they_are_copied(monkeypatch):
     """Three times 5·1000 + 1 numbers of 8 bytes, with Adam's two moments, and its counter."""
     with_free(monkeypatch, 100 * KIB)
-    monkeypatch.setattr("jaxbias.train._fit._copied", lambda tree: pytest.fail("memory was taken"))
+    monkeypatch.setattr("jaxbias.train._fit.Placement.put", lambda *_: pytest.fail("memory was taken"))
     with pytest.raises(MemoryError, match=r"params and optimizer state need 0\.1 MiB of .* 40,008 bytes: take fewer"):
         fit(4, 1000)
 

@@ -12,7 +12,7 @@ EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS
 
 def run_script(name, *arguments):
     """The printed lines of a script of this directory on eight devices."""
-    script = Path(__file__).with_name(name)
+    script = Path(__file__).parent / name
     root = Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, str(script), *map(str, arguments)]

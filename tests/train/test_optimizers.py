@@ -1,6 +1,7 @@
 """Every public optimizer of the installed optax, by `fit`: those that keep params, that ask for the loss, that wrap."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ SPECIAL = {
 REFUSED = {
     "differentially_private_aggregate": "batch dimension",
     "dpsgd": "batch dimension",
-    "measure_with_ema": "pytree structure error",
+    "measure_with_ema": "pytree structure error|Expected named tuple",
 }
 """Name → what optax says. The first two take a gradient for each example (`jb.clipped_grad` sums without forming
 them); the last gives a measurement where an optimizer gives updates."""
@@ -120,7 +121,7 @@ def test_every_public_optimizer_runs_ten_steps(problem, key):
             if not np.isfinite(losses).all() or forms[0] != forms[1]:
                 failures[name] = losses, forms
         except (TypeError, ValueError) as error:
-            if REFUSED.get(name, "nothing") not in str(error):
+            if not re.search(REFUSED.get(name, "nothing is refused"), str(error)):
                 failures[name] = f"{type(error).__name__}: {error}"
     assert not failures, "\n".join(f"{name}: {failure}" for name, failure in failures.items())
 
@@ -169,7 +170,7 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(problem, key):
     """Two steps of 4 rows with MultiSteps are one of 8: on average the loss has the same gradient."""
     params, (x, y) = problem
     rows = params, (x[:8], y[:8])
-    accumulated = ten_steps(rows, optax.MultiSteps(SGD, 2), key, epochs=1)
+    accumulated = ten_steps(rows, optax.MultiSteps(SGD, 2, accumulator_dtype=jnp.float64), key, epochs=1)
     whole = ten_steps(rows, SGD, key, epochs=1, batch_size=8)
     for got, want in zip(jax.tree.leaves(accumulated.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12)

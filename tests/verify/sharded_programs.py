@@ -1,4 +1,4 @@
-"""Programs for devices, right ones and planted mistakes, for `test_sharded.py` on meshes of six and eight devices.
+"""Programs for devices, right ones and planted mistakes, for `test_on_devices.py` on meshes of six and eight devices.
 
 Each row: what it is → (function, reference, rule or None, arguments of `verify.sharded`, words wanted in each leaf's
 line). A leaf that is not named must be right.

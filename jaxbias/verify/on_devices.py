@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbias._jaxpr.meshes import varying
 from jaxbias._trees import is_float, path_name
 from jaxbias.verify.entrances import gradient
-from jaxbias.verify.sharded_report import Finding, ShardedReport
+from jaxbias.verify.on_devices_report import Finding, ShardedReport
 
 SLACK = 2.0**12
 """Of the rounding of a leaf's largest entry: sums of thousands of terms stay below it, factors of sizes far above."""
