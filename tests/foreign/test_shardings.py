@@ -36,7 +36,7 @@ CUT = {
     "linen attention": attention("MultiHeadDotProductAttention_0."),
     "linen tied transformer": attention("Block_0.MultiHeadDotProductAttention_0.")
     | {"Block_0.Dense_1.kernel": COLUMNS, "Block_0.Dense_1.bias": P("model"), "Block_0.Dense_0.kernel": ROWS}
-    | {"table.embedding": ROWS, "position.embedding": ROWS},
+    | {"table.embedding": ROWS},  # a table of positions is added, as a bias is, and whole
     "linen scan over layers": {
         LAYERS + "Dense_1.kernel": P(None, None, "model"), LAYERS + "Dense_1.bias": COLUMNS,
         LAYERS + "Dense_0.kernel": P(None, "model", None),
