@@ -324,7 +324,7 @@ def drift(key):
 
     def largest_key_bias(optimizer: optax.GradientTransformation) -> np.ndarray:
         of_seed = lambda seed: _largest(train(network, optimizer, 150, keep, seed)[0][1].key.bias)
-        return np.asarray(jax.jit(jax.vmap(of_seed))(seeds()))
+        return np.asarray(once(jax.vmap(of_seed))(seeds()))
 
     return {
         "largest |bk| after 150 steps of Adam, float32": largest_key_bias(optax.adam(1e-2)),
