@@ -181,8 +181,7 @@ class Latex:
 
     def call(self, x: Expression) -> tuple[str, int]:
         whole = re.match(r"^(?:\{0\}\.)?([\w.]+)\((.*)\)$", x.detail, re.DOTALL)
-        nested = whole is None or "(" in whole[2].replace("{keep}", "") or not x.args
-        if nested:
+        if whole is None or "(" in whole[2].replace("{keep}", "") or not x.args:
             return rf"\texttt{{{escaped(Printer(self.text_of)(x))}}}", ATOM
         word = whole[1].rpartition(".")[2]
         function = FUNCTIONS.get(word, rf"\operatorname{{{escaped(word)}}}")
