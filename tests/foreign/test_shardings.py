@@ -109,7 +109,7 @@ def test_rules_by_role_and_bad_input(as_users_run_it):
         with pytest.raises(error, match=message):
             jb.shardings(mlp, params, x, **{"mesh": MESH} | changes)
     with pytest.raises(TypeError, match="fn must be a function"):
-        jb.shardings(8, params, x, mesh=MESH)
+        jb.shardings(8, params, x, mesh=MESH)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.slow

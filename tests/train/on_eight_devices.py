@@ -3,6 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ import jaxbias as jb
 
 NETWORK = jb.chain(jb.layers.dense.layer(8), jb.layers.tanh, jb.layers.dense.layer(4))
 LOSS = jb.losses.mean_squared_error
-SPECS = (jb.Params(P(None, "model"), P("model")), (), jb.Params(P("model", None), P()))
+CUT: Any = P(None, "model"), P("model")
+ROWS: Any = P("model", None), P()
+SPECS: Any = jb.Params(*CUT), (), jb.Params(*ROWS)
 EPOCHS, BATCH = 3, 8
 MESH = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 EXPLICIT = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
@@ -160,7 +163,7 @@ def sweep_on_a_mesh(directory):
             np.testing.assert_allclose(got, want, rtol=1e-12)
     assert [result.resumed for result in results] == [0, 0, 10]
     with refused(TypeError, "sweep: mesh must be a jax.sharding.Mesh"):
-        jb.train.sweep(NETWORK, LOSS, data, optax.sgd(0.1), mesh=4, **arguments)
+        jb.train.sweep(NETWORK, LOSS, data, optax.sgd(0.1), mesh=4, **arguments)  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":
