@@ -316,12 +316,20 @@ def expected(model: Model, path: str) -> str:
     return next((role for pattern, role in model.roles if re.search(pattern, plain)), "?")
 
 
+def _single(leaf: Any) -> Any:
+    """float64, which JAX draws where it is told to, as float32."""
+    if getattr(leaf, "dtype", None) != jnp.float64:
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+
+
 def row(name: str, package: str, make: Callable[[], Model]) -> tuple[str, ...]:
     """package, version, model, leaves, right, what was not, seconds to read."""
     version = importlib.metadata.version(package)
     with warnings.catch_warnings(record=True) as caught, jax.numpy_dtype_promotion("standard"):
         warnings.simplefilter("always")
         model = make()
+        model = model._replace(params=jax.tree.map(_single, model.params))
         caught.clear()
         start = time.perf_counter()
         roles = jb.named_parameters(jb.roles(model.fn, model.params, *model.args, unused="unused"))
@@ -342,8 +350,9 @@ def main() -> None:
     lines = [
         "# Roles of other people's models",
         "",
-        "Written by `python -m docs.models`, which takes each model as its package gives it and compares `jb.roles` with",
-        "what the names of its leaves say. A leaf counts as right, or as wrong; seconds are those of reading the roles.",
+        "Written by `python -m docs.models`, which takes each model as its package gives it and compares `jb.roles`",
+        "with what the names of its leaves say (a leaf that the function does not use cannot be wrong). Seconds are",
+        "those of reading the roles, without a compilation. Models of packages that are not installed are left out.",
         "",
         "| package | version | model | leaves | right | not right | s |",
         "|---|---|---|---|---|---|---|",
@@ -357,9 +366,8 @@ def main() -> None:
         try:
             cells = row(name, package, make)
         except Exception as error:  # another version of a package than this script was written for
-            print(
-                f"{package}: {name} could not be made: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
+            reason = (str(error).splitlines() or [""])[0]
+            print(f"{package}: {name} could not be made: {type(error).__name__}: {reason}")
             continue
         print(*cells)
         lines.append(f"| {' | '.join(cells)} |")

@@ -256,7 +256,11 @@ def params_of(
     bias_init: Initializer,
     dtype: DTypeLike,
 ) -> Params:
-    """Params of "conv" or "conv_transpose", which libraries start in different ways."""
+    """Params of "conv" or "conv_transpose", which libraries start in different ways.
+
+    Args:
+        groups, use_bias, weight_init, bias_init, dtype: as for `init`.
+    """
     _check_groups(f"{layer}.init", groups, channels_in, channels_out)
     weight_shape = (*kernel, channels_in // groups, channels_out)
     return initializers.affine(

@@ -57,7 +57,11 @@ def init(
     bias_init: Initializer = initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """The same parameters as a convolution from channels_in to channels_out; see `conv.init`."""
+    """The same parameters as a convolution from channels_in to channels_out.
+
+    Args:
+        groups, use_bias, weight_init, bias_init, dtype: as for `conv.init`.
+    """
     draws = {"use_bias": use_bias, "weight_init": weight_init, "bias_init": bias_init}
     return conv.params_of("conv_transpose", key, channels_in, channels_out, kernel, groups=groups, dtype=dtype, **draws)
 
