@@ -257,8 +257,8 @@ def check(model, only):
     mesh, (params, x, mask) = mesh_of(model), problem()
     right, wrong = programs(model)
     assert len(right) >= 10 and len(wrong) >= 20
-    failures = []
-    for name, (function, whole, rule, how, wanted) in list((right | wrong).items())[::only]:
+    failures, rows = [], list((right | wrong).items())[::only]
+    for name, (function, whole, rule, how, wanted) in rows:
         how = dict(how)
         specs = how.pop("specs", SPECS)
         args = (params, x, mask)[: len(specs)]
@@ -274,7 +274,7 @@ def check(model, only):
         if name == "a sign":
             assert report.further is not None and not report.further.ok
     assert not failures, "\n\n".join(failures)
-    print("named", len(right), len(wrong), "on", dict(mesh.shape), flush=True)
+    print(len(rows), "programs on", dict(mesh.shape), flush=True)
 
 
 def refused():
