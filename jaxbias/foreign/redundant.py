@@ -143,13 +143,17 @@ def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: l
     def along(directions):
         weights = list(map(jnp.asarray, given))
         at = lambda flat: outputs(flat, weights)
-        one_way = lambda direction: jax.lax.map(lambda start: at(start + direction) - at(start), starts)
-        return jax.lax.map(one_way, directions)
+
+        def change(start, direction):  # of the outputs there: far out, where gates are shut, they may be 1e-17
+            before = at(start)
+            return (at(start + direction) - before) / jnp.maximum(jnp.linalg.norm(before), jnp.finfo(dtype).tiny)
+
+        return jax.lax.map(lambda direction: jax.lax.map(lambda start: change(start, direction), starts), directions)
 
     starts, far = values[:3].astype(dtype), spread.max()
     (at_given, sizes), (at_moved, _) = gradients(given), gradients(moved)
     size = max(float(sizes.min()), 1e-300)
-    changes = lambda rows: np.asarray(along((far * rows).astype(dtype)), np.float64).reshape(len(rows), -1) / size
+    changes = lambda rows: np.asarray(along((far * rows).astype(dtype)), np.float64).reshape(len(rows), -1)
     return np.asarray(at_given, np.float64), np.asarray(at_moved, np.float64), changes, size / float(far)
 
 

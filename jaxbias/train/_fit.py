@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
@@ -306,8 +306,13 @@ def fit(
 
 
 def _optimizer_digest(optimizer: optax.GradientTransformationExtraArgs, learned: Learned) -> str:
-    """Of its update on a stand-in for the gradient; what line searches ask for is in the network's own digest."""
+    """Of its update on a stand-in for the gradient; what line searches ask for is in the network's own digest.
+
+    Of the update alone where that takes no more: checkpoints of fit as it was before optimizers were told more say so.
+    """
     params = trained(learned.params)
+    with as_optax_computes(), suppress(TypeError, ValueError):  # which is how optax asks for what it misses
+        return program_digest(optimizer.update, params, learned.opt_state, learned.params)
 
     def update(grads, opt_state, params, value):
         asked = extra_arguments(lambda _: (value, grads), grads, value, grads, opt_state)

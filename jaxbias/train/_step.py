@@ -87,8 +87,9 @@ class Objective(NamedTuple):
 
         (value, (out, state)), grads = self.gradient(params, batch[0], batch[1], learned.state)
         with as_optax_computes():
-            asked = extra_arguments(gradient, params, value, only(grads), learned.opt_state)
-            updates, opt_state = optimizer.update(only(grads), learned.opt_state, learned.params, **asked)
+            used = only(grads)
+            asked = extra_arguments(gradient, params, value, used, learned.opt_state)
+            updates, opt_state = optimizer.update(used, learned.opt_state, learned.params, **asked)
             params = optax.apply_updates(learned.params, only(updates))
         after = Learned(params, _as_before(learned.opt_state, opt_state), _as_before(learned.state, state))
         return after, self.measured(value, out, batch[1])
