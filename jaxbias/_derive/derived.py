@@ -253,7 +253,10 @@ def _has_source(forward: Callable[..., Any]) -> bool:
     while isinstance(function, functools.partial):
         function = inspect.unwrap(function.func)
     code = getattr(function, "__code__", None)
-    return code is None or bool(linecache.getlines(code.co_filename))
+    if code is None:
+        return True
+    # All code that exec was handed as text shares one name: what stands under it may be another's.
+    return code.co_filename not in ("<string>", "<stdin>") and bool(linecache.getlines(code.co_filename))
 
 
 def _closed_over(forward: Callable[..., Any]) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import depends_on
 from jaxbias._trees import is_float
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 STEP = 1e-7
 SAMPLES = 24
+
+MOST_BORDERS = 3
+"""Constants that are compared with, up to which both sides of each are tried together."""
 
 
 def _at(case: "Case", directions: list[np.ndarray | None], step: float = STEP) -> list[np.ndarray]:
@@ -52,10 +56,16 @@ COMPARED = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp")
 
 
 def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
-    """True gradients where computed values that tie with what they are compared to have taken a tiny step."""
+    """True gradients where computed values that tie with what they are compared to have taken a tiny step.
+
+    In random directions; and where the border is a constant, as those of relu and clip are, to one side of it at all of
+    them, as a convention goes: over many ties random directions seldom do.
+    """
     program, values = case.program, case.values
+    computed = depends_on(program, program.inputs)
     makers = {number: k for k, equation in enumerate(program.equations) for number in equation.outputs}
     tied: dict[int, Any] = {}
+    borders: set[float] = set()
 
     def chosen_from(number: int, where: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """What a value is a copy of, where: a maximum moves with the larger operand."""
@@ -74,15 +84,20 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
             continue
         for i, j in itertools.combinations(numbers, 2):
             ties = np.asarray(values[i] == values[j])
+            fixed = [np.unique(values[k][...]) for k in (i, j) if k not in computed]
+            borders.update(float(border[0]) for border in fixed if border.size == 1 and np.any(ties))
             for number in (i, j):
                 for moved, where in chosen_from(number, ties):
                     tied[moved] = np.asarray(tied.get(moved, False) | where)
     if not tied:
         return []
 
-    def stepped(number: int, ties: np.ndarray):
+    def stepped(number: int, ties: np.ndarray, sides: dict[float, float]):
         size = STEP * np.where(ties, np.maximum(1.0, np.abs(values[number])), 0.0)
-        step = size * rng.choice([-1.0, 1.0], ties.shape) * rng.uniform(0.5, 1.0, ties.shape)
+        sign = rng.choice([-1.0, 1.0], ties.shape)
+        for border, side in sides.items():
+            sign = np.where(values[number] == border, side, sign)
+        step = size * sign * rng.uniform(0.5, 1.0, ties.shape)
         equation = program.equations[makers[number]]
 
         def rewrite(_, inputs):
@@ -92,9 +107,10 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
         return rewrite
 
     gradients = []
-    for _ in range(count):
+    to_one_side = [dict(zip(borders, signs)) for signs in itertools.product((-1.0, 1.0), repeat=len(borders))]
+    for sides in [*([{}] * count), *(to_one_side if 0 < len(borders) <= MOST_BORDERS else [])]:
         changed = _jaxpr.rerun(
-            program, values, {makers[number]: stepped(number, ties) for number, ties in tied.items()}
+            program, values, {makers[number]: stepped(number, ties, sides) for number, ties in tied.items()}
         )
         outs = [np.asarray(changed.get(i, values[i])) for i in program.outputs]
         gradients.append(outs[: len(case.expected)])

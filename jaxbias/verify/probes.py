@@ -137,8 +137,8 @@ def _with_zeros(x: Any, rng: np.random.Generator) -> Any:
 
 
 def _with_ties(x: Any, rng: np.random.Generator) -> Any:
-    """Values from a coarse grid, so that many of them are equal."""
-    step = float(np.std(x)) or 1.0
+    """Values from a coarse grid, so that many of them are equal; a power of 2, so that products and sums tie too."""
+    step = 2.0 ** np.round(np.log2(float(np.std(x)) or 1.0))
     return np.round(x / step) * step
 
 

@@ -143,6 +143,25 @@ def test_args_may_be_a_function_of_a_key(dense_args):
 # --- kinks, undefined and imprecise references ------------------------------------------------------------------------
 
 
+CONVENTION = "right up to convention"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(0.0, CONVENTION), (1.0, CONVENTION), (3.0, "wrong")])
+def test_a_convention_at_many_ties_behind_a_product(key, factor, verdict):
+    """Each gradient is a sum over many borders: what one convention gives at all of them, random directions never do."""
+    forward = lambda x, w: jnp.clip(x @ w, 0, 6)
+
+    def rule(args, ct):
+        x, w = args
+        z = x @ w
+        delta = jnp.where((z > 0) & (z < 6), ct, jnp.where((z == 0) | (z == 6), factor * ct, 0))
+        return delta @ w.T, x.T @ delta
+
+    keys = jax.random.split(key)
+    args = jax.random.normal(keys[0], (9, 4), jnp.float32), jax.random.normal(keys[1], (4, 6), jnp.float32)
+    assert verify.vjp(forward, rule, args, diagnose=False).verdict == verdict
+
+
 def test_relu_with_another_convention_at_zero(key):
     x = jax.random.normal(key, (6, 4)).at[0].set(0.0)
     rule = lambda args, ct: (jnp.where(args[0] >= 0, ct, 0),)
