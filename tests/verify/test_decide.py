@@ -148,7 +148,7 @@ CONVENTION = "right up to convention"
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.0, CONVENTION), (1.0, CONVENTION), (3.0, "wrong")])
 def test_a_convention_at_many_ties_behind_a_product(key, factor, verdict):
-    """Each gradient is a sum over many borders: what one convention gives at all of them, random directions never do."""
+    """Each gradient sums over many borders: what one convention gives at all of them, random directions never do."""
     forward = lambda x, w: jnp.clip(x @ w, 0, 6)
 
     def rule(args, ct):
