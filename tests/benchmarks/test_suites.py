@@ -44,7 +44,8 @@ def test_unknown_suite_is_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["dense"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("unknown suite 'dense': choose among bias, derivations, derived, training,")
+    said = capsys.readouterr().err
+    assert said.startswith("unknown suite 'dense': choose among bias, derivations, derived, training,")
 
 
 def test_unknown_peer_is_one_line(capsys, tmp_path):
