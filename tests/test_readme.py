@@ -46,7 +46,7 @@ RUNNABLE = [
         BLOCKS[i + 1][1] if i + 1 < len(BLOCKS) and BLOCKS[i + 1][0] == "text" else None,
         named_before(match.start()),
         id="-".join([match[1], str(i), *named_before(match.start())]),
-        marks=pytest.mark.slow,  # CI runs them in the install that README names, and among the long sweeps
+        marks=pytest.mark.slow,  # CI runs them in the install that README names
     )
     for i, match in enumerate(MATCHES)
     if match[1] in ("python", "console")
