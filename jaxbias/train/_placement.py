@@ -216,7 +216,10 @@ def _lies_on(leaf: Any, mesh: Mesh | None) -> bool:
     sharding = getattr(leaf, "sharding", None)
     if mesh is None or not isinstance(sharding, NamedSharding):
         return False
-    return np.array_equal(sharding.mesh.devices, mesh.devices) and sharding.mesh.axis_names == mesh.axis_names
+    own = sharding.mesh
+    if not isinstance(own, Mesh) or own.axis_names != mesh.axis_names:
+        return False
+    return np.array_equal(own.devices, mesh.devices)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> Any:
