@@ -85,8 +85,12 @@ def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generato
     program, given = cases[0].program, cases[0].probe.primals
     if sum(map(np.size, given)) > LARGEST_SEARCHED or checker.short_of_time(0.7):
         return []
-    same = [case for case in cases if case.program is program]
-    seen = [frozenset[bool]().union(*ways) for ways in zip(*(outcomes(program, case.values) for case in same))]
+    seen = outcomes(program, cases[0].values)
+    for case in cases[1:]:
+        if all(len(ways) == 2 for ways in seen):
+            return []
+        if case.program is program:
+            seen = [ways | now for ways, now in zip(seen, outcomes(program, case.values))]
     probes: list[Probe] = []
     for scale in SCALES:
         if all(len(ways) == 2 for ways in seen):
