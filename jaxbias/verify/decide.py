@@ -17,7 +17,6 @@ from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, n
 from jaxbias.verify.cases import cases_of
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
-from jaxbias.verify.differences import MOST_COLUMNS, derivatives
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
 from jaxbias.verify.localise import Listing, list_lines
 from jaxbias.verify.naming import name_mistakes
@@ -25,6 +24,7 @@ from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes, singular_probes
 from jaxbias.verify.problem import Problem, RuleError, widen
 from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report, Verdict
+from jaxbias.verify.slopes import has_a_slope, shares_the_fault_of_autodiff, where_autodiff_is_wrong
 
 
 def check(
@@ -200,9 +200,6 @@ def _with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
-MOST_TIES = 16
-"""Entries at a tie of which the slope is asked; where there is no kink a rule is wrong in most, or at other probes."""
-
 
 def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[Judged]:
     judged = [Judged() for _ in problem.leaves]
@@ -211,13 +208,20 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
         if wrong:
             judge_kinks(checker, case, wrong, rng)
         for i in wrong:
-            case.convention[i] = case.convention[i] and not _has_a_slope(checker, cases, case, i)
+            case.convention[i] = case.convention[i] and not has_a_slope(checker, cases, case, i)
     for i, (path, _, _) in enumerate(problem.leaves):
-        better = _where_autodiff_is_wrong(checker, cases, i)
+        if shared := shares_the_fault_of_autodiff(checker, cases, i):
+            where = ", ".join(f'"{case.probe.name}"' for case in shared)
+            notes.append(
+                f"{path}: autodiff of the forward is wrong at {where}, and the rule gives the same; differences of the "
+                f"forward, in ball arithmetic, give another slope"
+            )
+        better = where_autodiff_is_wrong(checker, cases, i)
         for case in better:
+            case.expected[i] = np.where(case.wrong[i], case.actual[i], case.expected[i])
             case.wrong[i], case.convention[i] = np.zeros_like(case.wrong[i]), False
         if better:
-            judged[i].imprecise = True
+            judged[i].imprecise, judged[i].better = True, better
             where = ", ".join(f'"{case.probe.name}"' for case in better)
             notes.append(
                 f"{path}: autodiff of the forward is wrong at {where}, and the rule is not: it gives what differences "
@@ -250,66 +254,6 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
                     f"differences of the forward do not settle them"
                 )
     return judged
-
-
-def _where_autodiff_is_wrong(checker: Checker, cases: list[Case], i: int) -> list[Case]:
-    """Cases in which a gradient differs from autodiff of the forward and is the slope that the forward has.
-
-    Only where autodiff gives the slope at an ordinary point, and the rule too: a forward that stops gradients, or has a
-    rule of its own on purpose, means something else by its gradient.
-    """
-    suspects = [case for case in cases if np.any(case.wrong[i])]
-    # At a kink any slope is a convention; only an elimination ties its pivots where there is a derivative.
-    suspects = [case for case in suspects if not case.convention[i] or checker.eliminates(case.probe)]
-    ordinary = [case for case in cases if not (np.any(case.wrong[i]) or case.probe.kink) and np.any(case.expected[i])]
-    if not suspects or not ordinary or checker.short_of_time(0.3):
-        return []
-    everywhere = np.ones(np.shape(ordinary[0].expected[i]), bool)
-    if not _is_slope(checker, ordinary[0], i, ordinary[0].expected[i], everywhere):
-        return []
-    return [case for case in suspects if _is_slope(checker, case, i, case.actual[i], case.wrong[i])]
-
-
-def _has_a_slope(checker: Checker, cases: list[Case], case: Case, i: int) -> bool:
-    """Is the forward smooth in an entry where the rule is wrong, though a comparison ties there?
-
-    x == max(x) ties by construction, and excuses nothing. Only where autodiff gives slopes, here or at another point:
-    behind a stopped gradient a flat forward is no sign of a smooth one.
-    """
-    if checker.short_of_time(0.3):
-        return False
-    asked = np.zeros(case.wrong[i].size, bool)
-    asked[np.flatnonzero(case.wrong[i])[:MOST_TIES]] = True
-    slope = _slope(checker, case, i, asked.reshape(case.wrong[i].shape))
-    smooth = _agrees(case, i, slope) & case.wrong[i]
-    return bool(np.any(smooth)) and any(_gives_slopes(checker, other, i) for other in (case, *cases[:3]))
-
-
-def _gives_slopes(checker: Checker, case: Case, i: int) -> bool:
-    """Is autodiff the forward's slope wherever that is known, and not only where there is none?"""
-    slope = _slope(checker, case, i, np.ones(np.shape(case.expected[i]), bool))
-    known, agrees = np.isfinite(slope), _agrees(case, i, slope)
-    return bool(np.all(agrees[known]) and np.any(case.expected[i][known]))
-
-
-def _agrees(case: Case, i: int, slope: np.ndarray) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        return np.abs(case.expected[i] - slope) <= case.tolerance[i] + 1e-9 * np.abs(slope)
-
-
-def _slope(checker: Checker, case: Case, i: int, where: np.ndarray) -> np.ndarray:
-    """Of the forward along each entry of gradient i in the mask; NaN where it has none, or none could be had."""
-    masks = [np.asarray(where if k == i else np.zeros(np.shape(e), bool)) for k, e in enumerate(case.expected)]
-    slopes = derivatives(checker, case.probe, masks)
-    return np.full(np.shape(where), np.nan) if slopes is None else slopes[i]
-
-
-def _is_slope(checker: Checker, case: Case, i: int, gradient: np.ndarray, where: np.ndarray) -> bool:
-    slope = _slope(checker, case, i, where)
-    with np.errstate(all="ignore"):
-        close = np.abs(gradient - slope) <= case.tolerance[i] + 1e-9 * np.abs(slope)
-    known = np.isfinite(slope) if np.count_nonzero(where) > MOST_COLUMNS else np.ones_like(where)
-    return bool(np.any(known & where) and np.all(close[where & known]))
 
 
 def _cancels(cases: list[Case], i: int) -> bool:

@@ -168,6 +168,15 @@ def singular_probes(problem: Problem, rng: np.random.Generator) -> list[Probe]:
     return probes
 
 
+def drawn_without_structure(probe: Probe) -> Probe:
+    """Square matrices of the probe drawn anew, with nothing of what they have in common."""
+    rng = np.random.default_rng(0)
+    square = [is_float(x) and np.ndim(x) >= 2 and x.shape[-1] == x.shape[-2] for x in probe.primals]
+    draw = lambda x: rng.standard_normal(x.shape) + (1j * rng.standard_normal(x.shape) if np.iscomplexobj(x) else 0)
+    primals = [draw(x) if new else x for x, new in zip(probe.primals, square)]
+    return Probe("square matrices of any kind", primals, probe.seeds)
+
+
 def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Probe]:
     """The given input first, then random and designed ones. Few for large arguments: memory stays O(size of args)."""
     given = [widen(x) for x in problem.primals]

@@ -259,6 +259,27 @@ def test_autodiff_that_is_wrong_at_a_point_convicts_no_rule():
     assert turned.verdict == "wrong"
 
 
+@pytest.mark.parametrize("given", ["any matrix", "triangular, first column zero"])
+def test_a_rule_that_shares_the_fault_of_autodiff_is_wrong(given):
+    """Where the zeros of the given matrix are kept, every probe is singular, and autodiff wrong at all of them."""
+    size = 2 if jax.__version_info__ >= (0, 11) else 4
+    at = normal(1, size, size)
+    at = at if given == "any matrix" else jnp.triu(at).at[:, 0].set(0)
+    of_jax = verify.vjp(jnp.linalg.det, lambda args, ct: jax.vjp(jnp.linalg.det, *args)[1](ct), (at,), diagnose=False)
+    assert of_jax.verdict == "wrong", of_jax
+    assert any("and the rule gives the same" in note for note in of_jax.notes)
+    zeros = verify.vjp(jnp.linalg.det, lambda args, ct: (jnp.zeros_like(args[0]),), (at,), diagnose=False)
+    assert zeros.verdict == "wrong", zeros
+    assert verify.vjp(jnp.linalg.det, lambda args, ct: (ct * cofactors(args[0]),), (at,)).ok
+
+
+def test_a_gradient_stopped_on_purpose_at_a_singular_matrix_is_no_fault():
+    forward = lambda a, x: jnp.sum(lax.stop_gradient(jnp.linalg.det(a)) * x)
+    rule = lambda args, ct: (jnp.zeros_like(args[0]), ct * jnp.linalg.det(args[0]) * jnp.ones_like(args[1]))
+    args = jnp.triu(normal(1, 4, 4)).at[:, 0].set(0), normal(2, 3)
+    assert verify.vjp(forward, rule, args).verdict == "right"
+
+
 # --- kernels that keep to float32 -------------------------------------------------------------------------------------
 
 
