@@ -55,7 +55,7 @@ def shares_the_fault_of_autodiff(checker: Checker, cases: list[Case], i: int) ->
 
 
 def _ordinary(checker: Checker, cases: list[Case], i: int) -> list[Case]:
-    """A case at an ordinary point, or none; at matrices drawn anew where what the given ones share makes them singular."""
+    """A case at an ordinary point, or none; at matrices drawn anew where all given ones are singular."""
     at_hand = [case for case in cases if not (case.probe.kink or np.any(case.wrong[i])) and np.any(case.expected[i])]
     if at_hand or not checker.eliminates(cases[0].probe):
         return at_hand[:1]
