@@ -5,11 +5,11 @@ says at its end how many programs came from there. The command line does it unle
 """
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import platformdirs
 
 from jaxbias._files import check_room
 
@@ -47,12 +47,7 @@ def default_directory() -> Path:
     for name in ("JAXBIAS_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR"):
         if os.environ.get(name):
             return Path(os.environ[name])
-    home = Path.home()
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "jaxbias"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home)) / "jaxbias" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "jaxbias"
+    return platformdirs.user_cache_path("jaxbias", appauthor=False)
 
 
 def enable(directory: Path | None) -> CacheUse:

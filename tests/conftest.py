@@ -1,11 +1,21 @@
 import os
+import time
 from importlib import metadata
+
+import platformdirs
 
 # Most of a JAX test's time is compiling, and these programs run once: skip the optimizer of the CPU backend, and where
 # XLA has both, take the code generator that is quicker than its successor. XLA refuses to start with an unknown flag.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
 if metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
+# What took long to compile is kept for the next run, here and in the processes that tests start.
+CACHE = platformdirs.user_cache_path("jaxbias", appauthor=False) / "tests"
+CACHE.mkdir(parents=True, exist_ok=True)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import jaxtyping
@@ -14,6 +24,13 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_sessionfinish(session):
+    """Programs of changed code are never asked for again."""
+    for file in CACHE.iterdir() if not hasattr(session.config, "workerinput") else ():
+        if time.time() - file.stat().st_mtime > 30 * 24 * 3600:
+            file.unlink(missing_ok=True)
 
 
 @pytest.fixture
