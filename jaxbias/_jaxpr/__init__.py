@@ -4,7 +4,7 @@ program     what a traced function is here, and how it is read: start there
 sources     the user's lines: of an equation, of an exception
 evaluation  programs carried out: in NumPy, or under JAX
 in_numpy    the value of each primitive in NumPy
-in_balls    the value of each primitive enclosed, to any number of digits; from `balls` and `ball_algorithms`
+in_balls    programs carried out on balls, to any number of digits; the value of each primitive in `ball_primitives`
 rounding    how far rounding moves each value of a program
 queries     what depends on what, and other questions that change nothing
 """

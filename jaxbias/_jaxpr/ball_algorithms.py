@@ -1,7 +1,8 @@
 """Primitives that are a whole algorithm on balls: convolution, Fourier transform, linear systems, factorisations.
 
-Each takes the parameters of its primitive and arrays of balls, as the entries of `in_balls.BALL` do. A factorisation
-whose result depends on a comparison (a pivot, an order of eigenvalues) is decided for certain or raises `Open`.
+Each takes the parameters of its primitive and arrays of balls, as the entries of `ball_primitives.BALL` do. A
+factorisation whose result depends on a comparison (a pivot, an order of eigenvalues) is decided for certain or raises
+`Open`.
 """
 
 import math

@@ -21,10 +21,9 @@ import functools
 import itertools
 import operator
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,15 +32,13 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import coarsest_constant, names, opaque, reads_outside, without_value
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias._trees import in_one_line, is_float
+from jaxbias.verify.case import SLACK_IN_FLOAT64, Case
 from jaxbias.verify.differences import derivatives
-from jaxbias.verify.enclosures import FEWEST_BITS, MOST_BITS, SHARP, Balls, Enclosure, magnitudes
+from jaxbias.verify.enclosures import FEWEST_BITS, MOST_BITS, SHARP, Balls, Enclosure
 from jaxbias.verify.probes import Probe
 from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule
 from jaxbias.verify.references import TooManyColumns
-
-SLACK_IN_FLOAT64 = 1000.0, 100.0
-"""In float64: how many times the bound of an element, and of its leaf's largest element, an error may be. A rule that
-is right in another form rounds otherwise than the reference does; a mistake is 10⁶ times larger still."""
+from jaxbias.verify.truths import Memory, Truth, memory
 
 SLACK_IN_ARGUMENT_DTYPE = 16.0, 2.0
 """The same in the dtype of the arguments, where rounding errors come closer to mistakes."""
@@ -59,151 +56,6 @@ COARSE = 1e-3
 
 PER_SECOND = 1_000_000
 """Products of balls in a second of processor time, at the fewest bits."""
-
-
-class Truth(NamedTuple):
-    """What the reference says at one point.
-
-    Attributes:
-        expected: true gradients, in float64.
-        tolerance: how far from them a right rule may be, element by element.
-        rounded: gradients with every equation rounded to the dtype it was traced in; None if not asked for.
-        finite: whether all forward values are finite.
-    """
-
-    expected: Arrays
-    tolerance: Arrays
-    rounded: Arrays | None
-    finite: bool
-
-
-class _Memory:
-    """The last truths, so that a second rule for the same forward finds them at hand.
-
-    A truth is found again by its content: the traced program with its constants, and the inputs. A forward whose code
-    or whose closed-over values change is another program, so nothing stale is served, and no array of the user is kept
-    alive. Large truths are not kept.
-    """
-
-    LARGEST, TOTAL = 8_000_000, 64_000_000  # bytes
-
-    def __init__(self):
-        self.truths: OrderedDict[Any, Truth] = OrderedDict()
-        self.bytes = 0
-
-    @staticmethod
-    def _size(truth: Truth) -> int:
-        return sum(np.asarray(x).nbytes for x in (*truth.expected, *truth.tolerance, *(truth.rounded or ())))
-
-    def get(self, key: Any) -> Truth | None:
-        if key in self.truths:
-            self.truths.move_to_end(key)
-            return self.truths[key]
-        return None
-
-    def put(self, key: Any, truth: Truth) -> None:
-        size = self._size(truth)
-        if size > self.LARGEST:
-            return
-        for x in (*truth.expected, *truth.tolerance):
-            if isinstance(x, np.ndarray):
-                x.flags.writeable = False
-        self.truths[key] = truth
-        self.bytes += size
-        while self.bytes > self.TOTAL:
-            _, oldest = self.truths.popitem(last=False)
-            self.bytes -= self._size(oldest)
-
-
-_memory = _Memory()
-
-
-@dataclass
-class Case:
-    """Reference and rule on one probe; lists have one entry per leaf.
-
-    Attributes:
-        wrong, undefined: elements that differ; and those where autodiff gives no finite number.
-        undecided: elements of which neither is known: the screen's bound says nothing, and no enclosure decides.
-        smooth: elements where the forward is known to have a slope, so that no convention excuses another one.
-        enclosure: what balls say; None where they were not asked.
-        reason: why elements are undecided.
-        measured: relative precision to which the rule could be seen; 0 where it was seen exactly.
-        far: whether the forward's iteration is far from the limit that the rule is known to be of.
-    """
-
-    probe: Probe
-    program: _jaxpr.Program
-    expected: Arrays
-    actual: Arrays
-    tolerance: Arrays
-    held: list[Any] | None = field(default=None, repr=False)
-    wrong: list[np.ndarray] = field(default_factory=list)
-    undefined: list[np.ndarray] = field(default_factory=list)
-    undecided: list[np.ndarray] = field(default_factory=list)
-    smooth: list[np.ndarray] = field(default_factory=list)
-    enclosure: Enclosure | None = None
-    reason: str = ""
-    measured: float = 0.0
-    far: bool = False
-    convention: list[bool] = field(default_factory=list)
-    kink: list[str] = field(default_factory=list)
-
-    @property
-    def values(self) -> list[Any]:
-        """Every value of the reference, by number; evaluated when first asked for."""
-        if self.held is None:
-            self.held = _jaxpr.evaluate(self.program, self.probe.inputs)
-        return self.held
-
-    def compare(self) -> "Case":
-        self.wrong, self.undefined = [], []
-        for a, e, t in zip(self.actual, self.expected, self.tolerance):
-            with np.errstate(all="ignore"):
-                wrong = np.asarray(~(np.abs(a - e) <= t))
-            if not np.any(wrong) and np.all(np.isfinite(e)):
-                self.wrong.append(wrong)
-                self.undefined.append(wrong)
-                continue
-            same = (a == e) | (np.isnan(a) & np.isnan(e))
-            self.undefined.append(np.asarray(~np.isfinite(e) & ~same))
-            self.wrong.append(np.asarray(wrong & ~same & np.isfinite(e)))
-        self.convention = [False] * len(self.wrong)
-        self.undecided = [np.zeros(np.shape(e), bool) for e in self.expected]
-        self.smooth = [np.zeros(np.shape(e), bool) for e in self.expected]
-        return self
-
-    @functools.cached_property
-    def sizes(self) -> Arrays:
-        """Element by element, the size of the terms that each gradient adds up."""
-        return magnitudes(self.program, self.values, len(self.expected))
-
-    def sharp(self, limit: float = SHARP) -> list[np.ndarray]:
-        """Where the tolerance is small beside the gradient, or beside the terms that it adds up."""
-        masks = []
-        for i, (t, e) in enumerate(zip(self.tolerance, self.expected)):
-            largest = np.max(np.abs(np.where(np.isfinite(e), e, 0.0)), initial=0.0)
-            small = t <= limit * largest
-            if not np.all(small):
-                small = t <= limit * max(largest, np.max(self.sizes[i], initial=0.0))
-            masks.append(np.broadcast_to(small, np.shape(e)))
-        return masks
-
-    def decide_by(self, enclosure: Enclosure) -> None:
-        """Let proofs stand in the place of the screen, element by element; values and tolerance become exact."""
-        self.enclosure = enclosure
-        for i, leaf in enumerate(enclosure.leaves):
-            numbers = np.isfinite(self.expected[i]) & np.isfinite(self.actual[i]) & np.isfinite(leaf.expected)
-            decided = leaf.decided & numbers
-            with np.errstate(all="ignore"):
-                lost = 4 * np.abs(self.expected[i] - leaf.expected)
-                apart = np.where(leaf.equal, np.abs(leaf.actual - leaf.expected), 0.0)
-            exact = SLACK_IN_FLOAT64[0] * 2.0**-53 * self.sizes[i] + np.where(decided, lost, 0.0)
-            tolerance = np.maximum(np.minimum(exact, self.tolerance[i] + lost), apart)
-            self.expected[i] = np.where(decided, leaf.expected, self.expected[i])
-            self.actual[i] = np.where(decided, leaf.actual, self.actual[i])
-            self.tolerance[i] = np.where(decided, tolerance, self.tolerance[i])
-            self.wrong[i] = np.where(decided, leaf.proved, self.wrong[i])
 
 
 class Checker:
@@ -359,10 +211,10 @@ class Checker:
             narrow: an equation traced in a narrower dtype rounds to that one's precision.
             rounded: evaluate with rounding too.
         """
-        large = sum(x.nbytes for x in inputs if isinstance(x, np.ndarray)) > _Memory.LARGEST
+        large = sum(x.nbytes for x in inputs if isinstance(x, np.ndarray)) > Memory.LARGEST
         mark = None if large else program.fingerprint
         key = mark and (mark, _jaxpr.digest_of(inputs), eps, factors, narrow, rounded, self.rtol, self.atol)
-        if key and (known := _memory.get(key)) is not None:
+        if key and (known := memory.get(key)) is not None:
             return known
         values = _jaxpr.evaluate(program, inputs)
         count = len(self.problem.leaves)
@@ -374,7 +226,7 @@ class Checker:
             approximate = [np.asarray(out) for out in _jaxpr.run(program, inputs, rounded=True)][:count]
         truth = Truth(expected, tolerance, approximate, all(np.all(np.isfinite(v)) for v in outs[count:]))
         if key:
-            _memory.put(key, truth)
+            memory.put(key, truth)
         return truth
 
     def _tolerance(self, program, values, expected, eps, factors, narrow) -> Arrays:

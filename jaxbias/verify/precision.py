@@ -9,13 +9,15 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias._trees import first_line
-from jaxbias.verify.checker import SLACK_IN_ARGUMENT_DTYPE, SLACK_IN_FLOAT64
+from jaxbias.verify.case import SLACK_IN_FLOAT64
+from jaxbias.verify.checker import SLACK_IN_ARGUMENT_DTYPE
 from jaxbias.verify.problem import Arrays, narrow_np, widen
 from jaxbias.verify.report import Diagnosis
 
 if TYPE_CHECKING:
     from jaxbias.verify.calls import Calls
-    from jaxbias.verify.checker import Case, Checker, Truth
+    from jaxbias.verify.checker import Case, Checker
+    from jaxbias.verify.truths import Truth
 
 LOWER = jnp.float32, jnp.bfloat16
 """Dtypes that the rule is tried in besides the one of its arguments, where they are narrower."""

@@ -7,7 +7,7 @@ from jax._src.interpreters import mlir
 
 import jaxbias as jb
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.in_balls import BALL
+from jaxbias._jaxpr.ball_primitives import BALL
 from jaxbias._jaxpr.in_numpy import FUNCTIONS, LEFT_TO_JAX, VALUE
 from jaxbias._jaxpr.queries import LAYOUT, without_value
 from jaxbias._jaxpr.rounding import BOUND, EXACT, MEASURED
