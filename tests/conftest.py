@@ -1,6 +1,7 @@
 import os
 import time
 from importlib import metadata
+from pathlib import Path
 
 import platformdirs
 
@@ -11,11 +12,9 @@ if metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 # What took long to compile is kept for the next run, here and in the processes that tests start.
-CACHE = platformdirs.user_cache_path("jaxbias", appauthor=False) / "tests"
-CACHE.mkdir(parents=True, exist_ok=True)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(platformdirs.user_cache_path("jaxbias", appauthor=False) / "tests")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping
@@ -28,7 +27,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 def pytest_sessionfinish(session):
     """Programs of changed code are never asked for again."""
-    for file in CACHE.iterdir() if not hasattr(session.config, "workerinput") else ():
+    kept = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    for file in kept.glob("*") if not hasattr(session.config, "workerinput") else ():
         if time.time() - file.stat().st_mtime > 30 * 24 * 3600:
             file.unlink(missing_ok=True)
 

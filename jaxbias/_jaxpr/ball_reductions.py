@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias._jaxpr import in_numpy
-from jaxbias._jaxpr.balls import compared, lift, map_balls, matmul
+from jaxbias._jaxpr.balls import NoBall, compared, lift, map_balls, matmul
 
 
 def dot_general(p, a, b):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias._jaxpr import Equation, Program
-from jaxbias._jaxpr.in_numpy import LEFT_TO_JAX, VALUE, gather_positions
+from jaxbias._jaxpr.in_numpy import LEFT_TO_JAX, VALUE, gather_positions, scatter_positions
 
 LAYOUT = frozenset(
     "convert_element_type reshape transpose squeeze broadcast_in_dim slice rev copy split "  # noqa: SIM905
@@ -74,6 +74,22 @@ def reads_outside(program: Program, values: Sequence[Any]) -> bool:
             x, indices = equation.inputs
             strict = {**equation.params, "mode": "FILL_OR_DROP"}
             if not np.all(gather_positions(strict, program.shapes[x], values[indices])[1]):
+                return True
+    return False
+
+
+def writes_twice(program: Program, values: Sequence[Any]) -> bool:
+    """Is a place of an array set to two numbers at once? JAX leaves open which of them stays.
+
+    Its derivative then sets places to the numbers of the updates, to see which stayed.
+    """
+    for equation in program.equations:
+        if equation.name == "scatter":
+            x, indices, update = equation.inputs
+            shape = np.shape(values[update])
+            places, inside = scatter_positions(equation.params, program.shapes[x], values[indices], shape)
+            set_to = np.broadcast_to(values[update], places.shape)[inside]
+            if len(set(zip(places[inside], set_to))) > len(np.unique(places[inside])):
                 return True
     return False
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.queries import coarsest_constant, names, opaque, reads_outside, without_value
+from jaxbias._jaxpr.queries import coarsest_constant, names, opaque, reads_outside, without_value, writes_twice
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.case import SLACK_IN_FLOAT64, Case
@@ -275,7 +275,8 @@ class Checker:
         """Reference and rule on one probe; None outside of the forward's domain.
 
         There the forward is not finite, or float positions of a drawn probe lead out of the array that they point into,
-        or an iteration is far from the limit of which the rule gives the gradient.
+        or repeated ones set a place to two numbers at once, or an iteration is far from the limit of which the rule
+        gives the gradient.
         """
         actual = self.run_rule(probe)
         program, truth = self.expect(probe)
@@ -294,8 +295,9 @@ class Checker:
         if self.problem.independent:
             self._hold_against_differences(case)
         drawn = probe.name != "as given"
-        if drawn and any(np.any(mask) for mask in case.wrong) and (case.far or reads_outside(program, case.values)):
-            return None
+        if drawn and any(np.any(mask) for mask in case.wrong):
+            if case.far or reads_outside(program, case.values) or writes_twice(program, case.values):
+                return None
         return case
 
     # --- who decides ---

@@ -1,5 +1,6 @@
 """Probes beyond the domain of a rule: what is excused there, and what is not."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -130,3 +131,15 @@ def without_epsilon(args, ct):
 )
 def test_a_mistake_off_the_given_values_is_none_of_the_domain(forward, rule, args):
     assert verify.vjp(forward, rule, args, diagnose=False).verdict == "wrong"
+
+
+def test_places_that_are_set_twice_are_no_points_to_judge_a_rule_at():
+    """With repeated indices JAX leaves open which number stays; where they are added, each counts."""
+    x, v = jax.random.normal(jax.random.key(1), 6, jnp.float32), jnp.array([0.3, -1.2], jnp.float32)
+    args = x, jnp.array([4, 1]), v
+    rule = lambda args, ct: (ct.at[args[1]].set(0), None, ct[args[1]])
+    assert verify.vjp(lambda x, i, v: x.at[i].set(v), rule, args).verdict == "right"
+    not_masked = lambda args, ct: (ct, None, ct[args[1]])
+    assert verify.vjp(lambda x, i, v: x.at[i].set(v), not_masked, args, diagnose=False).verdict == "wrong"
+    last_stays = lambda args, ct: (jnp.zeros_like(args[0]).at[args[1]].set(ct), None)
+    assert verify.vjp(lambda x, i: x[i], last_stays, args[:2], diagnose=False).verdict == "wrong"
