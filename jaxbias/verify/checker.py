@@ -294,11 +294,10 @@ class Checker:
             self._decide(case)
         if self.problem.independent:
             self._hold_against_differences(case)
-        drawn = probe.name != "as given"
-        if drawn and any(np.any(mask) for mask in case.wrong):
-            if case.far or reads_outside(program, case.values) or writes_twice(program, case.values):
-                return None
-        return case
+        if probe.name == "as given" or not any(np.any(mask) for mask in case.wrong):
+            return case
+        outside = case.far or reads_outside(program, case.values) or writes_twice(program, case.values)
+        return None if outside else case
 
     # --- who decides ---
 
