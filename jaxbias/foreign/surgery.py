@@ -7,62 +7,24 @@ change of any output entry on `args`, relative to the largest output. Leaves are
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxbias.foreign._measured import Surgery as Surgery
+from jaxbias.foreign._measured import get_leaf as get_leaf
+from jaxbias.foreign._measured import measured as _done
+from jaxbias.foreign._measured import output_change as output_change
+from jaxbias.foreign._measured import relative_change as _change
+from jaxbias.foreign._measured import set_leaves as set_leaves
+from jaxbias.foreign.norms import NormPair as NormPair
+from jaxbias.foreign.norms import batch_norms as batch_norms
+from jaxbias.foreign.norms import fold_batch_norms as fold_batch_norms
 from jaxbias.foreign.redundant import Redundant as Redundant
 from jaxbias.foreign.redundant import parts_of
 from jaxbias.foreign.redundant import redundant_biases as redundant_biases
-from jaxbias.foreign.traced import split_params
-from jaxbias.params import SomeTree, Tree
-
-
-class Surgery(NamedTuple):
-    """New params, and the change of the output: max |after − before| / max |before|, measured on the given data."""
-
-    params: Tree
-    change: float
-
-
-def output_change(fn: Callable, before: Any, after: Any, *args: Any) -> float:
-    """max |fn(after) − fn(before)| / max |fn(before)| over all output entries; NaN where an output is NaN."""
-    split = split_params(before)
-    run = jax.jit(lambda leaves: jax.tree.leaves(fn(split.rebuild(leaves), *args)))
-    old, new = (np.concatenate([np.ravel(x) for x in run(split_params(p).leaves)]) for p in (before, after))
-    return _change(old, new)
-
-
-def _change(before: Any, after: Any) -> float:
-    before, after = (np.asarray(x, np.float64) for x in (before, after))
-    scale = max(np.max(np.abs(before), initial=0.0), np.finfo(np.float64).tiny)
-    return float(np.max(np.abs(after - before), initial=0.0) / scale)
-
-
-def get_leaf(params: Any, path: str, function: str) -> Array:
-    """The leaf at a path.
-
-    Raises:
-        KeyError: no such leaf; the message lists the paths there are.
-    """
-    split = split_params(params)
-    if path not in split.paths:
-        raise KeyError(f"{function}: params have no leaf {path!r}; the leaves are {', '.join(split.paths)}.")
-    return split.leaves[split.paths.index(path)]
-
-
-def set_leaves(params: SomeTree, new: dict[str, Array]) -> SomeTree:
-    """The same tree with some leaves replaced, cast to the dtype that they had."""
-    split = split_params(params)
-    leaves = [new[p].astype(x.dtype) if p in new else x for p, x in zip(split.paths, split.leaves)]
-    return split.rebuild(leaves)
-
-
-def _done(fn: Callable, before: Any, after: Any, args: tuple[Any, ...]) -> Surgery:
-    return Surgery(after, output_change(fn, before, after, *args))
 
 
 def _check_same(function: str, name: str, x: Array, wanted: int, of: str) -> None:
