@@ -10,6 +10,7 @@ from ε: they are the derivative and the value of that part of the traced model,
 and kernels in any layout are nothing special.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ def fold_batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) ->
     - that takes the statistics of the batch (training mode), or has no scale that could undo it.
 
     A product without a bias gets one where the model has a place for it, a None beside the weight that fn adds if it is
-    an array (Equinox before 0.11, `jb.Params`); elsewhere the norm's own shift holds what the bias would.
+    an array (`jb.Params`, `eqx.nn.Linear`); elsewhere the norm's own shift holds what the bias would.
 
     Args:
         fn: `(params, batch_stats, *args) -> output`, in inference mode, any traceable function.
@@ -98,22 +99,32 @@ def fold_batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) ->
     Source: B. Jacob and others, Quantization and training of neural networks (2018), eq. 14.
     """
     with_held = lambda params, *args: fn(params, batch_stats, *args)
-    placed = params
-    norms = _find(Graph(fn, params, batch_stats, args))
-    bare = [norm.pair.weight for norm in norms if not norm.pair.why and norm.bias is None]
-    if bare:
+    graph, placed = Graph(fn, params, batch_stats, args), params
+    norms = _foldable(graph)
+    if bare := [norm.pair.weight for norm in norms if norm.bias is None]:
         placed = with_places(with_held, params, args, bare)
-        norms = _find(Graph(fn, placed, batch_stats, args)) if placed is not params else norms
-    graph = Graph(fn, placed, batch_stats, args)
-    norms = [norm for norm in _find(graph) if not norm.pair.why]
+    if placed is not params:
+        graph = Graph(fn, placed, batch_stats, args)
+        norms = _foldable(graph)
     if not norms:
         return Surgery(params, 0.0)
     split = split_params(placed)
-    leaves = jax.jit(lambda leaves, held: _folded(graph, norms, leaves, held))(split.leaves, graph.held)
+    leaves, undone = jax.jit(lambda leaves, held: _folded(graph, norms, leaves, held))(split.leaves, graph.held)
+    if not all(undone):
+        first = next(norm for norm, fine in zip(norms, undone) if not fine)
+        warnings.warn(
+            f"fold_batch_norms: at these values no scale undoes {sum(not fine for fine in undone)} of {len(norms)} norms, "
+            f"which are left alone; the first is {first.pair}. Another factor or a variance is 0 or not finite there.",
+            stacklevel=2,
+        )
     return measured(with_held, params, split.rebuild(leaves), args)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def _foldable(graph: Graph) -> list[_Norm]:
+    return [norm for norm in _find(graph) if not norm.pair.why]
 
 
 def _find(graph: Graph) -> list[_Norm]:
@@ -132,7 +143,7 @@ def _norm(graph: Graph, at: Step) -> _Norm:
     before, contact, why = _back(graph, at)
     after = _forward(graph, at)
     chain = (*before, at, *after)
-    factors = [step for step in (at, *after) if step.equation.name in ("mul", "div")]
+    factors = [step for step in (at, *after, *reversed(before)) if step.equation.name in ("mul", "div")]
     scaling = [i for step in factors for i in graph.leaves_in(step.other)]
     added = lambda steps: [
         i
@@ -174,7 +185,7 @@ def _back(graph: Graph, at: Step) -> tuple[list[Step], Contact | None, str]:
             several = sum(v in graph.on_data for v in equation.inputs) > 1
             statistics = several and equation.name == "sub"
             return steps, None, (
-                "it takes the statistics of the data" if statistics else f"{equation.name} lies before it"
+                "it takes the statistics of the data" if statistics else f"{equation.called or equation.name} lies before it"
             )  # fmt: skip
         if step.other in graph.rooted and equation.name in ("mul", "div"):
             return steps, None, "another norm lies before it"
@@ -190,6 +201,9 @@ def _forward(graph: Graph, at: Step) -> list[Step]:
     while (use := graph.only_use(value)) is not None:
         step = graph.step(use.equation)
         if step is None or step.other in graph.rooted and use.equation.name in ("mul", "div"):
+            break
+        held_alone = step.other is not None and bool(graph.made_of.get(step.other)) and not graph.leaves_in(step.other)
+        if held_alone and step.other not in graph.rooted:  # the mean of the next norm
             break
         steps.append(step)
         if step.other is not None and graph.leaves_in(step.other):
@@ -211,22 +225,29 @@ def _shared(graph: Graph, contact: Contact, inside: set[int], others: dict[str, 
 # --- folding ----------------------------------------------------------------------------------------------------------
 
 
-def _folded(graph: Graph, norms: Sequence[_Norm], leaves: Sequence[Array], held: Sequence[Array]) -> list[Array]:
-    new = list(leaves)
+def _folded(
+    graph: Graph, norms: Sequence[_Norm], leaves: Sequence[Array], held: Sequence[Array]
+) -> tuple[list[Array], list[Array]]:
+    """The new leaves, and of each norm whether it could be undone."""
+    new, undone = list(leaves), []
     for norm in norms:
-        for leaf, value in _fold(graph, norm, leaves, held).items():
-            new[leaf] = value.astype(leaves[leaf].dtype)
-    return new
+        changed, fine = _fold(graph, norm, leaves, held)
+        for leaf, value in changed.items():
+            new[leaf] = jnp.where(fine, value, leaves[leaf])
+        undone.append(fine)
+    return new, undone
 
 
-def _fold(graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Array]) -> dict[int, Array]:
-    """The leaves of one norm and its product, by number."""
+def _fold(
+    graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Array]
+) -> tuple[dict[int, Array], Array]:
+    """The leaves of one norm and its product, by number, and whether the norm is undone by them."""
     contact, chain = norm.contact, norm.chain
     assert contact is not None and norm.scale is not None
     z = contact.equation.outputs[0]
     zero = jnp.zeros(graph.program.shapes[z], graph.program.dtypes[z])
     operands = [step.other for step in chain if step.other is not None]
-    # one entry of each channel: a sum over all positions would round
+    # one entry of each channel stands for all: sums over positions would round
     kept = {axis for _, axis in contact.along}
     first = np.zeros(zero.shape)
     first[tuple(slice(None) if i in kept else slice(0, 1) for i in range(zero.ndim))] = 1
@@ -246,24 +267,22 @@ def _fold(graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Arr
 
     def solved(leaf: int, wanted: Array, changed: dict[int, Array]) -> Array:
         """The leaf at which the offset is the wanted one; the offset moves with it one to one."""
-        missing = wanted - offset(changed)
-        _, pull = jax.vjp(lambda x: offset(changed | {leaf: x}), changed.get(leaf, leaves[leaf]))
-        return changed.get(leaf, leaves[leaf]) + pull(missing * once_out)[0] / pull(once_out)[0]
+        now, pull = jax.vjp(lambda x: offset(changed | {leaf: x}), zeros := jnp.zeros_like(leaves[leaf]))
+        return zeros + pull((wanted - now) * once_out)[0] / pull(once_out)[0]
 
     old_gain, old_offset = gain({}), offset({})
     ones = jnp.ones_like(leaves[norm.scale])
-    # each entry of the scale is seen once for each channel that it scales
-    count = jax.grad(lambda scale: jnp.sum(once * gain({norm.scale: scale})))
-    of_scale = count(ones) * (ones.size / once.sum())
-    new = {norm.scale: 1 / of_scale}
+    of_scale = jax.grad(lambda scale: jnp.sum(once * gain({norm.scale: scale})))(ones)
+    new = {norm.scale: float(first.sum()) / ones.size / of_scale}  # an entry scales so many channels, and is in each of them
     if norm.bias is not None:
         new[norm.bias] = jnp.zeros_like(leaves[norm.bias])
     if norm.shift is not None:
         new[norm.shift] = solved(norm.shift, jnp.zeros_like(old_offset) if norm.bias is not None else old_offset, new)
     if norm.bias is not None:
         new[norm.bias] = solved(norm.bias, old_offset, new)
+    undone = jnp.max(jnp.abs(gain(new) - 1)) < jnp.finfo(zero.dtype).eps ** 0.5  # NaN is not
     new[contact.leaf] = leaves[contact.leaf] * _over_leaf(graph, contact, old_gain, leaves[contact.leaf])
-    return new
+    return new, undone
 
 
 def _over_leaf(graph: Graph, contact: Contact, gain: Array, leaf: Array) -> Array:
