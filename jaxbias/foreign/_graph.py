@@ -15,7 +15,6 @@ from jaxtyping import Array
 from jaxbias import _jaxpr
 from jaxbias._jaxpr import Equation
 from jaxbias._jaxpr.queries import LAYOUT, backward_slice
-from jaxbias.foreign import _axes
 from jaxbias.foreign.traced import split_params
 
 ROOTS = frozenset(("sqrt", "rsqrt", "pow", "cbrt"))
@@ -125,7 +124,11 @@ class Graph:
         same_size = math.prod(equation.shapes.inputs[positions[0]]) == math.prod(equation.shapes.outputs[0])
         affine = equation.name in ("add", "add_any", "sub", "mul", "neg", "div")
         wrong_way = equation.name == "div" and positions[0] == 1
-        return Step(equation, positions[0]) if same_size and (affine or equation.name in LAYOUT) and not wrong_way else None
+        return (
+            Step(equation, positions[0])
+            if same_size and (affine or equation.name in LAYOUT) and not wrong_way
+            else None
+        )
 
     def contact(self, equation: Equation) -> Contact | None:
         """The equation as a product of data with a leaf as it is, None where it is none."""

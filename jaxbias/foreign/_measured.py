@@ -1,4 +1,4 @@
-"""What every surgery does before and after: leaves by their path, and the measured change of the user's own function."""
+"""What every surgery does before and after: leaves by path, and the measured change of the user's own function."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -28,15 +28,36 @@ def with_places(fn: Callable, params: Any, args: tuple[Any, ...], weights: Seque
     leaves = [leaf for _, leaf in with_paths]
     if not any(_beside(empty, weight) for weight in weights):
         return params
-    graph = Graph(lambda params, _, *args: fn(params, *args), params, (), args)
-    for weight in weights:
-        for name in _beside(empty, weight):
-            for zeros in _zeros(graph, weight):
-                tried = [zeros if i == empty[name] else leaf for i, leaf in enumerate(leaves)]
-                if _adds(fn, treedef.unflatten(tried), args, weight, name):
-                    leaves = tried
-                    break
-    return treedef.unflatten(leaves)
+    graph = _graph(fn, params, args)
+    candidates = {
+        weight: [(name, zeros) for name in _beside(empty, weight) for zeros in _zeros(graph, weight)]
+        for weight in weights
+    }
+
+    def put(places: dict[str, tuple[str, Any]]) -> tuple[Any, set[str]]:
+        """Params with arrays at these places, and the weights whose model adds them."""
+        arrays = {empty[name]: zeros for name, zeros in places.values()}
+        tried = treedef.unflatten([arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+        try:
+            graph = _graph(fn, tried, args)
+        except (TypeError, ValueError):  # the model takes no array there, or none of this shape
+            return tried, set()
+        leaf_of = {path: i for i, path in enumerate(split_params(tried).paths)}
+        added = {weight for weight, (name, _) in places.items() if bias_of(graph, leaf_of[weight]) == leaf_of[name]}
+        return tried, added
+
+    tried = {weight: options[0] for weight, options in candidates.items() if options}
+    at_once, added = put(tried)
+    if added == set(tried):
+        return at_once
+    places = {}
+    for weight, options in candidates.items():  # one after another
+        places |= next(({weight: option} for option in options if put({weight: option})[1]), {})
+    return put(places)[0] if places else params
+
+
+def _graph(fn: Callable, params: Any, args: tuple[Any, ...]) -> Graph:
+    return Graph(lambda params, _, *args: fn(params, *args), params, (), args)
 
 
 def _beside(empty: dict[str, int], weight: str) -> list[str]:
@@ -55,16 +76,6 @@ def _zeros(graph: Graph, weight: str) -> Iterator[Any]:
             yield jnp.zeros(size, dtype)
             if equation.name == "conv_general_dilated":
                 yield jnp.zeros((size, *(1,) * (len(shape) - 2)), dtype)
-
-
-def _adds(fn: Callable, params: Any, args: tuple[Any, ...], weight: str, bias: str) -> bool:
-    """Whether the model adds this leaf to the product of that weight, before anything else."""
-    try:
-        graph = Graph(lambda params, _, *args: fn(params, *args), params, (), args)
-    except (TypeError, ValueError):  # the model takes no array there, or none of this shape
-        return False
-    bias_leaf = split_params(params).paths.index(bias)
-    return bias_of(graph, graph.paths.index(weight)) == bias_leaf
 
 
 def bias_of(graph: Graph, weight: int) -> int | None:

@@ -200,7 +200,7 @@ def _forward(graph: Graph, at: Step) -> list[Step]:
     value = at.equation.outputs[0]
     while (use := graph.only_use(value)) is not None:
         step = graph.step(use.equation)
-        if step is None or step.other in graph.rooted and use.equation.name in ("mul", "div"):
+        if step is None or (step.other in graph.rooted and use.equation.name in ("mul", "div")):
             break
         held_alone = step.other is not None and bool(graph.made_of.get(step.other)) and not graph.leaves_in(step.other)
         if held_alone and step.other not in graph.rooted:  # the mean of the next norm
@@ -238,9 +238,7 @@ def _folded(
     return new, undone
 
 
-def _fold(
-    graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Array]
-) -> tuple[dict[int, Array], Array]:
+def _fold(graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Array]) -> tuple[dict[int, Array], Array]:
     """The leaves of one norm and its product, by number, and whether the norm is undone by them."""
     contact, chain = norm.contact, norm.chain
     assert contact is not None and norm.scale is not None
@@ -273,7 +271,9 @@ def _fold(
     old_gain, old_offset = gain({}), offset({})
     ones = jnp.ones_like(leaves[norm.scale])
     of_scale = jax.grad(lambda scale: jnp.sum(once * gain({norm.scale: scale})))(ones)
-    new = {norm.scale: float(first.sum()) / ones.size / of_scale}  # an entry scales so many channels, and is in each of them
+    new = {
+        norm.scale: float(first.sum()) / ones.size / of_scale
+    }  # an entry scales so many channels, and is in each of them
     if norm.bias is not None:
         new[norm.bias] = jnp.zeros_like(leaves[norm.bias])
     if norm.shift is not None:
@@ -299,7 +299,9 @@ def _over_leaf(graph: Graph, contact: Contact, gain: Array, leaf: Array) -> Arra
     held = [jnp.zeros(x.shape, x.dtype) for x in graph.held]
 
     def laid_out(leaf: Array) -> Array:
-        return graph.without_data([operand], [leaf if i == contact.leaf else x for i, x in enumerate(whole)], held)[operand]
+        return graph.without_data([operand], [leaf if i == contact.leaf else x for i, x in enumerate(whole)], held)[
+            operand
+        ]
 
     out, pull = jax.vjp(laid_out, leaf)
     return pull(factors.astype(out.dtype))[0]

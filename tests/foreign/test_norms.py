@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxbias as jb
 from jaxbias.foreign import norms
-from jaxbias.layers import batch_norm, conv, dense, global_avg_pool, relu
+from jaxbias.layers import batch_norm, conv, dense, global_avg_pool
 from jaxbias.params import init_state, run_forward
 
 
@@ -72,7 +72,15 @@ def plain(p, s, x):
     return norm_in_two(p["n4"], s["n4"], z @ p["w4"].T)
 
 
-SHAPES = {"w0": (4, 3, 2, 2), "b0": (4,), "w1": (4, 1, 3, 3), "w2": (5, 4, 2, 2), "w3": (5, 5), "b3": (5,), "w4": (5, 5)}
+SHAPES = {
+    "w0": (4, 3, 2, 2),
+    "b0": (4,),
+    "w1": (4, 1, 3, 3),
+    "w2": (5, 4, 2, 2),
+    "w3": (5, 5),
+    "b3": (5,),
+    "w4": (5, 5),
+}
 
 
 def plain_model():
@@ -100,8 +108,6 @@ def test_plain_jax(by_the_rules_of_jax):
     np.testing.assert_allclose(
         folded["b3"], (params["b3"] - stats["n3"]["mean"]) * gain + params["n3"]["shift"], rtol=1e-12
     )
-    in_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, stats, x))
-    folds(plain, *in_float32, bound=1e-5)
 
 
 def test_a_wrong_axis_is_seen(monkeypatch, by_the_rules_of_jax):
@@ -119,7 +125,9 @@ def test_a_norm_that_no_scale_undoes(by_the_rules_of_jax):
     params, stats = drawn({"w": np.zeros((3, 3)), "n": norm_params, "gain": np.zeros(3)}), drawn(stats)
     fn = lambda p, s, x: norm(p["n"], s, x @ p["w"].T) * p["gain"][None]
     params["gain"] = jnp.array([1.0, 0.0, 2.0])
-    with pytest.warns(UserWarning, match="at these values no scale undoes 1 of 1 norms, which are left alone; the first"):
+    with pytest.warns(
+        UserWarning, match="at these values no scale undoes 1 of 1 norms, which are left alone; the first"
+    ):
         folded, change = jb.surgery.fold_batch_norms(fn, params, stats, x)
     assert change == 0 and bool(jnp.all(folded["w"] == params["w"]))
 
@@ -142,7 +150,7 @@ def left_alone(p, s, x):
 
 
 def test_what_must_be_left_alone(by_the_rules_of_jax):
-    names = "first active twice one two same residual batch inner outer".split()
+    names = ["first", "active", "twice", "one", "two", "same", "residual", "batch", "inner", "outer"]
     params = {name: of_norm(4)[0] for name in names} | {f"v{i}": np.zeros((4, 4)) for i in range(8)}
     params = drawn(params | {"tied": np.zeros((4, 4))})
     stats = drawn({name: of_norm(4)[1] for name in "ab"}, 1)
@@ -161,7 +169,9 @@ def test_what_must_be_left_alone(by_the_rules_of_jax):
         ("v7", ""),
         ("", "another norm lies before it"),
     ]
-    changed = {p for p, a in jb.named_parameters(params).items() if not bool(jnp.all(a == jb.named_parameters(folded)[p]))}
+    changed = {
+        p for p, a in jb.named_parameters(params).items() if not bool(jnp.all(a == jb.named_parameters(folded)[p]))
+    }
     assert changed == {"v7", "inner.scale", "inner.shift"}
     assert str(pairs[3]).startswith("tied <- one.scale (") and str(pairs[3]).endswith("): left alone, " + pairs[3].why)
     alone = jb.surgery.fold_batch_norms(lambda p, s, x: jnp.tanh(x @ p["v0"]), params, stats, x)
@@ -169,18 +179,17 @@ def test_what_must_be_left_alone(by_the_rules_of_jax):
 
 
 def test_layers_of_this_library_get_biases():
-    network = jb.chain(conv.layer(4, (2, 2), use_bias=False), batch_norm.layer(), relu, conv.layer(3, (1, 1)))
-    network = jb.chain(network, batch_norm.layer(), global_avg_pool.layer(), dense.layer(3, use_bias=False))
-    network = jb.inference(jb.chain(network, batch_norm.layer()))
+    network = jb.chain(conv.layer(4, (2, 2), use_bias=False), batch_norm.layer(), global_avg_pool.layer())
+    network = jb.inference(jb.chain(network, dense.layer(4), batch_norm.layer()))
     x = jax.random.normal(jax.random.key(2), (2, 4, 4, 3))
-    params = drawn(network.init(jax.random.key(0), x))
+    params = drawn(jax.eval_shape(network.init, jax.random.key(0), x))
     state = jax.tree.map(lambda leaf: leaf + 0.5, init_state(network, jax.random.key(1), x))
 
     def fn(params, state, x):
         return run_forward(network, params, x, state)[0]
 
     pairs, folded = folds(fn, params, state, x)
-    assert [p.why for p in pairs] == ["", "", ""] and [bool(p.bias) for p in pairs] == [False, True, False]
+    assert [(bool(p.bias), p.why) for p in pairs] == [(False, ""), (True, "")]
     again = jb.surgery.batch_norms(fn, folded, state, x)
     assert all(pair.bias.endswith("bias") for pair in again)
 
