@@ -75,8 +75,8 @@ def batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) -> tupl
 def fold_batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) -> Surgery:
     """Params with every batch norm folded into the weight before it, as far as it must not be left alone.
 
-    The norms stay in fn, as the identity (γ′ = √(σ² + ε), β′ = μ, with batch_stats as they are), so that a model without
-    them takes the same weights and biases. Left alone, as `batch_norms` says with the reason, is a norm
+    The norms stay in fn, as the identity (γ′ = √(σ² + ε), β′ = μ, with batch_stats as they are), so that a model
+    without them takes the same weights and biases. Left alone, as `batch_norms` says with the reason, is a norm
 
     - behind something else than one product: an activation, a sum, a pooling, another norm; or inside of a loop;
     - whose product is used elsewhere too, or whose weight, scale or shift is;
@@ -113,8 +113,8 @@ def fold_batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) ->
     if not all(undone):
         first = next(norm for norm, fine in zip(norms, undone) if not fine)
         warnings.warn(
-            f"fold_batch_norms: at these values no scale undoes {sum(not fine for fine in undone)} of {len(norms)} norms, "
-            f"which are left alone; the first is {first.pair}. Another factor or a variance is 0 or not finite there.",
+            f"fold_batch_norms: at these values no scale undoes {sum(not fine for fine in undone)} of {len(norms)} "
+            f"norms, which are left alone; the first is {first.pair}. Another factor or a variance is 0 or not finite.",
             stacklevel=2,
         )
     return measured(with_held, params, split.rebuild(leaves), args)
@@ -184,9 +184,8 @@ def _back(graph: Graph, at: Step) -> tuple[list[Step], Contact | None, str]:
         if step is None:
             several = sum(v in graph.on_data for v in equation.inputs) > 1
             statistics = several and equation.name == "sub"
-            return steps, None, (
-                "it takes the statistics of the data" if statistics else f"{equation.called or equation.name} lies before it"
-            )  # fmt: skip
+            between = f"{equation.called or equation.name} lies before it"
+            return steps, None, "it takes the statistics of the data" if statistics else between
         if step.other in graph.rooted and equation.name in ("mul", "div"):
             return steps, None, "another norm lies before it"
         steps.insert(0, step)
@@ -240,8 +239,8 @@ def _folded(
 
 def _fold(graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Array]) -> tuple[dict[int, Array], Array]:
     """The leaves of one norm and its product, by number, and whether the norm is undone by them."""
-    contact, chain = norm.contact, norm.chain
-    assert contact is not None and norm.scale is not None
+    contact, chain, scale = norm.contact, norm.chain, norm.scale
+    assert contact is not None and scale is not None
     z = contact.equation.outputs[0]
     zero = jnp.zeros(graph.program.shapes[z], graph.program.dtypes[z])
     operands = [step.other for step in chain if step.other is not None]
@@ -269,11 +268,10 @@ def _fold(graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Arr
         return zeros + pull((wanted - now) * once_out)[0] / pull(once_out)[0]
 
     old_gain, old_offset = gain({}), offset({})
-    ones = jnp.ones_like(leaves[norm.scale])
-    of_scale = jax.grad(lambda scale: jnp.sum(once * gain({norm.scale: scale})))(ones)
-    new = {
-        norm.scale: float(first.sum()) / ones.size / of_scale
-    }  # an entry scales so many channels, and is in each of them
+    ones = jnp.ones_like(leaves[scale])
+    of_scale = jax.grad(lambda x: jnp.sum(once * gain({scale: x})))(ones)
+    # an entry of the scale stands for so many channels, and is in each of them
+    new: dict[int, Array] = {scale: float(first.sum()) / ones.size / of_scale}
     if norm.bias is not None:
         new[norm.bias] = jnp.zeros_like(leaves[norm.bias])
     if norm.shift is not None:

@@ -5,7 +5,7 @@ change of any output entry on `args`, relative to the largest output. Leaves are
 ("params.Dense_0.kernel"), as `jb.contacts` prints them.
 
     one layer           fold_batch_norm, fold_value_bias, drop_bias, add_bias, shift_prior, correct_bias
-    a whole model       fold_batch_norms, fold_value_biases, drop_biases, add_biases, center, fix_gauge; in anyone's tree
+    a whole model       fold_batch_norms, fold_value_biases, drop_biases, add_biases, center, fix_gauge
     what could be done  batch_norms, redundant_biases
 """
 
@@ -65,9 +65,9 @@ def fold_batch_norm(
     Args:
         weight: of any layout, with one axis of outputs. bias: (out,), or None for 0.
         scale, shift: γ and β. mean, variance: running μ and σ². epsilon: that of the batch norm.
-        layer: `(weight, bias, x) -> z`, the affine layer as it is in use: the axis of the outputs is read from it, and the
-            change measured on it. Needed where more than one axis of the weight has the length of the vectors, as in a
-            square weight, which alone does not say whether it is (in, out) or (out, in).
+        layer: `(weight, bias, x) -> z`, the affine layer as it is in use: the axis of the outputs is read from it, and
+            the change measured on it. Needed where more than one axis of the weight has the length of the vectors, as
+            in a square weight, which alone does not say whether it is (in, out) or (out, in).
         x: data of the layer, on which the change is measured. Without a layer: rows for a dense weight, by default unit
             rows and the zero row, which show every entry of an affine map.
 
@@ -117,9 +117,9 @@ def _output_axis(weight: Array, bias: Array | None, scale: Array, layer: Callabl
     fitting = [i for i, n in enumerate(weight.shape) if (n,) == scale.shape]
     if len(fitting) > 1:
         raise ValueError(
-            f"fold_batch_norm: axes {fitting} of weight {weight.shape} are as long as scale {scale.shape}, and which of "
-            f"them the outputs run along cannot be told. Hand the layer, layer=lambda weight, bias, x: ..., and x; or "
-            f"use fold_batch_norms."
+            f"fold_batch_norm: axes {fitting} of weight {weight.shape} are as long as scale {scale.shape}, and which "
+            f"of them the outputs run along cannot be told. Hand the layer, layer=lambda weight, bias, x: ..., and x; "
+            f"or use fold_batch_norms."
         )
     return fitting[0] if fitting else weight.ndim - 1
 

@@ -1,4 +1,4 @@
-"""Biases of a whole model, in anyone's tree: dropped, added, folded, or centred, each with the measured change of fn."""
+"""Biases of a whole model, in anyone's tree: dropped, added, folded or centred, each with the measured change of fn."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -93,9 +93,9 @@ def fold_value_biases(fn: Callable, params: Any, *args: Any) -> Surgery:
 
         Σ_j p_j (v_j + b_v) W_o + b_o  =  Σ_j p_j v_j W_o + (b_v W_o + b_o)        for Σ_j p_j = 1
 
-    Found by the way that the bias goes: added to a product, mixed by data (p), multiplied by a weight, and there added to
-    a bias. Moved only where the model itself does not notice: where p does not sum to 1 (linear attention, dropout), the
-    bias is left alone.
+    Found by the way that the bias goes: added to a product, mixed by data (p), multiplied by a weight, and there added
+    to a bias. Moved only where the model itself does not notice: where p does not sum to 1 (linear attention, dropout),
+    the bias is left alone.
 
     Args:
         fn, params, args: as for `drop_biases`.
