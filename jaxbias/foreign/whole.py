@@ -25,8 +25,8 @@ def drop_biases(fn: Callable, params: Any, *args: Any, at_most: float | None = N
         fn: `(params, *args) -> output`, any traceable function.
         params: pytree of arrays; its biases are told by their use, as `jb.roles` does.
         args: data, on which the change is measured.
-        at_most: largest change. The biases are dropped one after another, those first that cost least alone, as long
-            as all of them together change no more. None: all are dropped.
+        at_most: largest change; by default all are dropped. With it they are dropped one after another, those first
+            that cost least alone, as long as all of them together change no more.
 
     Returns:
         `Surgery(params, change)`: what the dropped ones cost together.

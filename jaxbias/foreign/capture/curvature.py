@@ -324,8 +324,8 @@ def _warn_of_left_out(problem: TracedLoss, methods: list[Method]) -> None:
     if left:
         more = f" and {len(left) - 4} more" if len(left) > 4 else ""
         warnings.warn(
-            f"kfac_factors: without factors are {', '.join(left[:4])}{more}, used in several products, or otherwise than "
-            f"in one of a dense or convolution layer. What the result has no key for needs another preconditioner.",
+            f"kfac_factors: without factors are {', '.join(left[:4])}{more}, used in several products, or otherwise "
+            f"than in one of a dense or convolution layer. What has no key in the result needs another preconditioner.",
             stacklevel=3,
         )
 
