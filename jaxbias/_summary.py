@@ -73,15 +73,16 @@ class Summary:
 
 
 @overload
-def summary(fn: Callable, params: Tree, /, *args: Any) -> RolesSummary: ...
+def summary(fn: Callable, params: Tree, /, *args: Any, **options: Any) -> RolesSummary: ...
 @overload
 def summary(params: Tree, network: Layer | None = None, x: Any = None, trainable: Tree = None) -> Summary: ...
 def summary(*args: Any, **options: Any) -> Summary | RolesSummary:
     """Table of what a model holds, as `str` prints it; nothing is computed.
 
     `summary(params, network=None, x=None, trainable=None)`: what each layer of a network of this library holds.
-    `summary(fn, params, *args)`: role, shape and size of every leaf of anyone's model `fn(params, *args)`, roles read
-    from their use as `jb.roles` does, and the share of the biases. A leaf that never meets data is listed as "other".
+    `summary(fn, params, *args, **options)`: role, shape and size of every leaf of anyone's model `fn(params, *args,
+    **options)`, roles read from their use as `jb.roles` does, and the share of the biases. A leaf that never meets data
+    is listed as "other".
 
     Args:
         params: any tree of arrays or of `jax.ShapeDtypeStruct`.
@@ -91,6 +92,7 @@ def summary(*args: Any, **options: Any) -> Summary | RolesSummary:
             everything is trained.
         fn: a function that can be traced. An object that holds arrays itself, as an Equinox module, counts as params.
         args: data for fn, arrays or `jax.ShapeDtypeStruct`.
+        options: keyword arguments of fn, such as `train=False`.
 
     Raises:
         TypeError: no params, params that hold what is no array, or a network that is no `Layer`.

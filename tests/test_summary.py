@@ -96,3 +96,15 @@ def test_a_network_with_a_state_needs_none_for_its_shapes(key):
         ("batch_norm", "(None, 4)"),
         ("dropout", "(None, 4)"),
     ]
+
+
+def test_keyword_arguments_of_anyones_function():
+    def fn(params, x, train):
+        return x @ params["w"] if train else x @ params["w"] + params["b"][None]
+
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    roles = [
+        jb.summary(fn, params, jax.ShapeDtypeStruct((7, 3), jnp.float64), train=train).rows[0][1]
+        for train in (False, True)
+    ]
+    assert roles == ["bias", "other"]  # a bias that is not used never meets data

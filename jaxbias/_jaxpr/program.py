@@ -263,16 +263,19 @@ def trace(function: Callable[..., Any], *args: Any, unrolled: bool = True) -> Pr
     return WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), True, unrolled).out
 
 
-def trace_inlined(function: Callable[..., Any], *args: Any, unrolled: bool = False) -> tuple[Program, Any]:
+def trace_inlined(
+    function: Callable[..., Any], *args: Any, unrolled: bool = False, remat: bool = True
+) -> tuple[Program, Any]:
     """`function(*args)` with plain calls written out, without dead code, and the shapes of what it returns.
 
     Args:
         unrolled: write the passes of short loops out too.
+        remat: keep rematerialised calls as calls; False: write them out too.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     jaxpr, consts = closed.jaxpr, closed.consts
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    return WrittenOut(_read(jaxpr, consts), False, unrolled).out, shapes
+    return WrittenOut(_read(jaxpr, consts), False, unrolled, remat).out, shapes
 
 
 def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
@@ -365,8 +368,9 @@ def _forms(equation: Equation) -> list[tuple[tuple[int, ...], Any]]:
 class WrittenOut:
     """A program in which calls are replaced by their bodies; `flat`: all of them; `unrolled`: short loops too."""
 
-    def __init__(self, program: Program, flat: bool, unrolled: bool):
+    def __init__(self, program: Program, flat: bool, unrolled: bool, remat: bool = True):
         self.flat, self.most = flat, MAX_UNROLLED if unrolled else 0
+        self.plain = PLAIN_CALLS if remat else PLAIN_CALLS | {"remat"}
         self.out = Program(signature=program.signature)
         self.out.inputs = tuple(self.out.value(program.shapes[i], program.dtypes[i]) for i in program.inputs)
         self.out.outputs = tuple(self.run(program, self.out.inputs, None, 0))
@@ -409,7 +413,7 @@ class WrittenOut:
             before, consts = sum(params["const_lengths"][:2]), params["const_lengths"].solve
             called = _read(*_open(params["jaxprs"].solve))
             inputs = (*inputs[before : before + consts], *inputs[sum(params["const_lengths"]) :])
-        elif bodies and not known and (name in PLAIN_CALLS or (self.flat and name not in CALLED_WHOLE)):
+        elif bodies and not known and (name in self.plain or (self.flat and name not in CALLED_WHOLE)):
             called = bodies[0]
         if called is not None:
             return self.run(called, inputs, dataclasses.replace(equation, caller=caller), iteration)
@@ -429,9 +433,13 @@ class WrittenOut:
             changes |= {"name": params["name"], "params": {}, "bodies": ()}
         elif bodies:
             kept = bodies if not self.flat or name in CONTROL_FLOW else ()  # JAX carries out other calls
-            changes["bodies"] = tuple(WrittenOut(body, self.flat, self.most > 0).out for body in kept)
-            changes["test"] = equation.test and WrittenOut(equation.test, self.flat, self.most > 0).out
+            changes["bodies"] = tuple(self.inner(body) for body in kept)
+            changes["test"] = equation.test and self.inner(equation.test)
         return self.append(equation, inputs, _forms(equation), **changes)
+
+    def inner(self, body: Program) -> Program:
+        """A body that stays one, written out in the same way."""
+        return WrittenOut(body, self.flat, self.most > 0, self.plain == PLAIN_CALLS).out
 
     def append(self, equation: Equation, inputs: tuple[int, ...], forms: Iterable[Any], **changes: Any):
         """The equation on other inputs, its outputs of these shapes and dtypes; their numbers."""

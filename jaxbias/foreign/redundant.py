@@ -161,7 +161,8 @@ def _unmoved(null: np.ndarray, changes: Callable[[np.ndarray], np.ndarray], tole
     """Of the directions that no gradient sees, those along which the outputs stay where they are."""
     if not len(null):
         return null
-    combinations, moves, _ = np.linalg.svd(changes(null))
+    moved = changes(null)
+    combinations, moves, _ = np.linalg.svd(moved, full_matrices=len(null) > moved.shape[1])
     return combinations[:, int(np.sum(moves > tolerance)) :].T @ null
 
 
@@ -180,7 +181,7 @@ def _null_space(rows: np.ndarray, sizes: Sequence[int], tolerance: float, usual:
     scales = np.array([np.sqrt(np.mean(np.square(rows[:, part]))) for part in parts_of(sizes)])
     live = scales > tolerance * max(scales.max(), usual)
     factors = np.repeat(np.where(live, 1 / np.where(live, scales, 1), 0), sizes)
-    _, values, basis = np.linalg.svd(rows * factors, full_matrices=True)
+    _, values, basis = np.linalg.svd(np.linalg.qr(rows * factors, mode="r"), full_matrices=True)
     null = basis[int(np.sum(values > tolerance * max(values.max(initial=0.0), 1e-300))) :]
     return np.linalg.qr((null * np.where(factors > 0, factors, 1)).T)[0].T
 
@@ -190,9 +191,11 @@ def _within_and_across(null: np.ndarray, sizes: Sequence[int], tolerance: float)
     groups = []
     rest = null
     for i, part in enumerate(parts_of(sizes)):
-        outside = np.delete(null, np.arange(part.start, part.stop), axis=1)
-        combinations, values, _ = np.linalg.svd(outside, full_matrices=True)
-        alone = combinations[:, int(np.sum(values > tolerance)) :].T @ null  # those with nothing outside of this leaf
+        mostly, cosines, _ = np.linalg.svd(null[:, part], full_matrices=False)
+        near = mostly[:, cosines > 0.9].T @ null  # few; among them are those with nothing outside of this leaf
+        outside = np.delete(near, np.arange(part.start, part.stop), axis=1)
+        combinations, values, _ = np.linalg.svd(outside, full_matrices=len(near) > outside.shape[1])
+        alone = combinations[:, int(np.sum(values > tolerance)) :].T @ near
         if len(alone):
             groups.append(([i], alone[:, part]))
             rest = rest - rest @ alone.T @ alone

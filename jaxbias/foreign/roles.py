@@ -106,13 +106,13 @@ class RolesSummary:
         return "\n".join([*lines, f"biases: {self.bias_share:.2%} of all entries"])
 
 
-def roles_summary(fn: Callable, params: Tree, *args: Any) -> RolesSummary:
+def roles_summary(fn: Callable, params: Tree, *args: Any, **options: Any) -> RolesSummary:
     """Role, shape and size of every leaf of any model, and the share of its biases; nothing is computed.
 
     Args:
-        fn, params, args: as for `roles`; a leaf that never meets data is listed as "other".
+        fn, params, args, options: as for `roles`; a leaf that never meets data is listed as "other".
     """
-    uses = trace_uses(fn, params, args)
+    uses = trace_uses(fn, params, args, options)
     rows = zip(uses.paths, uses.roles(), uses.leaves)
     return RolesSummary(tuple((path, role, tuple(np.shape(x)), int(np.prod(np.shape(x)))) for path, role, x in rows))
 

@@ -56,13 +56,13 @@ class Analysis:
     out_shape: Any
 
 
-def analyse(fn: Callable, params: Any, args: tuple[Any, ...]) -> Analysis:
-    """Trace `fn(params, *args)` and find every site.
+def analyse(fn: Callable, params: Any, args: tuple[Any, ...], remat: bool = True) -> Analysis:
+    """Trace `fn(params, *args)` and find every site; with `remat=False` rematerialised calls are written out.
 
     Raises:
         TypeError: fn is no function.
     """
-    made = traced(fn, params, args, {})
+    made = traced(fn, params, args, {}, remat)
     kinds = [Origin((i,)) for i in range(len(made.leaves))] + [DATA] * len(made.data)
     walk = _Walk()
     walk.program(made.program, kinds, ())

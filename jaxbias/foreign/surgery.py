@@ -2,67 +2,38 @@
 
 Every function takes the user's own `fn(params, *args)` and returns `(params, change)`: new params, and the largest
 change of any output entry on `args`, relative to the largest output. Leaves are named by their path in dots
-("params.Dense_0.kernel"), as `jb.contacts` prints them. Layouts are those of this library and of Flax: dense weights
-(fan_in, fan_out), convolution kernels (*window, in, out), so the last axis of a weight is the one its bias runs over.
+("params.Dense_0.kernel"), as `jb.contacts` prints them.
+
+    one layer           fold_batch_norm, fold_value_bias, drop_bias, add_bias, shift_prior, correct_bias
+    a whole model       fold_batch_norms, fold_value_biases, drop_biases, add_biases, center, fix_gauge
+    what could be done  batch_norms, redundant_biases
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxbias.foreign._measured import Surgery as Surgery
+from jaxbias.foreign._measured import get_leaf as get_leaf
+from jaxbias.foreign._measured import measured as _done
+from jaxbias.foreign._measured import output_change as output_change
+from jaxbias.foreign._measured import relative_change as _change
+from jaxbias.foreign._measured import set_leaves as set_leaves
+from jaxbias.foreign.contact import contacts
+from jaxbias.foreign.norms import NormPair as NormPair
+from jaxbias.foreign.norms import batch_norms as batch_norms
+from jaxbias.foreign.norms import fold_batch_norms as fold_batch_norms
 from jaxbias.foreign.redundant import Redundant as Redundant
 from jaxbias.foreign.redundant import parts_of
 from jaxbias.foreign.redundant import redundant_biases as redundant_biases
-from jaxbias.foreign.traced import split_params
-from jaxbias.params import SomeTree, Tree
-
-
-class Surgery(NamedTuple):
-    """New params, and the change of the output: max |after − before| / max |before|, measured on the given data."""
-
-    params: Tree
-    change: float
-
-
-def output_change(fn: Callable, before: Any, after: Any, *args: Any) -> float:
-    """max |fn(after) − fn(before)| / max |fn(before)| over all output entries; NaN where an output is NaN."""
-    split = split_params(before)
-    run = jax.jit(lambda leaves: jax.tree.leaves(fn(split.rebuild(leaves), *args)))
-    old, new = (np.concatenate([np.ravel(x) for x in run(split_params(p).leaves)]) for p in (before, after))
-    return _change(old, new)
-
-
-def _change(before: Any, after: Any) -> float:
-    before, after = (np.asarray(x, np.float64) for x in (before, after))
-    scale = max(np.max(np.abs(before), initial=0.0), np.finfo(np.float64).tiny)
-    return float(np.max(np.abs(after - before), initial=0.0) / scale)
-
-
-def get_leaf(params: Any, path: str, function: str) -> Array:
-    """The leaf at a path.
-
-    Raises:
-        KeyError: no such leaf; the message lists the paths there are.
-    """
-    split = split_params(params)
-    if path not in split.paths:
-        raise KeyError(f"{function}: params have no leaf {path!r}; the leaves are {', '.join(split.paths)}.")
-    return split.leaves[split.paths.index(path)]
-
-
-def set_leaves(params: SomeTree, new: dict[str, Array]) -> SomeTree:
-    """The same tree with some leaves replaced, cast to the dtype that they had."""
-    split = split_params(params)
-    leaves = [new[p].astype(x.dtype) if p in new else x for p, x in zip(split.paths, split.leaves)]
-    return split.rebuild(leaves)
-
-
-def _done(fn: Callable, before: Any, after: Any, args: tuple[Any, ...]) -> Surgery:
-    return Surgery(after, output_change(fn, before, after, *args))
+from jaxbias.foreign.whole import add_biases as add_biases
+from jaxbias.foreign.whole import center as center
+from jaxbias.foreign.whole import drop_biases as drop_biases
+from jaxbias.foreign.whole import fold_value_biases as fold_value_biases
 
 
 def _check_same(function: str, name: str, x: Array, wanted: int, of: str) -> None:
@@ -74,7 +45,7 @@ def _check_same(function: str, name: str, x: Array, wanted: int, of: str) -> Non
 
 
 def fold_batch_norm(
-    weight: Float[Array, "*axes out"],
+    weight: Float[Array, "*axes"],
     bias: Float[Array, " _"] | None,
     scale: Float[Array, " _"],
     shift: Float[Array, " _"],
@@ -82,46 +53,82 @@ def fold_batch_norm(
     variance: Float[Array, " _"],
     *,
     epsilon: float,
-    x: Float[Array, "n fan_in"] | None = None,
+    x: Any = None,
+    layer: Callable[..., Array] | None = None,
 ) -> Surgery:
     """Weight and bias of the one layer that equals an affine layer followed by batch norm with running statistics.
 
         γ (a·W + b − μ)/√(σ² + ε) + β  =  a·W′ + b′,     W′ = W γ/√(σ² + ε),   b′ = (b − μ) γ/√(σ² + ε) + β
 
+    `fold_batch_norms` does it for a whole model, without names and layouts.
+
     Args:
-        weight: its last axis is the output. bias: (out,), or None for 0.
+        weight: of any layout, with one axis of outputs. bias: (out,), or None for 0.
         scale, shift: γ and β. mean, variance: running μ and σ². epsilon: that of the batch norm.
-        x: rows on which the change is measured, for a dense weight; by default unit rows and the zero row, which
-            show every entry of an affine map.
+        layer: `(weight, bias, x) -> z`, the affine layer as it is in use: the axis of the outputs is read from it, and
+            the change measured on it. Needed where more than one axis of the weight has the length of the vectors, as
+            in a square weight, which alone does not say whether it is (in, out) or (out, in).
+        x: data of the layer, on which the change is measured. Without a layer: rows for a dense weight, by default unit
+            rows and the zero row, which show every entry of an affine map.
 
     Returns:
         `Surgery((weight, bias), change)`: the change is rounding.
 
     Raises:
-        ValueError: a vector's length is not the last axis of weight.
+        ValueError: a vector's length is that of no axis of weight, or of several while there is no layer; a layer
+            without x, or one in which the weight is in no product.
     """
-    out = weight.shape[-1]
+    axis = _output_axis(weight, bias, scale, layer, x)
+    out = weight.shape[axis]
     vectors = {"scale": scale, "shift": shift, "mean": mean, "variance": variance}
     for name, vector in (vectors | ({} if bias is None else {"bias": bias})).items():
         _check_same("fold_batch_norm", name, vector, out, f"weight {weight.shape}")
     gain = scale / jnp.sqrt(variance + epsilon)
     old_bias = jnp.zeros_like(mean) if bias is None else bias
-    across = (1,) * (weight.ndim - 1)
-    new = weight * gain.reshape(*across, out), (old_bias - mean) * gain + shift
+    along = lambda vector, rank, axis: vector.reshape([out if i == axis else 1 for i in range(rank)])
+    new = weight * along(gain, weight.ndim, axis), (old_bias - mean) * gain + shift
 
-    flat = weight.reshape(-1, out)
-    rows = jnp.pad(jnp.eye(flat.shape[0], dtype=weight.dtype), ((0, 1), (0, 0))) if x is None else x
+    def unit_rows(weight, bias, rows):
+        return rows @ jnp.moveaxis(weight, axis, -1).reshape(-1, out) + bias[None, :]
 
-    def layers(params, rows):
-        weight, bias = params
-        return rows @ weight.reshape(-1, out) + bias[None, :]
+    if layer is None:
+        layer, fan_in = unit_rows, weight.size // out
+        x = jnp.pad(jnp.eye(fan_in, dtype=weight.dtype), ((0, 1), (0, 0))) if x is None else x
+    z = layer(weight, old_bias, x)
+    channel = z.ndim - 1 if layer is unit_rows else _channel_axis(layer, weight, old_bias, x, out)
+    at = lambda vector: along(vector, z.ndim, channel)
+    normed = (z - at(mean)) * at(gain) + at(shift)
+    return Surgery(new, _change(normed, layer(*new, x)))
 
-    def normed(params, rows):
-        z = layers(params, rows)
-        return (z - mean[None, :]) * (scale / jnp.sqrt(variance + epsilon))[None, :] + shift[None, :]
 
-    before, after = normed((weight, old_bias), rows), layers(new, rows)
-    return Surgery(new, _change(before, after))
+def _output_axis(weight: Array, bias: Array | None, scale: Array, layer: Callable | None, x: Any) -> int:
+    """The axis of the weight that its outputs run along."""
+    if layer is not None:
+        if x is None:
+            raise ValueError("fold_batch_norm: layer came without x. Hand data of the layer, x=..., to measure on.")
+        params = weight, jnp.zeros_like(scale) if bias is None else bias
+        made = contacts(lambda params, x: layer(*params, x), params, x, unused="ignore")
+        free = next((c.free for c in made if c.leaves == ("0",) and c.role == "weight"), None)
+        if not free or len(free) != 1:
+            raise ValueError(
+                "fold_batch_norm: in layer(weight, bias, x) the weight is in no product with one axis of outputs."
+            )
+        return free[0]
+    fitting = [i for i, n in enumerate(weight.shape) if (n,) == scale.shape]
+    if len(fitting) > 1:
+        raise ValueError(
+            f"fold_batch_norm: axes {fitting} of weight {weight.shape} are as long as scale {scale.shape}, and which "
+            f"of them the outputs run along cannot be told. Hand the layer, layer=lambda weight, bias, x: ..., and x; "
+            f"or use fold_batch_norms."
+        )
+    return fitting[0] if fitting else weight.ndim - 1
+
+
+def _channel_axis(layer: Callable, weight: Array, bias: Array, x: Any, out: int) -> int:
+    """The axis of the layer's output along which its bias lies."""
+    slopes = jax.jvp(lambda bias: layer(weight, bias, x), (bias,), (jnp.arange(out, dtype=bias.dtype),))[1]
+    varies = [i for i in range(slopes.ndim) if out > 1 and bool(jnp.any(jnp.diff(slopes, axis=i) != 0))]
+    return varies[0] if varies else [*slopes.shape].index(out)
 
 
 # --- biases -----------------------------------------------------------------------------------------------------------

@@ -61,11 +61,14 @@ class TracedFunction(NamedTuple):
     out_shape: Any
 
 
-def traced(fn: Callable, params: Any, args: tuple[Any, ...], options: dict[str, Any]) -> TracedFunction:
+def traced(
+    fn: Callable, params: Any, args: tuple[Any, ...], options: dict[str, Any], remat: bool = True
+) -> TracedFunction:
     """Trace a function; nothing is computed.
 
     Args:
         options: keyword arguments of fn; only arrays among them are traced, numbers and switches stay what they are.
+        remat: keep rematerialised calls as calls; False: write them out.
 
     Raises:
         TypeError: fn is no function.
@@ -84,5 +87,5 @@ def traced(fn: Callable, params: Any, args: tuple[Any, ...], options: dict[str, 
         return fn(rebuild(leaves), *rebuild_args(data), **keywords)
 
     data = data + named
-    program, out_shape = _jaxpr.trace_inlined(run, leaves, data)
+    program, out_shape = _jaxpr.trace_inlined(run, leaves, data, remat=remat)
     return TracedFunction(program, paths, leaves, data, out_shape)

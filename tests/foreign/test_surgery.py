@@ -39,6 +39,36 @@ def test_fold_batch_norm_wants_vectors_of_the_output():
         surgery.fold_batch_norm(jnp.ones((2, 3)), None, one, one, jnp.ones(4), one, epsilon=1e-5)
 
 
+def test_fold_batch_norm_of_a_square_weight(key):
+    """Which axis holds the outputs is read from the layer, and the change measured on it."""
+    p, x = normal(key, w=(4, 4), b=(4,), scale=(4,), shift=(4,), mean=(4,), kernel=(4, 4, 2)), jnp.eye(5, 4) + 0.5
+    vectors, variance = (p["scale"], p["shift"], p["mean"]), jnp.array([0.3, 1.7, 2.0, 0.6])
+    options = {"epsilon": 1e-3, "x": x}
+    with pytest.raises(ValueError, match=r"axes \[0, 1\] of weight \(4, 4\) are as long as scale \(4,\)"):
+        surgery.fold_batch_norm(p["w"], p["b"], *vectors, variance, **options)
+    gain = p["scale"] / jnp.sqrt(variance + 1e-3)
+    for layer, shape in ((lambda w, b, x: x @ w + b[None], (1, 4)), (lambda w, b, x: x @ w.T + b[None], (4, 1))):
+        (w, b), change = surgery.fold_batch_norm(p["w"], p["b"], *vectors, variance, **options, layer=layer)
+        assert change < 1e-13
+        np.testing.assert_allclose(w, p["w"] * gain.reshape(shape), rtol=1e-13)
+        normed = (layer(p["w"], p["b"], x) - p["mean"][None]) * gain[None] + p["shift"][None]
+        np.testing.assert_allclose(layer(w, b, x), normed, rtol=1e-12, atol=1e-12)
+
+    def channels_first(w, b, x):
+        out = jax.lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=("NCH", "OIH", "NCH"))
+        return out + b[None, :, None]
+
+    options["x"] = jax.random.normal(key, (2, 4, 4))
+    (w, _), change = surgery.fold_batch_norm(p["kernel"], p["b"], *vectors, variance, **options, layer=channels_first)
+    assert change < 1e-13 and np.allclose(w, p["kernel"] * gain[:, None, None])
+    with pytest.raises(ValueError, match="layer came without x"):
+        surgery.fold_batch_norm(p["w"], p["b"], *vectors, variance, epsilon=1e-3, layer=channels_first)
+    with pytest.raises(ValueError, match="the weight is in no product"):
+        surgery.fold_batch_norm(
+            p["w"], p["b"], *vectors, variance, **options, layer=lambda w, b, x: x + b[None, :, None]
+        )
+
+
 def attention(p, x):
     q, k, v = (x @ p[n]["w"] + p[n]["b"][None] for n in "qkv")
     return jax.nn.softmax(q @ k.T) @ v @ p["o"]["w"] + p["o"]["b"][None]

@@ -22,7 +22,7 @@ from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.sites import Analysis, Origin, Site
 
 SAME_NORM = frozenset(
-    "convert_element_type reshape transpose squeeze rev copy reduce_precision slice name "  # noqa: SIM905
+    "convert_element_type reshape transpose squeeze rev copy reduce_precision slice split name "  # noqa: SIM905
     "optimization_barrier sharding_constraint layout_constraint mesh_cast reshard pbroadcast pvary pcast".split()
 )
 """Operations whose backward keeps the norm of a gradient: they move entries and drop none that has a gradient."""

@@ -137,8 +137,11 @@ def check_flag(value: Any, function: str, argument: str) -> None:
         raise TypeError(f"{function}: {argument} must be True or False, got {describe(value)}.")
 
 
-def trace_loss(asked: PerExample, args: tuple[Any, ...]) -> TracedLoss:
+def trace_loss(asked: PerExample, args: tuple[Any, ...], remat: bool = True) -> TracedLoss:
     """Check the arguments and trace the loss of one example.
+
+    Args:
+        remat: evaluate rematerialised calls as such; False: keep what they would compute again, so that taps see it.
 
     Raises:
         TypeError: a params leaf is not of a float dtype, or the loss returns no pair with `has_aux`.
@@ -156,6 +159,12 @@ def trace_loss(asked: PerExample, args: tuple[Any, ...]) -> TracedLoss:
     if not leaves:
         raise ValueError(f"{function}: argument {argnums}, which should be params, holds no arrays.")
     for path, leaf in zip(paths, leaves):
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{function}: the params leaf {path} is complex ({jnp.asarray(leaf).dtype}), and only real leaves are "
+                f"handled here. Keep its real and imaginary parts as two leaves and join them in the loss, "
+                f"jax.lax.complex(real, imaginary); or form the gradients, jax.vmap(jax.grad(loss), (None, 0))."
+            )
         if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
             raise TypeError(
                 f"{function}: the params leaf {path} has dtype {jnp.asarray(leaf).dtype}, and only float leaves have a "
@@ -194,7 +203,7 @@ def trace_loss(asked: PerExample, args: tuple[Any, ...]) -> TracedLoss:
 
     shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if axis == 0 else x for x, axis in zip(data, in_axes)]
     try:
-        analysis = analyse(example_loss, leaves, (shapes,))
+        analysis = analyse(example_loss, leaves, (shapes,), remat)
     except NameError as error:  # a collective over a named batch axis
         if "unbound axis name" not in str(error):
             raise

@@ -7,25 +7,34 @@ With g_s the gradient of example s of n, everything here is a mean over the exam
     K-FAC                                        A = E[ã ãᵀ], G = E[δ δᵀ],  ã = [a, 1]: the bias as one more input (4.4)
 """
 
+import itertools
+import math
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from jaxbias import _jaxpr
 from jaxbias._doors import describe
-from jaxbias._jaxpr.queries import LAYOUT
+from jaxbias._jaxpr import Program
+from jaxbias._jaxpr.queries import LAYOUT, backward_slice
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import backward, tap_factors
-from jaxbias.foreign.capture._plan import Method, plan, tap_products
+from jaxbias.foreign.capture._plan import SAME_NORM, Method, plan, tap_products
 from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, trace_loss
 from jaxbias.foreign.capture.clip import weight_gradient
 from jaxbias.foreign.capture.histograms import DeltaHistogram, delta_histograms
 from jaxbias.foreign.capture.influence import gradient_dots
 from jaxbias.foreign.capture.one_pass import Capture, NoiseScale, capture, noise_scale
 from jaxbias.foreign.sites import DATA
+from jaxbias.foreign.traced import split_params
+from jaxbias.foreign.uses import uses_of
 from jaxbias.params import SomeTree, Tree
 
 __all__ = [  # the last four lines' names stood here in 0.1
@@ -150,7 +159,7 @@ def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Li
 
     def diagonal(params, inputs):
         example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
-        out = jax.eval_shape(model, params, example)
+        out = jax.eval_shape(lambda x: model(params, x), example)
         if len(out.shape) != 1:
             raise ValueError(
                 f"ggn_diagonal: model(params, x) must return a vector for one example, got shape {out.shape}."
@@ -160,12 +169,15 @@ def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Li
             output = model(params, x)
             return jnp.vdot(lax.stop_gradient(ROOTS[kind](output, column)), output)
 
-        def step(total, column):
-            moments = second_moments(column_loss, batch_argnums=2)(params, column, inputs)
-            return jax.tree.map(jnp.add, total, moments), None
+        split = split_params(params)  # what is no array, in an Equinox module, is nothing to scan over
+        moments_of = second_moments(column_loss, batch_argnums=2)
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return lax.scan(step, zeros, jnp.arange(out.shape[0]))[0]
+        def step(total, column):
+            moments = split_params(moments_of(params, column, inputs)).leaves
+            return [x + y for x, y in zip(total, moments)], None
+
+        zeros = [jnp.zeros_like(leaf) for leaf in split.leaves]
+        return split.rebuild(lax.scan(step, zeros, jnp.arange(out.shape[0]))[0], None)
 
     return diagonal
 
@@ -210,7 +222,7 @@ class KroneckerFactors(NamedTuple):
     Attributes:
         inputs: A (inputs, inputs), of [a, 1] with a bias; a leading axis for stacked layers.
         outputs: G (outputs, outputs).
-        bias: path of the bias leaf, or None.
+        bias: path of the bias leaf, with its part where only one is added ("b[0:2]"), or None.
     """
 
     inputs: Array
@@ -233,8 +245,10 @@ def kfac_factors(
         reduce   A = 1/n Σ_s (mean_t ã)(mean_t ã)ᵀ,   G = 1/n Σ_s (Σ_t δ)(Σ_t δ)ᵀ
 
     t runs over positions, time steps or patches that share the weight; without them the two agree. The labels are those
-    of the batch (empirical Fisher); for the true Fisher draw them from the model. Weights that are used at several
-    contacts, or otherwise than by one product, are left out.
+    of the batch (empirical Fisher); for the true Fisher draw them from the model. A weight that is cut before its use,
+    each part by one product, has factors for each part, under its path with the part: "gru.w_h[0:5, 0:10]". What is
+    rematerialised is computed once: (a, δ) are kept anyway. Weights that are used at several contacts, or otherwise
+    than by one product, are left out, and a warning names them.
 
     Args:
         loss, argnums, has_aux, batch_argnums, keep_batch_dim: as for `per_example_norms`; what else the loss
@@ -244,6 +258,9 @@ def kfac_factors(
     Raises:
         TypeError, ValueError: another approximation; and as for `per_example_norms`.
 
+    Warns:
+        UserWarning: weights are left out.
+
     Source: J. Martens, R. Grosse (2015), eq. 16; R. Eschenhagen, A. Immer, R. Turner, F. Schneider, P. Hennig,
     Kronecker-factored approximate curvature for modern neural network architectures (2023), eqs. 11, 12.
     """
@@ -252,24 +269,65 @@ def kfac_factors(
     asked = PerExample("kfac_factors", loss, argnums, has_aux, batch_argnums, keep_batch_dim)
 
     def factors(*args):
-        problem = trace_loss(asked, args)
+        problem = trace_loss(asked, args, remat=False)
         methods = tap_products(problem.analysis, problem.leaves)
-        methods = [
-            m if len(m.taps) == 1 and m.taps[0].site.equation.name != "gather" else Method("unused") for m in methods
-        ]
+        methods = [m if _each_in_one_product(m) else Method("unused") for m in methods]
+        _warn_of_left_out(problem, methods)
         readings = backward(problem, methods)
         by_leaf = {}
         for path, method in zip(problem.paths, methods):
-            if not method.taps:
-                continue
-            (tap,) = method.taps
-            factors_of = lambda a, d, method=method: tap_factors(method, [a], [d])[0]
-            f = jax.vmap(factors_of)(readings.operands[tap.number], readings.slots[tap.number])
-            bias = _bias_of(problem, tap)
-            by_leaf[path] = _kronecker(f.left, f.right, bias, approximation)
+            for tap in method.taps:
+                single = replace(method, taps=(tap,))
+                factors_of = lambda a, d, single=single: tap_factors(single, [a], [d])[0]
+                f = jax.vmap(factors_of)(readings.operands[tap.number], readings.slots[tap.number])
+                by_leaf[path + _part(tap.operand)] = _kronecker(f.left, f.right, _bias_of(problem, tap), approximation)
         return by_leaf
 
     return factors
+
+
+def _region(operand: Program) -> list[tuple[int, int]]:
+    """The part of a program's one input that comes out of it: (start, stop) along each axis."""
+    (root,) = operand.inputs
+    shape = operand.shapes[root]
+    with jax.ensure_compile_time_eval():
+        places = np.arange(math.prod(shape), dtype=np.float64).reshape(shape)
+        given = jnp.asarray(places, jnp.float32)
+        part = np.asarray(_jaxpr.run_in_jax(operand, [given])[0], np.float64).astype(np.int64)
+    indices = np.unravel_index(part.reshape(-1), shape)
+    return [(int(i.min()), int(i.max()) + 1) for i in indices]
+
+
+def _part(operand: Program) -> str:
+    """The part as it stands behind a path: "[0:5, 0:10]"; "" for all of the leaf."""
+    region, (root,) = _region(operand), operand.inputs
+    whole = region == [(0, n) for n in operand.shapes[root]]
+    return "" if whole else f"[{', '.join(f'{start}:{stop}' for start, stop in region)}]"
+
+
+def _each_in_one_product(method: Method) -> bool:
+    """Whether each entry of the leaf is in one product: the leaf in one, or its parts in one each."""
+    if not method.taps or any(tap.site.equation.name == "gather" for tap in method.taps):
+        return False
+    if len(method.taps) == 1:
+        return True
+    regions = [_region(tap.operand) for tap in method.taps]
+    meet = lambda r, s: all(a < d and c < b for (a, b), (c, d) in zip(r, s))
+    same_scope = len({tap.site.scope for tap in method.taps}) == 1
+    return same_scope and not any(meet(r, s) for r, s in itertools.combinations(regions, 2))
+
+
+def _warn_of_left_out(problem: TracedLoss, methods: list[Method]) -> None:
+    """Name the weights that get no factors."""
+    roles = uses_of(problem.analysis.program, problem.paths).roles()
+    left = [p for p, role, m in zip(problem.paths, roles, methods) if "weight" in role.split("+") and not m.taps]
+    if left:
+        more = f" and {len(left) - 4} more" if len(left) > 4 else ""
+        warnings.warn(
+            f"kfac_factors: without factors are {', '.join(left[:4])}{more}, used in several products, or otherwise "
+            f"than in one of a dense or convolution layer. What has no key in the result needs another preconditioner.",
+            stacklevel=3,
+        )
 
 
 def _kronecker(a: Array, delta: Array, bias: str | None, approximation: str) -> KroneckerFactors:
@@ -297,5 +355,7 @@ def _bias_of(problem: TracedLoss, tap) -> str | None:
                 if site.scope == tap.site.scope and site.equation is equation and len(site.origin.leaves) == 1:
                     data = equation.inputs[1 - site.position]
                     if data in same and kinds[data] == DATA:
-                        return problem.paths[site.origin.leaves[0]]
+                        operand = backward_slice(program, [equation.inputs[site.position]])
+                        moved = all(e.name in SAME_NORM or e.name == "broadcast_in_dim" for e in operand.equations)
+                        return problem.paths[site.origin.leaves[0]] + _part(operand) if moved else None
     return None

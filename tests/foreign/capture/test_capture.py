@@ -294,6 +294,10 @@ def test_bad_input_is_refused_with_a_remedy():
         norms(lambda w, x: x[0] @ w, w, (x, jnp.array(1.0)))
     with pytest.raises(TypeError, match="the params leaf ids has dtype int64, and only float leaves have a gradient"):
         norms(lambda p, x: jnp.sum(x[p["ids"]]), {"ids": jnp.arange(2)}, x)
+    with pytest.raises(
+        TypeError, match=r"the params leaf z is complex \(complex128\), and .* Keep its real and imaginary"
+    ):
+        norms(lambda p, x: jnp.abs(p["z"]).sum() * x.sum(), {"z": w.astype(complex)}, x)
     with pytest.raises(ValueError, match="argument 1 is wanted, got 1 arguments"):
         norms(lambda w, x: w.sum(), w)
     with pytest.raises(ValueError, match=r"Reverse-mode differentiation does not work for lax.while_loop"):

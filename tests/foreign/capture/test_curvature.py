@@ -1,5 +1,6 @@
 """Second moments, Fisher, Gauss-Newton, K-FAC, noise scale, dot products against per-example gradients and Hessians."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,6 +153,70 @@ def test_kfac_of_stacked_layers_has_one_block_each(case):
     factors = jax.jit(lambda p, b: {k: f[:2] for k, f in jb.kfac_factors(loss)(p, b).items()})(params, batch)
     assert factors["stack"][0].shape == (2, 6, 6) and factors["one"][0].shape == (5, 5)
     assert set(factors) == {"one", "rows", "stack", "head"}
+
+
+def test_kfac_of_a_weight_that_is_cut_before_its_use(key):
+    """As Haiku's GRU does it: one leaf, two products. Of one row, each part's block is exact."""
+    keys = jax.random.split(key, 3)
+    p = {"w": jax.random.normal(keys[0], (3, 5)), "b": jax.random.normal(keys[1], (5,))}
+
+    def loss(p, x):
+        gates, candidate = jnp.split(p["w"], [2], axis=1)
+        z = jax.nn.sigmoid(x @ gates + p["b"][:2])
+        return jnp.sum(jnp.tanh((x * z.sum()) @ candidate + p["b"][2:]) * z.prod())
+
+    x = jax.random.normal(keys[2], (1, 3))
+    biases = {}
+
+    @jax.jit
+    def run(p, x):
+        factors = jb.kfac_factors(loss)(p, x)
+        biases.update({part: factor.bias for part, factor in factors.items()})
+        return {part: factor[:2] for part, factor in factors.items()}, jax.grad(loss)(p, x[0])
+
+    factors, g = run(p, x)
+    assert biases == {"w[0:3, 0:2]": "b[0:2]", "w[0:3, 2:5]": "b[2:5]"}
+    for part, columns in (("w[0:3, 0:2]", slice(0, 2)), ("w[0:3, 2:5]", slice(2, 5))):
+        inputs, outputs = factors[part]
+        flat = np.concatenate([g["w"][:, columns], g["b"][None, columns]]).ravel()
+        assert np.allclose(np.kron(inputs, outputs), np.outer(flat, flat), rtol=1e-12)
+
+
+def test_kfac_inside_remat_and_in_scans(case):
+    params, batch, _, loss, _ = case
+    stack = params["stack"]
+
+    def layers(step):
+        body = lambda h, w: (jnp.tanh(h @ w), None)
+        return lambda p, x: lax.scan(step(body), jnp.concatenate([x, x[:2]]), p)[0].sum()
+
+    def factors(step):
+        return jax.jit(lambda p, x: {path: f[:2] for path, f in jb.kfac_factors(layers(step))(p, x).items()})
+
+    plain, saved = (factors(step)(stack, batch[0]) for step in (lambda body: body, jax.checkpoint))
+    assert set(saved) == {"params"} and saved["params"][0].shape == (2, 6, 6)
+    assert_trees_close(saved, plain)
+
+
+def test_kfac_names_what_is_left_out(case):
+    params, (x, _), *_ = case
+    w = params["stack"][0, :4, :4]
+    with pytest.warns(UserWarning, match="without factors are params, used in several products"):
+        assert jb.kfac_factors(lambda w, x: (jnp.tanh(x @ w) @ w).sum())(w, x) == {}
+    # parts that overlap, and one that does not
+    loss = lambda p, x: (x @ p[0][:, :3]).sum() * (jnp.sin(x) @ p[0][:, 2:]).sum() * (x @ p[1]).sum()
+    with pytest.warns(UserWarning, match=r"without factors are 0, used in"):
+        assert set(jb.kfac_factors(loss)((w, w), x)) == {"1"}
+
+
+def test_curvature_of_an_equinox_module(key, by_the_rules_of_jax):
+    mlp = eqx.nn.MLP(4, 3, 5, 1, key=key)
+    x = jax.random.normal(key, (N, 4))
+    diagonal = eqx.filter_jit(jb.ggn_diagonal(lambda m, x: m(x), "squared_error"))(mlp, x)
+    assert diagonal.layers[0].weight.shape == (5, 4) and diagonal.activation is None
+    jacobian = eqx.filter_jit(jax.vmap(lambda x: eqx.filter_jacrev(lambda m: m(x))(mlp)))(x)
+    expected = jax.tree.map(lambda j: (j**2).sum(axis=1).mean(axis=0), jacobian)
+    assert_trees_close(jax.tree.leaves(diagonal), jax.tree.leaves(eqx.filter(expected, eqx.is_array)))
 
 
 def test_delta_histograms_by_hand():
