@@ -75,7 +75,7 @@ class Graph:
         def run(leaves, held, values):
             return fn(split.rebuild(leaves), held_tree.unflatten(held), *data.rebuild(values))
 
-        self.program, _ = _jaxpr.trace_inlined(run, split.leaves, held_leaves, data.leaves)
+        self.program, _ = _jaxpr.trace_inlined(run, split.leaves, held_leaves, data.leaves, remat=False)
         self._read()
 
     def _read(self) -> None:

@@ -78,9 +78,11 @@ def fold_batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) ->
     The norms stay in fn, as the identity (γ′ = √(σ² + ε), β′ = μ, with batch_stats as they are), so that a model
     without them takes the same weights and biases. Left alone, as `batch_norms` says with the reason, is a norm
 
-    - behind something else than one product: an activation, a sum, a pooling, another norm; or inside of a loop;
+    - behind something else than one product: an activation, a sum, a pooling, another norm;
     - whose product is used elsewhere too, or whose weight, scale or shift is;
     - that takes the statistics of the batch (training mode), or has no scale that could undo it.
+
+    Norms inside of a loop (`lax.scan` over layers) are not seen, so neither listed nor folded.
 
     A product without a bias gets one where the model has a place for it, a None beside the weight that fn adds if it is
     an array (`jb.Params`, `eqx.nn.Linear`); elsewhere the norm's own shift holds what the bias would.
