@@ -17,6 +17,7 @@ from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, n
 from jaxbias.verify.cases import cases_of
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
+from jaxbias.verify.conditions import find_condition, reproduce, shrink
 from jaxbias.verify.differences import MOST_COLUMNS, derivatives
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
 from jaxbias.verify.localise import Listing, list_lines
@@ -115,7 +116,7 @@ def check(
     listing = Listing()
     if cases and not shape_found and (explain or (diagnose and wrong)):
         try:
-            listing = list_lines(checker, cases)
+            listing = list_lines(checker, cases, rng)
         except Exception as error:  # the verdict must not depend on whether its lines can be told
             listing = Listing(reason=f"an operation of the forward or the rule is in the way: {in_one_line(error)}")
         notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
@@ -127,15 +128,19 @@ def check(
         broken_numbers = _not_a_number(problem, cases, sorted(wrong - set(shape_found)))
         diagnoses += broken_numbers.values()
         unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
-        if unnamed and nonlinear is None:
+        named, told = _of_slips(checker, cases, listing, unnamed, rng)
+        diagnoses += named
+        if told.issuperset(unnamed):
+            reproduction = _reproduction(checker, cases, unnamed, rng)
+        elif unnamed and nonlinear is None:
             try:
                 mistakes, reproduction, more = name_mistakes(checker, cases, unnamed, rng)
+                mistakes = _of_others(mistakes, told, every)
             except Exception as error:  # nor on whether the mistake can be searched for
                 words = f"the search for the mistake failed: {in_one_line(error)}"
-                mistakes, more = (
-                    [Diagnosis(every[i], "unexplained", "Differs from the reference.") for i in unnamed],
-                    [words],
-                )
+                left = [i for i in unnamed if i not in told]
+                mistakes = [Diagnosis(every[i], "unexplained", "Differs from the reference.") for i in left]
+                more = [words]
             diagnoses += _with_lines(mistakes, listing, every)
             notes += more
         diagnoses += [d for i, d in precision.items() if i not in wrong]
@@ -168,6 +173,48 @@ def check(
         certificate(checker, cases),
         listing.lines,
     )
+
+
+def _of_slips(
+    checker: Checker, cases: list[Case], listing: Listing, wrong: list[int], rng: np.random.Generator
+) -> tuple[list[Diagnosis], set[int]]:
+    """A diagnosis for each slip of the listing that has a name, and the gradients that they explain."""
+    diagnoses, told = [], set()
+    for slip in listing.slips:
+        leaves = sorted(slip.leaves.intersection(wrong))
+        if not leaves or slip.relation is None:
+            continue
+        told.update(leaves)
+        paths = ", ".join(checker.problem.leaves[i][0] for i in leaves)
+        condition = find_condition(checker, cases, leaves, rng)
+        diagnoses.append(
+            Diagnosis(
+                paths,
+                slip.relation.kind,
+                f"`{slip.code}` {slip}.",
+                evidence=slip.evidence,
+                condition=condition,
+                rule_line=slip.line,
+                wanted=slip.wanted,
+                patch=slip.patch,
+            )
+        )
+    return diagnoses, told
+
+
+def _reproduction(checker: Checker, cases: list[Case], wrong: list[int], rng: np.random.Generator) -> str:
+    smooth = [case for case in cases if not case.kink and not case.probe.kink] or cases
+    return reproduce(checker, shrink(checker, smooth, wrong, rng) or smooth, wrong) if wrong else ""
+
+
+def _of_others(diagnoses: list[Diagnosis], told: set[int], paths: list[str]) -> list[Diagnosis]:
+    """Diagnoses of the gradients that no slip explains."""
+    kept = []
+    for diagnosis in diagnoses:
+        left = [path for path in diagnosis.leaf.split(", ") if path not in {paths[i] for i in told}]
+        if left:
+            kept.append(dataclasses.replace(diagnosis, leaf=", ".join(left)))
+    return kept
 
 
 def _with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) -> list[Diagnosis]:

@@ -13,6 +13,7 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.alignment import Alignment
+from jaxbias.verify.mending import Mender
 from jaxbias.verify.problem import exact_context
 from jaxbias.verify.relations import Relation, relation
 from jaxbias.verify.report import Line, LineStatus
@@ -48,6 +49,8 @@ class Located:
         wanted: what the value must be, in a name; empty if it has none.
         relation: how it differs from that; None if no words were found.
         code: the piece of the line that is wrong.
+        patch: the statement with which the rule is right; empty if none is known.
+        evidence: on what that was tried.
     """
 
     leaves: frozenset[int]
@@ -55,6 +58,8 @@ class Located:
     wanted: str
     relation: Relation | None
     code: str
+    patch: str = ""
+    evidence: str = ""
 
     def __str__(self) -> str:
         inside = self.relation is not None and self.relation.number is not None
@@ -71,7 +76,7 @@ class Listing:
     reason: str = ""
 
 
-def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
+def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Generator) -> Listing:
     """The rule on a few ordinary probes of the given sizes, line by line."""
     problem = checker.problem
     if problem.forward is None:
@@ -110,6 +115,7 @@ def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
     shapes = [(name, np.shape(x)) for name, x in zip(names, first.inputs)]
     shapes = [*shapes[len(problem.primals) :], *shapes[: len(problem.primals)]]
     slips: list[tuple[Slip, Located]] = []
+    mender = Mender(checker, alignment, rng)
     for slip in find_slips(alignment, paths, deadline):
         words = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
         located = _located(alignment, slip, words)
@@ -121,17 +127,25 @@ def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
         if place:  # the same code in another pass of a loop
             first, other = slips[place[0]]
             slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
-        else:
-            slips.append((slip, located))
+            continue
+        if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
+            sizes = f"{mender.sizes} sizes" if mender.sizes > 1 else "the given sizes"
+            evidence = f"with this line the rule is right on {len(chosen)} probes and on {sizes}"
+            located = replace(located, patch=patch, evidence=evidence)
+        slips.append((slip, located))
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
 
 
 def _segment(alignment: Alignment, number: int) -> Segment | None:
     """The innermost piece of code that computes a value."""
-    if number in alignment.names:
-        return alignment.names[number].segment
+    return next(iter(_segments(alignment, number)), None)
+
+
+def _segments(alignment: Alignment, number: int) -> tuple[Segment, ...]:
+    """Pieces of code that compute a value, the one that names it first."""
     pieces = alignment.program.equations[alignment.position[number]].segments if number in alignment.position else ()
-    return pieces[0] if pieces else None
+    named = (alignment.names[number].segment,) if number in alignment.names else ()
+    return tuple(dict.fromkeys((*named, *pieces)))
 
 
 def _place(slip: Slip, words: Relation | None) -> int:

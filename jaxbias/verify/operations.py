@@ -3,14 +3,16 @@
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
+from jaxbias.verify.repairs import Repair, bracketed, is_code
 
 MOST_OPERATIONS = 60
 """Between right values and a wrong one, for all changes to be tried."""
@@ -30,6 +32,7 @@ class Changed(NamedTuple):
     cost: float | int
     change: Change
     number: int | None = None
+    repairs: tuple[Repair, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,37 @@ class Edit:
         kind: of mistake, one of `report.KINDS`.
         text: a sentence without its subject: "takes g where d_n is needed".
         cost: how far-fetched it is.
+        repairs: of its code.
     """
 
     number: int
     kind: str
     text: str
     cost: float | int
+    repairs: tuple[Repair, ...] = ()
 
 
 @dataclass(frozen=True)
 class AtHand:
-    """A right value: of the reference, or one that the rule has computed."""
+    """A right value: of the reference, or one that the rule has computed; `code`: as Python, or empty."""
 
     name: str
     array: np.ndarray
     cost: float | int
+    code: str = ""
+    derivative: bool = False
+
+    @property
+    def kind_of_factor(self) -> str:
+        """Of mistake, where a value is not multiplied by this one."""
+        if set(np.unique(self.array).tolist()) <= {0.0, 1.0}:
+            return "missing-mask"
+        return "missing-activation-derivative" if self.derivative else "missing-factor"
+
+    @property
+    def as_factor(self) -> tuple[Repair, ...]:
+        """What puts it into a product."""
+        return (Repair("wrap", f"{{}} * {bracketed(self.code)}"),) if self.code else ()
 
     @property
     def bracketed(self) -> str:
@@ -68,22 +87,41 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
     """Right values of this shape, up to layout, that a value of the rule could be computed from; likely ones first."""
     values: list[AtHand] = []
 
-    def add(name: str, array: np.ndarray, cost: float) -> None:
+    def add(name: str, array: np.ndarray, cost: float, derivative: bool = False) -> None:
         array = array.astype(float) if array.dtype.kind == "b" else array
         if array.dtype.kind not in "fiuc":
             return
         for layout, laid in layouts(array, shape):
             turned = name if layout != "transposed" else f"{name}.T" if name.isidentifier() else f"({name}).T"
-            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout)))
+            code = _laid_out(turned, array if layout != "transposed" else laid, laid) if is_code(name) else ""
+            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), code, derivative))
 
     for value in alignment.matcher.values:
         if value.linear == linear and value.rank < 3:
-            add(alignment.own_name(value), value.array, value.rank)
+            add(alignment.own_name(value), value.array, value.rank, value.derivative)
     for other, name in alignment.names.items():
         inside = other in alignment.position and other != number and other not in alignment.matches
         if inside and name.variable and (other in alignment.linear) == linear and alignment.known(other):
             add(name.text, alignment.column(other), 1.2)
     return sorted(values, key=lambda value: value.cost)
+
+
+def _laid_out(code: str, x: np.ndarray, laid: np.ndarray) -> str:
+    """Code of an array that stands where `laid` is needed: unit axes put in where broadcasting does not by itself."""
+    own, shape = x.shape[1:], laid.shape[1:]
+    if own == shape or (len(own) <= len(shape) and same(np.broadcast_to(_in_front(x, len(shape)), laid.shape), laid)):
+        return code
+    for axes in itertools.combinations(range(len(shape)), len(own)):
+        full = [own[axes.index(a)] if a in axes else 1 for a in range(len(shape))]
+        if all(n in (1, shape[a]) for a, n in enumerate(full)):
+            if same(np.broadcast_to(x.reshape(len(x), *full), laid.shape), laid):
+                index = ", ".join(":" if a in axes else "None" for a in range(len(shape)))
+                return f"{bracketed(code, products=True)}[{index}]"
+    return ""
+
+
+def _in_front(x: np.ndarray, rank: int) -> np.ndarray:
+    return x.reshape(len(x), *(1,) * (rank - x.ndim + 1), *x.shape[1:])
 
 
 def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Edit]:
@@ -99,7 +137,7 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
                 return
             if trial(position, changed.change):
                 place = equation.outputs[0] if changed.number is None else changed.number
-                yield Edit(place, changed.kind, changed.text, changed.cost)
+                yield Edit(place, changed.kind, changed.text, changed.cost, changed.repairs)
 
 
 def _region(alignment: Alignment, number: int) -> list[int]:
@@ -159,6 +197,7 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
             f"must {'add' if other == 'add' else 'subtract'} here",
             0.9,
             (lambda k, x: x[0] + x[1] if other == "add" else x[0] - x[1]),
+            repairs=(Repair("signs"),),
         )
     if name in COMPARISONS:
         for other, sign in COMPARISONS.items():
@@ -169,6 +208,7 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                     f"compares by {COMPARISONS[name]} in place of {sign}",
                     1.1,
                     (lambda k, x, e=flipped: apply(e, x)),
+                    repairs=(Repair("compares", sign),),
                 )
     if name == "reduce_sum":
         rank = len(program.shapes[equation.inputs[0]])
@@ -177,25 +217,31 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                 if axes != tuple(equation.params["axes"]) and count == len(equation.params["axes"]):
                     turned = replace(equation, params={**equation.params, "axes": axes})
                     text = f"sums over axis {listed(equation.params['axes'])}, and must sum over axis {listed(axes)}"
-                    yield Changed("wrong-reduction-axis", text, 0.8, lambda k, x, e=turned: apply(e, x))
+                    repairs = (Repair("axes", axes_code(axes)), Repair("letters"))
+                    change = lambda k, x, e=turned: apply(e, x)
+                    yield Changed("wrong-reduction-axis", text, 0.8, change, repairs=repairs)
     if name == "integer_pow":
         y = equation.params["y"]
         for power in (y - 1, y + 1, -y):
             turned = replace(equation, params={**equation.params, "y": power})
             text = f"has the power {y}, and must have {power}"
-            yield Changed("scale-constant", text, 1.2, lambda k, x, e=turned: apply(e, x))
+            operand = alignment.text(equation.inputs[0])
+            by = operand if power == 1 else f"{bracketed(operand, products=True)}**{power}"
+            repairs = tuple(Repair("swap", by, code) for code in (f"{operand}**{y}", f"{operand} * {operand}"))
+            yield Changed("scale-constant", text, 1.2, lambda k, x, e=turned: apply(e, x), repairs=repairs)
     linear = output in alignment.linear
     if name not in LAYOUT and len(equation.inputs) == 1 and program.shapes[equation.inputs[0]] == shape:
         kind = "not-linear-in-cotangent" if equation.inputs[0] in alignment.linear and name != "neg" else "extra-term"
-        yield Changed(("sign" if name == "neg" else kind), f"must not take the {_word(name)}", 1.3, lambda k, x: x[0])
+        kind, repairs = ("sign", (Repair("signs"),)) if name == "neg" else (kind, (Repair("calls", "", name),))
+        yield Changed(kind, f"must not take the {_word(name)}", 1.3, lambda k, x: x[0], repairs=repairs)
     if name in ("mul", "div", "add", "add_any", "sub"):
         for j, n in enumerate(equation.inputs):
             if program.shapes[equation.inputs[1 - j]] == shape and (
                 n not in alignment.linear or name not in ("mul", "div")
             ):
-                kind = "extra-term"
-                part = "factor" if name in ("mul", "div") else "term"
-                yield Changed(kind, f"has the {part} {alignment.text(n)} too much", 1.5, lambda k, x, j=j: x[1 - j])
+                kind, part = ("wrong-operand", "factor") if name in ("mul", "div") else ("extra-term", "term")
+                text, repairs = alignment.text(n), (Repair("without", code=alignment.text(n)),)
+                yield Changed(kind, f"has the {part} {text} too much", 1.5, lambda k, x, j=j: x[1 - j], repairs=repairs)
     if name not in LAYOUT:
         yield from _other_reductions(alignment, equation)
         yield from _other_operands(alignment, equation)
@@ -221,10 +267,13 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
                 operand = array[k] if x[j].dtype.kind != "b" else array[k] != 0
                 return _jaxpr.apply(equation, [*x[:j], operand, *x[j + 1 :]])[0]
 
-            kind = "transpose" if value.name == f"{alignment.text(n)}.T" else "wrong-operand"
-            yield Changed(
-                kind, f"takes {alignment.text(n)} where {value.name} is needed", 1.4 + 0.1 * value.cost, change
-            )
+            taken = alignment.text(n)
+            kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
+            repairs = (Repair("swap", value.code, taken),) if value.code else ()
+            if kind == "transpose":
+                repairs = (Repair("transposes", code=taken), Repair("letters"))
+            text = f"takes {taken} where {value.name} is needed"
+            yield Changed(kind, text, 1.4 + 0.1 * value.cost, change, repairs=repairs)
 
 
 def _sum_above(alignment: Alignment, number: int) -> tuple[_jaxpr.Equation, float] | None:
@@ -272,22 +321,20 @@ def _other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterat
                 def change(k: int, x: list[Any], j: int = j, array: np.ndarray = array) -> Any:
                     return _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
 
-                yield Changed("wrong-reduction-axis", f"{text} over axis {listed(axes)}", 0.85, change, e.outputs[0])
+                repairs = (Repair("axes", axes_code(axes)),)
+                words = f"{text} over axis {listed(axes)}"
+                yield Changed("wrong-reduction-axis", words, 0.85, change, e.outputs[0], repairs)
 
 
 def _factors(alignment, output, shape, linear) -> Iterator[Changed]:
     """A factor that the output lacks."""
     for value in at_hand(alignment, output, shape, False):
         if value.cost < 2.5 and np.ptp(np.abs(value.array)) > 0:
-            binary = set(np.unique(value.array).tolist()) <= {0.0, 1.0}
-            kind = "missing-mask" if binary else "missing-factor"
-            text = f"lacks the factor {value.bracketed}"
-            yield Changed(
-                kind, text, 1.6 + 0.1 * value.cost, lambda k, x, a=value.array: _product(alignment, output, k, x, a)
-            )
+            text, change = f"lacks the factor {value.bracketed}", partial(_product, alignment, output, value.array)
+            yield Changed(value.kind_of_factor, text, 1.6 + 0.1 * value.cost, change, repairs=value.as_factor)
 
 
-def _product(alignment: Alignment, output: int, k: int, operands: list[Any], array: np.ndarray) -> Any:
+def _product(alignment: Alignment, output: int, array: np.ndarray, k: int, operands: list[Any]) -> Any:
     equation = alignment.program.equations[alignment.position[output]]
     return _jaxpr.apply(equation, operands)[0] * array[k]
 
@@ -298,3 +345,8 @@ def _word(name: str) -> str:
 
 def listed(numbers) -> str:
     return ", ".join(map(str, numbers))
+
+
+def axes_code(axes: Sequence[int]) -> str:
+    """Axes as an argument."""
+    return str(axes[0]) if len(axes) == 1 else f"({listed(axes)})"
