@@ -27,6 +27,7 @@ class ReferenceValue:
         linear: whether it is linear in the cotangent.
         rank: how far-fetched it is; of several that are equal the lowest speaks.
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
+        of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
@@ -35,6 +36,8 @@ class ReferenceValue:
     linear: bool
     rank: float | int
     derivative: bool = False
+    of: str = ""
+    form: str = ""
     place: str = ""
     iteration: int = 0
 
@@ -81,7 +84,9 @@ def reference_values(
             text, rank = f"{makers[number].name} in `{pieces[0].text}`" if pieces else makers[number].name, UNNAMED
         new = [ReferenceValue(text, value, False, rank), ReferenceValue(gradient_by(text), cotangent, True, rank)]
         if value[0].size > 1 and value.dtype.kind == "f":
-            new += [ReferenceValue(t, x, False, rank + 0.3, True) for t, x in _derivatives(text, value)]
+            for form, x in _derivatives(value):
+                name = form.format(bracketed(text))
+                new.append(ReferenceValue(name, x, False, rank + 0.3, True, text, form))
         if number in in_loops:
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
@@ -89,15 +94,19 @@ def reference_values(
     return named
 
 
-def _derivatives(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def bracketed(name: str) -> str:
+    """A name as a part of an expression."""
+    return name if name.isidentifier() else f"({name})"
+
+
+def _derivatives(value: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Derivatives of elementwise functions whose output, or input, this value is."""
-    name = name if name.isidentifier() else f"({name})"
     with np.errstate(all="ignore"):
         arrays = {
-            f"1 - {name}**2": 1 - value**2,
-            f"{name} * (1 - {name})": value * (1 - value),
-            f"({name} > 0)": np.asarray(value > 0, float),
-            f"exp({name})": np.exp(value),
-            f"sign({name})": np.sign(value),
+            "1 - {0}**2": 1 - value**2,
+            "{0} * (1 - {0})": value * (1 - value),
+            "({0} > 0)": np.asarray(value > 0, float),
+            "exp({0})": np.exp(value),
+            "sign({0})": np.sign(value),
         }
-    return [(text, x) for text, x in arrays.items() if np.all(np.isfinite(x)) and np.ptp(x) > 0]
+    return [(form, x) for form, x in arrays.items() if np.all(np.isfinite(x)) and np.ptp(x) > 0]

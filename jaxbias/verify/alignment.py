@@ -17,7 +17,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
-from jaxbias.symbols.reference_values import ReferenceValue
+from jaxbias.symbols.reference_values import ReferenceValue, bracketed
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -264,6 +264,8 @@ class Alignment:
 
     def own_name(self, value: ReferenceValue) -> str:
         """What the rule itself calls a reference value; its reference name where it has no shorter one for it."""
+        if value.name not in self.own and value.of in self.own:
+            return value.form.format(bracketed(self.own[value.of].text))
         return self.own[value.name].text if value.name in self.own else value.name
 
     def text(self, number: int) -> str:

@@ -15,6 +15,7 @@ from jaxbias.verify import remarks
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
 from jaxbias.verify.cases import cases_of
+from jaxbias.verify.certain import certain
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
 from jaxbias.verify.conditions import find_condition, reproduce, shrink
@@ -180,9 +181,19 @@ def _of_slips(
 ) -> tuple[list[Diagnosis], set[int]]:
     """A diagnosis for each slip of the listing that has a name, and the gradients that they explain."""
     diagnoses, told = [], set()
+    smooth = [case for case in cases if not case.kink and not case.probe.kink]
+    for fact in certain(checker, smooth[:1], wrong) if smooth else ():
+        its = next((slip for slip in listing.slips if slip.leaves.issuperset(fact.leaves)), None)
+        if its is not None and its.patch:  # its line says more
+            continue
+        told.update(fact.leaves)
+        place = (its.line, its.wanted) if its else ("", "")
+        paths = ", ".join(checker.problem.leaves[i][0] for i in sorted(fact.leaves))
+        condition = find_condition(checker, cases, sorted(fact.leaves), rng)
+        diagnoses.append(Diagnosis(paths, fact.kind, fact.text, "", "", condition, "", (), *place))
     for slip in listing.slips:
         leaves = sorted(slip.leaves.intersection(wrong))
-        if not leaves or slip.relation is None:
+        if not leaves or slip.relation is None or told.issuperset(leaves):
             continue
         told.update(leaves)
         paths = ", ".join(checker.problem.leaves[i][0] for i in leaves)

@@ -1,7 +1,7 @@
 """A rule line by line: what each line is, the first wrong one, and what that must be."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.alignment import Alignment
+from jaxbias.verify.constants import Shapes
 from jaxbias.verify.mending import Mender
 from jaxbias.verify.problem import exact_context
 from jaxbias.verify.relations import Relation, relation
@@ -116,8 +117,8 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Gener
     shapes = [*shapes[len(problem.primals) :], *shapes[: len(problem.primals)]]
     slips: list[tuple[Slip, Located]] = []
     mender = Mender(checker, alignment, rng)
-    for slip in find_slips(alignment, paths, deadline):
-        words = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+    for slip, words in find_slips(alignment, paths, tell, deadline):
         located = _located(alignment, slip, words)
         place = [
             k
@@ -133,7 +134,23 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Gener
             evidence = f"with this line the rule is right on {len(chosen)} probes and on {sizes}"
             located = replace(located, patch=patch, evidence=evidence)
         slips.append((slip, located))
-    return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+    lines = _lines(alignment, slips, paths)
+    return Listing(lines, (*(located for _, located in slips), *_unchanged(alignment, values, paths, shapes, deadline)))
+
+
+def _unchanged(
+    alignment: Alignment, values: Sequence[ReferenceValue], paths: Sequence[str], shapes: Shapes, deadline: float | int
+) -> Iterator[Located]:
+    """Wrong gradients that are an argument or a cotangent as it came: no line computes them."""
+    names = {value.name for value in values}
+    for i, number in enumerate(alignment.leaves):
+        if number is None or i in alignment.right or number in alignment.position:
+            continue
+        given, wanted = alignment.gradient(i), alignment.expected[i]
+        words = relation(alignment, number, given, wanted, shapes, deadline)
+        if words is not None:
+            name = gradient_by(paths[i])
+            yield Located(frozenset([i]), "", name if name in names else "", words, alignment.text(number))
 
 
 def _segment(alignment: Alignment, number: int) -> Segment | None:
@@ -154,7 +171,10 @@ def _place(slip: Slip, words: Relation | None) -> int:
 
 def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Located:
     segment = _segment(alignment, _place(slip, words))
-    place = f"{Path(segment.file).name}:{segment.line}: {segment.statement}" if segment else ""
+    place = ""
+    if segment is not None:  # of a lambda the piece: the line holds whatever it stands in
+        code = segment.text if segment.function == "<lambda>" else segment.statement
+        place = f"{Path(segment.file).name}:{segment.line}: {code}"
     return Located(slip.leaves, place, slip.name, words, segment.text if segment else "")
 
 

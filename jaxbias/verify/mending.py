@@ -41,7 +41,7 @@ class Mender:
                 if self._is_right(right, [*self.made, (segment, code)]):
                     self.made.append((segment, code))
                     self.right = set(right)
-                    return replaced_line(segment, code)
+                    return code if segment.function == "<lambda>" else replaced_line(segment, code)
         return ""
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
@@ -58,7 +58,7 @@ class Mender:
         """Of the given sizes, and, for what is right on those, of others."""
         yield from self.alignment.cases
         if self.others is None:
-            self.others = other_sizes(self.checker, self.alignment.cases, self.off, self.rng)
+            self.others = other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
             self.sizes += len(self.others)
         yield from self.others
 

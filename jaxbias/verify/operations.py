@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,13 +56,20 @@ class Edit:
 
 @dataclass(frozen=True)
 class AtHand:
-    """A right value: of the reference, or one that the rule has computed; `code`: as Python, or empty."""
+    """A right value: of the reference, or one that the rule has computed; `own`: as it was before it was laid out."""
 
     name: str
     array: np.ndarray
     cost: float | int
-    code: str = ""
+    own: np.ndarray | None = None
     derivative: bool = False
+
+    @cached_property
+    def code(self) -> str:
+        """As Python; empty where it has no expression, as ∂L/∂p has none."""
+        return (
+            _laid_out(self.name, self.array if self.own is None else self.own, self.array) if is_code(self.name) else ""
+        )
 
     @property
     def kind_of_factor(self) -> str:
@@ -93,8 +100,8 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
             return
         for layout, laid in layouts(array, shape):
             turned = name if layout != "transposed" else f"{name}.T" if name.isidentifier() else f"({name}).T"
-            code = _laid_out(turned, array if layout != "transposed" else laid, laid) if is_code(name) else ""
-            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), code, derivative))
+            own = laid if layout == "transposed" else array
+            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), own, derivative))
 
     for value in alignment.matcher.values:
         if value.linear == linear and value.rank < 3:
@@ -109,19 +116,26 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
 def _laid_out(code: str, x: np.ndarray, laid: np.ndarray) -> str:
     """Code of an array that stands where `laid` is needed: unit axes put in where broadcasting does not by itself."""
     own, shape = x.shape[1:], laid.shape[1:]
-    if own == shape or (len(own) <= len(shape) and same(np.broadcast_to(_in_front(x, len(shape)), laid.shape), laid)):
+    if own == shape or (_fits(own, shape[len(shape) - len(own) :]) and same(_spread(_in_front(x, shape), laid), laid)):
         return code
     for axes in itertools.combinations(range(len(shape)), len(own)):
         full = [own[axes.index(a)] if a in axes else 1 for a in range(len(shape))]
-        if all(n in (1, shape[a]) for a, n in enumerate(full)):
-            if same(np.broadcast_to(x.reshape(len(x), *full), laid.shape), laid):
-                index = ", ".join(":" if a in axes else "None" for a in range(len(shape)))
-                return f"{bracketed(code, products=True)}[{index}]"
+        if _fits(full, shape) and same(_spread(x.reshape(len(x), *full), laid), laid):
+            index = ", ".join(":" if a in axes else "None" for a in range(len(shape)))
+            return f"{bracketed(code, products=True)}[{index}]"
     return ""
 
 
-def _in_front(x: np.ndarray, rank: int) -> np.ndarray:
-    return x.reshape(len(x), *(1,) * (rank - x.ndim + 1), *x.shape[1:])
+def _fits(own: Sequence[int], shape: Sequence[int]) -> bool:
+    return len(own) == len(shape) and all(n in (1, m) for n, m in zip(own, shape))
+
+
+def _in_front(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    return x.reshape(len(x), *(1,) * (len(shape) - x.ndim + 1), *x.shape[1:])
+
+
+def _spread(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(x, like.shape)
 
 
 def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Edit]:
@@ -220,6 +234,15 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                     repairs = (Repair("axes", axes_code(axes)), Repair("letters"))
                     change = lambda k, x, e=turned: apply(e, x)
                     yield Changed("wrong-reduction-axis", text, 0.8, change, repairs=repairs)
+    if name == "scatter":
+        adding = replace(equation, name="scatter-add")
+        words = "overwrites where indices are repeated, and must add"
+        repairs = (Repair("calls", "add", "set"),)
+        yield Changed("index-collision", words, 0.7, lambda k, x: apply(adding, x), repairs=repairs)
+    if name == "dynamic_update_slice":
+        words, repairs = "overwrites what is there, and must add to it", (Repair("calls", "add", "set"),)
+        change = lambda k, x: x[0] + apply(equation, [np.zeros_like(x[0]), *x[1:]])
+        yield Changed("overwritten-not-accumulated", words, 0.7, change, repairs=repairs)
     if name == "integer_pow":
         y = equation.params["y"]
         for power in (y - 1, y + 1, -y):
@@ -239,9 +262,16 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
             if program.shapes[equation.inputs[1 - j]] == shape and (
                 n not in alignment.linear or name not in ("mul", "div")
             ):
-                kind, part = ("wrong-operand", "factor") if name in ("mul", "div") else ("extra-term", "term")
-                text, repairs = alignment.text(n), (Repair("without", code=alignment.text(n)),)
-                yield Changed(kind, f"has the {part} {text} too much", 1.5, lambda k, x, j=j: x[1 - j], repairs=repairs)
+                kind, words = "wrong-operand", f"has the factor {alignment.text(n)} too much"
+                if name not in ("mul", "div"):
+                    twice = _occurs(alignment, equation.inputs[1 - j], n)
+                    kind = "double-count" if twice else "extra-term"
+                    term = alignment.text(n)
+                    words = f"counts the term {term} twice" if twice else f"has the term {term} too much"
+                repairs = (Repair("without", code=alignment.text(n)),)
+                yield Changed(kind, words, 1.5, lambda k, x, j=j: x[1 - j], repairs=repairs)
+    if name == "mul":
+        yield from _distributed(alignment, equation)
     if name not in LAYOUT:
         yield from _other_reductions(alignment, equation)
         yield from _other_operands(alignment, equation)
@@ -259,6 +289,10 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
         values = at_hand(alignment, n, now.shape[1:], n in alignment.linear)
         if equation.outputs[0] not in alignment.linear:  # the cotangent may be what it lacks
             values += at_hand(alignment, n, now.shape[1:], True)
+        elif alignment.linear.issuperset(equation.inputs) and len(equation.inputs) == 2:  # or has too much
+            values += at_hand(alignment, n, now.shape[1:], False)
+        if equation.name in ("reduce_sum", "dot_general", "cumsum"):
+            yield from _masked_operands(alignment, equation, j)
         for value in values:
             if same(value.array, now.astype(value.array.dtype)):
                 continue
@@ -269,11 +303,67 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
 
             taken = alignment.text(n)
             kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
+            if n in alignment.linear and value.own is not None and equation.inputs.count(n) == 2:
+                kind = "not-linear-in-cotangent"
             repairs = (Repair("swap", value.code, taken),) if value.code else ()
             if kind == "transpose":
                 repairs = (Repair("transposes", code=taken), Repair("letters"))
             text = f"takes {taken} where {value.name} is needed"
             yield Changed(kind, text, 1.4 + 0.1 * value.cost, change, repairs=repairs)
+
+
+def _occurs(alignment: Alignment, number: int, term: int) -> bool:
+    """Is the term among those of a sum?"""
+    if same(alignment.column(number), alignment.column(term)):
+        return True
+    at = alignment.position.get(number)
+    e = None if at is None else alignment.program.equations[at]
+    return e is not None and e.name in ("add", "add_any") and any(_occurs(alignment, i, term) for i in e.inputs)
+
+
+def _distributed(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
+    """Of a product with a sum, another factor with one of its terms: a·(b − c) that must be a·b − d·c."""
+    program = alignment.program
+    for j, total in enumerate(equation.inputs):
+        n = equation.inputs[1 - j]
+        at = alignment.position.get(total)
+        if at is None or n == total or program.shapes[n] != program.shapes[total]:
+            continue
+        e = program.equations[at]
+        if e.name not in SIGNS:
+            continue
+        taken = alignment.text(n)
+        sign = "-" if e.name == "sub" else "+"
+        for side, term in enumerate(e.inputs):
+            held = alignment.column(term)
+            held = held.reshape(len(held), *(1,) * (len(program.shapes[total]) - held.ndim + 1), *held.shape[1:])
+            for value in at_hand(alignment, n, program.shapes[n], n in alignment.linear):
+                turn = -1 if side and sign == "-" else 1
+                difference = turn * (value.array - alignment.column(n)) * held
+
+                def change(k: int, x: list[Any], difference: np.ndarray = difference) -> Any:
+                    return x[0] * x[1] + difference[k]
+
+                parts = [f"{bracketed(taken)} * {bracketed(alignment.text(m))}" for m in e.inputs]
+                parts[side] = f"{bracketed(value.code)} * {bracketed(alignment.text(term))}"
+                repairs = (Repair("wrap", f" {sign} ".join(parts)),) if value.code else ()
+                words = f"takes {taken} where {value.name} is needed, with the term {alignment.text(term)}"
+                yield Changed("wrong-operand", words, 1.9 + 0.1 * value.cost, change, repairs=repairs)
+
+
+def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
+    """A mask or a slope that what is added up lacks."""
+    n = equation.inputs[j]
+    taken = alignment.text(n)
+    for value in at_hand(alignment, n, alignment.program.shapes[n], False):
+        if value.derivative or value.kind_of_factor == "missing-mask":
+
+            def change(k: int, x: list[Any], array: np.ndarray = value.array) -> Any:
+                return _jaxpr.apply(equation, [*x[:j], x[j] * array[k], *x[j + 1 :]])[0]
+
+            repairs = (Repair("swap", f"({bracketed(taken)} * {bracketed(value.code)})", taken),) if value.code else ()
+            words = f"{taken} lacks the factor {value.bracketed}"
+            yield Changed(value.kind_of_factor, words, 1.65 + 0.1 * value.cost, change, repairs=repairs)
 
 
 def _sum_above(alignment: Alignment, number: int) -> tuple[_jaxpr.Equation, float] | None:

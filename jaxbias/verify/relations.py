@@ -75,7 +75,8 @@ class _Relations:
         self.given, self.wanted = given, wanted
         self.shapes = [list(shapes)] * given.shape[0]
         self.linear = number in alignment.linear
-        self.equation: _jaxpr.Equation = alignment.program.equations[alignment.position[number]]
+        at = alignment.position.get(number)  # None where the rule returns an argument as it is
+        self.equation: _jaxpr.Equation | None = None if at is None else alignment.program.equations[at]
 
     def __iter__(self) -> Iterator[Relation]:
         yield from self.another_axis()
@@ -83,7 +84,9 @@ class _Relations:
             return
         if not np.any(self.given):
             whole = next(self.term(), None) if self.given[0].size <= MOST_ENTRIES else None
-            repairs = tuple(repair._replace(by=repair.by.removeprefix("{} + ")) for repair in whole.repairs) if whole else ()
+            repairs = (
+                tuple(repair._replace(by=repair.by.removeprefix("{} + ")) for repair in whole.repairs) if whole else ()
+            )
             yield Relation("detached", "is zero", 0.8, repairs=repairs)
             return
         yield from self.constant()
@@ -94,7 +97,7 @@ class _Relations:
         yield from self.factor()
         yield from self.another_value()
         yield from self.some_elements()
-        for edit in edits(self.alignment, self.number, self.wanted, self.deadline):
+        for edit in edits(self.alignment, self.number, self.wanted, self.deadline) if self.equation else ():
             yield Relation(edit.kind, edit.text, edit.cost, edit.number, edit.repairs)
         if self.given[0].size <= MOST_ENTRIES:
             yield from self.term()
@@ -107,9 +110,9 @@ class _Relations:
     def another_axis(self) -> Iterator[Relation]:
         """A sum over another axis than the one written."""
         e = self.equation
-        while e.name in LAYOUT and e.inputs and e.inputs[0] in self.alignment.position:
+        while e is not None and e.name in LAYOUT and e.inputs and e.inputs[0] in self.alignment.position:
             e = self.alignment.program.equations[self.alignment.position[e.inputs[0]]]
-        if e.name not in ("reduce_sum", "cumsum"):
+        if e is None or e.name not in ("reduce_sum", "cumsum"):
             return
         operand = self.alignment.column(e.inputs[0])
         rank = operand.ndim - 1
@@ -167,12 +170,14 @@ class _Relations:
             if name.variable and alignment.program.shapes[number] == () and number not in alignment.linear:
                 array = alignment.column(number)
                 if array.dtype.kind == "f" and alignment.known(number) and np.all(np.abs(np.abs(array) - 1) > 1e-6):
-                    yield AtHand(name.text, array, 1.0, name.text)
+                    yield AtHand(name.text, array, 1.0)
 
     def layout(self) -> Iterator[Relation]:
         for layout, turned in layouts(self.given, self.wanted.shape[1:]):
             if layout == "transposed" and same(turned, self.wanted):
-                yield Relation("transpose", "must be transposed", 1.1, repairs=(Repair("transposes"), Repair("letters")))
+                yield Relation(
+                    "transpose", "must be transposed", 1.1, repairs=(Repair("transposes"), Repair("letters"))
+                )
         for axis in range(1, self.given.ndim):
             size = self.given.shape[axis]
             if size < 3:
@@ -219,7 +224,9 @@ class _Relations:
                 continue
             for layout, array in layouts(alignment.column(number), self.wanted.shape[1:]):
                 if same(array, self.wanted):
-                    nonlinear = number in self.equation.inputs and number in alignment.linear
+                    nonlinear = (
+                        self.equation is not None and number in self.equation.inputs and number in alignment.linear
+                    )
                     kind = "not-linear-in-cotangent" if nonlinear else "wrong-operand"
                     text = f"must be {name.text}" + (f" {layout}" if layout else "")
                     by = name.text + (".T" if layout == "transposed" else "")

@@ -118,13 +118,14 @@ def _without(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
             first = side is node.left
             if first and not isinstance(node.op, ast.Mult | ast.Add):
                 continue
-            is_it = ast.dump(side) == ast.dump(named) if named is not None else isinstance(side, ast.Constant)
-            if is_it:
+            if ast.dump(side) == ast.dump(named) if named is not None else isinstance(side, ast.Constant):
                 yield _put(text, node, _of(text, other))
-    for node in ast.walk(tree) if named is not None else ():  # x**2 for x
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and ast.dump(node.left) == ast.dump(named):
-            if isinstance(node.right, ast.Constant) and node.right.value == 2:
-                yield _put(text, node, _of(text, node.left))
+    if named is None:
+        return
+    for node in ast.walk(tree):
+        square = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and _of(text, node.right) == "2"
+        if isinstance(node, ast.BinOp) and square and ast.dump(node.left) == ast.dump(named):
+            yield _put(text, node, _of(text, node.left))
 
 
 def _signs(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
@@ -154,7 +155,7 @@ def _signs(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
 
 
 def _calls(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
-    """Another function, `mean` for `sum`, or none, where `by` is empty; with `code` alone, any function of that name."""
+    """Another function in the place of `code`, `mean` for `sum`; none where `by` is empty."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue

@@ -73,7 +73,7 @@ def _is_at(code: str, places: tuple[str, ...]) -> bool:
 
 
 def score(slip: Slip, report: Report) -> Score:
-    """A name counts for a mistake where its kind is true of it, and its line, if it names one, is that of the mistake."""
+    """A name counts for a mistake where its kind is true of it and the line that it names, if any, is its place."""
     wrong = [linecache.getline(line.file, line.number).strip() for line in report.lines if line.status == "wrong"]
     code = lambda d: d.rule_line.split(": ", 1)[-1]
     tells = lambda d, m: d.kind in TRUE_OF[m.family] and (not d.rule_line or _is_at(code(d), m.lines))
