@@ -1,13 +1,13 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.symbols.names import names_of
+from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 
 MOST_ENTRIES = 50_000
@@ -28,6 +28,7 @@ class ReferenceValue:
         rank: how far-fetched it is; of several that are equal the lowest speaks.
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
         of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
+        through: of the gradient by the operand of an elementwise function, the name of that by its value.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
@@ -38,6 +39,7 @@ class ReferenceValue:
     derivative: bool = False
     of: str = ""
     form: str = ""
+    through: str = ""
     place: str = ""
     iteration: int = 0
 
@@ -74,6 +76,7 @@ def reference_values(
     names = names_of(inlined)
     in_loops = {number: (k, t) for k, group in enumerate(passes(inlined)) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
+    functions = _functions(inlined, names)
     for number, value, cotangent in zip(made, arrays, arrays[len(made) :]):
         if value[0].size > MOST_ENTRIES:
             continue
@@ -82,7 +85,9 @@ def reference_values(
         else:
             pieces = makers[number].segments
             text, rank = f"{makers[number].name} in `{pieces[0].text}`" if pieces else makers[number].name, UNNAMED
-        new = [ReferenceValue(text, value, False, rank), ReferenceValue(gradient_by(text), cotangent, True, rank)]
+        after = gradient_by(names[functions[number]].text) if number in functions else ""
+        gradient = ReferenceValue(gradient_by(text), cotangent, True, rank, through=after)
+        new = [ReferenceValue(text, value, False, rank), gradient]
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):
                 name = form.format(bracketed(text))
@@ -92,6 +97,28 @@ def reference_values(
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
     return named
+
+
+def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, int]:
+    """Operand of an elementwise function that the forward calls → its value; sums and products are none."""
+    functions: dict[int, int] = {}
+    makers = {number: equation for equation in program.equations for number in equation.outputs}
+    for number, name in names.items():
+        if number not in makers or "(" not in name.segment.text:
+            continue
+        shape, inside, todo, operands = program.shapes[number], name.segment, [number], set()
+        while todo:
+            equation = makers.get(n := todo.pop())
+            within = equation is not None and inside in equation.segments
+            if n != number and (not within or equation is None):
+                operands.add(n)
+            elif equation is None or any(program.shapes[i] not in ((), shape) for i in equation.inputs):
+                operands.add(-1)  # no elementwise function
+            else:
+                todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
+        if len(operands) == 1 and -1 not in operands and operands != {number}:
+            functions.setdefault(operands.pop(), number)
+    return functions
 
 
 def bracketed(name: str) -> str:

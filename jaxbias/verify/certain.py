@@ -31,11 +31,13 @@ class Certain:
         leaves: their positions.
         kind: one of `report.KINDS`.
         text: a sentence.
+        first: whether it says more than a line of the rule that explains the same.
     """
 
     leaves: frozenset[int]
     kind: str
     text: str
+    first: bool = True
 
 
 def certain(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -> Iterator[Certain]:
@@ -109,7 +111,7 @@ def _blocks(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -
             zero = [one if m == k else np.zeros_like(s) for m, s in enumerate(seeds)]
             columns.setdefault(k, []).append(_values(checker, case, zero))
     for i in wrong:
-        pairs = []
+        pairs, first = [], True
         for k, seed in enumerate(seeds):
             expected = np.stack([column[0][i] for column in columns[k]])
             given = np.stack([column[1][i] for column in columns[k]])
@@ -123,11 +125,17 @@ def _blocks(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -
             if blocks is None:
                 pairs = []
                 break
+            reached = np.argwhere(~missing.reshape(len(missing), -1).any(axis=1).reshape(np.shape(seed)))
+            first = first and len(reached) > 0 and bool(np.any(np.ptp(reached, axis=0) == 0))
             names = checker.problem.seed_names[k], checker.problem.leaves[i][0]
             pairs.append("{} to {}".format(*(f"{name}{block}" for name, block in zip(names, blocks))))
         if pairs:
             text = f"Contributions of {', and of '.join(pairs)}, are missing."
-            yield Certain(frozenset([i]), "missing-term", text.replace(", are", " are") if len(pairs) == 1 else text)
+            text = text.replace(", are", " are") if len(pairs) == 1 else text
+            kind = "missing-term"
+            if first and all(pair.endswith(f" to {checker.problem.leaves[i][0]}") for pair in pairs):
+                kind, text = "broadcast-not-summed", f"Not summed, but one entry alone is taken. {text}"
+            yield Certain(frozenset([i]), kind, text, first=False)
 
 
 def _block(

@@ -176,6 +176,10 @@ def check(
     )
 
 
+VAGUE = ("unexplained", "only-some-elements", "missing-term")
+"""Kinds of a slip beside which it says more which entries are missing."""
+
+
 def _of_slips(
     checker: Checker, cases: list[Case], listing: Listing, wrong: list[int], rng: np.random.Generator
 ) -> tuple[list[Diagnosis], set[int]]:
@@ -184,7 +188,7 @@ def _of_slips(
     smooth = [case for case in cases if not case.kink and not case.probe.kink]
     for fact in certain(checker, smooth[:1], wrong) if smooth else ():
         its = next((slip for slip in listing.slips if slip.leaves.issuperset(fact.leaves)), None)
-        if its is not None and its.patch:  # its line says more
+        if not fact.first and its is not None and its.relation is not None and its.relation.kind not in VAGUE:
             continue
         told.update(fact.leaves)
         place = (its.line, its.wanted) if its else ("", "")
@@ -193,7 +197,7 @@ def _of_slips(
         diagnoses.append(Diagnosis(paths, fact.kind, fact.text, "", "", condition, "", (), *place))
     for slip in listing.slips:
         leaves = sorted(slip.leaves.intersection(wrong))
-        if not leaves or slip.relation is None or told.issuperset(leaves):
+        if not leaves or slip.relation is None or slip.relation.kind == "unexplained" or told.issuperset(leaves):
             continue
         told.update(leaves)
         paths = ", ".join(checker.problem.leaves[i][0] for i in leaves)

@@ -3,6 +3,7 @@
 import itertools
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -144,6 +145,10 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
     if len(region) > MOST_OPERATIONS:
         return
     trial = _Trial(alignment, region, number, wanted)
+    for edit in _shared_operands(alignment, trial):
+        if time.process_time() > deadline:
+            return
+        yield edit
     for position in region:
         equation = alignment.program.equations[position]
         for changed in _changes(alignment, equation):
@@ -152,6 +157,28 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
             if trial(position, changed.change):
                 place = equation.outputs[0] if changed.number is None else changed.number
                 yield Edit(place, changed.kind, changed.text, changed.cost, changed.repairs)
+
+
+def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+    """Another value in the place of one that several operations take, as softmax does what it is the softmax of."""
+    equations = [alignment.program.equations[p] for p in trial.region]
+    inside = {n for e in equations for n in e.outputs}
+    uses = Counter(n for e in equations for n in set(e.inputs) if n not in inside)
+    for n, count in uses.items():
+        shape, program = alignment.program.shapes[n], alignment.program
+        dtype = program.dtypes[n]
+        if count < 2 or n in program.constants or not shape or dtype is None or np.dtype(dtype).kind != "f":
+            continue
+        now = alignment.column(n)
+        for value in at_hand(alignment, n, shape, n in alignment.linear):
+            if same(value.array, now) or not trial.with_value(n, value.array):
+                continue
+            kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
+            masked = bool(np.any(kept)) and np.ptp(value.array[~kept]) == 0  # all the others are one number
+            taken, kind = alignment.text(n), "missing-mask" if masked else "wrong-operand"
+            repairs = (Repair("swap", value.code, taken),) if value.code else ()
+            words = f"takes {taken} where {value.name} is needed"
+            yield Edit(trial.number, kind, words, 1.35 + 0.1 * value.cost, repairs)
 
 
 def _region(alignment: Alignment, number: int) -> list[int]:
@@ -181,6 +208,20 @@ class _Trial:
                 out = self._run(k, position, change)
             except (ValueError, IndexError):  # the shapes of a change need not fit what follows
                 return False
+            if out is None or not same(np.asarray(out)[None], self.wanted[k : k + 1]):
+                return False
+        return True
+
+    def with_value(self, number: int, array: np.ndarray) -> bool:
+        """Is what is wanted got, where this value is another one?"""
+        for k, values in enumerate(self.alignment.values):
+            changed = {number: array[k]}
+            with np.errstate(all="ignore"):
+                for p in self.region:
+                    e = self.alignment.program.equations[p]
+                    if any(i in changed for i in e.inputs):
+                        changed.update(zip(e.outputs, _jaxpr.apply(e, [changed.get(i, values[i]) for i in e.inputs])))
+            out = changed.get(self.number)
             if out is None or not same(np.asarray(out)[None], self.wanted[k : k + 1]):
                 return False
         return True
@@ -308,8 +349,11 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
             repairs = (Repair("swap", value.code, taken),) if value.code else ()
             if kind == "transpose":
                 repairs = (Repair("transposes", code=taken), Repair("letters"))
-            text = f"takes {taken} where {value.name} is needed"
-            yield Changed(kind, text, 1.4 + 0.1 * value.cost, change, repairs=repairs)
+            text, at = f"takes {taken} where {value.name} is needed", None
+            if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong
+                at, text = n, f"must be {value.name}"
+                repairs = (Repair("wrap", value.code),) if value.code else ()
+            yield Changed(kind, text, 1.4 + 0.1 * value.cost, change, at, repairs)
 
 
 def _occurs(alignment: Alignment, number: int, term: int) -> bool:

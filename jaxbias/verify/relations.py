@@ -97,6 +97,7 @@ class _Relations:
         yield from self.factor()
         yield from self.another_value()
         yield from self.some_elements()
+        yield from self.slope()
         for edit in edits(self.alignment, self.number, self.wanted, self.deadline) if self.equation else ():
             yield Relation(edit.kind, edit.text, edit.cost, edit.number, edit.repairs)
         if self.given[0].size <= MOST_ENTRIES:
@@ -224,14 +225,41 @@ class _Relations:
                 continue
             for layout, array in layouts(alignment.column(number), self.wanted.shape[1:]):
                 if same(array, self.wanted):
-                    nonlinear = (
-                        self.equation is not None and number in self.equation.inputs and number in alignment.linear
-                    )
-                    kind = "not-linear-in-cotangent" if nonlinear else "wrong-operand"
-                    text = f"must be {name.text}" + (f" {layout}" if layout else "")
+                    kind, text = self._words_for(number, name.text + (f" {layout}" if layout else ""))
                     by = name.text + (".T" if layout == "transposed" else "")
                     yield Relation(kind, text, 1.3 + 0.2 * bool(layout), repairs=(Repair("wrap", by),))
                     return
+
+    def _words_for(self, number: int, name: str) -> tuple[str, str]:
+        """Kind and sentence where another value of the rule is wanted."""
+        alignment, e = self.alignment, self.equation
+        if e is not None and number in e.inputs and number in alignment.linear and len(e.inputs) == 2:
+            other = e.inputs[1 - e.inputs.index(number)]
+            if other in alignment.linear and e.name == "mul":
+                return "not-linear-in-cotangent", f"must be {name}"
+            if e.name in ("mul", "div"):
+                return "wrong-operand", f"has the factor {alignment.text(other)} too much: must be {name}"
+        maker = alignment.program.equations[alignment.position[number]]
+        if maker.name in ("add", "add_any") and self.number in maker.inputs:
+            other = maker.inputs[1 - maker.inputs.index(self.number)]
+            return "missing-term", f"lacks the term {alignment.text(other)}: must be {name}"
+        return "wrong-operand", f"must be {name}"
+
+    def slope(self) -> Iterator[Relation]:
+        """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
+        values = {value.name: value for value in self.alignment.matcher.values}
+        for value in self.alignment.matcher.values:
+            after = values.get(value.through)
+            if after is None or after.array.shape != self.wanted.shape:
+                continue
+            function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
+            if not self.linear and same(self.wanted * after.array, value.array):
+                yield Relation("missing-activation-derivative", f"is not the slope of {function}", 1.75)
+                return
+            if self.linear and same(self.wanted, value.array):
+                words = f"is not {self.alignment.own_name(after)} times the slope of {function}"
+                yield Relation("missing-activation-derivative", words, 2.5)
+                return
 
     def some_elements(self) -> Iterator[Relation]:
         """Right but for some elements, which have something in common."""
@@ -256,7 +284,7 @@ class _Relations:
             kind = "double-count" if abs(factor - 2) < 1e-8 else "only-some-elements"
             yield Relation(kind, f"is {factor:.6g} times what it must be {where}", 1.4)
         else:
-            yield Relation("only-some-elements", f"is wrong {where}", 2.6)
+            yield Relation("unexplained", f"is wrong {where}", 3.5)
 
     def where(self, wrong: np.ndarray) -> str:
         """Words for a set of elements; empty if there are none."""
