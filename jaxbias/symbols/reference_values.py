@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class ReferenceValue:
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
         of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
         through: of the gradient by the operand of an elementwise function, the name of that by its value.
+        line: of the forward that computes it, "file.py:12: code"; empty if unknown.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
@@ -40,6 +42,7 @@ class ReferenceValue:
     of: str = ""
     form: str = ""
     through: str = ""
+    line: str = ""
     place: str = ""
     iteration: int = 0
 
@@ -90,13 +93,21 @@ def reference_values(
         new = [ReferenceValue(text, value, False, rank), gradient]
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):
-                name = form.format(bracketed(text))
-                new.append(ReferenceValue(name, x, False, rank + 0.3, True, text, form))
+                new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))
+        if name is not None:
+            line = f"{Path(name.segment.file).name}:{name.segment.line}: {name.segment.statement}"
+            new = [replace(v, line=line) for v in new]
         if number in in_loops:
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
     return named
+
+
+PLAIN = frozenset(
+    ("add", "add_any", "sub", "mul", "div", "neg", "copy", "copy_p", "convert_element_type", "real", "imag")
+)
+"""Primitives of which no function is made that has a slope worth a name."""
 
 
 def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, int]:
@@ -106,7 +117,7 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
     for number, name in names.items():
         if number not in makers or "(" not in name.segment.text:
             continue
-        shape, inside, todo, operands = program.shapes[number], name.segment, [number], set()
+        shape, inside, todo, operands, plain = program.shapes[number], name.segment, [number], set(), True
         while todo:
             equation = makers.get(n := todo.pop())
             within = equation is not None and inside in equation.segments
@@ -115,8 +126,9 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
             elif equation is None or any(program.shapes[i] not in ((), shape) for i in equation.inputs):
                 operands.add(-1)  # no elementwise function
             else:
+                plain = plain and equation.name in PLAIN
                 todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
-        if len(operands) == 1 and -1 not in operands and operands != {number}:
+        if len(operands) == 1 and -1 not in operands and not plain:
             functions.setdefault(operands.pop(), number)
     return functions
 

@@ -8,7 +8,7 @@ its place.
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -108,15 +108,26 @@ class Matcher:
 
     def __init__(self, values: Iterable[ReferenceValue]):
         self.values: list[ReferenceValue] = []
+        self.named: dict[str, ReferenceValue] = {}
         self.buckets: dict[tuple[tuple[int, ...], int], list[_Held]] = {}
         for value in sorted(values, key=lambda v: v.rank):
+            self.named.setdefault(value.name, value)
             if usable(value.array):
                 x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
                 features, shape = _features(x), value.array.shape
                 alike = self._alike(x, features, value.linear)
-                if not any(held.value.array.shape == shape and same(x, held.array) for held in alike):
+                equal = [held for held in alike if held.value.array.shape == shape and same(x, held.array)]
+                if not equal:
                     self.values.append(value)
                     self.buckets.setdefault(_bucket(x, features), []).append(_Held(value, x, features))
+                elif value.through and not equal[0].value.through:  # it is the operand of a function as well
+                    self._put(equal[0], replace(equal[0].value, through=value.through))
+
+    def _put(self, held: "_Held", value: ReferenceValue) -> None:
+        """In the place of one that is held."""
+        self.values[next(k for k, v in enumerate(self.values) if v is held.value)] = value
+        bucket = self.buckets[_bucket(held.array, held.features)]
+        bucket[next(k for k, other in enumerate(bucket) if other is held)] = held._replace(value=value)
 
     def _alike(self, x: np.ndarray, features: np.ndarray, linear: bool) -> Iterator["_Held"]:
         """Values held that may be a multiple of this one, laid out otherwise."""

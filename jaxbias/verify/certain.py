@@ -111,12 +111,14 @@ def _blocks(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -
             zero = [one if m == k else np.zeros_like(s) for m, s in enumerate(seeds)]
             columns.setdefault(k, []).append(_values(checker, case, zero))
     for i in wrong:
-        pairs, first = [], True
+        pairs, first, last = [], True, True
         for k, seed in enumerate(seeds):
             expected = np.stack([column[0][i] for column in columns[k]])
             given = np.stack([column[1][i] for column in columns[k]])
             if np.shape(given) != np.shape(expected):
                 return
+            if not np.any(given):
+                break  # a gradient of zeros has another name
             missing = ~_close(given, expected, expected)
             if not np.any(missing):
                 continue
@@ -127,6 +129,7 @@ def _blocks(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -
                 break
             reached = np.argwhere(~missing.reshape(len(missing), -1).any(axis=1).reshape(np.shape(seed)))
             first = first and len(reached) > 0 and bool(np.any(np.ptp(reached, axis=0) == 0))
+            last = last and first and bool(np.any(np.min(reached, axis=0) == np.array(np.shape(seed)) - 1))
             names = checker.problem.seed_names[k], checker.problem.leaves[i][0]
             pairs.append("{} to {}".format(*(f"{name}{block}" for name, block in zip(names, blocks))))
         if pairs:
@@ -134,7 +137,8 @@ def _blocks(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -
             text = text.replace(", are", " are") if len(pairs) == 1 else text
             kind = "missing-term"
             if first and all(pair.endswith(f" to {checker.problem.leaves[i][0]}") for pair in pairs):
-                kind, text = "broadcast-not-summed", f"Not summed, but one entry alone is taken. {text}"
+                kind = "overwritten-not-accumulated" if last else "broadcast-not-summed"
+                text = f"One entry alone is taken, and not the sum. {text}"
             yield Certain(frozenset([i]), kind, text, first=False)
 
 

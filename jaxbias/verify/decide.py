@@ -21,7 +21,7 @@ from jaxbias.verify.checker import SECONDS, Case, Checker
 from jaxbias.verify.conditions import find_condition, reproduce, shrink
 from jaxbias.verify.differences import MOST_COLUMNS, derivatives
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
-from jaxbias.verify.localise import Listing, list_lines
+from jaxbias.verify.localise import Listing, Located, list_lines
 from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes, singular_probes
@@ -176,6 +176,20 @@ def check(
     )
 
 
+def _together(slips: Sequence[Located]) -> list[Located]:
+    """One for the same mistake in several lines: the first, with the gradients of all."""
+    groups: dict[object, Located] = {}
+    for slip in slips:
+        key = (slip.relation.kind, slip.relation.text) if slip.relation else slip.line
+        known = groups.get(key)
+        if known is None or slip.relation is None or "take" not in slip.relation.text:
+            groups[key if known is None else (key, slip.line, slip.code)] = slip
+        else:
+            code = f"{known.code}` and `{slip.code}"
+            groups[key] = dataclasses.replace(known, leaves=known.leaves | slip.leaves, code=code)
+    return list(groups.values())
+
+
 VAGUE = ("unexplained", "only-some-elements", "missing-term")
 """Kinds of a slip beside which it says more which entries are missing."""
 
@@ -195,7 +209,7 @@ def _of_slips(
         paths = ", ".join(checker.problem.leaves[i][0] for i in sorted(fact.leaves))
         condition = find_condition(checker, cases, sorted(fact.leaves), rng)
         diagnoses.append(Diagnosis(paths, fact.kind, fact.text, "", "", condition, "", (), *place))
-    for slip in listing.slips:
+    for slip in _together(listing.slips):
         leaves = sorted(slip.leaves.intersection(wrong))
         if not leaves or slip.relation is None or slip.relation.kind == "unexplained" or told.issuperset(leaves):
             continue
@@ -209,6 +223,7 @@ def _of_slips(
                 f"`{slip.code}` {slip}.",
                 evidence=slip.evidence,
                 condition=condition,
+                source=slip.source,
                 rule_line=slip.line,
                 wanted=slip.wanted,
                 patch=slip.patch,

@@ -52,6 +52,7 @@ class Located:
         code: the piece of the line that is wrong.
         patch: the statement with which the rule is right; empty if none is known.
         evidence: on what that was tried.
+        source: line of the forward that the wanted value comes from; empty if unknown.
     """
 
     leaves: frozenset[int]
@@ -61,6 +62,7 @@ class Located:
     code: str
     patch: str = ""
     evidence: str = ""
+    source: str = ""
 
     def __str__(self) -> str:
         inside = self.relation is not None and self.relation.number is not None
@@ -116,10 +118,13 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Gener
     shapes = [(name, np.shape(x)) for name, x in zip(names, first.inputs)]
     shapes = [*shapes[len(problem.primals) :], *shapes[: len(problem.primals)]]
     slips: list[tuple[Slip, Located]] = []
+    lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
     tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
     for slip, words in find_slips(alignment, paths, tell, deadline):
         located = _located(alignment, slip, words)
+        names_of_it = ([words.about] if words is not None else []) + [slip.name]
+        located = replace(located, source=next((lines_of[n] for n in names_of_it if n in lines_of), ""))
         place = [
             k
             for k, (_, other) in enumerate(slips)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias.symbols.reference_values import ReferenceValue
 from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
 from jaxbias.verify.repairs import Repair, bracketed, is_code
 
@@ -34,6 +35,7 @@ class Changed(NamedTuple):
     change: Change
     number: int | None = None
     repairs: tuple[Repair, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Edit:
         text: a sentence without its subject: "takes g where d_n is needed".
         cost: how far-fetched it is.
         repairs: of its code.
+        about: name of a reference value that it speaks of.
     """
 
     number: int
@@ -53,17 +56,24 @@ class Edit:
     text: str
     cost: float | int
     repairs: tuple[Repair, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
 class AtHand:
-    """A right value: of the reference, or one that the rule has computed; `own`: as it was before it was laid out."""
+    """A right value: of the reference, or one that the rule has computed.
+
+    Attributes:
+        own: as it was before it was laid out.
+        derivative, through: see `ReferenceValue`.
+    """
 
     name: str
     array: np.ndarray
     cost: float | int
     own: np.ndarray | None = None
     derivative: bool = False
+    through: str = ""
 
     @cached_property
     def code(self) -> str:
@@ -95,18 +105,18 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
     """Right values of this shape, up to layout, that a value of the rule could be computed from; likely ones first."""
     values: list[AtHand] = []
 
-    def add(name: str, array: np.ndarray, cost: float, derivative: bool = False) -> None:
+    def add(name: str, array: np.ndarray, cost: float, derivative: bool = False, through: str = "") -> None:
         array = array.astype(float) if array.dtype.kind == "b" else array
         if array.dtype.kind not in "fiuc":
             return
         for layout, laid in layouts(array, shape):
             turned = name if layout != "transposed" else f"{name}.T" if name.isidentifier() else f"({name}).T"
             own = laid if layout == "transposed" else array
-            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), own, derivative))
+            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), own, derivative, through))
 
     for value in alignment.matcher.values:
         if value.linear == linear and value.rank < 3:
-            add(alignment.own_name(value), value.array, value.rank, value.derivative)
+            add(alignment.own_name(value), value.array, value.rank, value.derivative, value.through)
     for other, name in alignment.names.items():
         inside = other in alignment.position and other != number and other not in alignment.matches
         if inside and name.variable and (other in alignment.linear) == linear and alignment.known(other):
@@ -156,7 +166,7 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
                 return
             if trial(position, changed.change):
                 place = equation.outputs[0] if changed.number is None else changed.number
-                yield Edit(place, changed.kind, changed.text, changed.cost, changed.repairs)
+                yield Edit(place, changed.kind, changed.text, changed.cost, changed.repairs, changed.about)
 
 
 def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
@@ -344,6 +354,17 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
 
             taken = alignment.text(n)
             kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
+            if n in alignment.linear and value.own is not None and value.own[0].size < value.array[0].size:
+                continue  # a gradient broadcast back gives itself under a sum
+            after = alignment.matcher.named.get(value.through)
+            if after is not None and same(now, after.array):
+                function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
+                slopes = [slope.code for slope in _slopes(alignment, after, value)]
+                repairs = tuple(Repair("swap", f"({taken} * {bracketed(slope)})", taken) for slope in slopes)
+                words = f"takes {taken} without the slope of {function}"
+                slope = "missing-activation-derivative"
+                yield Changed(slope, words, 1.3, change, repairs=repairs, about=value.through)
+                continue
             if n in alignment.linear and value.own is not None and equation.inputs.count(n) == 2:
                 kind = "not-linear-in-cotangent"
             repairs = (Repair("swap", value.code, taken),) if value.code else ()
@@ -395,6 +416,13 @@ def _distributed(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Ch
                 yield Changed("wrong-operand", words, 1.9 + 0.1 * value.cost, change, repairs=repairs)
 
 
+def _slopes(alignment: Alignment, after: ReferenceValue, before: AtHand) -> Iterator[AtHand]:
+    """Derivatives at hand by which the gradient after a function gives the one before it."""
+    for value in at_hand(alignment, -1, after.array.shape[1:], False):
+        if value.code and before.own is not None and same(value.array * after.array, before.own):
+            yield value
+
+
 def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
     """A mask or a slope that what is added up lacks."""
     n = equation.inputs[j]
@@ -410,16 +438,38 @@ def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) ->
             yield Changed(value.kind_of_factor, words, 1.65 + 0.1 * value.cost, change, repairs=repairs)
 
 
-def _sum_above(alignment: Alignment, number: int) -> tuple[_jaxpr.Equation, float] | None:
+def divided_below(alignment: Alignment, number: int) -> float:
+    """The constant by which a sum is multiplied next, as in a mean; 1 if there is none."""
+    for e in alignment.program.equations[alignment.position[number] + 1 :]:
+        if number not in e.inputs:
+            continue
+        if e.name in LAYOUT:
+            number = e.outputs[0]
+            continue
+        fixed = [i for i in e.inputs if i in alignment.constant and _uniform(alignment, i)]
+        if e.name in ("mul", "div") and fixed and (e.name == "mul" or e.inputs[1] == fixed[0]):
+            held = float(alignment.column(fixed[0]).flat[0])
+            return held if e.name == "mul" else 1 / held
+        break
+    return 1.0
+
+
+def _uniform(alignment: Alignment, number: int) -> bool:
+    """Is it one number?"""
+    held = np.asarray(alignment.values[0][number])
+    return held.dtype.kind in "fiu" and held.size > 0 and np.ptp(held) == 0
+
+
+def total_above(alignment: Alignment, number: int) -> tuple[_jaxpr.Equation, float] | None:
     """The sum that a value is, laid out and times a constant, and the constant."""
     program, factor = alignment.program, 1.0
     while number in alignment.position and number not in alignment.constant:
         e = program.equations[alignment.position[number]]
         if e.name == "reduce_sum":
             return e, factor
-        fixed = [i for i in e.inputs if i in alignment.constant and not program.shapes[i]]
+        fixed = [i for i in e.inputs if i in alignment.constant and _uniform(alignment, i)]
         if e.name in ("mul", "div") and len(fixed) == 1 and (e.name == "mul" or e.inputs[1] == fixed[0]):
-            held = float(alignment.column(fixed[0])[0])
+            held = float(alignment.column(fixed[0]).flat[0])
             factor = factor * held if e.name == "mul" else factor / held
             number = next(i for i in e.inputs if i != fixed[0])
         elif e.name in LAYOUT and len(e.inputs) == 1:
@@ -433,7 +483,7 @@ def _other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterat
     """The mean or sum over other axes in the place of an operand that is one, broadcast back."""
     shape = alignment.program.shapes[equation.outputs[0]]
     for j, n in enumerate(equation.inputs):
-        above = _sum_above(alignment, n)
+        above = total_above(alignment, n)
         if above is None:
             continue
         e, constants = above

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
-from jaxbias.verify.constants import Shapes, name_constant
-from jaxbias.verify.operations import AtHand, at_hand, axes_code, edits, listed
+from jaxbias.verify.constants import Shapes, close, name_constant
+from jaxbias.verify.operations import AtHand, at_hand, axes_code, divided_below, edits, listed, total_above
 from jaxbias.verify.repairs import Repair, bracketed
 
 MOST_ENTRIES = 4096
@@ -34,6 +34,7 @@ class Relation:
         cost: how far-fetched it is.
         number: of the value at which the rule goes wrong, where that is further up; None if it is the wrong value.
         repairs: of the code there, the likeliest first.
+        about: name of the reference value that it speaks of, other than the wanted one.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Relation:
     cost: float | int
     number: int | None = None
     repairs: tuple[Repair, ...] = ()
+    about: str = ""
 
 
 def relation(
@@ -99,7 +101,7 @@ class _Relations:
         yield from self.some_elements()
         yield from self.slope()
         for edit in edits(self.alignment, self.number, self.wanted, self.deadline) if self.equation else ():
-            yield Relation(edit.kind, edit.text, edit.cost, edit.number, edit.repairs)
+            yield Relation(edit.kind, edit.text, edit.cost, edit.number, edit.repairs, edit.about)
         if self.given[0].size <= MOST_ENTRIES:
             yield from self.term()
 
@@ -143,6 +145,16 @@ class _Relations:
         factor = constant_factor(self.given, self.wanted)
         if factor is None:
             return
+        if (sum_above := total_above(self.alignment, self.number)) is not None:
+            e, constants = sum_above
+            constants *= divided_below(self.alignment, self.number)
+            count = float(np.prod([self.alignment.program.shapes[e.inputs[0]][a] for a in e.params["axes"]]))
+            if count > 1 and close(constants * count, 1) and close(factor * count, 1):
+                calls = (Repair("calls", "sum", "mean"), Repair("wrap", f"{{}} * {count:.0f}"))
+                yield Relation("batch-mean-vs-sum", "takes the mean, and must sum", 0.9, repairs=calls)
+            elif count > 1 and close(constants, 1) and close(factor, count):
+                calls = (Repair("calls", "mean", "sum"), Repair("wrap", f"{{}} / {count:.0f}"))
+                yield Relation("batch-mean-vs-sum", "sums, and must take the mean", 0.9, repairs=calls)
         for scalar in self.scalars():
             if same(np.full_like(scalar.array, 1 / factor), scalar.array):
                 repairs = (Repair("wrap", f"{{}} * {scalar.code}"), Repair("wrap", f"{scalar.code} * {{}}"))
@@ -247,18 +259,18 @@ class _Relations:
 
     def slope(self) -> Iterator[Relation]:
         """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
-        values = {value.name: value for value in self.alignment.matcher.values}
         for value in self.alignment.matcher.values:
-            after = values.get(value.through)
+            after = self.alignment.matcher.named.get(value.through)
             if after is None or after.array.shape != self.wanted.shape:
                 continue
             function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
             if not self.linear and same(self.wanted * after.array, value.array):
-                yield Relation("missing-activation-derivative", f"is not the slope of {function}", 1.75)
+                words = f"is not the slope of {function}"
+                yield Relation("missing-activation-derivative", words, 1.75, about=value.through)
                 return
             if self.linear and same(self.wanted, value.array):
                 words = f"is not {self.alignment.own_name(after)} times the slope of {function}"
-                yield Relation("missing-activation-derivative", words, 2.5)
+                yield Relation("missing-activation-derivative", words, 2.5, about=value.through)
                 return
 
     def some_elements(self) -> Iterator[Relation]:

@@ -165,7 +165,8 @@ def _calls(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
         if not repair.by:
             yield _put(text, node, bracketed(_of(text, node.args[0])) if node.args else _receiver(text, node))
         elif isinstance(node.func, ast.Attribute):
-            yield _put(text, node.func, f"{_of(text, node.func.value)}.{repair.by}")
+            raw, end = text.encode(), node.func.end_col_offset or 0
+            yield raw[: end - len(called.encode())].decode() + repair.by + raw[end:].decode()
 
 
 def _receiver(text: str, node: ast.Call) -> str:

@@ -70,6 +70,10 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _nested(constant)
 
 
+MOST_ENTRIES = 200
+"""Of a table of functions."""
+
+
 class _Copier:
     def __init__(self, pairs: dict[Any, types.CodeType]):
         self.pairs, self.used = pairs, False
@@ -80,6 +84,8 @@ class _Copier:
         if isinstance(value, functools.partial):
             inner = self(value.func, depth)
             return value if inner is value.func else functools.partial(inner, *value.args, **value.keywords)
+        if isinstance(value, dict | list | tuple) and not hasattr(value, "_fields") and len(value) <= MOST_ENTRIES:
+            return self._container(value, depth)
         if not isinstance(value, types.FunctionType):
             wrapped = getattr(value, "__wrapped__", None)  # jax.jit and the like; a trace sees what is inside
             if isinstance(wrapped, types.FunctionType) and callable(value) and type(value).__name__ == "PjitFunction":
@@ -91,6 +97,16 @@ class _Copier:
         self.seen[id(value)] = value  # while it is being looked at: functions may call themselves
         self.seen[id(value)] = copy = self._function(value, depth)
         return copy
+
+    def _container(self, value: Any, depth: int) -> Any:
+        """A table of functions."""
+        if depth > DEEPEST or type(value) not in (dict, list, tuple):
+            return value
+        pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+        copies = [(key, self(entry, depth + 1)) for key, entry in pairs]
+        if all(copy is entry for (_, copy), (_, entry) in zip(copies, pairs)):
+            return value
+        return dict(copies) if isinstance(value, dict) else type(value)(copy for _, copy in copies)
 
     def _function(self, function: types.FunctionType, depth: int) -> types.FunctionType:
         code = self.pairs.get(_key(function.__code__))
@@ -134,5 +150,7 @@ class _Copier:
                             put[attribute] = copy
                     if put:
                         yield name, types.SimpleNamespace(**{**vars(value), **put})
-            elif callable(value) and (copy := self(value, depth)) is not value:
+            elif (callable(value) or isinstance(value, dict | list | tuple)) and (
+                copy := self(value, depth)
+            ) is not value:
                 yield name, copy
