@@ -108,10 +108,10 @@ class Matcher:
 
     def __init__(self, values: Iterable[ReferenceValue]):
         self.values: list[ReferenceValue] = []
-        self.named: dict[str, ReferenceValue] = {}
+        self.named: dict[tuple[str, int], ReferenceValue] = {}
         self.buckets: dict[tuple[tuple[int, ...], int], list[_Held]] = {}
         for value in sorted(values, key=lambda v: v.rank):
-            self.named.setdefault(value.name, value)
+            self.named.setdefault((value.name, value.iteration), value)
             if usable(value.array):
                 x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
                 features, shape = _features(x), value.array.shape

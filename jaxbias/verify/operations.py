@@ -19,6 +19,9 @@ from jaxbias.verify.repairs import Repair, bracketed, is_code
 MOST_OPERATIONS = 60
 """Between right values and a wrong one, for all changes to be tried."""
 
+HIDDEN = 0.6
+"""What it costs more to say that a gradient is needed which the rule does not compute: it may hold the answer."""
+
 SIGNS = {"add": "sub", "add_any": "sub", "sub": "add"}
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 
@@ -73,7 +76,7 @@ class AtHand:
     cost: float | int
     own: np.ndarray | None = None
     derivative: bool = False
-    through: str = ""
+    through: tuple[str, int] = ("", 0)
 
     @cached_property
     def code(self) -> str:
@@ -85,9 +88,9 @@ class AtHand:
     @property
     def kind_of_factor(self) -> str:
         """Of mistake, where a value is not multiplied by this one."""
-        if set(np.unique(self.array).tolist()) <= {0.0, 1.0}:
-            return "missing-mask"
-        return "missing-activation-derivative" if self.derivative else "missing-factor"
+        if self.derivative:
+            return "missing-activation-derivative"
+        return "missing-mask" if set(np.unique(self.array).tolist()) <= {0.0, 1.0} else "missing-factor"
 
     @property
     def as_factor(self) -> tuple[Repair, ...]:
@@ -105,7 +108,7 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
     """Right values of this shape, up to layout, that a value of the rule could be computed from; likely ones first."""
     values: list[AtHand] = []
 
-    def add(name: str, array: np.ndarray, cost: float, derivative: bool = False, through: str = "") -> None:
+    def add(name: str, array: np.ndarray, cost: float, derivative: bool = False, through: Any = ("", 0)) -> None:
         array = array.astype(float) if array.dtype.kind == "b" else array
         if array.dtype.kind not in "fiuc":
             return
@@ -116,7 +119,7 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
 
     for value in alignment.matcher.values:
         if value.linear == linear and value.rank < 3:
-            add(alignment.own_name(value), value.array, value.rank, value.derivative, value.through)
+            add(alignment.own_name(value), value.array, value.rank, value.derivative, (value.through, value.iteration))
     for other, name in alignment.names.items():
         inside = other in alignment.position and other != number and other not in alignment.matches
         if inside and name.variable and (other in alignment.linear) == linear and alignment.known(other):
@@ -188,7 +191,8 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
             taken, kind = alignment.text(n), "missing-mask" if masked else "wrong-operand"
             repairs = (Repair("swap", value.code, taken),) if value.code else ()
             words = f"takes {taken} where {value.name} is needed"
-            yield Edit(trial.number, kind, words, 1.35 + 0.1 * value.cost, repairs)
+            cost = 1.35 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
+            yield Edit(trial.number, kind, words, cost, repairs)
 
 
 def _region(alignment: Alignment, number: int) -> list[int]:
@@ -358,12 +362,12 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
                 continue  # a gradient broadcast back gives itself under a sum
             after = alignment.matcher.named.get(value.through)
             if after is not None and same(now, after.array):
-                function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
+                function = value.through[0].removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
                 slopes = [slope.code for slope in _slopes(alignment, after, value)]
                 repairs = tuple(Repair("swap", f"({taken} * {bracketed(slope)})", taken) for slope in slopes)
                 words = f"takes {taken} without the slope of {function}"
                 slope = "missing-activation-derivative"
-                yield Changed(slope, words, 1.3, change, repairs=repairs, about=value.through)
+                yield Changed(slope, words, 1.3, change, repairs=repairs, about=value.through[0])
                 continue
             if n in alignment.linear and value.own is not None and equation.inputs.count(n) == 2:
                 kind = "not-linear-in-cotangent"
@@ -374,7 +378,8 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
             if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong
                 at, text = n, f"must be {value.name}"
                 repairs = (Repair("wrap", value.code),) if value.code else ()
-            yield Changed(kind, text, 1.4 + 0.1 * value.cost, change, at, repairs)
+            cost = 1.4 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
+            yield Changed(kind, text, cost, change, at, repairs)
 
 
 def _occurs(alignment: Alignment, number: int, term: int) -> bool:

@@ -102,6 +102,7 @@ class _Relations:
         yield from self.slope()
         for edit in edits(self.alignment, self.number, self.wanted, self.deadline) if self.equation else ():
             yield Relation(edit.kind, edit.text, edit.cost, edit.number, edit.repairs, edit.about)
+        yield from self.own_terms()
         if self.given[0].size <= MOST_ENTRIES:
             yield from self.term()
 
@@ -260,7 +261,7 @@ class _Relations:
     def slope(self) -> Iterator[Relation]:
         """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
         for value in self.alignment.matcher.values:
-            after = self.alignment.matcher.named.get(value.through)
+            after = self.alignment.matcher.named.get((value.through, value.iteration))
             if after is None or after.array.shape != self.wanted.shape:
                 continue
             function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
@@ -279,7 +280,7 @@ class _Relations:
         wrong = ~(np.abs(self.given - self.wanted) <= 1e-8 * size)
         if not 0 < wrong.mean() < 1:
             return
-        where = self.where(wrong)
+        where, kink = self.where(wrong)
         if not where:
             return
         ratio = self.given[wrong] / np.where(self.wanted[wrong] == 0, np.nan, self.wanted[wrong])
@@ -288,7 +289,8 @@ class _Relations:
             if where.startswith("where "):
                 condition = where.removeprefix("where ")
                 repairs = (Repair("wrap", f"jnp.where({condition}, 0, {{}})"),)
-            yield Relation("missing-mask", f"must be 0 {where}", 1.25, repairs=repairs)
+            kind = "missing-activation-derivative" if kink else "missing-mask"
+            yield Relation(kind, f"must be 0 {where}", 1.25, repairs=repairs)
         elif not np.any(self.given[wrong]):
             yield Relation("only-some-elements", f"is 0 {where}, and must not be", 1.4)
         elif np.all(np.isfinite(ratio)) and np.ptp(np.real(ratio)) <= 1e-8 * abs(ratio[0]):
@@ -298,17 +300,17 @@ class _Relations:
         else:
             yield Relation("unexplained", f"is wrong {where}", 3.5)
 
-    def where(self, wrong: np.ndarray) -> str:
-        """Words for a set of elements; empty if there are none."""
+    def where(self, wrong: np.ndarray) -> tuple[str, bool]:
+        """Words for a set of elements, empty if there are none, and whether a float decides it, as at a kink."""
         shape = wrong.shape[1:]
         if np.all(wrong == wrong[:1]):
             first = wrong[0]
             if len(shape) >= 2 and shape[-1] == shape[-2]:
                 diagonal = np.broadcast_to(np.eye(shape[-1], dtype=bool), shape)
                 if np.array_equal(first, diagonal):
-                    return "on the diagonal"
+                    return "on the diagonal", False
                 if np.array_equal(first, ~diagonal):
-                    return "off the diagonal"
+                    return "off the diagonal", False
             for axis in range(len(shape)):
                 others = tuple(a for a in range(len(shape)) if a != axis)
                 some = first.any(axis=others)
@@ -316,15 +318,61 @@ class _Relations:
                 if np.array_equal(spread, first):
                     index = np.flatnonzero(some)
                     more = " …" if index.size > 6 else ""
-                    return f"at index {listed(index[:6])}{more} of axis {axis}"
+                    return f"at index {listed(index[:6])}{more} of axis {axis}", False
         tests = {"== 0": np.equal, "> 0": np.greater, "< 0": np.less, "!= 0": np.not_equal}
         for value in self.at_hand(shape, False):
             if np.iscomplexobj(value.array):
                 continue
             for sign, test in tests.items():
                 if np.array_equal(test(value.array, 0), wrong):
-                    return f"where {value.name} {sign}"
-        return ""
+                    return f"where {value.name} {sign}", value.array.dtype.kind == "f" and np.unique(
+                        value.array
+                    ).size > 2
+        return "", False
+
+    def own_terms(self) -> Iterator[Relation]:
+        """One of the terms that the rule adds up here is too much, has a wrong factor, or lacks one."""
+        terms = list(self._addends(self.number, 1.0))
+        lacking = self.wanted - self.given
+        for n, sign in terms if len(terms) > 1 else ():
+            name, own = self.alignment.text(n), sign * self._full(n)
+            if own.shape != self.given.shape or not np.any(own):
+                continue
+            needed = own + lacking
+            size = float(np.max(np.abs(own)))
+            if np.max(np.abs(needed)) <= 1e-8 * size:
+                equal = sum(same(s * self._full(m), own) for m, s in terms)
+                words = f"counts the term {name} twice" if equal > 1 else f"has the term {name} too much"
+                kind = "double-count" if equal > 1 else "extra-term"
+                yield Relation(kind, words, 1.2, repairs=(Repair("without", code=name),))
+                continue
+            factor = constant_factor(own, needed)
+            named = name_constant([factor] * len(own), self.shapes) if factor is not None else None
+            values = [v for v in self.at_hand(self.given.shape[1:], False) if same(own * v.array, needed)]
+            for v in values[:1]:
+                repairs = (Repair("swap", f"{bracketed(name)} * {bracketed(v.code)}", name),) if v.code else ()
+                words = f"the term {name} lacks the factor {v.bracketed}"
+                yield Relation(v.kind_of_factor, words, 1.3 + 0.05 * v.cost, repairs=repairs)
+            if named is not None and named.kind == "sign":
+                yield Relation("sign", f"has the term {name} with the wrong sign", 1.15, repairs=(Repair("signs"),))
+            elif named is not None and not values:
+                yield Relation(named.kind, f"has {named.text} times the term {name} that it must have", 1.35)
+
+    def _full(self, number: int) -> np.ndarray:
+        x = self.alignment.column(number)
+        return x if x.ndim > 1 else np.broadcast_to(x.reshape(-1, *(1,) * (self.given.ndim - 1)), self.given.shape)
+
+    def _addends(self, number: int, sign: float) -> Iterator[tuple[int, float]]:
+        """Values that are added up to this one, with their signs."""
+        at = self.alignment.position.get(number)
+        e = None if at is None else self.alignment.program.equations[at]
+        if e is not None and e.name in ("add", "add_any", "sub"):
+            yield from self._addends(e.inputs[0], sign)
+            yield from self._addends(e.inputs[1], -sign if e.name == "sub" else sign)
+        elif e is not None and e.name == "neg":
+            yield from self._addends(e.inputs[0], -sign)
+        else:
+            yield number, sign
 
     def term(self) -> Iterator[Relation]:
         """The right value less the given one, as one product or sum of values at hand."""
@@ -371,7 +419,7 @@ class _Relations:
             code = term.code
             near = next((f for f in SIMPLE if abs(abs(factor) - f) < 1e-8), abs(factor))
             if simple is None and code:
-                code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.17g} * {code}"
+                code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.6g} * {code}"
             repairs = (Repair("wrap", f"{{}} {'+' if factor > 0 else '-'} {code}"),) if code else ()
             yield Relation("missing-term", f"lacks the term {sign}{term}", cost, repairs=repairs)
             return

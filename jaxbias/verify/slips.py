@@ -89,7 +89,7 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
         order = lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.value.rank)
         best = min(upstream, key=order)
         alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
-        return [_located(alignment, hit) for hit in sorted(alike, key=order)[:MOST_CHOICES]]
+        return [slip for hit in sorted(alike, key=order)[:MOST_CHOICES] for slip in [*_located(alignment, hit)][::-1]]
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
@@ -100,7 +100,7 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     number = alignment.leaves[i]
     assert number is not None
     value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-    return [_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))]
+    return [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
 
 
 def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
@@ -180,8 +180,11 @@ def _as_families(
                     yield _Hit(group[first], values[first], mending, right & set(mine))
 
 
-def _located(alignment: Alignment, hit: _Hit) -> Slip:
-    """The hit, or the operand further up at which it goes wrong, what that must be being worked out."""
+def _located(alignment: Alignment, hit: _Hit) -> Iterator[Slip]:
+    """The hit, or the operand further up at which it goes wrong, what that must be being worked out.
+
+    Of a sum that goes wrong in one operand, the sum itself as well: any of its terms may be meant.
+    """
     number, wanted = hit.number, hit.array
     value: ReferenceValue | None = hit.value
     mending, in_loop = hit.mending, len(hit.mending) > 1
@@ -200,6 +203,8 @@ def _located(alignment: Alignment, hit: _Hit) -> Slip:
         ):
             break
         operand = equation.inputs[k]
+        if equation.name in ("add", "add_any", "sub"):
+            yield _slip(alignment, hit, number, wanted, value, mending)
         if array.shape != operands[k].shape:
             number, wanted, value = operand, array, None
             break
@@ -210,6 +215,17 @@ def _located(alignment: Alignment, hit: _Hit) -> Slip:
         number, wanted = operand, array
         match = alignment.matcher(wanted, number in alignment.linear)
         value = match.value if match is not None and match.exact else None
+    yield _slip(alignment, hit, number, wanted, value, mending)
+
+
+def _slip(
+    alignment: Alignment,
+    hit: _Hit,
+    number: int,
+    wanted: np.ndarray,
+    value: ReferenceValue | None,
+    mending: dict[int, np.ndarray],
+) -> Slip:
     given = alignment.column(number)
     name = value.name if value is not None else ""
     return Slip(
