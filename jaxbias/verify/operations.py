@@ -364,7 +364,8 @@ def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator
             if after is not None and same(now, after.array):
                 function = value.through[0].removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
                 slopes = [slope.code for slope in _slopes(alignment, after, value)]
-                repairs = tuple(Repair("swap", f"({taken} * {bracketed(slope)})", taken) for slope in slopes)
+                written = [value.code] * bool(value.code) + [f"{taken} * {bracketed(slope)}" for slope in slopes]
+                repairs = tuple(Repair("swap", code, taken) for code in written)
                 words = f"takes {taken} without the slope of {function}"
                 slope = "missing-activation-derivative"
                 yield Changed(slope, words, 1.3, change, repairs=repairs, about=value.through[0])
@@ -438,7 +439,7 @@ def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) ->
             def change(k: int, x: list[Any], array: np.ndarray = value.array) -> Any:
                 return _jaxpr.apply(equation, [*x[:j], x[j] * array[k], *x[j + 1 :]])[0]
 
-            repairs = (Repair("swap", f"({bracketed(taken)} * {bracketed(value.code)})", taken),) if value.code else ()
+            repairs = (Repair("swap", f"{bracketed(taken)} * {bracketed(value.code)}", taken),) if value.code else ()
             words = f"{taken} lacks the factor {value.bracketed}"
             yield Changed(value.kind_of_factor, words, 1.65 + 0.1 * value.cost, change, repairs=repairs)
 

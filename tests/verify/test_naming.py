@@ -125,6 +125,8 @@ def test_a_missing_term_is_written_in_the_names_of_the_rule(key):
     rule = lambda args, cotangent: (softmax(args[0]) * cotangent,)
     report = verify.vjp(softmax, rule, (jax.random.normal(key, (2, 3)),))
     assert [d.explanation for d in report.diagnoses] == [
-        "`softmax(args[0]) * cotangent` must be ∂L/∂z: lacks the term "
-        "−softmax(args[0]) · Σ[axis 1](softmax(args[0]) · cotangent)."
+        (
+            "`softmax(args[0]) * cotangent` must be ∂L/∂z: lacks the term "
+            "−softmax(args[0]) · Σ[axis 1](softmax(args[0]) · cotangent)."
+        )
     ]
