@@ -136,7 +136,9 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Gener
             continue
         if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
             sizes = f"{mender.sizes} sizes" if mender.sizes > 1 else "the given sizes"
-            evidence = f"with this line the rule is right on {len(chosen)} probes and on {sizes}"
+            more = " and those named before it" if len(mender.made) > 1 else ""
+            gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
+            evidence = f"with this line{more} {gradients} right on {len(chosen)} probes, and on {sizes}"
             located = replace(located, patch=patch, evidence=evidence)
         slips.append((slip, located))
     lines = _lines(alignment, slips, paths)

@@ -35,7 +35,7 @@ TABLE = (
 )
 
 
-@pytest.mark.parametrize("code, repair, wanted", TABLE)
+@pytest.mark.parametrize(("code", "repair", "wanted"), TABLE)
 def test_what_is_written(code, repair, wanted):
     assert texts(code, (repair,))[0] == wanted
 
@@ -88,7 +88,7 @@ def turned(args, ct):
 
 
 @pytest.mark.parametrize(
-    "rule, kind, patch",
+    ("rule", "kind", "patch"),
     [
         (without_slope, "missing-activation-derivative", "return dz @ w.T, x.T @ dz"),
         (turned, "sign", "dz = ct * (1 - h * h)"),
