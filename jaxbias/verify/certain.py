@@ -106,9 +106,9 @@ def _blocks(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -
         for j in range(np.size(seed)):
             if checker.short_of_time(0.3):
                 return
-            one = np.zeros(np.shape(seed))
-            one.flat[j] = 1.0
-            zero = [one if m == k else np.zeros_like(s) for m, s in enumerate(seeds)]
+            unit = np.zeros(np.shape(seed))
+            unit.flat[j] = 1.0
+            zero = [unit if m == k else np.zeros_like(s) for m, s in enumerate(seeds)]
             columns.setdefault(k, []).append(_values(checker, case, zero))
     for i in wrong:
         pairs, first, last = [], True, True
