@@ -70,6 +70,11 @@ def user_segments(trace: Any) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def is_users(file: str) -> bool:
+    """Whether a file is neither JAX's nor ours, nor Python's own."""
+    return bool(file) and not file.startswith(tuple(MACHINERY)) and source_info_util.is_user_filename(file)
+
+
 MACHINERY: list[str] = []
 """Folders that `hide_folder_of` was told of."""
 

@@ -1,13 +1,14 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.symbols.names import names_of
+from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 
 MOST_ENTRIES = 50_000
@@ -27,6 +28,9 @@ class ReferenceValue:
         linear: whether it is linear in the cotangent.
         rank: how far-fetched it is; of several that are equal the lowest speaks.
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
+        of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
+        through: of the gradient by the operand of an elementwise function, the name of that by its value.
+        line: of the forward that computes it, "file.py:12: code"; empty if unknown.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
@@ -35,6 +39,10 @@ class ReferenceValue:
     linear: bool
     rank: float | int
     derivative: bool = False
+    of: str = ""
+    form: str = ""
+    through: str = ""
+    line: str = ""
     place: str = ""
     iteration: int = 0
 
@@ -71,6 +79,7 @@ def reference_values(
     names = names_of(inlined)
     in_loops = {number: (k, t) for k, group in enumerate(passes(inlined)) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
+    functions = _functions(inlined, names)
     for number, value, cotangent in zip(made, arrays, arrays[len(made) :]):
         if value[0].size > MOST_ENTRIES:
             continue
@@ -79,9 +88,15 @@ def reference_values(
         else:
             pieces = makers[number].segments
             text, rank = f"{makers[number].name} in `{pieces[0].text}`" if pieces else makers[number].name, UNNAMED
-        new = [ReferenceValue(text, value, False, rank), ReferenceValue(gradient_by(text), cotangent, True, rank)]
+        after = gradient_by(names[functions[number]].text) if number in functions else ""
+        gradient = ReferenceValue(gradient_by(text), cotangent, True, rank, through=after)
+        new = [ReferenceValue(text, value, False, rank), gradient]
         if value[0].size > 1 and value.dtype.kind == "f":
-            new += [ReferenceValue(t, x, False, rank + 0.3, True) for t, x in _derivatives(text, value)]
+            for form, x in _derivatives(value):
+                new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))
+        if name is not None:
+            line = f"{Path(name.segment.file).name}:{name.segment.line}: {name.segment.statement}"
+            new = [replace(v, line=line) for v in new]
         if number in in_loops:
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
@@ -89,15 +104,48 @@ def reference_values(
     return named
 
 
-def _derivatives(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+PLAIN = frozenset(
+    ("add", "add_any", "sub", "mul", "div", "neg", "copy", "copy_p", "convert_element_type", "real", "imag")
+)
+"""Primitives of which no function is made that has a slope worth a name."""
+
+
+def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, int]:
+    """Operand of an elementwise function that the forward calls → its value; sums and products are none."""
+    functions: dict[int, int] = {}
+    makers = {number: equation for equation in program.equations for number in equation.outputs}
+    for number, name in names.items():
+        if number not in makers or "(" not in name.segment.text:
+            continue
+        shape, inside, todo, operands, plain = program.shapes[number], name.segment, [number], set(), True
+        while todo:
+            equation = makers.get(n := todo.pop())
+            within = equation is not None and inside in equation.segments
+            if n != number and (not within or equation is None):
+                operands.add(n)
+            elif equation is None or any(program.shapes[i] not in ((), shape) for i in equation.inputs):
+                operands.add(-1)  # no elementwise function
+            else:
+                plain = plain and equation.name in PLAIN
+                todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
+        if len(operands) == 1 and -1 not in operands and not plain:
+            functions.setdefault(operands.pop(), number)
+    return functions
+
+
+def bracketed(name: str) -> str:
+    """A name as a part of an expression."""
+    return name if name.isidentifier() else f"({name})"
+
+
+def _derivatives(value: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Derivatives of elementwise functions whose output, or input, this value is."""
-    name = name if name.isidentifier() else f"({name})"
     with np.errstate(all="ignore"):
         arrays = {
-            f"1 - {name}**2": 1 - value**2,
-            f"{name} * (1 - {name})": value * (1 - value),
-            f"({name} > 0)": np.asarray(value > 0, float),
-            f"exp({name})": np.exp(value),
-            f"sign({name})": np.sign(value),
+            "1 - {0}**2": 1 - value**2,
+            "{0} * (1 - {0})": value * (1 - value),
+            "({0} > 0)": np.asarray(value > 0, float),
+            "exp({0})": np.exp(value),
+            "sign({0})": np.sign(value),
         }
-    return [(text, x) for text, x in arrays.items() if np.all(np.isfinite(x)) and np.ptp(x) > 0]
+    return [(form, x) for form, x in arrays.items() if np.all(np.isfinite(x)) and np.ptp(x) > 0]

@@ -8,7 +8,7 @@ its place.
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
-from jaxbias.symbols.reference_values import ReferenceValue
+from jaxbias.symbols.reference_values import ReferenceValue, bracketed
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -108,15 +108,26 @@ class Matcher:
 
     def __init__(self, values: Iterable[ReferenceValue]):
         self.values: list[ReferenceValue] = []
+        self.named: dict[tuple[str, int], ReferenceValue] = {}
         self.buckets: dict[tuple[tuple[int, ...], int], list[_Held]] = {}
         for value in sorted(values, key=lambda v: v.rank):
+            self.named.setdefault((value.name, value.iteration), value)
             if usable(value.array):
                 x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
                 features, shape = _features(x), value.array.shape
                 alike = self._alike(x, features, value.linear)
-                if not any(held.value.array.shape == shape and same(x, held.array) for held in alike):
+                equal = [held for held in alike if held.value.array.shape == shape and same(x, held.array)]
+                if not equal:
                     self.values.append(value)
                     self.buckets.setdefault(_bucket(x, features), []).append(_Held(value, x, features))
+                elif value.through and not equal[0].value.through:  # it is the operand of a function as well
+                    self._put(equal[0], replace(equal[0].value, through=value.through))
+
+    def _put(self, held: "_Held", value: ReferenceValue) -> None:
+        """In the place of one that is held."""
+        self.values[next(k for k, v in enumerate(self.values) if v is held.value)] = value
+        bucket = self.buckets[_bucket(held.array, held.features)]
+        bucket[next(k for k, other in enumerate(bucket) if other is held)] = held._replace(value=value)
 
     def _alike(self, x: np.ndarray, features: np.ndarray, linear: bool) -> Iterator["_Held"]:
         """Values held that may be a multiple of this one, laid out otherwise."""
@@ -264,6 +275,8 @@ class Alignment:
 
     def own_name(self, value: ReferenceValue) -> str:
         """What the rule itself calls a reference value; its reference name where it has no shorter one for it."""
+        if value.name not in self.own and value.of in self.own:
+            return value.form.format(bracketed(self.own[value.of].text))
         return self.own[value.name].text if value.name in self.own else value.name
 
     def text(self, number: int) -> str:

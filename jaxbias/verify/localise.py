@@ -1,7 +1,7 @@
 """A rule line by line: what each line is, the first wrong one, and what that must be."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.alignment import Alignment
+from jaxbias.verify.constants import Shapes
+from jaxbias.verify.mending import Mender
 from jaxbias.verify.problem import exact_context
 from jaxbias.verify.relations import Relation, relation
 from jaxbias.verify.report import Line, LineStatus
@@ -48,6 +50,9 @@ class Located:
         wanted: what the value must be, in a name; empty if it has none.
         relation: how it differs from that; None if no words were found.
         code: the piece of the line that is wrong.
+        patch: the statement with which the rule is right; empty if none is known.
+        evidence: on what that was tried.
+        source: line of the forward that the wanted value comes from; empty if unknown.
     """
 
     leaves: frozenset[int]
@@ -55,6 +60,9 @@ class Located:
     wanted: str
     relation: Relation | None
     code: str
+    patch: str = ""
+    evidence: str = ""
+    source: str = ""
 
     def __str__(self) -> str:
         inside = self.relation is not None and self.relation.number is not None
@@ -71,7 +79,7 @@ class Listing:
     reason: str = ""
 
 
-def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
+def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Generator) -> Listing:
     """The rule on a few ordinary probes of the given sizes, line by line."""
     problem = checker.problem
     if problem.forward is None:
@@ -110,9 +118,13 @@ def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
     shapes = [(name, np.shape(x)) for name, x in zip(names, first.inputs)]
     shapes = [*shapes[len(problem.primals) :], *shapes[: len(problem.primals)]]
     slips: list[tuple[Slip, Located]] = []
-    for slip in find_slips(alignment, paths, deadline):
-        words = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+    lines_of = {value.name: value.line for value in values if value.line}
+    mender = Mender(checker, alignment, rng)
+    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+    for slip, words in find_slips(alignment, paths, tell, deadline):
         located = _located(alignment, slip, words)
+        names_of_it = ([words.about] if words is not None else []) + [slip.name]
+        located = replace(located, source=next((lines_of[n] for n in names_of_it if n in lines_of), ""))
         place = [
             k
             for k, (_, other) in enumerate(slips)
@@ -121,17 +133,43 @@ def list_lines(checker: "Checker", cases: Sequence["Case"]) -> Listing:
         if place:  # the same code in another pass of a loop
             first, other = slips[place[0]]
             slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
-        else:
-            slips.append((slip, located))
-    return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+            continue
+        if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
+            sizes = f"{mender.sizes} sizes" if mender.sizes > 1 else "the given sizes"
+            more = " and those named before it" if len(mender.made) > 1 else ""
+            gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
+            evidence = f"with this line{more} {gradients} right on {len(chosen)} probes, and on {sizes}"
+            located = replace(located, patch=patch, evidence=evidence)
+        slips.append((slip, located))
+    lines = _lines(alignment, slips, paths)
+    return Listing(lines, (*(located for _, located in slips), *_unchanged(alignment, values, paths, shapes, deadline)))
+
+
+def _unchanged(
+    alignment: Alignment, values: Sequence[ReferenceValue], paths: Sequence[str], shapes: Shapes, deadline: float | int
+) -> Iterator[Located]:
+    """Wrong gradients that are an argument or a cotangent as it came: no line computes them."""
+    names = {value.name for value in values}
+    for i, number in enumerate(alignment.leaves):
+        if number is None or i in alignment.right or number in alignment.position:
+            continue
+        given, wanted = alignment.gradient(i), alignment.expected[i]
+        words = relation(alignment, number, given, wanted, shapes, deadline)
+        if words is not None:
+            name = gradient_by(paths[i])
+            yield Located(frozenset([i]), "", name if name in names else "", words, alignment.text(number))
 
 
 def _segment(alignment: Alignment, number: int) -> Segment | None:
     """The innermost piece of code that computes a value."""
-    if number in alignment.names:
-        return alignment.names[number].segment
+    return next(iter(_segments(alignment, number)), None)
+
+
+def _segments(alignment: Alignment, number: int) -> tuple[Segment, ...]:
+    """Pieces of code that compute a value, the one that names it first."""
     pieces = alignment.program.equations[alignment.position[number]].segments if number in alignment.position else ()
-    return pieces[0] if pieces else None
+    named = (alignment.names[number].segment,) if number in alignment.names else ()
+    return tuple(dict.fromkeys((*named, *pieces)))
 
 
 def _place(slip: Slip, words: Relation | None) -> int:
@@ -140,7 +178,10 @@ def _place(slip: Slip, words: Relation | None) -> int:
 
 def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Located:
     segment = _segment(alignment, _place(slip, words))
-    place = f"{Path(segment.file).name}:{segment.line}: {segment.statement}" if segment else ""
+    place = ""
+    if segment is not None:  # of a lambda the piece: the line holds whatever it stands in
+        code = segment.text if segment.function == "<lambda>" else segment.statement
+        place = f"{Path(segment.file).name}:{segment.line}: {code}"
     return Located(slip.leaves, place, slip.name, words, segment.text if segment else "")
 
 

@@ -270,6 +270,10 @@ class Runner:
         """The same, with nothing traced yet."""
         return Runner(self.function, self.dtypes, self.native)
 
+    def of(self, function: Callable[[Arrays, Arrays], Arrays]) -> "Runner":
+        """The same for another function."""
+        return Runner(function, self.dtypes, self.native, self.unrolled)
+
     def signature(self, primals: Arrays, seeds: Arrays) -> Any:
         return tuple((np.shape(x), str(jnp.result_type(x))) for x in (*primals, *seeds)), len(primals)
 

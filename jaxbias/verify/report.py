@@ -114,6 +114,8 @@ class Diagnosis:
         also: kinds that describe the same values equally well.
         rule_line: line of the user's rule that is wrong, "file:line: code"; empty if unknown.
         wanted: what that line must be, in a name such as "∂L/∂p"; empty if it has none.
+        patch: code to write in that line's place, in the rule's own names; the rule was seen to be right with it. Empty
+            if there is none.
     """
 
     leaf: str
@@ -126,6 +128,7 @@ class Diagnosis:
     also: tuple[str, ...] = ()
     rule_line: str = ""
     wanted: str = ""
+    patch: str = ""
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in (self.kind, *self.also) if kind not in KINDS]
@@ -269,6 +272,7 @@ def as_text(report: Report) -> str:
             ("right", diagnosis.condition),
             ("rule", diagnosis.rule_line),
             ("wanted", diagnosis.wanted),
+            ("write", diagnosis.patch),
             ("forward", diagnosis.source),
             ("evidence", diagnosis.evidence),
             ("also", ", ".join(diagnosis.also)),
@@ -379,7 +383,7 @@ def as_html(report: Report) -> str:
         )
     for d in report.diagnoses:
         rows = [("Fix", d.fix), ("Right", d.condition), ("Rule", d.rule_line), ("Wanted", d.wanted)]
-        rows += [("Forward", d.source), ("Evidence", d.evidence)]
+        rows += [("Write", d.patch), ("Forward", d.source), ("Evidence", d.evidence)]
         rows = "".join(
             f'<div><span style="display:inline-block;width:6em;opacity:.7">{label}</span>{e(value)}</div>'
             for label, value in rows

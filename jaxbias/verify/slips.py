@@ -1,13 +1,15 @@
 """Where a rule goes wrong: the earliest of its values that mends gradients when the right one is put in its place."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
 from jaxbias.verify.alignment import Alignment, layouts, same
+from jaxbias.verify.relations import Relation
 from jaxbias.verify.wanted import wanted_operand
 
 MOST_SLIPS = 6
@@ -35,21 +37,27 @@ class Slip:
     mending: dict[int, np.ndarray]
 
 
-def find_slips(alignment: Alignment, paths: list[str], deadline: float | int) -> Iterator[Slip]:
-    """The slips, each judged given that those before it are mended.
+def find_slips(
+    alignment: Alignment, paths: list[str], words: Callable[[Slip], Relation | None], deadline: float | int
+) -> Iterator[tuple[Slip, Relation | None]]:
+    """The slips, each judged given that those before it are mended, and what is said of each.
 
     When one is asked for the next, the one before has been mended in the alignment.
 
     Args:
         paths: names of the gradients.
+        words: how a slip's value differs from what it must be. Of several that it could be, each of which mends
+            gradients, it is the one that can be told in the simplest words.
         deadline: in `time.process_time`.
     """
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
-        slip = _next(alignment, wrong, paths, deadline) if wrong else None
-        if slip is None or time.process_time() > deadline:
+        slips = _next(alignment, wrong, paths, deadline) if wrong else []
+        said = [(slip, words(slip)) for slip in slips]
+        if not said or time.process_time() > deadline:
             return
-        yield slip
+        slip, relation = min(said, key=lambda pair: math.inf if pair[1] is None else pair[1].cost)
+        yield slip, relation
         alignment.commit(slip.mending)
         alignment.mended.add(slip.number)
 
@@ -68,24 +76,31 @@ class _Hit:
         return self.mending[self.number]
 
 
-def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> Slip | None:
+MOST_CHOICES = 3
+"""Reference values that a value could be meant to be, with words sought for each."""
+
+
+def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> list[Slip]:
+    """The first slip; more than one where it could be meant to be another value as well."""
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     ends = {alignment.leaves[i]: i for i in wrong}
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
     if upstream:
-        hit = min(upstream, key=lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.value.rank))
-        return _located(alignment, hit)
+        order = lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.value.rank)
+        best = min(upstream, key=order)
+        alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
+        return [slip for hit in sorted(alike, key=order)[:MOST_CHOICES] for slip in [*_located(alignment, hit)][::-1]]
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
     own = [i for i in own if alignment.leaves[i] in alignment.position]
     if not own:
-        return None
+        return []
     i = min(own, key=suspects)
     number = alignment.leaves[i]
     assert number is not None
     value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-    return _located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))
+    return [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
 
 
 def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
@@ -165,8 +180,11 @@ def _as_families(
                     yield _Hit(group[first], values[first], mending, right & set(mine))
 
 
-def _located(alignment: Alignment, hit: _Hit) -> Slip:
-    """The hit, or the operand further up at which it goes wrong, what that must be being worked out."""
+def _located(alignment: Alignment, hit: _Hit) -> Iterator[Slip]:
+    """The hit, or the operand further up at which it goes wrong, what that must be being worked out.
+
+    Of a sum that goes wrong in one operand, the sum itself as well: any of its terms may be meant.
+    """
     number, wanted = hit.number, hit.array
     value: ReferenceValue | None = hit.value
     mending, in_loop = hit.mending, len(hit.mending) > 1
@@ -185,6 +203,8 @@ def _located(alignment: Alignment, hit: _Hit) -> Slip:
         ):
             break
         operand = equation.inputs[k]
+        if equation.name in ("add", "add_any", "sub"):
+            yield _slip(alignment, hit, number, wanted, value, mending)
         if array.shape != operands[k].shape:
             number, wanted, value = operand, array, None
             break
@@ -195,6 +215,17 @@ def _located(alignment: Alignment, hit: _Hit) -> Slip:
         number, wanted = operand, array
         match = alignment.matcher(wanted, number in alignment.linear)
         value = match.value if match is not None and match.exact else None
+    yield _slip(alignment, hit, number, wanted, value, mending)
+
+
+def _slip(
+    alignment: Alignment,
+    hit: _Hit,
+    number: int,
+    wanted: np.ndarray,
+    value: ReferenceValue | None,
+    mending: dict[int, np.ndarray],
+) -> Slip:
     given = alignment.column(number)
     name = value.name if value is not None else ""
     return Slip(

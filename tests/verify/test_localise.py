@@ -147,5 +147,8 @@ def test_a_search_that_fails_never_costs_the_verdict(monkeypatch):
 
     monkeypatch.setattr(decide, "name_mistakes", broken)
     report = verify.vjp(attention, two_slips, QKV)
+    assert {d.kind for d in report.diagnoses} == {"missing-term", "missing-factor"}, "the lines need no search"
+    monkeypatch.setattr(decide, "list_lines", broken)
+    report = verify.vjp(attention, two_slips, QKV)
     assert report.verdict == "wrong" and any("the search for the mistake failed" in note for note in report.notes)
-    assert {d.kind for d in report.diagnoses} == {"missing-term", "missing-factor"}, "the slips have names all the same"
+    assert {d.kind for d in report.diagnoses} == {"unexplained"}

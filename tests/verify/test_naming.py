@@ -120,10 +120,13 @@ def test_the_right_rules_are_right(name):
     assert verify.vjp(rule.forward, rule.rule, rule.draw(jax.random.key(1))).verdict == "right"
 
 
-def test_a_missing_term_is_written_in_the_value_of_the_forward(key):
+def test_a_missing_term_is_written_in_the_names_of_the_rule(key):
     softmax = lambda z: jax.nn.softmax(z, axis=-1)
     rule = lambda args, cotangent: (softmax(args[0]) * cotangent,)
     report = verify.vjp(softmax, rule, (jax.random.normal(key, (2, 3)),))
     assert [d.explanation for d in report.diagnoses] == [
-        "The gradient of z lacks the term `-out · Σ[axis 1](cotangent · out)`, where out is the value of the forward."
+        (
+            "`softmax(args[0]) * cotangent` must be ∂L/∂z: lacks the term "
+            "−softmax(args[0]) · Σ[axis 1](softmax(args[0]) · cotangent)."
+        )
     ]

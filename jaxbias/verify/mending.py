@@ -1,0 +1,77 @@
+"""The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxbias._jaxpr.sources import Segment
+from jaxbias.verify.alignment import Alignment
+from jaxbias.verify.conditions import other_sizes
+from jaxbias.verify.relations import Relation
+from jaxbias.verify.repairs import texts
+from jaxbias.verify.rewrite import replaced_line, rewritten
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Case, Checker
+
+
+class Mender:
+    """Tries the repairs of one slip after the other, each in the rule in which those before it are mended.
+
+    Attributes:
+        sizes: of how many sizes the probes were on which the last repair was tried.
+    """
+
+    def __init__(self, checker: "Checker", alignment: Alignment, rng: np.random.Generator):
+        self.checker, self.alignment, self.rng = checker, alignment, rng
+        self.made: list[tuple[Segment, str]] = []
+        self.right = set(alignment.right)
+        self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
+        self.others: Sequence[Case] | None = None
+        self.sizes = 1
+
+    def __call__(self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]) -> str:
+        """The statement with which these gradients are right and no right one is harmed; empty if none was found."""
+        right = [*self.right, *leaves]
+        for segment in segments[:2]:
+            for code in texts(segment.text, relation.repairs):
+                if self.checker.short_of_time(0.1):
+                    return ""
+                if self._is_right(right, [*self.made, (segment, code)]):
+                    self.made.append((segment, code))
+                    self.right = set(right)
+                    return code if segment.function == "<lambda>" else replaced_line(segment, code)
+        return ""
+
+    def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
+        try:
+            rule = rewritten(self.checker.problem.rule, changes)
+            if rule is None:
+                return False
+            runner = self.checker.rule.of(rule)
+            return all(self._agrees(runner, case, leaves) for case in self._cases())
+        except Exception:  # code that makes no sense, or breaks the shapes, is no repair
+            return False
+
+    def _cases(self) -> Iterator["Case"]:
+        """Of the given sizes, and, for what is right on those, of others."""
+        yield from self.alignment.cases
+        if self.others is None:
+            self.others = other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
+            self.sizes += len(self.others)
+        yield from self.others
+
+    def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
+        outs = runner(case.probe.primals, case.probe.seeds)
+        for i in leaves:
+            expected = case.expected[i]
+            out = np.zeros_like(expected) if outs[i] is None else np.asarray(outs[i])
+            if out.shape != expected.shape:
+                return False
+            size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
+            with np.errstate(all="ignore"):
+                close = np.abs(out - expected) <= np.maximum(case.tolerance[i], 1e-10 * size)
+            if not np.all(close | ~np.isfinite(expected)):
+                return False
+        return True

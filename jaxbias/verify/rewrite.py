@@ -1,0 +1,156 @@
+"""A function with a piece of its code replaced, wherever it stands: in itself, or in what it calls.
+
+The functions that the user handed in are left as they are. What is made is a copy, with copies of the functions between
+it and the replaced code; a function that holds it by other ways than its closure, its globals or a module's attribute
+keeps the old code.
+"""
+
+import functools
+import linecache
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxbias._jaxpr.sources import Segment, is_users
+
+DEEPEST = 12
+"""Calls between a rule and the code that is replaced."""
+
+
+def rewritten(function: Callable[..., Any], changes: list[tuple[Segment, str]]) -> Callable[..., Any] | None:
+    """The function with these pieces of code replaced; None where they are not reached from it.
+
+    Raises:
+        SyntaxError: the code that is put in makes no sense there.
+    """
+    by_file: dict[str, list[tuple[Segment, str]]] = {}
+    for segment, code in changes:
+        by_file.setdefault(segment.file, []).append((segment, code))
+    pairs: dict[Any, types.CodeType] = {}
+    for file, its in by_file.items():
+        pairs.update(_codes(file, its))
+    copier = _Copier(pairs)
+    copy = copier(function, 0)
+    return copy if copy is not function and copier.used else None
+
+
+def replaced_line(segment: Segment, code: str) -> str:
+    """The statement on which a piece of code begins, with another one in its place."""
+    return _with_changes(segment.file, [(segment, code)])[segment.line - 1].strip()
+
+
+def _with_changes(file: str, changes: list[tuple[Segment, str]]) -> list[str]:
+    lines = list(linecache.getlines(file))
+    for segment, code in sorted(changes, key=lambda c: (c[0].line, c[0].column), reverse=True):
+        first, last = segment.line - 1, segment.end_line - 1
+        start = lines[first].encode()[: segment.column].decode()
+        end = lines[last].encode()[segment.end_column :].decode()
+        # lines keep their numbers, so that what is below is recognised
+        lines[first : last + 1] = [start + code + end, *["\n"] * (last - first)]
+    return lines
+
+
+def _key(code: types.CodeType) -> Any:
+    return code.co_filename, code.co_name, code.co_firstlineno, tuple(code.co_positions())
+
+
+def _codes(file: str, changes: list[tuple[Segment, str]]) -> Iterator[tuple[Any, types.CodeType]]:
+    """Code of the file's functions that changes, and what it becomes."""
+    build = lambda lines: compile("".join(lines), file, "exec", dont_inherit=True)
+    before, after = build(linecache.getlines(file)), build(_with_changes(file, changes))
+    for old, new in zip(_nested(before), _nested(after), strict=False):
+        if old != new:
+            yield _key(old), new
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _nested(constant)
+
+
+MOST_ENTRIES = 200
+"""Of a table of functions."""
+
+
+class _Copier:
+    def __init__(self, pairs: dict[Any, types.CodeType]):
+        self.pairs, self.used = pairs, False
+        self.seen: dict[int, Any] = {}
+
+    def __call__(self, value: Any, depth: int) -> Any:
+        """The value, or a copy of it that calls the changed code."""
+        if isinstance(value, functools.partial):
+            inner = self(value.func, depth)
+            return value if inner is value.func else functools.partial(inner, *value.args, **value.keywords)
+        if isinstance(value, dict | list | tuple) and not hasattr(value, "_fields") and len(value) <= MOST_ENTRIES:
+            return self._container(value, depth)
+        if not isinstance(value, types.FunctionType):
+            wrapped = getattr(value, "__wrapped__", None)  # jax.jit and the like; a trace sees what is inside
+            if isinstance(wrapped, types.FunctionType) and callable(value) and type(value).__name__ == "PjitFunction":
+                copy = self(wrapped, depth)
+                return value if copy is wrapped else copy
+            return value
+        if id(value) in self.seen or depth > DEEPEST:
+            return self.seen.get(id(value), value)
+        self.seen[id(value)] = value  # while it is being looked at: functions may call themselves
+        self.seen[id(value)] = copy = self._function(value, depth)
+        return copy
+
+    def _container(self, value: Any, depth: int) -> Any:
+        """A table of functions."""
+        if depth > DEEPEST or type(value) not in (dict, list, tuple):
+            return value
+        pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+        copies = [(key, self(entry, depth + 1)) for key, entry in pairs]
+        if all(copy is entry for (_, copy), (_, entry) in zip(copies, pairs)):
+            return value
+        return dict(copies) if isinstance(value, dict) else type(value)(copy for _, copy in copies)
+
+    def _function(self, function: types.FunctionType, depth: int) -> types.FunctionType:
+        code = self.pairs.get(_key(function.__code__))
+        self.used = self.used or code is not None
+        changed = code is not None
+        code = code or function.__code__
+        cells = []
+        for cell in function.__closure__ or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:  # empty
+                cells.append(cell)
+                continue
+            copy = self(content, depth + 1)
+            changed = changed or copy is not content
+            cells.append(cell if copy is content else types.CellType(copy))
+        names = function.__globals__
+        if is_users(code.co_filename):
+            put = dict(self._globals(code, names, depth + 1))
+            if put:
+                names, changed = {**names, **put}, True
+        if not changed or len(code.co_freevars) != len(cells):
+            return function
+        if code.co_freevars != function.__code__.co_freevars:
+            return function
+        copy = types.FunctionType(code, names, function.__name__, function.__defaults__, tuple(cells) or None)
+        copy.__kwdefaults__, copy.__module__ = function.__kwdefaults__, function.__module__
+        copy.__qualname__ = function.__qualname__
+        return copy
+
+    def _globals(self, code: types.CodeType, names: dict[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
+        used = set(code.co_names).union(*(inner.co_names for inner in _nested(code)))
+        for name in used & names.keys():
+            value = names[name]
+            if isinstance(value, types.ModuleType):
+                if is_users(getattr(value, "__file__", None) or ""):
+                    put = {}
+                    for attribute in used & vars(value).keys():
+                        its = vars(value)[attribute]
+                        if (copy := self(its, depth)) is not its:
+                            put[attribute] = copy
+                    if put:
+                        yield name, types.SimpleNamespace(**{**vars(value), **put})
+            elif (callable(value) or isinstance(value, dict | list | tuple)) and (
+                copy := self(value, depth)
+            ) is not value:
+                yield name, copy
