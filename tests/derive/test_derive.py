@@ -19,8 +19,8 @@ from jaxbias import selfcheck
 from jaxbias._derive import statements
 from jaxbias.derivation import random_like
 from jaxbias.symbols.latex import symbol
-from tests.derive.forwards import FORWARDS
-from tests.derive.unseen import KEPT_ASIDE, TRIED
+from tests.derive.bank import FORWARDS
+from tests.derive.bank.unseen import KEPT_ASIDE, TRIED
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
@@ -31,12 +31,12 @@ SAMPLE = (
     "attention",
     "mlp",
     "lstm_cell",
-    "cross_entropy_of_labels",
+    "cross_entropy",
 )
 
 
 SOME_UNSEEN = ("small_cnn", "graph_convolution", "bayesian_regression", "generalised_advantage")
-"""`python -m tests.derive.unseen` runs all of them."""
+"""`python -m tests.derive.bank unseen research` runs all of them."""
 
 
 def derived(name):

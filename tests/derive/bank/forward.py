@@ -1,6 +1,6 @@
 """What a forward of the bank is: a function with a draw of its arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,11 @@ def positive(*shape: int) -> jax.Array:
 
 def labels(n: int, k: int) -> jax.Array:
     return jnp.asarray(_rng.integers(0, k, n), jnp.int32)
+
+
+def drawn(shapes: Sequence[jax.ShapeDtypeStruct]) -> tuple[jax.Array, ...]:
+    """Values for these shapes; whole numbers are labels of two classes."""
+    return tuple(normal(*x.shape) if x.dtype == jnp.float32 else labels(x.size, 2).reshape(x.shape) for x in shapes)
 
 
 def entering(bank: dict[str, Forward]) -> Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]:
