@@ -3,6 +3,7 @@
 from collections.abc import Container, Sequence
 
 from jaxbias._derive.backward import Backward
+from jaxbias._derive.closed import closed
 from jaxbias._derive.scope import Scope
 from jaxbias._derive.statements import Assign, Line, Lines, Statement
 from jaxbias.symbols import expressions as ex
@@ -22,9 +23,18 @@ class Pair:
         backward_lines, backward_reads: the text of the backward, and what it takes from the forward and from outside.
     """
 
-    def __init__(self, reading: Scope, deltas: Sequence[Expression | None], wanted: Sequence[int], keep: str):
+    def __init__(
+        self,
+        reading: Scope,
+        deltas: Sequence[Expression | None],
+        wanted: Sequence[int],
+        keep: str,
+        style: str = "steps",
+    ):
         self.reading, self.values, self.wanted = reading, reading.values, wanted
-        self.backward = Backward(reading, deltas, wanted, keep)
+        self.backward = back = Backward(reading, deltas, wanted, keep)
+        if style == "closed":
+            back.statements, back.gradients = closed(back.statements, back.gradients, reading.statements)
         self._choose_names({d.detail for d in deltas if d is not None and d.op == "name"})
         self.statements = self._ordered()
         self.made = {x.detail: x for statement in self.statements for x in statement.targets}

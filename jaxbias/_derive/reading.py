@@ -10,7 +10,7 @@ from jaxbias._derive.fused import recognise
 from jaxbias._derive.rules import NoRule, Rule, layout, rule_of
 from jaxbias._derive.scope import Scope, Step
 from jaxbias._derive.statements import Assign
-from jaxbias._derive.values import Draw, Unwritten, Values
+from jaxbias._derive.values import Draw, Later, Unwritten, Values
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import targets
@@ -201,7 +201,7 @@ class Reading(Scope):
         if equation.bodies or not all(i in known for i in inputs) or all(i in known for i in outputs):
             return
         if max(map(math.prod, equation.shapes.outputs), default=0) <= MOST_FOLLOWED:
-            known.update(zip(outputs, equation.bind(*(known[i] for i in inputs))))
+            known.update((out, Later(equation, tuple(inputs), place)) for place, out in enumerate(outputs))
 
     def _folded(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> list[int] | None:
         """What depends on no argument, as random numbers from a given key do: computed now, and closed over.
@@ -213,7 +213,7 @@ class Reading(Scope):
         if equation.bodies or not (drawn or equation.name in RANDOM):
             return None
         outputs = []
-        for held in equation.bind(*(self.values.known[i] for i in inputs)):
+        for held in equation.bind(*map(self.values.held, inputs)):
             self.values.drawn.add(text := self.values.unique("drawn"))
             self.values.captured[text] = held
             outputs.append(self.values.new(ex.name(text, held.shape, held.dtype)))

@@ -1,4 +1,5 @@
-"""Numbers of a trace that are sizes of arguments: those that change when the arguments have other sizes."""
+"""Numbers of a trace as the code has them: sizes of arguments, which change when the arguments have other sizes, and
+constants with all their digits, which a trace in float32 has rounded."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,40 @@ def sizes_in(
         if (made := _as_size(first_value, second_value, sizes)) is not None:
             known[place] = made
     return known
+
+
+def digits_in(program: _jaxpr.Program, function: Callable[..., Any], leaves: Sequence[Any]) -> dict[float, float]:
+    """Constants of a program that float32 has rounded → as they are in the code, of which a trace in float64 tells.
+
+    A number that is short already is one that somebody wrote. Where two of the code are one in float32, none is known.
+    """
+    rounded = {float(x) for x in _scalars(program) if np.asarray(x).dtype == np.float32 and not _is_short(x)}
+    if not rounded:
+        return {}
+    wide = [jax.ShapeDtypeStruct(np.shape(x), "float64" if x.dtype == np.float32 else x.dtype) for x in leaves]
+    try:
+        with jax.enable_x64(True):
+            second, _ = _jaxpr.trace_inlined(function, *wide)
+    except Exception:  # the function's own: it takes no float64
+        return {}
+    exact: dict[float, set[float]] = {}
+    for x in _scalars(second):
+        exact.setdefault(float(np.float32(x)), set()).add(float(x))
+    return {x: min(exact[x]) for x in rounded if len(exact.get(x, ())) == 1}
+
+
+def _is_short(x: Any) -> bool:
+    return not np.isfinite(x) or len(str(np.float32(x)).strip("-0.").replace(".", "").partition("e")[0]) <= 5
+
+
+def _scalars(program: _jaxpr.Program) -> Iterator[Any]:
+    """Constants that are single floating-point numbers, those of bodies too."""
+    for x in program.constants.values():
+        if not hasattr(getattr(x, "dtype", None), "_rules") and np.ndim(x) == 0 and np.asarray(x).dtype.kind == "f":
+            yield x
+    for equation in program.equations:
+        for body in equation.bodies:
+            yield from _scalars(body)
 
 
 def _moving(a: _jaxpr.Program, b: _jaxpr.Program) -> Iterator[tuple[tuple[int, int], float, float]]:

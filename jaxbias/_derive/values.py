@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,12 +46,20 @@ class Draw:
         return f"random numbers: {Unwritten('drawn', self.equation)}"
 
 
+class Later(NamedTuple):
+    """A value that depends on no argument, not yet computed: its equation, the numbers that go in, its place."""
+
+    equation: _jaxpr.Equation
+    inputs: tuple[int, ...]
+    place: int
+
+
 class Values:
     """Numbered values.
 
     Attributes:
         of: number of a value → its expression; a variable where it has a name.
-        known: number of a value that is the same whatever the arguments → what it is.
+        known: number of a value that is the same whatever the arguments → what it is, or how to compute it.
         captured: name → array, of what the function closes over.
         drawn: names of captured arrays that are random numbers.
         unwritten: variable of a function that JAX carries out → what it is.
@@ -59,7 +67,7 @@ class Values:
         draws: variable of a function that draws random numbers → what it draws.
     """
 
-    def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes):
+    def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes, digits: dict[float, float]):
         self.of: list[Expression] = []
         self.known: dict[int, Any] = {}
         self.captured: dict[str, Any] = {}
@@ -68,7 +76,7 @@ class Values:
         self.of_keys: dict[int, tuple[_jaxpr.Equation, tuple[int, ...], int]] = {}
         self.draws: dict[str, Draw] = {}
         self.taken = {*RESERVED, *(x.detail for x in arguments)}
-        self._closed_over, self._sizes = closed_over, sizes
+        self._closed_over, self._sizes, self._digits = closed_over, sizes, digits
 
     def new(self, value: Expression) -> int:
         self.of.append(value)
@@ -87,6 +95,14 @@ class Values:
         """A variable of this name, or of the next that is free."""
         return ex.name(self.unique(text), shape, dtype)
 
+    def held(self, number: int) -> Any:
+        """What a known value is, computed when first asked for."""
+        value = self.known[number]
+        if isinstance(value, Later):
+            value = value.equation.bind(*map(self.held, value.inputs))[value.place]
+            self.known[number] = value
+        return value
+
     def keys_of(self, number: int) -> tuple[int, ...]:
         """The keys that a value is made of."""
         if number in self.known:
@@ -104,7 +120,7 @@ class Values:
 
             def value(number: int) -> Any:
                 if number in self.known:
-                    return self.known[number]
+                    return self.held(number)
                 if number not in made:
                     equation, inputs, place = self.of_keys[number]
                     made[number] = equation.bind(*map(value, inputs))[place]
@@ -128,6 +144,8 @@ class Values:
         array = np.asarray(held, dtype)
         if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
             scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
+            if array.dtype == np.float32:
+                scalar = self._digits.get(float(scalar), scalar)
             kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
             return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
         return self._captured(held, array.shape, array.dtype)

@@ -24,7 +24,7 @@ class Written:
         residuals: names of what the backward reads.
     """
 
-    def __init__(self, reading: Reading, wanted: Sequence[int], keep: str):
+    def __init__(self, reading: Reading, wanted: Sequence[int], keep: str, style: str = "steps"):
         values = self.values = reading.values
         outputs = [values.of[n] for n in reading.outputs]
         self.outputs = [self._output(reading, k, x, len(outputs)) for k, x in enumerate(outputs)]
@@ -35,7 +35,7 @@ class Written:
         ]  # fmt: skip
         self.wanted = wanted
         self.arguments = [values.of[n].detail for n in reading.inputs]
-        self.pair = Pair(reading, self.deltas, [reading.inputs[k] for k in wanted], keep)
+        self.pair = Pair(reading, self.deltas, [reading.inputs[k] for k in wanted], keep, style)
         names = [f"d_{self.arguments[k]}" for k in wanted]
         self.gradients = self.pair.write_backward({}, range(len(wanted)), names)
         read = self.pair.backward_reads

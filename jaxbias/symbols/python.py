@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression, bare, value_of
+from jaxbias.symbols.queries import taken_away
 
 COMPARE, BITS, SUM, PRODUCT, UNARY, POWER, ATOM = range(7)
 """What binds more tightly comes later."""
@@ -87,10 +88,8 @@ class Printer:
 
     def add(self, x: Expression) -> tuple[str, int]:
         first, second = x.args
-        if second.op == "negative" and self.text_of(second) is None:
-            return f"{self(first, SUM)} - {self(second.args[0], PRODUCT)}", SUM
-        if second.op == "number" and second.dtype.kind in "fiu" and second.detail < 0:
-            return f"{self(first, SUM)} - {literal(-second.detail, second.dtype)}", SUM
+        if (other := taken_away(second, lambda x: self.text_of(x) is not None)) is not None:
+            return f"{self(first, SUM)} - {self(other, PRODUCT)}", SUM
         return f"{self(first, SUM)} + {self(second, SUM)}", SUM
 
     def mul(self, x: Expression) -> tuple[str, int]:

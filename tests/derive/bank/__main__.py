@@ -17,16 +17,22 @@ MOST_SECONDS = 5.0
 """Of one processor, from nothing compiled."""
 
 
+PARTS = ("layers", "sequences", "losses", "numerics", "unseen", "research")
+BANKS = ("FORWARDS", "TRIED", "KEPT_ASIDE")
+
+
 def chosen(words: list[str]) -> dict[str, Forward]:
     """The forwards of these parts or of these names; the whole bank without any."""
+    parts = {}
+    for part in PARTS:
+        module = importlib.import_module(f"tests.derive.bank.{part}")
+        parts[part] = {k: f for name in BANKS for k, f in getattr(module, name, {}).items()}
+    known = dict(FORWARDS)
+    for forwards in parts.values():
+        known |= forwards
     bank = {} if words else dict(FORWARDS)
     for word in words:
-        if word in FORWARDS:
-            bank[word] = FORWARDS[word]
-            continue
-        part = importlib.import_module(f"tests.derive.bank.{word}")
-        for name in ("FORWARDS", "TRIED", "KEPT_ASIDE"):
-            bank |= getattr(part, name, {})
+        bank |= parts[word] if word in parts else {word: known[word]}
     return bank
 
 
