@@ -1,7 +1,7 @@
 """Write docs/derived_layers.md, each layer and loss derived, beside the hand-written: `python -m docs.derived_layers`.
 
-Counted are assignments and returns. Of the hand-written backward those that run for the configuration, without checks of
-arguments: its own, and with those of the functions of the library that it calls. The derived one calls nothing.
+Counted are assignments and returns. Of the hand-written backward those that run for the configuration, without checks
+of arguments: its own, and with those of the functions of the library that it calls. The derived one calls nothing.
 """
 
 import ast

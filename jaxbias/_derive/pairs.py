@@ -1,6 +1,6 @@
 """A forward and its backward pass, of a function or of the body of a loop, and the names that both have for values."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from jaxbias._derive.backward import Backward
 from jaxbias._derive.closed import closed
@@ -34,7 +34,8 @@ class Pair:
         self.reading, self.values, self.wanted = reading, reading.values, wanted
         self.backward = back = Backward(reading, deltas, wanted, keep)
         if style == "closed":
-            back.statements, back.gradients = closed(back.statements, back.gradients, reading.statements)
+            given = [ex.bare(d) for d in deltas if d is not None]
+            back.statements, back.gradients = closed(back.statements, back.gradients, reading.statements, given)
         self._choose_names({d.detail for d in deltas if d is not None and d.op == "name"})
         self.statements = self._ordered()
         self.made = {x.detail: x for statement in self.statements for x in statement.targets}
@@ -59,11 +60,11 @@ class Pair:
             if x not in self.texts:
                 self.texts[x] = unique(queries.word_for(x))
         self._twice: dict[Expression, str] = {}  # of what the forward alone has a name for
-        for x in shared([*forward, *self._kept], self.texts):
+        for x in queries.shared([*forward, *self._kept], self.texts):
             if not queries.is_of_sizes(x):
                 self._twice[x] = unique(queries.word_for(x))
         self._again: dict[Expression, str] = {}  # of what the backward alone has a name for
-        for x in shared(roots, self.texts):
+        for x in queries.shared(roots, self.texts):
             signal = any(node.op == "name" and node.detail in signals for node in parts(x))
             self._again[x] = self._twice.get(x) or unique("d" if signal else queries.word_for(x))
 
@@ -218,29 +219,3 @@ def _worth(x: Expression) -> bool:
         and not queries.is_of_sizes(x)
     )
     return varies and any(node.op in costly for node in parts(x)) and not stopped
-
-
-def shared(roots: Sequence[Expression], named: Container[Expression]) -> list[Expression]:
-    """Parts that occur more than once and are worth a line of their own, in order of need."""
-    uses: dict[Expression, int] = {}
-    order: list[Expression] = []
-
-    opened: set[Expression] = set()
-
-    def visit(node: Expression, whole: bool = False) -> None:
-        uses[node] = uses.get(node, 0) + 1
-        if (whole or node not in named) and node.op != "size" and (node not in opened or node.op in queries.CHEAP):
-            opened.add(node)
-            for arg in node.args:
-                visit(arg)
-        order.append(node)
-
-    for root in dict.fromkeys(roots):
-        visit(root, True)
-    return [
-        n for n in dict.fromkeys(order) if uses[n] > 1 and n not in named and n.op not in queries.CHEAP and _long(n)
-    ]
-
-
-def _long(x: Expression) -> bool:
-    return queries.weight(x) > 1 or x.op in ("contract", "total", "call")

@@ -67,7 +67,9 @@ class Values:
         draws: variable of a function that draws random numbers → what it draws.
     """
 
-    def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes, digits: dict[float, float]):
+    def __init__(
+        self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes, digits: dict[float, float]
+    ):
         self.of: list[Expression] = []
         self.known: dict[int, Any] = {}
         self.captured: dict[str, Any] = {}
@@ -145,7 +147,7 @@ class Values:
         if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
             scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
             if array.dtype == np.float32:
-                scalar = self._digits.get(float(scalar), scalar)
+                scalar = self._digits.get(float(array.flat[0]), scalar)
             kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
             return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
         return self._captured(held, array.shape, array.dtype)
