@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxbias import verify
 from jaxbias._derive.writing import Written
@@ -88,7 +89,7 @@ def _quickly(function: Callable[..., Any]) -> Callable[..., Any]:
     program = jax.jit(function, compiler_options=QUICK)
 
     def run(*args: Any) -> Any:
-        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
         return function(*args) if traced else program(*args)
 
     return run

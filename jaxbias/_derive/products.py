@@ -169,7 +169,7 @@ class Form:
             raised = self._raised(self._polynomial(x.args[0]), x.detail)
         if raised is not None:
             return raised
-        if x.op == "expand" and not is_sum(x) and (inside := with_axes(x.args[0], x.detail)) is not None:
+        if x.op == "expand" and not is_sum(x) and (inside := with_axes(x.args[0], tuple(x.detail))) is not None:
             return self._polynomial(inside)
         if is_sum(x):
             inner = x.args[0] if x.op == "expand" else x
@@ -177,7 +177,7 @@ class Form:
                              inner.args[0])  # fmt: skip
         if x.op == "expand" and len(inner := self._polynomial(x.args[0])) == 1:
             ((factors, c),) = inner.items()
-            core = bare(ex.expand(self._product(factors, Fraction(1), x.args[0]), x.detail))
+            core = bare(ex.expand(self._product(factors, Fraction(1), x.args[0]), tuple(x.detail)))
             return dict.fromkeys(self._atom(core), c)
         return self._atom(x)
 

@@ -47,12 +47,18 @@ def sizes_in(
     return known
 
 
-def digits_in(program: _jaxpr.Program, function: Callable[..., Any], leaves: Sequence[Any]) -> dict[float, float]:
-    """Constants of a program that float32 has rounded → as they are in the code, of which a trace in float64 tells.
+Digits = dict[tuple[int, int], float]
+"""(id of a program, number of a constant of it) → the constant with all its digits."""
 
-    A number that is short already is one that somebody wrote. Where two of the code are one in float32, none is known.
+
+def digits_in(program: _jaxpr.Program, function: Callable[..., Any], leaves: Sequence[Any]) -> Digits:
+    """Constants that a trace in float32 has rounded, as they are in a trace in float64.
+
+    A number that is short already is one that somebody wrote. Where the two traces differ in their operations, a
+    constant is known that only one of the second becomes in float32.
     """
-    rounded = {float(x) for x in _scalars(program) if np.asarray(x).dtype == np.float32 and not _is_short(x)}
+    rounded = {place: float(x) for place, x in _scalars(program) if np.asarray(x).dtype == np.float32}
+    rounded = {place: x for place, x in rounded.items() if not is_short(x)}
     if not rounded:
         return {}
     wide = [jax.ShapeDtypeStruct(np.shape(x), "float64" if x.dtype == np.float32 else x.dtype) for x in leaves]
@@ -61,21 +67,33 @@ def digits_in(program: _jaxpr.Program, function: Callable[..., Any], leaves: Seq
             second, _ = _jaxpr.trace_inlined(function, *wide)
     except Exception:  # the function's own: it takes no float64
         return {}
+    if _names(program) == _names(second):
+        pairs = zip(_scalars(program), _scalars(second))
+        return {
+            place: float(y) for (place, x), (_, y) in pairs if place in rounded and math.isclose(x, y, rel_tol=1e-6)
+        }
     exact: dict[float, set[float]] = {}
-    for x in _scalars(second):
-        exact.setdefault(float(np.float32(x)), set()).add(float(x))
-    return {x: min(exact[x]) for x in rounded if len(exact.get(x, ())) == 1}
+    for _, x in _scalars(second):
+        if abs(x) < np.finfo(np.float32).max:
+            exact.setdefault(float(np.float32(x)), set()).add(float(x))
+    return {place: min(exact[x]) for place, x in rounded.items() if len(exact.get(x, ())) == 1}
 
 
-def _is_short(x: Any) -> bool:
+def _names(program: _jaxpr.Program) -> list[Any]:
+    """Its operations, in order, with those of bodies."""
+    return [(e.name, *map(_names, e.bodies)) for e in program.equations] + [len(list(program.constants))]
+
+
+def is_short(x: Any) -> bool:
+    """Whether float32 holds it as so few digits as somebody writes."""
     return not np.isfinite(x) or len(str(np.float32(x)).strip("-0.").replace(".", "").partition("e")[0]) <= 5
 
 
-def _scalars(program: _jaxpr.Program) -> Iterator[Any]:
-    """Constants that are single floating-point numbers, those of bodies too."""
-    for x in program.constants.values():
+def _scalars(program: _jaxpr.Program) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Constants that are single floating-point numbers, those of bodies too, with their places."""
+    for number, x in program.constants.items():
         if not hasattr(getattr(x, "dtype", None), "_rules") and np.ndim(x) == 0 and np.asarray(x).dtype.kind == "f":
-            yield x
+            yield (id(program), number), x
     for equation in program.equations:
         for body in equation.bodies:
             yield from _scalars(body)

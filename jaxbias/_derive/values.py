@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._derive.sizes import Sizes
+from jaxbias._derive.sizes import Digits, Sizes, is_short
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 
@@ -60,6 +60,7 @@ class Values:
     Attributes:
         of: number of a value → its expression; a variable where it has a name.
         known: number of a value that is the same whatever the arguments → what it is, or how to compute it.
+        functions: variable → the user's function that assigns it.
         captured: name → array, of what the function closes over.
         drawn: names of captured arrays that are random numbers.
         unwritten: variable of a function that JAX carries out → what it is.
@@ -72,6 +73,7 @@ class Values:
     ):
         self.of: list[Expression] = []
         self.known: dict[int, Any] = {}
+        self.functions: dict[Any, str] = {}
         self.captured: dict[str, Any] = {}
         self.drawn: set[str] = set()
         self.unwritten: dict[str, Unwritten] = {}
@@ -136,7 +138,8 @@ class Values:
         """Number of a constant of a program: a size, a number, or an array that the function closes over."""
         held, dtype = program.constants[place], program.dtypes[place]
         size = self._sizes.get((id(program), place))
-        number = self.new(self._constant(held, dtype) if size is None else size(dtype))
+        exact = self._digits.get((id(program), place), held)
+        number = self.new(self._constant(exact, dtype) if size is None else size(dtype))
         self.known[number] = held
         return number
 
@@ -146,8 +149,8 @@ class Values:
         array = np.asarray(held, dtype)
         if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
             scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
-            if array.dtype == np.float32:
-                scalar = self._digits.get(float(array.flat[0]), scalar)
+            if array.dtype == np.float32 and is_short(scalar):
+                scalar = float(str(np.float32(scalar)))  # as it is printed
             kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
             return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
         return self._captured(held, array.shape, array.dtype)
