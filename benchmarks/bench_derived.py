@@ -63,7 +63,7 @@ def _build(forward: Shown):
     return build
 
 
-def _kept(forward: Shown):
+def kept_by(forward: Shown):
     """Bytes that the compiler has a program hand out for the backward pass."""
 
     def kept(sizes, dtype):
@@ -86,7 +86,7 @@ def cases(setting: Setting) -> Iterator[Case]:
         sizes, small = (dict(zip("ndh", SIZES[scale])) for scale in (setting.scale, "tiny"))
         yield Case(
             SUITE, name.replace("_", " "), sizes, _build(forward), small, "derived", "autodiff",
-            residual_bytes=_kept(forward),
+            residual_bytes=kept_by(forward),
         )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ of arguments: its own, and with those of the functions of the library that it ca
 
 import ast
 import functools
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxbias as jb
+from jaxbias import selfcheck
 from jaxbias.derivation import Derivation, Instance, instance
 
 PAGE = Path(__file__).with_name("derived_layers.md")
@@ -112,3 +114,64 @@ def _statement_at(file: str, line: int) -> tuple[int, int] | None:
     called = statement.value.func if isinstance(statement.value, ast.Call) else None  # type: ignore[attr-defined]
     checks = isinstance(called, ast.Name) and called.id.startswith("check")
     return None if checks else (statement.lineno, statement.col_offset)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+HEAD = """\
+# Every layer and loss, derived
+
+<!-- This page is written by `python -m docs.derived_layers`: change `jb.derive`, then run it. -->
+
+The forward of each layer and loss, in the configuration that its table shows first, given to `jb.derive` as a function
+that nobody knows a backward of. What it writes is right for all of them (`jb.verify`). Counted are assignments and
+returns: of the derived backward, which calls nothing; of the hand-written one by itself, and with the functions of the
+library that it calls. Checks of arguments are left out.
+"""
+REASONS = {
+    "linear_cross_entropy": "its forward forms both gradients while it has the logits; the backward scales them",
+    "dropout": "the mask is applied by a function that the forward calls too",
+}
+"""Why a hand-written backward is shorter, where it is not for what it calls."""
+
+
+def why(row: Row) -> str:
+    """Why the hand-written one is shorter."""
+    if row.name in REASONS:
+        return REASONS[row.name]
+    if row.whole > row.hand:
+        shown = ", ".join(f"`{name}`" for name in row.helpers[:3]) + (" …" if len(row.helpers) > 3 else "")
+        return f"calls {shown}: {row.whole} statements with them"
+    return "returns at once what the derived one unpacks or gives a name first"
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The text of the page."""
+    median = statistics.median(row.ratio for row in rows)
+    shorter = sum(row.ratio > 1 for row in rows)
+    left = [row for row in rows if row.unwritten]
+    summary = (
+        f"\nOf {len(rows)} the median of derived over hand-written is {median:.2f}; {shorter} are shorter by hand, for"
+        " the reason that stands beside them."
+    )
+    parts = [
+        HEAD,
+        summary,
+        f"\nLeft to JAX, because `derive` has no rule for the primitive, is a part of {len(left)}:\n",
+        *(f"- `{row.name}`: {', '.join(f'`{name}`' for name in row.unwritten)}" for row in left),
+        "\n| | derived | by hand | with what it calls | where it is shorter by hand: why |\n|---|---|---|---|---|",
+        *(
+            f"| `{row.name}` | {row.derived} | {row.hand} | {row.whole} | {why(row) if row.ratio > 1 else ''} |"
+            for row in rows
+        ),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def rows(names: Sequence[str] = ()) -> list[Row]:
+    """All layers and losses, or those with these names."""
+    return [compared(derivation) for derivation in selfcheck.select(names)]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(rows()), encoding="utf-8")

@@ -76,8 +76,15 @@ class Pair:
         ordered: list[Statement] = []
         done: set[str] = set()
 
+        assigned = {s.value: s for s in reversed(self.reading.statements) if isinstance(s, Assign)}
+
         def need(root: Expression, of_variable: bool = False) -> None:
             for node in parts(root):
+                if node in assigned and not (of_variable and node is root):
+                    if not (names := {x.detail for x in assigned[node].targets}) <= done:  # named only later
+                        done.update(names)
+                        ordered.append(assigned[node])
+                    continue
                 text = self._in_forward(node)
                 named = node in self._kept or (node in self._twice and not (of_variable and node is root))
                 if named and text not in done and text is not None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._derive.sizes import Digits, Sizes, is_short
+from jaxbias._derive.sizes import Sizes, is_short
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 

@@ -1,13 +1,10 @@
 """The bank of forwards: what is written is right, in the user's names, and runs by itself."""
 
 import ast
-import inspect
 import pathlib
 import shutil
 import subprocess
 import sys
-import textwrap
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +12,7 @@ import numpy as np
 import pytest
 
 import jaxbias as jb
-from jaxbias import selfcheck
 from jaxbias._derive import statements
-from jaxbias.derivation import random_like
 from jaxbias.symbols.latex import symbol
 from tests.derive.bank import FORWARDS
 from tests.derive.bank.unseen import KEPT_ASIDE, TRIED
@@ -284,31 +279,3 @@ def test_second_order():
 
     errors = jb.verify.relative_errors(actual=product(first.function), expected=product(forward))
     assert all(error < 1e-5 for error in errors.values()), errors
-
-
-def statements_of(function_or_code):
-    """Statements of a backward pass, but for its docstring."""
-    code = function_or_code if isinstance(function_or_code, str) else inspect.getsource(function_or_code)
-    functions = [n for n in ast.walk(ast.parse(textwrap.dedent(code))) if isinstance(n, ast.FunctionDef)]
-    backward = next(n for n in functions if n.name == "backward")
-    lines = [n for n in ast.walk(backward) if isinstance(n, ast.stmt) and n is not backward]
-    return len([n for n in lines if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))])
-
-
-@pytest.mark.slow
-def test_as_short_as_by_hand():
-    """Over the library's own layers; `batch_norm`, `glu`, `linear_attention`, `moe` are shorter by hand, which calls
-    helpers of the library there, or keeps a product under a name of its own."""
-    over = {}
-    for name in ("dense", "bilinear", "embedding", "lora", "layer_norm", "batch_norm", "glu", "conv"):
-        example: Any = selfcheck.layer_derivations()[name].examples[0]
-        key = jax.random.key(0)
-        x = example.x(key, jnp.float32) if callable(example.x) else jax.random.normal(key, example.x, jnp.float32)
-        params = random_like(key, example.layer.init(key, x))
-        state = () if example.layer.state is None else (example.layer.state.init(key, x),)
-        forward = lambda params, x, layer=example.layer, state=state: layer.forward(params, x, *state)[0]
-        written = jb.derive(forward, (params, x))
-        assert written.report.ok and not written.unwritten, (name, written.unwritten)
-        module = getattr(jb.layers, name)
-        over[name] = statements_of(written.code) / statements_of(module.backward)
-    assert np.median(list(over.values())) <= 1.2, over
