@@ -1,7 +1,6 @@
 """Write docs/derivations.md, ten functions as `jb.derive` derives them: `python -m docs.derivations`."""
 
 import inspect
-import textwrap
 from pathlib import Path
 
 import jaxbias as jb
@@ -22,6 +21,12 @@ stacks.
 """
 
 
+CLOSED = """\
+## Layer norm in closed form
+
+`jb.derive(layer_norm, args, style="closed").code`: the error signals of mean and variance put into each other. That the
+entries of `xhat` add up to 0 is proved from the lines of the forward, and leaves two means.
+"""
 NAMES = (
     "dense_tanh", "layer_norm", "rms_norm", "cross_entropy", "attention", "swiglu", "rnn", "lstm_cell", "embedding",
     "gaussian_likelihood",
@@ -33,10 +38,13 @@ def page() -> str:
     parts = [HEAD]
     for name in NAMES:
         function, shapes = FORWARDS[name]
-        source = textwrap.dedent(inspect.getsource(function)).rstrip()
+        source = inspect.getsource(function).partition("\n")[2].rstrip()  # below the decorator
         shown = str(jb.derive(function, shapes(*SMALL)))
         title = name.replace("_", " ").capitalize()
         parts.append(f"\n## {title}\n\n```python\n{source}\n```\n\n```text\n{shown}\n```\n")
+    function, shapes = FORWARDS["layer_norm"]
+    closed = jb.derive(function, shapes(*SMALL), style="closed").code
+    parts.append(f"\n{CLOSED}\n```python\n{closed}```\n")
     return "".join(parts)
 
 

@@ -49,9 +49,12 @@ def closed(
         left: list[Statement] = []
         read = names_in(made)
         for statement, value in reversed(list(zip(statements, values))):
-            if not isinstance(statement, Assign) or (value is not None and statement.variable.detail in read):
-                left.insert(0, statement if value is None else Assign(statement.variable, value))
-                read |= left[0].names()
+            if isinstance(statement, Assign):
+                if value is None or statement.variable.detail not in read:
+                    continue
+                statement = Assign(statement.variable, value)
+            left.insert(0, statement)
+            read |= statement.names()
         roots = [x for s in left for x in s.roots] + made
         return _cost(roots, named), left, made
 

@@ -165,11 +165,11 @@ class Form:
         if x.op == "div":
             raised = self._raised(self._polynomial(x.args[1]), -1)
             raised = None if raised is None else self._times(self._polynomial(x.args[0]), raised)
-        if x.op == "power" and isinstance(x.detail, int):
-            raised = self._raised(self._polynomial(x.args[0]), x.detail)
+        if x.op == "power" and (exponent := _whole(x.detail)) is not None:
+            raised = self._raised(self._polynomial(x.args[0]), exponent)
         if raised is not None:
             return raised
-        if x.op == "expand" and not is_sum(x) and (inside := with_axes(x.args[0], tuple(x.detail))) is not None:
+        if x.op == "expand" and not is_sum(x) and (inside := with_axes(x.args[0], x.detail)) is not None:
             return self._polynomial(inside)
         if is_sum(x):
             inner = x.args[0] if x.op == "expand" else x
@@ -177,7 +177,7 @@ class Form:
                              inner.args[0])  # fmt: skip
         if x.op == "expand" and len(inner := self._polynomial(x.args[0])) == 1:
             ((factors, c),) = inner.items()
-            core = bare(ex.expand(self._product(factors, Fraction(1), x.args[0]), tuple(x.detail)))
+            core = bare(ex.expand(self._product(factors, Fraction(1), x.args[0]), x.detail))
             return dict.fromkeys(self._atom(core), c)
         return self._atom(x)
 
@@ -330,6 +330,10 @@ def _count(total: Expression) -> int:
     for k in total.detail:
         count *= total.args[0].shape[k]
     return count
+
+
+def _whole(exponent: int | float) -> int | None:
+    return exponent if isinstance(exponent, int) else None
 
 
 def _plain(c: Fraction) -> int | float:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._derive.sizes import Sizes, is_short
+from jaxbias._derive.sizes import Digits, Sizes, is_short
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 
@@ -68,9 +68,7 @@ class Values:
         draws: variable of a function that draws random numbers → what it draws.
     """
 
-    def __init__(
-        self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes, digits: dict[float, float]
-    ):
+    def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes, digits: Digits):
         self.of: list[Expression] = []
         self.known: dict[int, Any] = {}
         self.functions: dict[Any, str] = {}
@@ -149,8 +147,8 @@ class Values:
         array = np.asarray(held, dtype)
         if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
             scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
-            if array.dtype == np.float32 and is_short(scalar):
-                scalar = float(str(np.float32(scalar)))  # as it is printed
+            if array.dtype == np.float32 and is_short(array.flat[0]):
+                scalar = float(str(np.float32(array.flat[0])))  # as it is printed
             kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
             return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
         return self._captured(held, array.shape, array.dtype)

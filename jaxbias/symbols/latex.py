@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression, bare, value_of
 from jaxbias.symbols.python import Printer, literal
-from jaxbias.symbols.queries import taken_away
+from jaxbias.symbols.sums import Sums
 
 COMPARE, SUM, PRODUCT, POWER, ATOM = range(5)
 """What binds more tightly comes later."""
@@ -48,12 +48,14 @@ def escaped(text: str) -> str:
     return re.sub(r"([_%&#{}$])", r"\\\1", text).replace("^", r"\hat{}").replace("~", r"\sim ")
 
 
-class Latex:
+class Latex(Sums):
     """LaTeX for expressions.
 
     Args:
         text_of: the name of an expression that has one; None for others, which are written out.
     """
+
+    sum_level, product_level = SUM, PRODUCT
 
     def __init__(self, text_of: Callable[[Expression], str | None] = lambda x: None):
         self.text_of = text_of
@@ -82,15 +84,6 @@ class Latex:
 
     def size(self, x: Expression) -> tuple[str, int]:
         return " ".join(rf"n_{{{k}}}({self(x.args[0])})" for k in x.detail), ATOM
-
-    def negative(self, x: Expression) -> tuple[str, int]:
-        return f"-{self(x.args[0], PRODUCT)}", SUM
-
-    def add(self, x: Expression) -> tuple[str, int]:
-        first, second = x.args
-        if (other := taken_away(second, lambda x: self.text_of(x) is not None)) is not None:
-            return f"{self(first, SUM)} - {self(other, PRODUCT)}", SUM
-        return f"{self(first, SUM)} + {self(second, PRODUCT)}", SUM
 
     def mul(self, x: Expression) -> tuple[str, int]:
         first, second = x.args

@@ -1,9 +1,9 @@
 """What is asked of expressions: their parts, how much there is to compute, a word for one without a name."""
 
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
-from jaxbias.symbols.expressions import Expression, bare, elementwise, negative
+from jaxbias.symbols.expressions import Expression, bare
 
 CHEAP = {"name", "number", "size", "spread", "expand", "drop", "reshape", "transpose", "negative", "cast", "compare"}
 """What is as soon computed again as kept."""
@@ -67,30 +67,6 @@ def word_for(x: Expression) -> str:
     if x.op in ("expand", "spread", "drop", "reshape", "transpose", "cast", "negative"):
         return word_for(x.args[0])
     return _WORDS.get(x.op, "value")
-
-
-def taken_away(x: Expression, is_named: Callable[[Expression], bool]) -> Expression | None:
-    """What a sum that ends in x takes away, in the writing of people: a + (−b) and a + (−2 b) are a − b and a − 2 b.
-
-    Args:
-        is_named: whether an expression has a name, and so no sign that shows.
-    """
-    if is_named(x):
-        return None
-    if x.op == "negative":
-        return x.args[0]
-    number = x
-    while number.op in ("mul", "div") and not is_named(number):
-        number = number.args[0]
-    signed = number.op == "number" and number.dtype.kind in "fiu" and number.detail < 0
-    return _positive(x) if signed else None
-
-
-def _positive(x: Expression) -> Expression:
-    """Without the sign of the number that it begins with."""
-    if x.op == "number":
-        return negative(x)
-    return elementwise(x.op, (_positive(x.args[0]), x.args[1]), x.detail, x.dtype)
 
 
 def is_of_sizes(x: Expression) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import jaxbias as jb
 from jaxbias._derive import statements
 from jaxbias.symbols.latex import symbol
-from tests.derive.bank import FORWARDS
+from tests.derive.bank import FORWARDS, libraries, research
 from tests.derive.bank.unseen import KEPT_ASIDE, TRIED
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
@@ -30,7 +30,15 @@ SAMPLE = (
 )
 
 
-SOME_UNSEEN = ("small_cnn", "graph_convolution", "bayesian_regression", "generalised_advantage")
+SOME_UNSEEN = (
+    "small_cnn",
+    "graph_convolution",
+    "bayesian_regression",
+    "generalised_advantage",
+    "vector_quantised_bottleneck",
+    "direct_preference",
+    "hyperbolic_distance",
+)
 """`python -m tests.derive.bank unseen research` runs all of them."""
 
 
@@ -73,7 +81,21 @@ def test_every_forward_is_written(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOME_UNSEEN)
 def test_forwards_that_no_rule_was_made_for(name):
-    assert_written(name, {**TRIED, **KEPT_ASIDE})
+    assert_written(name, {**TRIED, **KEPT_ASIDE, **research.FORWARDS})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", libraries.LIBRARIES)
+def test_functions_of_installed_libraries(library):
+    if library not in libraries.INSTALLED:
+        pytest.skip(f"{library} is not installed")
+    for name in libraries.BY_LIBRARY[library]:
+        assert_written(name, libraries.FORWARDS)
+
+
+def test_a_function_of_a_library_in_its_own_names():
+    code = jb.derive(*libraries.FORWARDS["huber_loss"]).code
+    assert "def forward(predictions, targets):" in code and "quadratic = jnp.minimum(abs_errors, 1)" in code
 
 
 def test_the_lines_of_a_dense_layer():

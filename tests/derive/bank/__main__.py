@@ -17,7 +17,7 @@ MOST_SECONDS = 5.0
 """Of one processor, from nothing compiled."""
 
 
-PARTS = ("layers", "sequences", "losses", "numerics", "unseen", "research")
+PARTS = ("layers", "sequences", "losses", "numerics", "libraries", "unseen", "research")
 BANKS = ("FORWARDS", "TRIED", "KEPT_ASIDE")
 
 

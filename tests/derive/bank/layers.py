@@ -141,3 +141,9 @@ def transposed_conv(x, kernel):
     return lax.conv_general_dilated(
         x, kernel, (1,), [(2, 2)], lhs_dilation=(2,), dimension_numbers=("NCW", "OIW", "NCW")
     )
+
+
+@of(normal(2, 3, 4), normal(2, 3, 4), normal(2, 7, 4))
+def interleaved_and_put(even, odd, x):
+    turned = jnp.stack([even, odd], axis=-1).reshape(2, 3, 8)
+    return x.at[:, 1:4].set(jnp.tanh(turned[..., ::2] * turned[..., 1::2])) ** 2
