@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxbias import _jaxpr
@@ -101,7 +102,9 @@ class Values:
         """What a known value is, computed when first asked for."""
         value = self.known[number]
         if isinstance(value, Later):
-            value = value.equation.bind(*map(self.held, value.inputs))[value.place]
+            inputs = [self.held(number) for number in value.inputs]
+            with jax.ensure_compile_time_eval():  # it may first be asked for inside of a trace
+                value = value.equation.bind(*inputs)[value.place]
             self.known[number] = value
         return value
 
