@@ -7,6 +7,7 @@ rules       each primitive: its expression, and the error signals of its operand
 fused       library functions that a trace has taken apart
 control     loops and choices: both halves, with a body that is derived as a function is
 backward    error signals from the outputs back to the arguments
+closed      error signals put into each other, where that is shorter; `products` simplifies them
 pairs       a forward and its backward, and the names of what has none
 statements  assignments, loops, choices: how they are written
 writing     the module, and both side by side

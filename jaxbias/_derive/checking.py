@@ -8,12 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxbias import verify
 from jaxbias._derive.writing import Written
 from jaxbias._trees import in_one_line, is_float
 
 _COUNT = itertools.count(1)
+QUICK: dict[str, bool | int | str | float] = {"xla_backend_optimization_level": 0}
+"""Run a few times on a few numbers: compiling is the cost."""
 
 
 class NotDerived(ValueError):
@@ -61,7 +64,7 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
         return tree.unflatten([grads.get(k, zero) for k, zero in enumerate(zeros)])
 
     function.defvjp(run, back)
-    expected, actual = forward(*args), run(*args)[0]
+    expected, actual = _quickly(lambda *args: (forward(*args), run(*args)[0]))(*args)
     errors = verify.relative_errors(actual=actual, expected=expected)
     if not all(error < 1e-3 for error in errors.values()):
         raise NotDerived(f"derive: the forward that was written is another ({errors}):\n{written.code}")
@@ -70,6 +73,7 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
     def of_wanted(*some: Any) -> Any:
         return forward(*tree.unflatten(_replaced(leaves, wanted, some)))
 
+    @_quickly
     def rule_of_wanted(some: Any, delta: Any) -> Any:
         grads = pull(run(*tree.unflatten(_replaced(leaves, wanted, some)))[1], delta)
         return tuple(grads[k] for k in wanted)
@@ -78,6 +82,17 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
     if not report.ok:
         raise NotDerived(f"derive: what was written is not the gradient.\n{report}\n{written.code}")
     return function, report, namespace
+
+
+def _quickly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As one program, which is not worth optimising, in place of one for each operation; inside of a trace as it is."""
+    program = jax.jit(function, compiler_options=QUICK)
+
+    def run(*args: Any) -> Any:
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
+        return function(*args) if traced else program(*args)
+
+    return run
 
 
 def _by_jax(text: str, equation: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxbias import _jaxpr, verify
 from jaxbias._derive.checking import autodiff_bytes, bytes_of, checked
 from jaxbias._derive.reading import Reading
-from jaxbias._derive.sizes import sizes_in
+from jaxbias._derive.sizes import digits_in, sizes_in
 from jaxbias._derive.values import Values
 from jaxbias._derive.writing import Written
 from jaxbias._doors import describe
@@ -25,6 +25,7 @@ from jaxbias._trees import in_one_line, is_float, path_name
 from jaxbias.symbols import expressions as ex
 
 KEEP = ("named", "least")
+STYLES = ("steps", "closed")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def derive(
     argnums: int | Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     keep: str = "named",
+    style: str = "steps",
 ) -> Derived:
     """The backward pass of `forward(*args)`, as a person would write it.
 
@@ -109,14 +111,18 @@ def derive(
         argnums: the arguments to differentiate with respect to; all that hold floating-point numbers if left out.
         names: of the arguments, where those of the signature do not serve.
         keep: "named" keeps what the forward gave a name to, "least" computes again what is cheap.
+        style: "steps" has an error signal for each value that the forward names, "closed" puts them into each other
+            where the sum of products that comes out is shorter, as a norm's does; the bodies of loops stay in steps.
 
     Raises:
         TypeError: args is no sequence, forward cannot be traced, or nothing in args can be differentiated.
-        ValueError: another `keep`, or argnums or names that do not fit args.
+        ValueError: another `keep` or `style`, or argnums or names that do not fit args.
         NotDerived: what was written is not the gradient; nothing that is wrong is shown.
     """
     if keep not in KEEP:
         raise ValueError(f'derive: keep must be "named" or "least", got {keep!r}.')
+    if style not in STYLES:
+        raise ValueError(f'derive: style must be "steps" or "closed", got {style!r}.')
     if not isinstance(args, tuple | list):
         raise TypeError(f"derive: args must be a tuple of the arguments, got {describe(args)}. For one: (x,).")
     if not callable(forward):
@@ -139,8 +145,8 @@ def derive(
     inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
     sizes = sizes_in(program, flat, leaves, inputs)
     captured = _closed_over(forward)
-    values = Values(inputs, captured, sizes)
-    written = Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep)
+    values = Values(inputs, captured, sizes, digits_in(program, flat, leaves))
+    written = Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep, style)
     function, report, namespace = checked(forward, args, tree, wanted, written)
     captured = [values.captured[text] for text in written.captured]
     shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]

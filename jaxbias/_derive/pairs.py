@@ -1,8 +1,9 @@
 """A forward and its backward pass, of a function or of the body of a loop, and the names that both have for values."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from jaxbias._derive.backward import Backward
+from jaxbias._derive.closed import closed
 from jaxbias._derive.scope import Scope
 from jaxbias._derive.statements import Assign, Line, Lines, Statement
 from jaxbias.symbols import expressions as ex
@@ -22,9 +23,19 @@ class Pair:
         backward_lines, backward_reads: the text of the backward, and what it takes from the forward and from outside.
     """
 
-    def __init__(self, reading: Scope, deltas: Sequence[Expression | None], wanted: Sequence[int], keep: str):
+    def __init__(
+        self,
+        reading: Scope,
+        deltas: Sequence[Expression | None],
+        wanted: Sequence[int],
+        keep: str,
+        style: str = "steps",
+    ):
         self.reading, self.values, self.wanted = reading, reading.values, wanted
-        self.backward = Backward(reading, deltas, wanted, keep)
+        self.backward = back = Backward(reading, deltas, wanted, keep)
+        if style == "closed":
+            given = [ex.bare(d) for d in deltas if d is not None]
+            back.statements, back.gradients = closed(back.statements, back.gradients, reading.statements, given)
         self._choose_names({d.detail for d in deltas if d is not None and d.op == "name"})
         self.statements = self._ordered()
         self.made = {x.detail: x for statement in self.statements for x in statement.targets}
@@ -49,11 +60,11 @@ class Pair:
             if x not in self.texts:
                 self.texts[x] = unique(queries.word_for(x))
         self._twice: dict[Expression, str] = {}  # of what the forward alone has a name for
-        for x in shared([*forward, *self._kept], self.texts):
+        for x in queries.shared([*forward, *self._kept], self.texts):
             if not queries.is_of_sizes(x):
                 self._twice[x] = unique(queries.word_for(x))
         self._again: dict[Expression, str] = {}  # of what the backward alone has a name for
-        for x in shared(roots, self.texts):
+        for x in queries.shared(roots, self.texts):
             signal = any(node.op == "name" and node.detail in signals for node in parts(x))
             self._again[x] = self._twice.get(x) or unique("d" if signal else queries.word_for(x))
 
@@ -65,8 +76,15 @@ class Pair:
         ordered: list[Statement] = []
         done: set[str] = set()
 
+        assigned = {s.value: s for s in reversed(self.reading.statements) if isinstance(s, Assign)}
+
         def need(root: Expression, of_variable: bool = False) -> None:
             for node in parts(root):
+                if node in assigned and not (of_variable and node is root):
+                    if not (names := {x.detail for x in assigned[node].targets}) <= done:  # named only later
+                        done.update(names)
+                        ordered.append(assigned[node])
+                    continue
                 text = self._in_forward(node)
                 named = node in self._kept or (node in self._twice and not (of_variable and node is root))
                 if named and text not in done and text is not None:
@@ -208,29 +226,3 @@ def _worth(x: Expression) -> bool:
         and not queries.is_of_sizes(x)
     )
     return varies and any(node.op in costly for node in parts(x)) and not stopped
-
-
-def shared(roots: Sequence[Expression], named: Container[Expression]) -> list[Expression]:
-    """Parts that occur more than once and are worth a line of their own, in order of need."""
-    uses: dict[Expression, int] = {}
-    order: list[Expression] = []
-
-    opened: set[Expression] = set()
-
-    def visit(node: Expression, whole: bool = False) -> None:
-        uses[node] = uses.get(node, 0) + 1
-        if (whole or node not in named) and node.op != "size" and (node not in opened or node.op in queries.CHEAP):
-            opened.add(node)
-            for arg in node.args:
-                visit(arg)
-        order.append(node)
-
-    for root in dict.fromkeys(roots):
-        visit(root, True)
-    return [
-        n for n in dict.fromkeys(order) if uses[n] > 1 and n not in named and n.op not in queries.CHEAP and _long(n)
-    ]
-
-
-def _long(x: Expression) -> bool:
-    return queries.weight(x) > 1 or x.op in ("contract", "total", "call")

@@ -10,7 +10,8 @@ from jaxbias._derive.fused import recognise
 from jaxbias._derive.rules import NoRule, Rule, layout, rule_of
 from jaxbias._derive.scope import Scope, Step
 from jaxbias._derive.statements import Assign
-from jaxbias._derive.values import Draw, Unwritten, Values
+from jaxbias._derive.values import Draw, Later, Unwritten, Values
+from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.names import targets
@@ -49,7 +50,7 @@ class Reading(Scope):
     ):
         super().__init__(values, inputs, above, inputs if above is None else own)
         self._passes = bool(own)
-        self.outputs = self._run(program, inputs, _variables(program))
+        self.outputs = self._run(program, inputs, self._called(program))
 
     def body(self, program: _jaxpr.Program, inputs: Sequence[int], own: Sequence[int]) -> Scope:
         """The body of a loop or a branch of this function.
@@ -58,6 +59,12 @@ class Reading(Scope):
             own: those of the inputs that are new in every pass of a loop; none are in a branch.
         """
         return Reading(self.values, program, inputs, self, own)
+
+    def _called(self, program: _jaxpr.Program) -> dict[int, str]:
+        """Number of a value → its variable; in which function of the user's that stands is kept for the writing."""
+        names = _variables(program)
+        self._functions = {number: segment.function for number, (_, segment) in names.items()}
+        return {number: text for number, (text, _) in names.items()}
 
     def _run(self, program: _jaxpr.Program, inputs: Sequence[int], names: dict[int, str]) -> tuple[int, ...]:
         numbers = dict(zip(program.inputs, inputs))
@@ -90,6 +97,7 @@ class Reading(Scope):
             for i, out in zip(equation.outputs, outputs):
                 if i in names:
                     home.define(out, names[i])
+                    self.values.functions.setdefault(ex.bare(self.values.of[out]).detail, self._functions[i])
         for i in program.outputs:
             self._draw(number(i), "drawn")
         return tuple(number(i) for i in program.outputs)
@@ -201,7 +209,7 @@ class Reading(Scope):
         if equation.bodies or not all(i in known for i in inputs) or all(i in known for i in outputs):
             return
         if max(map(math.prod, equation.shapes.outputs), default=0) <= MOST_FOLLOWED:
-            known.update(zip(outputs, equation.bind(*(known[i] for i in inputs))))
+            known.update((out, Later(equation, tuple(inputs), place)) for place, out in enumerate(outputs))
 
     def _folded(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> list[int] | None:
         """What depends on no argument, as random numbers from a given key do: computed now, and closed over.
@@ -213,7 +221,7 @@ class Reading(Scope):
         if equation.bodies or not (drawn or equation.name in RANDOM):
             return None
         outputs = []
-        for held in equation.bind(*(self.values.known[i] for i in inputs)):
+        for held in equation.bind(*map(self.values.held, inputs)):
             self.values.drawn.add(text := self.values.unique("drawn"))
             self.values.captured[text] = held
             outputs.append(self.values.new(ex.name(text, held.shape, held.dtype)))
@@ -226,13 +234,13 @@ def _is_key(dtype: Any) -> bool:
     return hasattr(dtype, "_rules")
 
 
-def _variables(program: _jaxpr.Program) -> dict[int, str]:
-    """Number of a value → the variable that the user's code assigns it to, in every pass of a Python loop.
+def _variables(program: _jaxpr.Program) -> dict[int, tuple[str, Segment]]:
+    """Number of a value → the variable that the user's code assigns it to, in every pass of a Python loop, and where.
 
     A run of equations that belong to one piece of code computes its value; the last of them is what is assigned. Where
     an equation of that piece is followed by one from inside of it, the piece begins anew.
     """
-    names: dict[int, tuple[int, str]] = {}
+    names: dict[int, tuple[int, str, Any]] = {}
     open_runs: dict[Any, tuple[int, _jaxpr.Equation, bool]] = {}
 
     def close(segment: Any) -> None:
@@ -242,7 +250,7 @@ def _variables(program: _jaxpr.Program) -> dict[int, str]:
             if text == "_":
                 continue
             if number not in names or depth >= names[number][0]:
-                names[number] = depth, text
+                names[number] = depth, text, segment
 
     for equation in program.equations:
         segments = {segment: depth for depth, segment in enumerate(equation.segments)}
@@ -257,4 +265,4 @@ def _variables(program: _jaxpr.Program) -> dict[int, str]:
             open_runs[segment] = depth, equation, innermost
     for segment in list(open_runs):
         close(segment)
-    return {number: text for number, (_, text) in names.items()}
+    return {number: (text, segment) for number, (_, text, segment) in names.items()}

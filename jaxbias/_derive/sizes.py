@@ -1,4 +1,5 @@
-"""Numbers of a trace that are sizes of arguments: those that change when the arguments have other sizes."""
+"""Numbers of a trace as the code has them: sizes of arguments, which change when the arguments have other sizes, and
+constants with all their digits, which a trace in float32 has rounded."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,58 @@ def sizes_in(
         if (made := _as_size(first_value, second_value, sizes)) is not None:
             known[place] = made
     return known
+
+
+Digits = dict[tuple[int, int], float]
+"""(id of a program, number of a constant of it) → the constant with all its digits."""
+
+
+def digits_in(program: _jaxpr.Program, function: Callable[..., Any], leaves: Sequence[Any]) -> Digits:
+    """Constants that a trace in float32 has rounded, as they are in a trace in float64.
+
+    A number that is short already is one that somebody wrote. Where the two traces differ in their operations, a
+    constant is known that only one of the second becomes in float32.
+    """
+    rounded = {place: float(x) for place, x in _scalars(program) if np.asarray(x).dtype == np.float32}
+    rounded = {place: x for place, x in rounded.items() if not is_short(x)}
+    if not rounded:
+        return {}
+    wide = [jax.ShapeDtypeStruct(np.shape(x), "float64" if x.dtype == np.float32 else x.dtype) for x in leaves]
+    try:
+        with jax.enable_x64(True):
+            second, _ = _jaxpr.trace_inlined(function, *wide)
+    except Exception:  # the function's own: it takes no float64
+        return {}
+    if _names(program) == _names(second):
+        pairs = zip(_scalars(program), _scalars(second))
+        return {
+            place: float(y) for (place, x), (_, y) in pairs if place in rounded and math.isclose(x, y, rel_tol=1e-6)
+        }
+    exact: dict[float, set[float]] = {}
+    for _, x in _scalars(second):
+        if abs(x) < np.finfo(np.float32).max:
+            exact.setdefault(float(np.float32(x)), set()).add(float(x))
+    return {place: min(exact[x]) for place, x in rounded.items() if len(exact.get(x, ())) == 1}
+
+
+def _names(program: _jaxpr.Program) -> list[Any]:
+    """Its operations, in order, with those of bodies."""
+    return [(e.name, *map(_names, e.bodies)) for e in program.equations] + [len(list(program.constants))]
+
+
+def is_short(x: Any) -> bool:
+    """Whether float32 holds it as so few digits as somebody writes."""
+    return not np.isfinite(x) or len(str(np.float32(x)).strip("-0.").replace(".", "").partition("e")[0]) <= 5
+
+
+def _scalars(program: _jaxpr.Program) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Constants that are single floating-point numbers, those of bodies too, with their places."""
+    for number, x in program.constants.items():
+        if not hasattr(getattr(x, "dtype", None), "_rules") and np.ndim(x) == 0 and np.asarray(x).dtype.kind == "f":
+            yield (id(program), number), x
+    for equation in program.equations:
+        for body in equation.bodies:
+            yield from _scalars(body)
 
 
 def _moving(a: _jaxpr.Program, b: _jaxpr.Program) -> Iterator[tuple[tuple[int, int], float, float]]:

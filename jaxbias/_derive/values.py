@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._derive.sizes import Sizes
+from jaxbias._derive.sizes import Digits, Sizes, is_short
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 
@@ -46,12 +47,21 @@ class Draw:
         return f"random numbers: {Unwritten('drawn', self.equation)}"
 
 
+class Later(NamedTuple):
+    """A value that depends on no argument, not yet computed: its equation, the numbers that go in, its place."""
+
+    equation: _jaxpr.Equation
+    inputs: tuple[int, ...]
+    place: int
+
+
 class Values:
     """Numbered values.
 
     Attributes:
         of: number of a value → its expression; a variable where it has a name.
-        known: number of a value that is the same whatever the arguments → what it is.
+        known: number of a value that is the same whatever the arguments → what it is, or how to compute it.
+        functions: variable → the user's function that assigns it.
         captured: name → array, of what the function closes over.
         drawn: names of captured arrays that are random numbers.
         unwritten: variable of a function that JAX carries out → what it is.
@@ -59,16 +69,17 @@ class Values:
         draws: variable of a function that draws random numbers → what it draws.
     """
 
-    def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes):
+    def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes, digits: Digits):
         self.of: list[Expression] = []
         self.known: dict[int, Any] = {}
+        self.functions: dict[Any, str] = {}
         self.captured: dict[str, Any] = {}
         self.drawn: set[str] = set()
         self.unwritten: dict[str, Unwritten] = {}
         self.of_keys: dict[int, tuple[_jaxpr.Equation, tuple[int, ...], int]] = {}
         self.draws: dict[str, Draw] = {}
         self.taken = {*RESERVED, *(x.detail for x in arguments)}
-        self._closed_over, self._sizes = closed_over, sizes
+        self._closed_over, self._sizes, self._digits = closed_over, sizes, digits
 
     def new(self, value: Expression) -> int:
         self.of.append(value)
@@ -87,6 +98,16 @@ class Values:
         """A variable of this name, or of the next that is free."""
         return ex.name(self.unique(text), shape, dtype)
 
+    def held(self, number: int) -> Any:
+        """What a known value is, computed when first asked for."""
+        value = self.known[number]
+        if isinstance(value, Later):
+            inputs = [self.held(number) for number in value.inputs]
+            with jax.ensure_compile_time_eval():  # it may first be asked for inside of a trace
+                value = value.equation.bind(*inputs)[value.place]
+            self.known[number] = value
+        return value
+
     def keys_of(self, number: int) -> tuple[int, ...]:
         """The keys that a value is made of."""
         if number in self.known:
@@ -104,7 +125,7 @@ class Values:
 
             def value(number: int) -> Any:
                 if number in self.known:
-                    return self.known[number]
+                    return self.held(number)
                 if number not in made:
                     equation, inputs, place = self.of_keys[number]
                     made[number] = equation.bind(*map(value, inputs))[place]
@@ -118,7 +139,8 @@ class Values:
         """Number of a constant of a program: a size, a number, or an array that the function closes over."""
         held, dtype = program.constants[place], program.dtypes[place]
         size = self._sizes.get((id(program), place))
-        number = self.new(self._constant(held, dtype) if size is None else size(dtype))
+        exact = self._digits.get((id(program), place), held)
+        number = self.new(self._constant(exact, dtype) if size is None else size(dtype))
         self.known[number] = held
         return number
 
@@ -128,6 +150,8 @@ class Values:
         array = np.asarray(held, dtype)
         if array.size and (array.ndim == 0 or (array == array.flat[0]).all()):
             scalar = held if isinstance(held, int | float | complex) else array.flat[0].item()  # as it was written
+            if array.dtype == np.float32 and is_short(array.flat[0]):
+                scalar = float(str(np.float32(array.flat[0])))  # as it is printed
             kind = {"b": bool, "i": int, "u": int, "c": complex}.get(array.dtype.kind, float)
             return ex.spread(ex.number(kind(scalar), array.dtype), array.shape)
         return self._captured(held, array.shape, array.dtype)

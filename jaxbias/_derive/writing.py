@@ -14,6 +14,10 @@ from jaxbias.symbols.latex import escaped
 Row = tuple[str, str]
 
 
+SECTION = 40
+"""Lines of a function that are read without headings."""
+
+
 class Written:
     """The text of forward and backward.
 
@@ -24,7 +28,7 @@ class Written:
         residuals: names of what the backward reads.
     """
 
-    def __init__(self, reading: Reading, wanted: Sequence[int], keep: str):
+    def __init__(self, reading: Reading, wanted: Sequence[int], keep: str, style: str = "steps"):
         values = self.values = reading.values
         outputs = [values.of[n] for n in reading.outputs]
         self.outputs = [self._output(reading, k, x, len(outputs)) for k, x in enumerate(outputs)]
@@ -35,7 +39,7 @@ class Written:
         ]  # fmt: skip
         self.wanted = wanted
         self.arguments = [values.of[n].detail for n in reading.inputs]
-        self.pair = Pair(reading, self.deltas, [reading.inputs[k] for k in wanted], keep)
+        self.pair = Pair(reading, self.deltas, [reading.inputs[k] for k in wanted], keep, style)
         names = [f"d_{self.arguments[k]}" for k in wanted]
         self.gradients = self.pair.write_backward({}, range(len(wanted)), names)
         read = self.pair.backward_reads
@@ -69,16 +73,31 @@ class Written:
             "import jax.numpy as jnp", "", "",
             *([f"# {', '.join(functions)}: see `unwritten`", "", ""] if functions else []),
             f"def forward({', '.join(arguments)}):",
-            *spaced(self.forward_lines),
+            *spaced(self._in_sections(self.forward_lines)),
             f"    return {bracketed(outs)}, {_tuple(self.residuals)}", "", "",
             f"def backward(residuals, {'d_outs' if several else deltas[0]}):",
             *spaced([
                 *([Line(f"{_tuple(self.residuals)[1:-1].strip()} = residuals")] if self.residuals else []),
                 *([Line(f"{', '.join(deltas)} = d_outs")] if several else []),
-                *self.pair.backward_lines,
+                *self._in_sections(self.pair.backward_lines),
             ]),
             f"    return {', '.join(self.gradients)}{',' * (len(self.gradients) == 1)}", "",
         ])  # fmt: skip
+
+    def _in_sections(self, lines: Sequence[Line]) -> list[Line]:
+        """A long function with a comment wherever another function of the user's begins."""
+        if len(lines) <= SECTION:
+            return list(lines)
+        made: list[Line] = []
+        current = ""
+        for line in lines:
+            functions = self.values.functions
+            function = functions.get(line.about) or functions.get(line.about.removeprefix("d_")) or current
+            if function != current and function.isidentifier():
+                made.append(Line(f"# {function}"))
+            current = function
+            made.append(line)
+        return made
 
     def steps(self) -> tuple[Row, ...]:
         """The forward's lines from the top down, and beside each its error signal, which are computed from below."""

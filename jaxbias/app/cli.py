@@ -345,12 +345,13 @@ def derive(
         str, typer.Option(help="Arguments to differentiate with respect to: 0,2. All if left out.")
     ] = "",
     keep: Annotated[str, typer.Option(help="named: what has a name; least: compute again what is cheap.")] = "named",
+    style: Annotated[str, typer.Option(help="steps: one for each name; closed: put together where shorter.")] = "steps",
     out: Annotated[Path | None, typer.Option(help="Write the code to this file.")] = None,
 ) -> int:
     """Write the backward pass of a function, checked; with a function of no arguments that returns them, from those."""
     from jaxbias.app import derive_command as command
 
-    return command.run(target, shapes=shapes, argnums=argnums, keep=keep, out=out)
+    return command.run(target, shapes=shapes, argnums=argnums, keep=keep, style=style, out=out)
 
 
 @app.command()

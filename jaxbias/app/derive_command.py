@@ -12,7 +12,7 @@ from jaxbias._derive import derive
 from jaxbias.app.verify_command import load, said
 
 
-def run(target: str, *, shapes: str, argnums: str, keep: str, out: Path | None) -> int:
+def run(target: str, *, shapes: str, argnums: str, keep: str, style: str, out: Path | None) -> int:
     """Print the forward and the backward pass of `target` side by side, and write or print the code.
 
     Args:
@@ -32,7 +32,7 @@ def run(target: str, *, shapes: str, argnums: str, keep: str, out: Path | None) 
     args = arguments(function, shapes)
     chosen = [int(part) for part in argnums.split(",")] if argnums else None
     try:
-        derived = derive(function, args, argnums=chosen, keep=keep)
+        derived = derive(function, args, argnums=chosen, keep=keep, style=style)
     except (ValueError, TypeError) as error:
         text = str(error)
         raise ValueError(text if text.startswith("derive:") else f"derive: {target}: {said(error)}") from error

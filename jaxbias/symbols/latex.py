@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression, bare, value_of
 from jaxbias.symbols.python import Printer, literal
+from jaxbias.symbols.sums import Sums
 
 COMPARE, SUM, PRODUCT, POWER, ATOM = range(5)
 """What binds more tightly comes later."""
@@ -47,12 +48,14 @@ def escaped(text: str) -> str:
     return re.sub(r"([_%&#{}$])", r"\\\1", text).replace("^", r"\hat{}").replace("~", r"\sim ")
 
 
-class Latex:
+class Latex(Sums):
     """LaTeX for expressions.
 
     Args:
         text_of: the name of an expression that has one; None for others, which are written out.
     """
+
+    sum_level, product_level = SUM, PRODUCT
 
     def __init__(self, text_of: Callable[[Expression], str | None] = lambda x: None):
         self.text_of = text_of
@@ -81,17 +84,6 @@ class Latex:
 
     def size(self, x: Expression) -> tuple[str, int]:
         return " ".join(rf"n_{{{k}}}({self(x.args[0])})" for k in x.detail), ATOM
-
-    def negative(self, x: Expression) -> tuple[str, int]:
-        return f"-{self(x.args[0], PRODUCT)}", SUM
-
-    def add(self, x: Expression) -> tuple[str, int]:
-        first, second = x.args
-        if second.op == "negative" and self.text_of(second) is None:
-            return f"{self(first, SUM)} - {self(second.args[0], PRODUCT)}", SUM
-        if second.op == "number" and second.dtype.kind in "fiu" and second.detail < 0:
-            return f"{self(first, SUM)} - {self(ex.negative(second), PRODUCT)}", SUM
-        return f"{self(first, SUM)} + {self(second, PRODUCT)}", SUM
 
     def mul(self, x: Expression) -> tuple[str, int]:
         first, second = x.args

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression, bare, value_of
+from jaxbias.symbols.sums import Sums
 
 COMPARE, BITS, SUM, PRODUCT, UNARY, POWER, ATOM = range(7)
 """What binds more tightly comes later."""
@@ -37,7 +38,7 @@ def literal(value: Any, dtype: Any) -> str:
     return short if np.float32(value) == np.float32(short) and digits <= 5 else repr(value)
 
 
-class Printer:
+class Printer(Sums):
     """Python for expressions.
 
     Args:
@@ -46,6 +47,8 @@ class Printer:
     Attributes:
         names: the variables that what was printed reads.
     """
+
+    sum_level, product_level = SUM, PRODUCT
 
     def __init__(self, text_of: Callable[[Expression], str | None] = lambda x: None):
         self.text_of = text_of
@@ -81,17 +84,6 @@ class Printer:
         return " * ".join(texts), PRODUCT if len(texts) > 1 else ATOM
 
     # --- elementwise ---
-
-    def negative(self, x: Expression) -> tuple[str, int]:
-        return f"-{self(x.args[0], PRODUCT)}", SUM
-
-    def add(self, x: Expression) -> tuple[str, int]:
-        first, second = x.args
-        if second.op == "negative" and self.text_of(second) is None:
-            return f"{self(first, SUM)} - {self(second.args[0], PRODUCT)}", SUM
-        if second.op == "number" and second.dtype.kind in "fiu" and second.detail < 0:
-            return f"{self(first, SUM)} - {literal(-second.detail, second.dtype)}", SUM
-        return f"{self(first, SUM)} + {self(second, SUM)}", SUM
 
     def mul(self, x: Expression) -> tuple[str, int]:
         first, second = x.args
@@ -167,11 +159,11 @@ class Printer:
         return f"{self(x.args[0], ATOM)}.reshape({', '.join(map(str, x.shape)) or '()'})", ATOM
 
     def part(self, x: Expression) -> tuple[str, int]:
-        return f"{self(x.args[0], ATOM)}[{_places(x.detail, x.args[0].shape)}]", ATOM
+        return f"{self(x.args[0], ATOM)}[{places_in_brackets(x.detail, x.args[0].shape)}]", ATOM
 
     def placed(self, x: Expression) -> tuple[str, int]:
         like, held = x.args
-        return f"jnp.zeros_like({self(like)}).at[{_places(x.detail, x.shape)}].set({self(held)})", ATOM
+        return f"jnp.zeros_like({self(like)}).at[{places_in_brackets(x.detail, x.shape)}].set({self(held)})", ATOM
 
     def transpose(self, x: Expression) -> tuple[str, int]:
         (core,), order = x.args, x.detail
@@ -269,7 +261,7 @@ def _expanded(x: Expression, axes: tuple[int, ...]) -> Expression:
     return ex.bare(ex.elementwise(x.op, parts, x.detail, x.dtype))
 
 
-def _places(places: Sequence[Any], shape: Sequence[int]) -> str:
+def places_in_brackets(places: Sequence[Any], shape: Sequence[int]) -> str:
     """As they stand in brackets."""
     texts = []
     for place, n in zip(places, shape):

@@ -1,7 +1,7 @@
 """What is asked of expressions: their parts, how much there is to compute, a word for one without a name."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 
 from jaxbias.symbols.expressions import Expression, bare
 
@@ -27,6 +27,30 @@ def parts(x: Expression) -> Iterator[Expression]:
 def weight(x: Expression) -> int:
     """How much there is to compute: functions, sums and products count, layout does not."""
     return sum(node.op not in CHEAP for node in parts(x))
+
+
+def shared(roots: Sequence[Expression], named: Container[Expression]) -> list[Expression]:
+    """Parts that occur more than once and are worth a line of their own, in order of need."""
+    uses: dict[Expression, int] = {}
+    order: list[Expression] = []
+
+    opened: set[Expression] = set()
+
+    def visit(node: Expression, whole: bool = False) -> None:
+        uses[node] = uses.get(node, 0) + 1
+        if (whole or node not in named) and node.op != "size" and (node not in opened or node.op in CHEAP):
+            opened.add(node)
+            for arg in node.args:
+                visit(arg)
+        order.append(node)
+
+    for root in dict.fromkeys(roots):
+        visit(root, True)
+    return [n for n in dict.fromkeys(order) if uses[n] > 1 and n not in named and n.op not in CHEAP and _long(n)]
+
+
+def _long(x: Expression) -> bool:
+    return weight(x) > 1 or x.op in ("contract", "total", "call")
 
 
 _WORDS = {"contract": "z", "total": "total", "div": "ratio", "add": "s", "mul": "product", "power": "power",

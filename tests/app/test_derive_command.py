@@ -13,6 +13,9 @@ def attention(q, k, v):
     p = jax.nn.softmax(s, axis=-1)
     return p @ v
 
+def unit_length(x):
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
 def branch(x):
     return x if x.sum() > 0 else -x
 
@@ -38,6 +41,11 @@ def test_it_prints_the_steps_and_writes_the_code(run, tmp_path, capsys):
     assert "return d_q, d_k\n" in (tmp_path / "d.py").read_text()
 
 
+def test_the_closed_form(run, capsys):
+    assert run("model.py:unit_length", "--shapes", "x=4x3", "--style", "closed") == 0
+    assert "d_x = (d_out - out * (d_out * out).sum(axis=-1, keepdims=True)) / root" in capsys.readouterr().out
+
+
 def test_whole_numbers_are_arguments_too(run, capsys):
     assert run("model.py:lookup", "--shapes", "table=5x3,ids=i4") == 0
     assert ".at[ids].add(" in capsys.readouterr().out
@@ -47,7 +55,8 @@ BAD = [
     (("model.py:attention", "--shapes", "q=5x4"), "the shapes of k, v are missing: --shapes k=…,v=…."),
     (("model.py:attention", "--shapes", "q=5by4"), "must be written like x=8x16,W=16x4, got 'q=5by4'"),
     (("model.py:attention", "--shapes", "w=5"), "names w, but the arguments are q, k, v"),
-    (("model.py:branch", "--shapes", "x=3"), "derive: the forward looks at the values of its arguments (model.py:11"),
+    (("model.py:branch", "--shapes", "x=3"), "derive: the forward looks at the values of its arguments (model.py:14"),
+    (("model.py:unit_length", "--shapes", "x=3", "--style", "short"), 'style must be "steps" or "closed"'),
     (("model.py:nothing",), "derive: model.py has no nothing"),
     (("model.py:number",), "derive: model.py:number is no function"),
 ]

@@ -1,13 +1,10 @@
 """The bank of forwards: what is written is right, in the user's names, and runs by itself."""
 
 import ast
-import inspect
 import pathlib
 import shutil
 import subprocess
 import sys
-import textwrap
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +12,10 @@ import numpy as np
 import pytest
 
 import jaxbias as jb
-from jaxbias import selfcheck
 from jaxbias._derive import statements
-from jaxbias.derivation import random_like
 from jaxbias.symbols.latex import symbol
-from tests.derive.forwards import FORWARDS
-from tests.derive.unseen import KEPT_ASIDE, TRIED
+from tests.derive.bank import FORWARDS, libraries, research
+from tests.derive.bank.unseen import KEPT_ASIDE, TRIED
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
@@ -31,12 +26,20 @@ SAMPLE = (
     "attention",
     "mlp",
     "lstm_cell",
-    "cross_entropy_of_labels",
+    "cross_entropy",
 )
 
 
-SOME_UNSEEN = ("small_cnn", "graph_convolution", "bayesian_regression", "generalised_advantage")
-"""`python -m tests.derive.unseen` runs all of them."""
+SOME_UNSEEN = (
+    "small_cnn",
+    "graph_convolution",
+    "bayesian_regression",
+    "generalised_advantage",
+    "vector_quantised_bottleneck",
+    "direct_preference",
+    "hyperbolic_distance",
+)
+"""`python -m tests.derive.bank unseen research` runs all of them."""
 
 
 def derived(name):
@@ -78,7 +81,21 @@ def test_every_forward_is_written(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOME_UNSEEN)
 def test_forwards_that_no_rule_was_made_for(name):
-    assert_written(name, {**TRIED, **KEPT_ASIDE})
+    assert_written(name, {**TRIED, **KEPT_ASIDE, **research.FORWARDS})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", libraries.LIBRARIES)
+def test_functions_of_installed_libraries(library):
+    if library not in libraries.INSTALLED:
+        pytest.skip(f"{library} is not installed")
+    for name in libraries.BY_LIBRARY[library]:
+        assert_written(name, libraries.FORWARDS)
+
+
+def test_a_function_of_a_library_in_its_own_names():
+    code = jb.derive(*libraries.FORWARDS["huber_loss"]).code
+    assert "def forward(predictions, targets):" in code and "quadratic = jnp.minimum(abs_errors, 1)" in code
 
 
 def test_the_lines_of_a_dense_layer():
@@ -156,50 +173,6 @@ def test_chosen_arguments_trees_and_names():
 def test_shapes_stand_for_arrays():
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in FORWARDS["dense_tanh"].args]
     assert jb.derive(FORWARDS["dense_tanh"].function, shapes).report.verdict == "right"
-
-
-def looks_at_values(x):
-    return x if x.sum() > 0 else -x
-
-
-BAD = [
-    (lambda: jb.derive(looks_at_values, (jnp.ones(3),)), TypeError, "looks at the values of its arguments .*where"),
-    (lambda: jb.derive(3, (jnp.ones(3),)), TypeError, "forward must be a function"),
-    (lambda: jb.derive(lambda x, s: x, (jnp.ones(3), "a")), TypeError, r"args\[1\] holds the str 'a'"),
-    (lambda: jb.derive(lambda x: None, (jnp.ones(3),)), TypeError, "returns nothing"),
-    (lambda: jb.derive(jnp.argmax, (jnp.ones(3),)), TypeError, "at least one float output"),
-    (
-        lambda: jb.derive(lambda x: x @ jnp.ones(5), (jnp.ones(3),)),
-        TypeError,
-        "cannot be traced: TypeError: dot",
-    ),
-    (
-        lambda: jb.derive(lambda x: jax.lax.while_loop(lambda c: c.sum() < 10, lambda c: c * 2, x), (jnp.ones(3),)),
-        TypeError,
-        "JAX cannot differentiate the forward: ValueError: Reverse-mode",
-    ),
-    (lambda: jb.derive(jnp.sin, jnp.ones(3)), TypeError, "args must be a tuple"),
-    (lambda: jb.derive(jnp.sin, (jnp.ones(3),), keep="all"), ValueError, 'keep must be "named" or "least"'),
-    (lambda: jb.derive(jnp.sin, (jnp.ones(3),), argnums=4), ValueError, "argnums names argument 4"),
-    (lambda: jb.derive(jnp.sin, (jnp.ones(3),), names=("a", "b")), ValueError, "names must name each"),
-    (lambda: jb.derive(lambda i: i + 1, (jnp.arange(3),)), TypeError, "no argument holds floating-point"),
-]
-
-
-@pytest.mark.parametrize(("call", "error", "match"), BAD)
-def test_bad_input_is_named(call, error, match):
-    with pytest.raises(error, match=match):
-        call()
-
-
-def test_a_closed_over_array_keeps_its_name():
-    table = np.asarray([[1.0, 2.0], [3.0, 5.0]], np.float32)
-
-    def forward(x):
-        return jnp.tanh(x @ table)
-
-    written = jb.derive(forward, (jnp.ones((3, 2)),))
-    assert "def forward(x, table):" in written.code and written.report.verdict == "right"
 
 
 def test_what_is_left_to_jax_is_said():
@@ -301,24 +274,6 @@ def test_variables_as_symbols(name, latex):
     assert symbol(name) == latex
 
 
-def test_names_are_made_up_without_a_source():
-    namespace = {}
-    exec("import jax.numpy as jnp\ndef f(u, v):\n    w = u * v\n    return jnp.tanh(w) * w\n", namespace)
-    written = jb.derive(namespace["f"], (jnp.ones(3), jnp.ones(3)))
-    assert str(written).count("the source is not at hand") == 1 and "tanh = jnp.tanh(u * v)" in written.code
-
-
-def test_names_of_the_user_are_kept_apart_from_those_made():
-    def clash(forward, d_out, residuals):
-        d = forward * d_out
-        x = jnp.tanh(d) * residuals
-        x = x * d
-        return x
-
-    code = jb.derive(clash, tuple(jnp.arange(1.0, 4.0) for _ in range(3))).code
-    assert "def forward(forward, d_out, residuals_):" in code and "x_2 = x * d" in code
-
-
 def test_what_is_drawn_from_a_key_argument_is_constant():
     def noisy(key, x):
         eps = jax.random.normal(key, x.shape)
@@ -346,31 +301,3 @@ def test_second_order():
 
     errors = jb.verify.relative_errors(actual=product(first.function), expected=product(forward))
     assert all(error < 1e-5 for error in errors.values()), errors
-
-
-def statements_of(function_or_code):
-    """Statements of a backward pass, but for its docstring."""
-    code = function_or_code if isinstance(function_or_code, str) else inspect.getsource(function_or_code)
-    functions = [n for n in ast.walk(ast.parse(textwrap.dedent(code))) if isinstance(n, ast.FunctionDef)]
-    backward = next(n for n in functions if n.name == "backward")
-    lines = [n for n in ast.walk(backward) if isinstance(n, ast.stmt) and n is not backward]
-    return len([n for n in lines if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))])
-
-
-@pytest.mark.slow
-def test_as_short_as_by_hand():
-    """Over the library's own layers; `batch_norm`, `glu`, `linear_attention`, `moe` are shorter by hand, which calls
-    helpers of the library there, or keeps a product under a name of its own."""
-    over = {}
-    for name in ("dense", "bilinear", "embedding", "lora", "layer_norm", "batch_norm", "glu", "conv"):
-        example: Any = selfcheck.layer_derivations()[name].examples[0]
-        key = jax.random.key(0)
-        x = example.x(key, jnp.float32) if callable(example.x) else jax.random.normal(key, example.x, jnp.float32)
-        params = random_like(key, example.layer.init(key, x))
-        state = () if example.layer.state is None else (example.layer.state.init(key, x),)
-        forward = lambda params, x, layer=example.layer, state=state: layer.forward(params, x, *state)[0]
-        written = jb.derive(forward, (params, x))
-        assert written.report.ok and not written.unwritten, (name, written.unwritten)
-        module = getattr(jb.layers, name)
-        over[name] = statements_of(written.code) / statements_of(module.backward)
-    assert np.median(list(over.values())) <= 1.2, over

@@ -139,3 +139,27 @@ class _Concatenate:
             begin = stops[axis]
             parts.append(ex.part(d, _spans(starts, stops)) if x.shape[axis] else None)
         return parts
+
+
+@rule("stack")
+class _Stack:
+    """Arrays along a new axis, which newer JAX has as one primitive."""
+
+    @staticmethod
+    def axis(eq):
+        shape = shape_of(eq)
+        given = eq.params.get("axis", eq.params.get("dimension", 0))
+        return given % len(shape)
+
+    @staticmethod
+    def read(eq, args):
+        axis, ndim = _Stack.axis(eq), len(shape_of(eq))
+        holes = ", ".join(f"{{{k}}}" for k in range(len(args)))
+        word = -1 if axis == ndim - 1 and axis else axis
+        return ex.call(f"jnp.stack([{holes}], axis={word})", args, shape_of(eq), args[0].dtype)
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        axis = _Stack.axis(eq)
+        spans = [(0, n, 1) for n in d.shape]
+        return [ex.part(d, [*spans[:axis], k, *spans[axis + 1 :]]) for k in range(len(args))]

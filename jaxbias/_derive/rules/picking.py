@@ -6,6 +6,7 @@ from jaxbias import _jaxpr
 from jaxbias._derive.rules.rule import NoRule, rule, shape_of
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
+from jaxbias.symbols.python import places_in_brackets
 
 
 def _picked(eq: _jaxpr.Equation) -> tuple[int, ...] | None:
@@ -125,6 +126,37 @@ class _ScatterAdd:
         places, columns = _scattered(eq, args)
         text = f'{{0}}.at[{places}].get(mode="fill", fill_value=0)'
         return [d, None, ex.call(text, [d, *columns], args[2].shape, args[2].dtype)]
+
+
+@rule("scatter")
+class _Set:
+    """`x.at[a:b].set(part)` of a span along one axis, whose place is a number."""
+
+    @staticmethod
+    def spans(eq, args):
+        numbers, (table, _, updates) = eq.params["dimension_numbers"], eq.shapes.inputs
+        start, axes = ex.value_of(ex.bare(args[1])), tuple(numbers.scatter_dims_to_operand_dims)
+        whole = tuple(numbers.update_window_dims) == tuple(range(len(table))) and not numbers.inserted_window_dims
+        if start is None or len(axes) != 1 or not whole or numbers.operand_batching_dims:
+            raise NoRule
+        begins = [int(start) if k == axes[0] else 0 for k in range(len(table))]
+        if any(begin < 0 or begin + n > m for begin, n, m in zip(begins, updates, table)):
+            raise NoRule
+        return [(begin, begin + n, 1) for begin, n in zip(begins, updates)]
+
+    @staticmethod
+    def put(spans, x, part):
+        text = f"{{0}}.at[{places_in_brackets(spans, x.shape)}].set({{1}})"
+        return ex.call(text, [x, part], x.shape, x.dtype)
+
+    @staticmethod
+    def read(eq, args):
+        return _Set.put(_Set.spans(eq, args), args[0], args[2])
+
+    @staticmethod
+    def pull(eq, args, out, d):
+        spans = _Set.spans(eq, args)
+        return [_Set.put(spans, d, ex.number(0, d.dtype)), None, ex.part(d, spans)]
 
 
 def _moving(eq: _jaxpr.Equation, sizes: Sequence[int], starts: Sequence[Expression]) -> tuple[int, Expression]:

@@ -1,33 +1,16 @@
-"""Forwards written before loops, convolutions and factors had rules: half tried while the rules were made, half after.
-
-`python -m tests.derive.unseen` derives all of them and says how many are written.
-"""
+"""Forwards from before loops, convolutions and factors had rules: half tried while the rules were made, half after."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-import jaxbias as jb
-from tests.derive.forwards import Forward, labels, normal, positive
+from tests.derive.bank.forward import Forward, entering, labels, normal, positive
 
 TRIED: dict[str, Forward] = {}
 KEPT_ASIDE: dict[str, Forward] = {}
 
 
-def _into(bank, *args):
-    def enter(function):
-        bank[function.__name__] = Forward(function, args)
-        return function
-
-    return enter
-
-
-def tried(*args):
-    return _into(TRIED, *args)
-
-
-def kept_aside(*args):
-    return _into(KEPT_ASIDE, *args)
+tried, kept_aside = entering(TRIED), entering(KEPT_ASIDE)
 
 
 @tried(normal(6, 2, 3), normal(3, 16), normal(4, 16), normal(16), normal(2, 4), normal(2, 4))
@@ -312,16 +295,3 @@ def masked_mean_pooling(x, W, mask):
     h = jnp.tanh(x @ W)
     m = mask[..., None].astype(h.dtype)
     return (h * m).sum(axis=1) / jnp.maximum(m.sum(axis=1), 1)
-
-
-if __name__ == "__main__":
-    for title, bank in (("tried", TRIED), ("kept aside", KEPT_ASIDE)):
-        written = 0
-        for name, (function, args) in bank.items():
-            try:
-                left = jb.derive(function, args).unwritten
-            except (jb.NotDerived, TypeError) as error:
-                left = (str(error).splitlines()[0],)
-            written += not left
-            print(f"{name:40} {'; '.join(left) or 'written'}", flush=True)
-        print(f"{title}: {written} of {len(bank)} written\n")
