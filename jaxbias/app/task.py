@@ -237,7 +237,7 @@ def prepare(
         "network": str(network),
         "loss": loss or chosen_loss.name,
         "optimizer": f"{optimizer}, learning rate {learning_rate:g}" + (f", schedule {schedule}" if schedule else ""),
-        "steps": f"{epochs} epochs of {per_epoch} steps of {batch_size} rows",
+        "steps": " of ".join([counted(epochs, "epoch"), counted(per_epoch, "step"), counted(batch_size, "row")]),
     }
     return Task(
         rows, built, chosen_loss, targets, _metrics(rows), params, labels, optimizer_by_name(optimizer, rate, params),
@@ -263,6 +263,11 @@ def run(
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
+
+
+def counted(number: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def describe(task: Task) -> list[str]:

@@ -50,7 +50,7 @@ def run(
     problems = []
     try:
         resumed = f", {fitted.resumed} of them from {checkpoint}" if fitted.resumed else ""
-        print(f"{task.epochs} epochs{resumed}: {tasks.measured(task, latest)}", flush=True)
+        print(f"{tasks.counted(task.epochs, 'epoch')}{resumed}: {tasks.measured(task, latest)}", flush=True)
     finally:  # whatever becomes of standard output
         problems += _kept(task, fitted, save)
     if fitted.diverged is not None:

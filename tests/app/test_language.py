@@ -157,7 +157,7 @@ def test_a_process_trains_and_samples(rhymes):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     first, _, header, *rest = done.stdout.splitlines()
-    assert first.startswith("1 epochs: loss ") and "bits per held-out character (" in first and "-grams: " in first
+    assert first.startswith("1 epoch: loss ") and "bits per held-out character (" in first and "-grams: " in first
     assert "(always ' ': " in first and header.startswith("30 characters drawn after '")
     assert len("\n".join(rest)) == 30
     assert "16 characters, 26 different ones" in done.stderr and "held out: " in done.stderr
