@@ -86,8 +86,9 @@ def reference_values(
         if (name := names.get(number)) is not None:
             text, rank = name.text, NAMED + 0.5 * (not name.variable) + len(name.text) / 200
         else:
-            pieces = makers[number].segments
-            text, rank = f"{makers[number].name} in `{pieces[0].text}`" if pieces else makers[number].name, UNNAMED
+            pieces, operation = makers[number].segments, makers[number].name
+            text = f"{operation} in `{pieces[0].text}`" if pieces else operation
+            text, rank = "the output" if number in inlined.outputs else text, UNNAMED
         after = gradient_by(names[functions[number]].text) if number in functions else ""
         gradient = ReferenceValue(gradient_by(text), cotangent, True, rank, through=after)
         new = [ReferenceValue(text, value, False, rank), gradient]

@@ -129,7 +129,7 @@ def with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) -
             path = ", ".join(paths[i] for i in sorted(slip.leaves))
             kind = slip.relation.kind if slip.relation else "unexplained"
             text = f"`{slip.code}` {slip}."
-            if all(d.rule_line != slip.line for d in located):
+            if all((d.rule_line, d.explanation) != (slip.line, text) for d in located):
                 located.append(Diagnosis(path, kind, text, rule_line=slip.line, wanted=slip.wanted))
         told = {path for d in located for path in d.leaf.split(", ")}
         if left := [path for path in diagnosis.leaf.split(", ") if path not in told]:
