@@ -140,12 +140,12 @@ SHOWN = (
     Shown(
         "Right until an index is repeated",
         "",
-        embedding, embedding_backward, (normal(1, 6, 3), jnp.array([4, 1, 3])),
+        embedding, embedding_backward, (normal(1, 6, 3), jnp.array([4, 1, 3], jnp.int32)),
     ),
     Shown(
         "A factor that depends on a size",
         "",
-        cross_entropy, cross_entropy_backward, (normal(1, 4, 3), jnp.array([2, 0, 1, 1])),
+        cross_entropy, cross_entropy_backward, (normal(1, 4, 3), jnp.array([2, 0, 1, 1], jnp.int32)),
     ),
     Shown(
         "A transpose left out of a square matrix",
