@@ -24,10 +24,11 @@ def page() -> str:
     parts = [HEAD]
     for title, says, forward, rule, args in SHOWN:
         functions = [f for f in (forward, rule) if f.__module__ == rule.__module__]
-        source = "\n\n".join(inspect.getsource(f).rstrip() for f in functions)
+        source = "\n\n\n".join(inspect.getsource(f).rstrip() for f in functions)
         shown = re.sub(r", \d+\.\d s", "", str(verify.explain(forward, rule, args)))
-        parts.append(f"\n## {title}\n\n{says}\n\n```python\n{source}\n```\n\n```text\n{shown.rstrip()}\n```\n")
-    return "".join(parts).replace("\n\n\n\n", "\n\n")
+        told = f"{says}\n\n" if says else ""
+        parts.append(f"\n## {title}\n\n{told}```python\n{source}\n```\n\n```text\n{shown.rstrip()}\n```\n")
+    return "".join(parts)
 
 
 if __name__ == "__main__":
