@@ -140,12 +140,12 @@ def test_a_listing_never_costs_the_verdict(monkeypatch):
 
 
 def test_a_search_that_fails_never_costs_the_verdict(monkeypatch):
-    from jaxbias.verify import decide
+    from jaxbias.verify import decide, diagnoses
 
     def broken(*_):
         raise ValueError("shapes (3,3) (2,3)")
 
-    monkeypatch.setattr(decide, "name_mistakes", broken)
+    monkeypatch.setattr(diagnoses, "name_mistakes", broken)
     report = verify.vjp(attention, two_slips, QKV)
     assert {d.kind for d in report.diagnoses} == {"missing-term", "missing-factor"}, "the lines need no search"
     monkeypatch.setattr(decide, "list_lines", broken)
