@@ -151,7 +151,7 @@ def page(rows: Sequence[Row]) -> str:
     shorter = sum(row.ratio > 1 for row in rows)
     left = [row for row in rows if row.unwritten]
     summary = (
-        f"\nOf {len(rows)} the median of derived over hand-written is {median:.2f}; {shorter} are shorter by hand, for"
+        f"Of {len(rows)} the median of derived over hand-written is {median:.2f}; {shorter} are shorter by hand, for"
         " the reason that stands beside them."
     )
     parts = [

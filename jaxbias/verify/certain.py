@@ -147,7 +147,7 @@ def _block(
 ) -> tuple[str, str] | None:
     """Entries of the cotangent and of the gradient between which all is missing; None where there is no such block."""
     flat = missing.reshape(len(missing), -1)
-    of_seed, of_leaf = flat.any(axis=1), flat.any(axis=0)
+    of_seed, of_leaf = np.asarray(flat.any(axis=1)), np.asarray(flat.any(axis=0))
     nonzero = np.abs(expected.reshape(flat.shape)) > 1e-9 * np.max(np.abs(expected), initial=0.0)
     if not np.array_equal(flat, nonzero & of_seed[:, None] & of_leaf[None, :]):
         return None
