@@ -1,9 +1,6 @@
 import os
 import time
 from importlib import metadata
-from pathlib import Path
-
-import platformdirs
 
 # Most of a JAX test's time is compiling, and these programs run once: skip the optimizer of the CPU backend, and where
 # XLA has both, take the code generator that is quicker than its successor. XLA refuses to start with an unknown flag.
@@ -11,14 +8,16 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get
 if metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
-# What took long to compile is kept for the next run, here and in the processes that tests start.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(platformdirs.user_cache_path("jaxbias", appauthor=False) / "tests")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
 import jax
 import jaxtyping
+import platformdirs
 import pytest
+
+# What took long to compile is kept for the next run; the processes that tests start compile as users' do.
+KEPT = platformdirs.user_cache_path("jaxbias", appauthor=False) / "tests"
+jax.config.update("jax_compilation_cache_dir", str(KEPT))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,8 +26,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 def pytest_sessionfinish(session):
     """Programs of changed code are never asked for again."""
-    kept = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    for file in kept.glob("*") if not hasattr(session.config, "workerinput") else ():
+    for file in KEPT.glob("*") if not hasattr(session.config, "workerinput") else ():
         if time.time() - file.stat().st_mtime > 30 * 24 * 3600:
             file.unlink(missing_ok=True)
 

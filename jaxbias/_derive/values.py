@@ -1,5 +1,6 @@
 """The values of a derivation by number, and the names that are taken in it; its functions and loops share them."""
 
+import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -86,8 +87,8 @@ class Values:
         return len(self.of) - 1
 
     def unique(self, text: str) -> str:
-        """The text, with a number where it is taken."""
-        made, k = text, 1
+        """The text, with a number where it is taken; `is`, the values of i in all passes, is a word of Python's."""
+        made, k = f"{text}_" if keyword.iskeyword(text) else text, 1
         while made in self.taken:
             k += 1
             made = f"{text}_{k}"

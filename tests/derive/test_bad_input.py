@@ -49,6 +49,21 @@ def test_it_is_named_in_one_line(call, error, match):
     assert "\n" not in str(raised.value)
 
 
+def gate_called_i(x, w):
+    """Stacked over the passes it would be `is`."""
+
+    def step(c, x):
+        i = jax.nn.sigmoid(x @ w + c)
+        return i * c, c
+
+    return jax.lax.scan(step, w[0], x)[1]
+
+
+def test_the_passes_of_a_value_are_no_word_of_python():
+    derived = jb.derive(gate_called_i, (W, jnp.tile(X[:2], (2, 1))), names=("x", "w"))
+    assert derived.report.ok and " is_" in derived.code
+
+
 # --- where the source is not at hand, or not the function's own -------------------------------------------------------
 
 
