@@ -94,6 +94,11 @@ def user_line(trace: Any) -> Source | None:
     return frame and Source(frame.file_name, frame.start_line, frame.function_name, frame.start_column)
 
 
+def at_line(file: str, line: int, code: str) -> str:
+    """Where code of the user's stands, "file.py:12: code"; without a source the place alone."""
+    return f"{Path(file).name}:{line}: {code}" if code else f"{Path(file).name}:{line}"
+
+
 def place(error: BaseException) -> str:
     """Where an exception comes from: the innermost line of the user's, as " (file:line: text)"; "" if there is none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if source_info_util.is_user_filename(f.filename)]

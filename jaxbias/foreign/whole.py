@@ -38,7 +38,8 @@ def drop_biases(fn: Callable, params: Any, *args: Any, at_most: float | None = N
     """
     if at_most is not None and not at_most >= 0:
         raise ValueError(f"drop_biases: at_most must be 0 or more, got {at_most}.")
-    uses, leaves = trace_uses(fn, params, args), dict(zip(*_named(params)))
+    uses, split = trace_uses(fn, params, args), split_params(params)
+    leaves = dict(zip(split.paths, split.leaves))
     biases = [path for i, path in enumerate(uses.paths) if uses.role(i) == "bias"]
     zeros = {path: jnp.zeros_like(leaves[path]) for path in biases}
     if at_most is None:
@@ -51,11 +52,6 @@ def drop_biases(fn: Callable, params: Any, *args: Any, at_most: float | None = N
         if (together := cost([*kept, path])) <= at_most:
             kept, change = [*kept, path], together
     return Surgery(set_leaves(params, {path: zeros[path] for path in kept}), change)
-
-
-def _named(params: Any) -> tuple[tuple[str, ...], list[Array]]:
-    split = split_params(params)
-    return split.paths, split.leaves
 
 
 def add_biases(fn: Callable, params: Any, *args: Any) -> Surgery:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.sources import at_line
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 
@@ -96,7 +96,7 @@ def reference_values(
             for form, x in _derivatives(value):
                 new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))
         if name is not None:
-            line = f"{Path(name.segment.file).name}:{name.segment.line}: {name.segment.statement}"
+            line = at_line(name.segment.file, name.segment.line, name.segment.statement)
             new = [replace(v, line=line) for v in new]
         if number in in_loops:
             place, iteration = in_loops[number]

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from jaxbias._jaxpr.sources import at_line
 from jaxbias._trees import in_one_line
 from jaxbias.verify.certain import certain
 from jaxbias.verify.checker import Case, Checker
@@ -115,10 +115,7 @@ def with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) -
     for diagnosis in diagnoses:
         leaves = {paths.index(path) for path in diagnosis.leaf.split(", ") if path in paths}
         slips = [slip for slip in listing.slips if slip.leaves & leaves]
-        of_rule = [
-            line for line in listing.lines if diagnosis.source == f"{Path(line.file).name}:{line.number}: {line.text}"
-        ]
-        if of_rule:
+        if any(diagnosis.source == at_line(line.file, line.number, line.text) for line in listing.lines):
             diagnosis = dataclasses.replace(diagnosis, rule_line=diagnosis.source, source="")
         if diagnosis.kind != "unexplained" and slips:
             diagnosis = dataclasses.replace(diagnosis, rule_line=slips[0].line, wanted=slips[0].wanted)

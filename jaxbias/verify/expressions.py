@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.sources import at_line
 
 LONGEST = 70
 
@@ -102,7 +103,4 @@ def _loose(text: str) -> bool:
 
 def line(source: Any) -> str:
     """A line of the user's forward, "file.py:12: code"."""
-    if source is None:
-        return ""
-    short = source.file.rsplit("/", 1)[-1]
-    return f"{short}:{source.line}: {source.text}" if source.text else f"{short}:{source.line}"
+    return at_line(source.file, source.line, source.text) if source is not None else ""

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxbias._jaxpr.queries import depends_on
-from jaxbias._jaxpr.sources import Segment
+from jaxbias._jaxpr.sources import Segment, at_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.alignment import Alignment
@@ -181,7 +180,7 @@ def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Locate
     place = ""
     if segment is not None:  # of a lambda the piece: the line holds whatever it stands in
         code = segment.text if segment.function == "<lambda>" else segment.statement
-        place = f"{Path(segment.file).name}:{segment.line}: {code}"
+        place = at_line(segment.file, segment.line, code)
     return Located(slip.leaves, place, slip.name, words, segment.text if segment else "")
 
 

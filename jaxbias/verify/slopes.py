@@ -47,11 +47,14 @@ def shares_the_fault_of_autodiff(checker: Checker, cases: list[Case], i: int) ->
             continue
         slope = _slope(checker, case, i, np.ones(np.shape(case.expected[i]), bool))
         missed = np.isfinite(slope) & ~_agrees(case, i, slope)
-        if np.any(missed) and any(_gives_slopes(checker, other, i) for other in _ordinary(checker, cases, i)):
-            case.expected[i] = np.where(missed, slope, case.expected[i])
-            case.wrong[i], case.convention[i], case.smooth[i] = missed, False, missed
-            shared.append(case)
-    return shared
+        if np.any(missed):
+            shared.append((case, missed, slope))
+    if not shared or not any(_gives_slopes(checker, other, i) for other in _ordinary(checker, cases, i)):
+        return []
+    for case, missed, slope in shared:
+        case.expected[i] = np.where(missed, slope, case.expected[i])
+        case.wrong[i], case.convention[i], case.smooth[i] = missed, False, missed
+    return [case for case, _, _ in shared]
 
 
 def _ordinary(checker: Checker, cases: list[Case], i: int) -> list[Case]:
