@@ -264,7 +264,8 @@ LOSSES = {  # (loss, targets here, targets of Keras, how Keras is asked, what of
         lambda k: lambda y, z: 3 * k.losses.LogCosh(reduction="sum")(y, z), SAME,
     ),
     "Huber": (
-        losses.huber.loss(threshold=0.7), DRAWN, DRAWN, lambda k: lambda y, z: 3 * k.losses.Huber(delta=0.7)(y, z), SAME,
+        losses.huber.loss(threshold=0.7), DRAWN, DRAWN,
+        lambda k: lambda y, z: 3 * k.losses.Huber(delta=0.7)(y, z), SAME,
     ),
     "BinaryCrossentropy": (
         losses.binary_cross_entropy, (DRAWN > 0).astype(np.float32), (DRAWN > 0).astype(np.float32),
