@@ -218,9 +218,11 @@ def _training_table(records: list[Record]) -> str:
         "to accuracy",
         "score",
         "processes",
+        "tokens per second",
     )
     rows = []
     for r in sorted(records, key=lambda r: (r.case, r.median or 1e9)):
+        tokens = r.extra.get("tokens_per_s")
         case, name, step, ratio, interval, *_ = tables.row(r)
         more = [tables.seconds(r.extra.get(k)) for k in ("first_step_s", "total_s", "import_s", "to_accuracy_s")]
         score = r.extra.get("score")
@@ -234,6 +236,7 @@ def _training_table(records: list[Record]) -> str:
                 *more,
                 "" if score is None else f"{score:.4g}",
                 r.extra.get("processes", ""),
+                "" if tokens is None else f"{tokens:,.0f}",
             )
         )
     return tables.as_html(head, rows)
