@@ -1,6 +1,5 @@
 """fit over two processes of two devices each, by gloo: as one process, and again after a kill."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.test_mesh import EIGHT
+from tests.devices import environment
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -18,14 +17,11 @@ def start(directory, *words, processes=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    flags = f"--xla_force_host_platform_device_count={4 // processes}"
-    environment = os.environ | EIGHT | {"XLA_FLAGS": flags, "PYTHONPATH": path}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(index), str(processes), str(port), str(directory), *words],
-            env=environment, **pipes,
+            env=environment(4 // processes), **pipes,
         )
         for index in range(processes)
     ]  # fmt: skip
