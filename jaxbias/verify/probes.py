@@ -86,7 +86,8 @@ def redraw(x: Any, rng: np.random.Generator, scale: float = 1.0) -> Any:
             return x * np.exp(0.3 * rng.standard_normal(x.shape))
     steps = np.diff(x) if x.ndim == 1 and x.size > 2 else np.zeros(1)
     if np.all(steps > 0) or np.all(steps < 0):
-        return x[0] + np.concatenate([[0.0], np.cumsum(steps * np.exp(0.3 * rng.standard_normal(steps.shape)))])
+        start = x[0] * np.exp(0.3 * rng.standard_normal())
+        return start + np.concatenate([[0.0], np.cumsum(steps * np.exp(0.3 * rng.standard_normal(steps.shape)))])
     if np.mean(x == 0) >= 0.2 or np.all(x >= 0) or np.all(x <= 0):
         return x * np.exp(0.4 * rng.standard_normal(x.shape))
     if x.ndim and x.shape[-1] > 1 and np.allclose(np.sum(x * x, axis=-1), 1, atol=1e-4):
