@@ -61,7 +61,7 @@ def _layer_case(sized: Sized):
     def build(sizes, dtype):
         keys = jax.random.split(jax.random.key(3), 4)
         x = sizes["make"](keys[0], dtype) if "make" in sizes else jax.random.normal(keys[0], sizes["x"], dtype)
-        params = random_like(keys[1], layer.init(keys[1], x))
+        params = jax.tree.map(lambda leaf: sized.scale * leaf, random_like(keys[1], layer.init(keys[1], x)))
         state = () if layer.state is None else (layer.state.init(keys[2], x),)
         out = jax.eval_shape(lambda: layer.forward(params, x, *state)[0])
         delta = random_like(keys[3], out)

@@ -71,7 +71,7 @@ def _rows_and_labels(rows: int, classes: int):
 def _attention(steps: int, quick: int | None = None):
     layer = layers.attention.layer(4, 64, causal=True)
     smaller = (1, quick, 256) if quick else None
-    return Sized(layer, (1, steps, 256), smaller, {"softmax of all scores": softmax_attention})
+    return Sized(layer, (1, steps, 256), smaller, {"softmax of all scores": softmax_attention}, scale=0.06)
 
 
 CLASSES = 32_768
@@ -81,12 +81,17 @@ LONG = {
     "attention, long": lambda: _attention(4096, 512),
     "linear_cross_entropy": lambda: Sized(
         layers.linear_cross_entropy.layer(CLASSES), _rows_and_labels(2048, CLASSES), _rows_and_labels(256, CLASSES),
-        {"all logits": all_logits},
+        {"all logits": all_logits}, scale=0.1,
     ),
     "lstm": lambda: Sized(
-        layers.lstm.layer(128), (8, 512, 64), None, {"lax.scan": scanned_lstm}, flops=3 * 2 * 8 * 512 * 4 * 128 * 192
+        layers.lstm.layer(128), (8, 512, 64), None, {"lax.scan": scanned_lstm},
+        flops=3 * 2 * 8 * 512 * 4 * 128 * 192, scale=0.1,
     ),
-    "ssm": lambda: Sized(layers.ssm.layer(16), (2, 4096, 32), (2, 512, 32), {"one associative scan": one_scan}),
-    "glu": lambda: Sized(layers.glu.layer(1024, gate="silu"), (1024, 256), (256, 256), {"three products": swiglu}),
+    "ssm": lambda: Sized(
+        layers.ssm.layer(16), (2, 4096, 32), (2, 512, 32), {"one associative scan": one_scan}, scale=0.3
+    ),
+    "glu": lambda: Sized(
+        layers.glu.layer(1024, gate="silu"), (1024, 256), (256, 256), {"three products": swiglu}, scale=0.1
+    ),
 }  # fmt: skip
 """Sizes, by derivation."""

@@ -20,6 +20,7 @@ class Sized(NamedTuple):
         peers: name → plain forward `(params, x) -> out`, of the same values.
         targets: for a loss: `(key, out) -> targets`.
         flops: of forward and backward, where a loop hides them from the compiler's count.
+        scale: standard deviation of the params; 1 would drive a long loop, or a softmax, to its limits.
     """
 
     layer: Any
@@ -28,6 +29,7 @@ class Sized(NamedTuple):
     peers: Mapping[str, Callable[..., Any]] = {}
     targets: Callable[..., Any] | None = None
     flops: float | None = None
+    scale: float = 1.0
 
 
 def _batch_norm(params, x):

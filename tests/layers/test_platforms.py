@@ -1,4 +1,4 @@
-"""The forms that never hold all scores, logits, gates or states: on CUDA and TPU they are the program that they are here.
+"""The forms that never hold all scores, logits, gates or states are the same program on CUDA and TPU as on a CPU.
 
 A branch that only one platform has, or a call of a library of the host, would show in the lowered text.
 """
