@@ -46,7 +46,9 @@ def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
     assert resumed == 0
     alone = run(tmp_path / "alone", processes=1)
     assert loss == pytest.approx(alone[2], rel=1e-12)
-    assert run(tmp_path / "own rows", "own rows")[2] == pytest.approx(loss, rel=1e-12)
+    for words in ("own rows", "mapped", "loader"):
+        assert run(tmp_path / words, words)[2] == pytest.approx(loss, rel=1e-12)
+    assert run(tmp_path / "loader", "loader")[1] == 4  # all of it came from checkpoints
 
     processes = start(tmp_path / "killed", "kill")
     processes[1].communicate(timeout=120)

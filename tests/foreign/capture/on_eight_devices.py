@@ -246,6 +246,10 @@ def automatic_and_explicit_axes():
         assert norms.methods["w1"] == "gram" and norms.methods["recurrent"] == "shared"
 
 
+def squared_error_gradient(f):
+    return lambda p, batch: jax.grad(lambda p, x: jnp.sum((f(p, x) - batch[1]) ** 2), (0, 1))(p, batch[0])
+
+
 def as_function_inside_shard_map():
     keys = jax.random.split(jax.random.key(0), 4)
     network = jb.chain(jb.layers.dense.layer(8), jb.layers.tanh, jb.layers.layer_norm.layer(), jb.layers.dense.layer(3))
@@ -253,8 +257,7 @@ def as_function_inside_shard_map():
         x, y = jax.random.normal(keys[0], (8, 6), dtype), jax.random.normal(keys[1], (8, 3), dtype)
         params = jax.tree.map(lambda leaf: leaf + np.asarray(0.1, leaf.dtype), network.init(keys[2], x))
         forward = lambda params, x: network.forward(params, x)[0]
-        of = lambda f: lambda p, b: jax.grad(lambda p, x, y: jnp.sum((f(p, x) - y) ** 2), (0, 1))(p, *b)
-        by_hand, by_autodiff = of(jb.as_function(network)), of(forward)
+        by_hand, by_autodiff = squared_error_gradient(jb.as_function(network)), squared_error_gradient(forward)
         for local, reference in ((by_hand, by_autodiff), (marked(by_hand), marked(by_autodiff))):
             got, want = (jax.jit(spread(f, (P(), P("data"))))(params, (x, y)) for f in (local, reference))
             assert all_close(got, want, dtype)
