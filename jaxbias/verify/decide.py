@@ -313,6 +313,8 @@ def _evidence(checker: Checker, cases: list[Case], wrong: set[int]) -> str:
     measured = max((case.measured for case in cases), default=0.0)
     if measured:
         return f"seen to {-np.log10(measured):.0f} digits only: the rule cannot be read, or keeps to its own dtype"
+    if estimated := [case.reason for case in cases if case.estimated and case.reason]:
+        return f"equal in float64, to what rounding was seen to lose there; not enclosed: {estimated[0]}"
     if not equal:
         return ""
     digits = min(leaf.digits for leaf in equal)
