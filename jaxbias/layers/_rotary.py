@@ -1,7 +1,7 @@
 """Rotary positions: each pair of features of a query or key is turned by an angle that grows with its position.
 
-Of the features of a head the first `size` may be turned alone, in the angles of a head of that size; the others then carry
-no position.
+The first `size` features of a head may be turned alone, in the angles of a head of that size; the others then carry no
+position.
 """
 
 import jax.numpy as jnp

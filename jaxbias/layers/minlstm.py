@@ -94,16 +94,19 @@ def init(
             `jb.initializers.NAMES`.
         dtype: of all.
     """
-    draw = partial(
-        initializers.affine,
-        weight_shape=(fan_in, units),
-        bias_shape=(units,),
-        dtype=dtype,
-        use_bias=use_bias,
-        weight_init=weight_init,
-        bias_init=bias_init,
-    )
-    return MinLstmParams(*(draw(jax.random.fold_in(key, i)) for i in range(3)))
+
+    def product(number):
+        return initializers.affine(
+            jax.random.fold_in(key, number),
+            (fan_in, units),
+            (units,),
+            dtype,
+            use_bias=use_bias,
+            weight_init=weight_init,
+            bias_init=bias_init,
+        )
+
+    return MinLstmParams(product(0), product(1), product(2))
 
 
 def forward(params: MinLstmParams, x: Any, *, reverse: bool = False, output: str = STEPS) -> tuple[Array, Residuals]:
@@ -160,9 +163,12 @@ def backward(
     w = lam * (before(h, start.astype(wide), reverse) - k) * keep * (1 - keep)  # (9.3.20)
     deltas = w * jax.nn.sigmoid(-z_f), -w * jax.nn.sigmoid(-z_i), lam * (1 - keep)
     by_time = jnp.swapaxes(x, 0, 1)
-    grads, delta_xs = zip(*(affine_backward(by_time, part, delta) for part, delta in zip(params, deltas)))
-    grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), MinLstmParams(*grads), params)
-    return grads, gradient_of(form, sum(delta_xs), x, delta_h0, start)
+    (grads_f, from_f), (grads_i, from_i), (grads_k, from_k) = (
+        affine_backward(by_time, part, delta) for part, delta in zip(params, deltas)
+    )
+    grads = MinLstmParams(grads_f, grads_i, grads_k)
+    grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, params)
+    return grads, gradient_of(form, from_f + from_i + from_k, x, delta_h0, start)
 
 
 def _share_kept(z_f: Array, z_i: Array) -> Array:
@@ -184,7 +190,8 @@ def _check_params(params: Any) -> tuple[int, int]:
     ]
     if len(set(shapes)) > 1:
         raise ValueError(f"{function}: the three weights must have the same shape, got {', '.join(map(str, shapes))}.")
-    return shapes[0]
+    fan_in, units = shapes[0]
+    return fan_in, units
 
 
 LAYOUTS = Layouts(pytorch=AS_HERE)  # PyTorch has no such module

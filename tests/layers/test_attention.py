@@ -258,10 +258,10 @@ def test_rotation_makes_scores_a_function_of_the_distance_and_is_undone_by_its_t
     z = normal(key, (1, 1, 1, 6), jnp.float64)
     every = jnp.broadcast_to(z, (1, 1, 5, 6))
     for pairing in ("half", "interleaved"):
-        turned = _query_norm.rotated(every, 3, pairing, 100.0)
+        turned = _query_norm.rotated(every, 3, pairing, 100.0, None)
         scores = np.asarray((turned @ jnp.swapaxes(turned, -1, -2))[0, 0])
         np.testing.assert_allclose(scores[1:, 1:], scores[:-1, :-1], atol=1e-14)
-        np.testing.assert_allclose(_query_norm.rotated(turned, 3, pairing, 100.0, back=True), every, atol=1e-15)
+        np.testing.assert_allclose(_query_norm.rotated(turned, 3, pairing, 100.0, None, back=True), every, atol=1e-15)
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -469,11 +469,11 @@ FAULTS = {
     "sink missing": (of_core(lambda g, plan: g._replace(sink=0 * g.sink)), {"0.sink"}),
     "buckets by set": ((attention, "grads_of_score_bias", by_set), {"0.buckets"}),
     "groups averaged": (of_core(lambda g, plan: g._replace(k=g.k / 2, v=g.v / 2)), K | V | {"1.x"}),
-    "rotation of all features": (
+    "δ of all features turned back": (
         (
             _query_norm,
             "rotated",
-            lambda z, first, pairing, base, size, back=False: RIGHT[2](z, first, pairing, base, None, back=back),
+            lambda *args, back=False: RIGHT[2](*args[:-1], None if back else args[-1], back=back),
         ),
         Q | K | {"1.x"},
     ),

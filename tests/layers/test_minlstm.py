@@ -126,7 +126,7 @@ FAULTS = {
         F | I | {"1"},
     ),
     "the candidate with F for J": ([("lam * (1 - keep)\n", "lam * keep\n")], K | {"1"}),
-    "one of the ways of δx": ([("sum(delta_xs)", "sum(delta_xs[1:])")], {"1"}),
+    "one of the ways of δx": ([("from_f + from_i", "from_f")], {"1"}),
 }
 
 
