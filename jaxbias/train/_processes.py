@@ -3,6 +3,8 @@
 Every process calls every function here, in the same order; the arrays travel by `jax.experimental.multihost_utils`.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,32 @@ from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, to_numpy
 T = TypeVar("T")
 _LONGEST = 2000
 _ERRORS = {kind.__name__: kind for kind in (ValueError, OSError)}
+
+
+_calls = itertools.count()
+
+
+def all_arrive(seconds: float) -> None:
+    """Wait until every process is here, but no longer than that.
+
+    Raises:
+        TimeoutError: one is not.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src import distributed  # `multihost_utils` waits without end
+
+    client = distributed.global_state.client
+    assert client is not None
+    try:
+        client.wait_at_barrier(f"jaxbias_fit_{next(_calls)}", int(1000 * seconds))
+    except jax.errors.JaxRuntimeError as error:
+        missing = re.findall(r"^\d+$", str(error).partition("timed out task names:")[2], re.MULTILINE)
+        who = f"process {', '.join(missing)}" if missing else "another process"
+        raise TimeoutError(
+            f"fit: {who} of {jax.process_count()} did not call fit within {seconds:g} s (wait_s). Every process must "
+            f"run the same script; look whether it still runs."
+        ) from None
 
 
 def broadcast(tree: Tree) -> Tree:

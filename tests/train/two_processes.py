@@ -1,7 +1,8 @@
 """One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY WORDS`.
 
 With "kill" the last process ends itself after two epochs, as `kill -9` would. The data are whole on every device, or
-"own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows.
+"own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With "absent" the second
+process never calls fit.
 """
 
 import hashlib
@@ -72,10 +73,13 @@ elif "loader" in sys.argv:
     data = Loader()
 else:
     data = x, y
+if "absent" in sys.argv and index == 1:
+    print("here, and not coming", flush=True)
+    sys.stdin.read()
 fitted = jb.train.fit(
     network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), epochs=4, batch_size=8,
     key=jax.random.key(3), mesh=mesh, shardings=specs, progress=ends_itself, validation=(x[:8], y[:8]),
-    checkpoint=jb.train.Checkpoint(directory, every=1),
+    checkpoint=jb.train.Checkpoint(directory, every=1), wait_s=2 if "absent" in sys.argv else 120,
 )  # fmt: skip
 
 from jax.experimental import multihost_utils  # noqa: E402
