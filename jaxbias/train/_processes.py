@@ -6,7 +6,7 @@ Every process calls every function here, in the same order; the arrays travel by
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,6 +77,26 @@ def by_the_first(function: Callable[[], T]) -> T | None:
     return outcome
 
 
+@contextmanager
+def held_by_the_first(holder: AbstractContextManager[T]) -> Iterator[T | None]:
+    """What the first process holds, on that process; a ValueError or OSError of taking hold is raised by all."""
+    held = by_the_first(holder.__enter__)
+    try:
+        yield held
+    finally:
+        if held is not None:
+            holder.__exit__(None, None, None)
+
+
+def of_all(arrays: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """The arrays of every process, in order of the processes; all hand in as many of the same shapes."""
+    if jax.process_count() == 1:
+        return [arrays]
+    from jax.experimental import multihost_utils
+
+    return [list(own) for own in zip(*multihost_utils.process_allgather(arrays))]
+
+
 def whole(tree: Tree) -> Tree:
     """Every array of the tree in full, as numpy where it lies on several processes."""
     if jax.process_count() == 1:
@@ -111,13 +131,8 @@ class SharedStore:
         Raises:
             ValueError: on every process: it cannot be written, is in use, or its checkpoints belong to another run.
         """
-        holder = CheckpointStore.held(checkpoint, identity)
-        store = by_the_first(holder.__enter__)
-        try:
+        with held_by_the_first(CheckpointStore.held(checkpoint, identity)) as store:
             yield cls(Path(checkpoint.directory).absolute(), store)
-        finally:
-            if store is not None:
-                holder.__exit__(None, None, None)
 
     def save(self, epoch: int, tree: Tree) -> None:
         """Write the tree as the checkpoint after `epoch` epochs.

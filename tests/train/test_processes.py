@@ -57,6 +57,17 @@ def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sweep_over_two_processes_is_that_of_one(tmp_path):
+    """18 members in chunks of 4: the last turn is one half chunk, for one of the processes."""
+    digest, resumed, loss = run(tmp_path / "two", "sweep")
+    assert resumed == 0 and len(list((tmp_path / "two").glob("members-*"))) == 5
+    alone = run(tmp_path / "alone", "sweep", processes=1)
+    assert loss == pytest.approx(alone[2], rel=1e-12)
+    sorted((tmp_path / "two").glob("members-*"))[2].unlink()
+    assert run(tmp_path / "two", "sweep") == (digest, 14, loss)
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
     digest, resumed, loss = run(tmp_path / "whole")
     assert resumed == 0
