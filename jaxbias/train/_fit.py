@@ -32,7 +32,7 @@ from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_di
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
-from jaxbias.train._processes import SharedStore, broadcast
+from jaxbias.train._processes import SharedStore, all_arrive, broadcast
 from jaxbias.train._program import Carry, Program
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key
 from jaxbias.train._stream import stream_of
@@ -151,6 +151,7 @@ def fit(
     mesh: Mesh | None = None,
     shardings: Tree = None,
     compute_dtype: DTypeLike | None = None,
+    wait_s: float = 300,
 ) -> Fit[SomeTree]:
     """Train a network: params ← params + optimizer(grads), batch after batch.
 
@@ -196,6 +197,8 @@ def fit(
             as the leaf does.
         compute_dtype: in which the network computes, for example jnp.bfloat16: params, and x, are rounded to it at
             each step; params, optimizer state, loss, metrics and sums over rows stay in float32 (or what they were).
+            In float16 the error signal is scaled by a power of two before the backward pass and grads are scaled back.
+        wait_s: seconds that processes wait for each other at the start.
 
     Raises:
         TypeError: a network that is no `Layer`, a loss that is none, data that is no pair of real arrays, an x of
@@ -204,6 +207,7 @@ def fit(
             batch_size that the devices cannot share equally, a leaf that its sharding cannot cut, a
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
             unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
+        TimeoutError: another process did not call `fit` in time.
         MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
 
     Warns:
@@ -217,10 +221,12 @@ def fit(
     check_count(epochs, "epochs")
     if loop not in LOOPS:
         raise ValueError(f'fit: loop must be "auto", "scan" or "steps", got {loop!r}.')
-    check_compute_dtype(compute_dtype)
+    check_compute_dtype(compute_dtype, how)
     optimizer = prepared(optimizer, "fit")
     placement = Placement.of(mesh, shardings, trained(params))
     placement.check_batch_size(batch_size)
+    if placement.processes > 1:
+        all_arrive(wait_s)
     order = lambda epoch, rows: row_order(key, epoch, rows, batch_size)
     stream = stream_of(data, batch_size, steps_per_epoch, order, placement.rows_here(batch_size))
     x, targets = stream.first if stream else check_data(data, "data")

@@ -160,9 +160,10 @@ class Placement(NamedTuple):
     def sent(self, batch: tuple[Any, ...], batch_size: int) -> tuple[jax.Array, ...]:
         """A batch of the host on the devices: its rows here, or something that is indexed by what is wanted of it."""
 
+        if self.mesh is None:
+            return jax.device_put(tuple(map(np.asarray, batch)))
+
         def on_devices(part):
-            if self.mesh is None:
-                return jax.device_put(np.asarray(part))
             shape = (batch_size, *part.shape[1:])
             if isinstance(part, np.ndarray):
                 return jax.make_array_from_process_local_data(self._of_rows, part, shape)

@@ -176,7 +176,9 @@ class Loader:
         """And goes on to the end, where samplers of PyTorch draw from their generator once more."""
         last = self._read()
         if next(self._iterator, _END) is not _END:
-            raise ValueError(f"fit: data has more than the {self.steps} batches that its len says. Pass steps_per_epoch.")
+            raise ValueError(
+                f"fit: data has more than the {self.steps} batches that its len says. Pass steps_per_epoch."
+            )
         return last
 
     def epoch(self, epoch: int) -> Iterator[Callable[[], tuple[Any, Any]]]:

@@ -1,5 +1,6 @@
 """fit over two processes of two devices each, by gloo: as one process, and again after a kill."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ def start(directory, *words, processes=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(index), str(processes), str(port), str(directory), *words],
@@ -38,6 +39,32 @@ def run(directory, *words, processes=2):
     assert len(lines) == 1, lines
     digest, resumed, loss = lines.pop().split()
     return digest, int(resumed), float(loss)
+
+
+def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
+    first, second = start(tmp_path, "absent")
+    try:
+        lines = []
+        while not lines or not re.match(r"\w*Error", lines[-1]):
+            lines.append(first.stderr.readline())
+            assert lines[-1], "".join(lines)
+        wanted = "TimeoutError: fit: process 1 of 2 did not call fit within 2 s (wait_s). Every process must run"
+        assert lines[-1].startswith(wanted), lines[-1]
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_processes_is_that_of_one(tmp_path):
+    """18 members in chunks of 4: the last turn is one half chunk, for one of the processes."""
+    digest, resumed, loss = run(tmp_path / "two", "sweep")
+    assert resumed == 0 and len(list((tmp_path / "two").glob("members-*"))) == 5
+    alone = run(tmp_path / "alone", "sweep", processes=1)
+    assert loss == pytest.approx(alone[2], rel=1e-12)
+    sorted((tmp_path / "two").glob("members-*"))[2].unlink()
+    assert run(tmp_path / "two", "sweep") == (digest, 14, loss)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY WORDS`.
 
 With "kill" the last process ends itself after two epochs, as `kill -9` would. The data are whole on every device, or
-"own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows.
+"own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With "absent" the second
+process never calls fit. With "sweep" they do not call it at all.
 """
 
 import hashlib
@@ -33,6 +34,16 @@ x, y = (
 )
 params = network.init(jax.random.key(2), jnp.asarray(x))
 specs = jb.shardings(lambda p, x: network.forward(p, x)[0], params, x, mesh=mesh)
+
+if "sweep" in sys.argv:
+    result = jb.train.sweep(
+        network, jb.losses.mean_squared_error, (x, y), optax.sgd, keys=jax.random.split(jax.random.key(5), 3),
+        hyper={"learning_rate": (0.1, 0.03, 0.01)}, epochs=1, batch_size=8, chunk=4, keep_params=True, mesh=mesh,
+        directory=directory,
+    )  # fmt: skip
+    digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves((result.params, result.results))))
+    print(digest.hexdigest()[:16], result.resumed, float(result.results["loss"].sum()), flush=True)
+    sys.exit()
 
 
 def ends_itself(progress):
@@ -72,10 +83,13 @@ elif "loader" in sys.argv:
     data = Loader()
 else:
     data = x, y
+if "absent" in sys.argv and index == 1:
+    print("here, and not coming", flush=True)
+    sys.stdin.read()
 fitted = jb.train.fit(
     network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), epochs=4, batch_size=8,
     key=jax.random.key(3), mesh=mesh, shardings=specs, progress=ends_itself, validation=(x[:8], y[:8]),
-    checkpoint=jb.train.Checkpoint(directory, every=1),
+    checkpoint=jb.train.Checkpoint(directory, every=1), wait_s=2 if "absent" in sys.argv else 120,
 )  # fmt: skip
 
 from jax.experimental import multihost_utils  # noqa: E402
