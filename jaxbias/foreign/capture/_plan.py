@@ -27,9 +27,11 @@ from jaxbias.foreign.sites import Analysis, Origin, Site
 
 SAME_NORM = frozenset(
     "convert_element_type reshape transpose squeeze rev copy reduce_precision slice split name "  # noqa: SIM905
-    "optimization_barrier sharding_constraint layout_constraint mesh_cast reshard pbroadcast pvary pcast".split()
+    "optimization_barrier sharding_constraint layout_constraint mesh_cast reshard".split()
 )
-"""Operations whose backward keeps the norm of a gradient: they move entries and drop none that has a gradient."""
+"""Operations whose backward keeps the norm of a gradient: they move entries and drop none that has a gradient.
+
+Not `pvary`, by which a leaf meets data that other devices have other parts of: its backward sums over these devices."""
 
 PRODUCTS = frozenset(("dot_general", "conv_general_dilated", "gather", "dynamic_slice"))
 ELEMENTWISE = frozenset(("add", "add_any", "sub", "mul"))
@@ -235,7 +237,7 @@ def leaf_axes(tap: Tap) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _tap(analysis: Analysis, site: Site, leaf: int) -> Tap | None:
     """The tap at this site; None where the way from the leaf to it is more than moving entries."""
-    if site.equation.bodies or site.origin.leaves != (leaf,):
+    if site.equation.bodies or site.origin.leaves != (leaf,) or site.equation.under_another_mesh:
         return None
     elementwise = site.equation.name in ELEMENTWISE and bool(site.scope)  # elsewhere the leaf itself serves
     if not elementwise and site.equation.name not in PRODUCTS:

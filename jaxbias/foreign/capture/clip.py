@@ -13,6 +13,7 @@ from jaxtyping import Array
 from jaxbias import _jaxpr
 from jaxbias._doors import check_size
 from jaxbias._jaxpr.queries import backward_slice
+from jaxbias._meshes import varying, varying_axes
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
 from jaxbias.foreign.capture._plan import Method, Tap, form_all, forming_is_enough, plan
@@ -118,6 +119,8 @@ def clipped_grad(
         spmd_axis_name: as for `jax.vmap`.
         how: "auto", "book-keeping", "two-pass" or "formed".
         memory_limit: as for `per_example_norms`.
+
+    Inside of a `shard_map` the sum is that over the examples of the device; `jax.lax.psum` adds up all of them.
 
     The returned function also takes `is_padding_example=`, a bool for each example; such examples add nothing.
 
@@ -237,16 +240,28 @@ def _factors(norms: Array, clip: Array, rescale: bool) -> Array:
     return jnp.where(shrunk, clip / safe, jnp.ones_like(norms))
 
 
+def _along_batch(weights: Array, x: Array) -> Array:
+    """Of shape (batch, 1, …), with as many axes as x."""
+    return weights.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _only(x: Array, which: Array) -> Array:
+    """The one entry of x that a (batch,) of bools names; a sum, as indexing would bring all of x to every device."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_only(jax.random.key_data(x), which), impl=jax.random.key_impl(x))
+    kept = jnp.where(_along_batch(which, x), x, jnp.zeros_like(x))
+    return kept.any(axis=0) if x.dtype == bool else kept.sum(axis=0, dtype=x.dtype)
+
+
 def _weighted(x: Array, factors: Array | None, finite: Array | None) -> Array:
     """factors · x over the batch axis; examples that are not finite give zeros, whatever x holds."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    across = lambda weights: weights.reshape(-1, *(1,) * (x.ndim - 1))
     out = x
     if factors is not None:
         dtype = accumulation_dtype(x.dtype)
-        out = (x.astype(dtype) * across(factors.astype(dtype))).astype(x.dtype)
-    return out if finite is None else jnp.where(across(finite), out, jnp.zeros_like(out))
+        out = (x.astype(dtype) * _along_batch(factors.astype(dtype), x)).astype(x.dtype)
+    return out if finite is None else jnp.where(_along_batch(finite, x), out, jnp.zeros_like(out))
 
 
 def _book_kept_sum(
@@ -296,17 +311,20 @@ def _finite_sum(
     if finite is None:
         return weighted_gradient(factors)
 
-    def without_some(_):
-        stand_in = jnp.where(finite, jnp.arange(problem.batch), jnp.argmax(finite))
-        data = [x[stand_in] if axis == 0 else x for x, axis in zip(problem.data, problem.in_axes)]
+    def without_some(state):
+        is_stand_in = jnp.arange(problem.batch) == jnp.argmax(finite)
+        data = [
+            jnp.where(_along_batch(finite, x), x, _only(x, is_stand_in)) if axis == 0 else x
+            for x, axis in zip(problem.data, problem.in_axes)
+        ]
         weights = jnp.where(finite, factors, 0)
 
         def weighted_loss(leaves):
             values = problem.vmap(lambda data: problem.loss(leaves, data)[0])(data)
-            return jnp.vdot(weights.astype(values.dtype), values)
+            return jnp.sum(weights.astype(values.dtype) * values)
 
         total = jax.grad(weighted_loss)(problem.leaves)
-        return jnp.array(True), [jnp.where(finite.any(), x, jnp.zeros_like(x)) for x in total]
+        return jnp.ones_like(state[0]), [jnp.where(finite.any(), x, jnp.zeros_like(x)) for x in total]
 
     # A loop of no or one turn, not a cond: it leaves the sum in its place instead of copying it.
     first = finite.all(), weighted_gradient(factors)
@@ -314,11 +332,14 @@ def _finite_sum(
 
 
 def _in_groups(one_group, args, batched: set[int], padding, batch: int, size: int):
-    """The groups one after another in a scan; sums add up, what is per example is put together again."""
+    """The groups one after another in a scan; sums add up, what is per example is put together again.
+
+    A group is every so many examples, so that devices that share the batch have a part in each.
+    """
     if batch % size:
         raise ValueError(f"clipped_grad: microbatch_size={size} does not divide the batch of {batch} examples.")
     padding = np.zeros(batch, bool) if padding is None else padding
-    split = lambda tree: jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
+    split = lambda tree: jax.tree.map(lambda x: x.reshape(size, batch // size, *x.shape[1:]).swapaxes(0, 1), tree)
     groups = {i: split(args[i]) for i in batched}
     kept: list[TracedLoss] = []
 
@@ -331,6 +352,6 @@ def _in_groups(one_group, args, batched: set[int], padding, batch: int, size: in
 
     first = jax.tree.map(lambda x: x[0], (groups, split(padding)))
     shapes, _ = jax.eval_shape(lambda group: step(None, group), first)
-    zeros = [jnp.zeros(x.shape, x.dtype) for x in shapes]
+    zeros = [varying(jnp.zeros(x.shape, x.dtype), varying_axes(x)) for x in shapes]
     total, per_example = jax.lax.scan(step, zeros, (groups, split(jnp.asarray(padding))))
-    return total, jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), per_example), kept[0]
+    return total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch, *x.shape[2:]), per_example), kept[0]
