@@ -291,8 +291,9 @@ def _scan_link(equation: Equation, position: int) -> str | None:
 
 def _broadcasts(equation: Equation, repeats: bool) -> bool:
     """A broadcast; unless it may repeat entries, one that only adds axes of size 1."""
-    same_size = math.prod(equation.shapes.inputs[0]) == math.prod(equation.shapes.outputs[0])
-    return equation.name == "broadcast_in_dim" and (repeats or same_size)
+    if equation.name != "broadcast_in_dim":  # an iota has no inputs
+        return False
+    return repeats or math.prod(equation.shapes.inputs[0]) == math.prod(equation.shapes.outputs[0])
 
 
 def _permute(equation: Equation, permutation: list[int] | None) -> list[int] | None:

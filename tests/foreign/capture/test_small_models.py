@@ -140,6 +140,14 @@ def test_what_is_small_is_formed_and_what_gains_is_not(key, model):
     assert all(name.startswith("formed") for name in small.values()) or model is rnn
 
 
+def test_a_weight_that_is_cut_to_a_triangle_is_formed(key):
+    p, x = {"w": jax.random.normal(key, (D, D)), "b": jnp.ones(D)}, jax.random.normal(key, (4, D))
+    loss = lambda p, x: jnp.sum((x @ jnp.tril(p["w"]) + p["b"]) ** 2)
+    (theirs, ours) = (make(loss)(p, x) for make in WHATS["sums"])
+    assert all(np.allclose(ours[name], theirs[name], rtol=1e-12, atol=0) for name in p)
+    assert jb.capture(loss)(p, x).norms.methods == {"b": "formed", "w": "formed"}
+
+
 def test_one_row_is_never_formed(key):
     p, x = drawn(key, mlp)
     assert jb.capture(mlp)(p, x).norms.methods == {"b": "formed", "v": "gram", "w": "gram"}
