@@ -8,7 +8,7 @@ axes of its output: (H, d), (G, d), (G, e), (F,).
 
 Forward     q = x Wq + bq     k = y Wk + bk     v = y Wv + bv                                   (9.2.1)
             q, k normalised, if asked for                                                       (9.1.15), (9.1.16)
-            q[t] ← R_t q[t]   k[j] ← R_j k[j]                 rotary positions                  (9.2.2)
+            q[t] ← R_t q[t]   k[j] ← R_j k[j]                 rotary positions, of all features or the first  (9.2.2)
             o_h = core(q_h, k_g(h), v_g(h))                                                     (9.2.3), section 9.1
             z = Σ_h o_h Wo_h + bo                                                               (9.2.4)
 Backward, with δ = ∂L/∂z:
@@ -182,6 +182,7 @@ def forward(
     scale: float | None = None,
     rotary: str | None = None,
     rotary_base: float = 10_000.0,
+    rotary_size: int | None = None,
     alibi: bool = False,
     max_distance: int = 128,
     eps: float = 1e-6,
@@ -199,6 +200,7 @@ def forward(
         scale: s, by default 1/√d; with unit length e^τ stands in its place, and s is 1.
         rotary: "half" or "interleaved", how features are paired for rotation.
         rotary_base: of the angles.
+        rotary_size: how many features of a head are turned, the first; by default all of them.
         alibi: whether −m_h |i_t − j| with fixed slopes is added to the scores.
         max_distance: beyond it all distances share the last bucket of T5's table, which is two-sided unless causal.
         eps: of the RMS norm of q and k.
@@ -218,6 +220,7 @@ def forward(
         scale=scale,
         rotary=rotary,
         rotary_base=rotary_base,
+        rotary_size=rotary_size,
         max_distance=max_distance,
         dropout=dropout,
         block=block,
@@ -225,14 +228,16 @@ def forward(
     given = as_inputs(x, function)
     n = check_inputs(given, params, function)
     d = params.query.weight.shape[-1]
-    if rotary and d % 2:
+    if rotary and (rotary_size or d) % 2:
         raise ValueError(f"{function}: rotary positions turn pairs of features, but head_size is {d}.")
+    if rotary_size is not None and rotary_size > d:
+        raise ValueError(f"{function}: rotary_size={rotary_size} is more than the {d} features of a head.")
     norm = "rms" if params.query_norm is not None else "unit" if params.temperature is not None else None
     if scale is None:
         scale = 1.0 if norm == "unit" else 1 / math.sqrt(d)
     settings = _Settings(
         core.Plan(scale, causal, window, softcap, dropout, block),
-        Preparation(norm, eps, rotary, rotary_base),
+        Preparation(norm, eps, rotary, rotary_base, rotary_size),
         alibi,
         max_distance,
     )
@@ -449,6 +454,7 @@ def layer(
     scale: float | None = None,
     rotary: str | None = None,
     rotary_base: float = 10_000.0,
+    rotary_size: int | None = None,
     max_distance: int = 128,
     eps: float = 1e-6,
     dropout: float = 0.0,
@@ -469,8 +475,8 @@ def layer(
     with_bias(use_bias, "attention.layer")
     keywords = {
         "causal": causal, "window": window, "softcap": softcap, "scale": scale, "rotary": rotary,
-        "rotary_base": rotary_base, "alibi": position == "alibi", "max_distance": max_distance, "eps": eps,
-        "block": block,
+        "rotary_base": rotary_base, "rotary_size": rotary_size, "alibi": position == "alibi",
+        "max_distance": max_distance, "eps": eps, "block": block,
     }  # fmt: skip
     check_settings(
         "attention.layer",
@@ -479,6 +485,7 @@ def layer(
         scale=scale,
         rotary=rotary,
         rotary_base=rotary_base,
+        rotary_size=rotary_size,
         max_distance=max_distance,
         dropout=dropout,
         block=block,
@@ -563,7 +570,7 @@ DERIVATIONS = (
         ),
         "Vaswani et al. (2017); derivation sheet 9.1, 9.2",
         (
-            Example("self-attention, rotary", layer(2, 2, rotary="half"), (2, 3, 3)),
+            Example("self-attention, rotary in part", layer(2, 3, rotary="half", rotary_size=2), (2, 3, 3)),
             Example(
                 "grouped, causal, window, RMS norm, buckets, softcap, sink, bias of each key, padding, tiles",
                 layer(

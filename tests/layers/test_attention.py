@@ -21,8 +21,10 @@ Inputs = attention.Inputs
 # --- the plain form ---------------------------------------------------------------------------------------------------
 
 
-def turned(z, positions, pairing, base):
-    """(9.2.2) by complex numbers: each pair times e^(i t θ)."""
+def turned(z, positions, pairing, base, size=None):
+    """(9.2.2) by complex numbers: each pair of the first `size` features times e^(i t θ)."""
+    if size:
+        return jnp.concatenate([turned(z[..., :size], positions, pairing, base), z[..., size:]], axis=-1)
     d = z.shape[-1]
     a, b = (z[..., : d // 2], z[..., d // 2 :]) if pairing == "half" else (z[..., ::2], z[..., 1::2])
     angle = positions[:, None] * base ** (-2 * np.arange(d // 2) / d)
@@ -44,7 +46,10 @@ def t5_bucket(r, buckets, max_distance, two_sided):
     return first + exact + sum(far >= edge - 1e-9 for edge in edges)
 
 
-def plain(p, given, *, causal=False, window=None, softcap=None, rotary=None, alibi=False, max_distance=128, keep=None):
+def plain(
+    p, given, *, causal=False, window=None, softcap=None, rotary=None, rotary_size=None, alibi=False, max_distance=128,
+    keep=None,
+):  # fmt: skip
     """(z, nothing) with every score held; a mask `keep` (n, H, T, S or S + 1) and its probability, for dropout."""
     x, y = given.x, given.x if given.y is None else given.y
     with_bias = lambda z, bias, axes: z if bias is None else z + bias.reshape(axes)
@@ -62,7 +67,7 @@ def plain(p, given, *, causal=False, window=None, softcap=None, rotary=None, ali
         q, k, scale = unit(q) * jnp.exp(p.temperature).reshape(1, -1, 1, 1), unit(k), 1.0
     position = np.arange(t) + s - t
     if rotary:
-        q, k = turned(q, position, rotary, 10_000.0), turned(k, np.arange(s), rotary, 10_000.0)
+        q, k = (turned(z, at, rotary, 10_000.0, rotary_size) for z, at in ((q, position), (k, np.arange(s))))
     k, v = (jnp.repeat(z, heads // groups, axis=1) for z in (k, v))
     r = np.arange(s)[None] - position[:, None]
     bias = jnp.zeros((n, heads, t, s))
@@ -118,7 +123,7 @@ PLAIN = {
     ),
     "fewer queries than keys, causal, window, rotary, RMS norm, one-sided buckets, appended key, tiles": (
         {"append_key": True, "norm": "rms", "position": "buckets", "buckets": 6, "max_distance": 5, "block": 2},
-        {"causal": True, "window": 3, "rotary": "half"},
+        {"causal": True, "window": 3, "rotary": "half", "rotary_size": 2},
         {"x": (2, 3, 2), "y": (2, 7, 2), "bias": (3, 7)},
     ),
     "more queries than keys, causal, unit length, ALiBi, mask of each query": (
@@ -253,10 +258,10 @@ def test_rotation_makes_scores_a_function_of_the_distance_and_is_undone_by_its_t
     z = normal(key, (1, 1, 1, 6), jnp.float64)
     every = jnp.broadcast_to(z, (1, 1, 5, 6))
     for pairing in ("half", "interleaved"):
-        turned = _query_norm.rotated(every, 3, pairing, 100.0)
+        turned = _query_norm.rotated(every, 3, pairing, 100.0, None)
         scores = np.asarray((turned @ jnp.swapaxes(turned, -1, -2))[0, 0])
         np.testing.assert_allclose(scores[1:, 1:], scores[:-1, :-1], atol=1e-14)
-        np.testing.assert_allclose(_query_norm.rotated(turned, 3, pairing, 100.0, back=True), every, atol=1e-15)
+        np.testing.assert_allclose(_query_norm.rotated(turned, 3, pairing, 100.0, None, back=True), every, atol=1e-15)
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -392,8 +397,8 @@ def everything(key, dtype):
 EVERYTHING = Example(
     "everything",
     attention.layer(
-        4, 2, key_heads=2, rotary="half", norm="rms", position="buckets", buckets=4, max_distance=3, sink=True,
-        softcap=2.0, append_key=True, dropout=0.3,
+        4, 4, key_heads=2, rotary="half", rotary_size=2, norm="rms", position="buckets", buckets=4, max_distance=3,
+        sink=True, softcap=2.0, append_key=True, dropout=0.3,
     ),
     everything,
 )  # fmt: skip
@@ -464,6 +469,14 @@ FAULTS = {
     "sink missing": (of_core(lambda g, plan: g._replace(sink=0 * g.sink)), {"0.sink"}),
     "buckets by set": ((attention, "grads_of_score_bias", by_set), {"0.buckets"}),
     "groups averaged": (of_core(lambda g, plan: g._replace(k=g.k / 2, v=g.v / 2)), K | V | {"1.x"}),
+    "δ of all features turned back": (
+        (
+            _query_norm,
+            "rotated",
+            lambda *args, back=False: RIGHT[2](*args[:-1], None if back else args[-1], back=back),
+        ),
+        Q | K | {"1.x"},
+    ),
     "rotation by +θ": (
         (_query_norm, "rotated", lambda *args, back=False: RIGHT[2](*args)),
         Q | K | {"1.x"},
@@ -527,6 +540,9 @@ def test_bad_input_is_named(key):
         r"position must be None or one of alibi": lambda: attention.layer(2, 3, position="sin"),
         r"rotary must be None or one of half, interleaved": lambda: attention.layer(2, 3, rotary="full"),
         r"rotary positions turn pairs of features, but head_size is 3": lambda: forward(x, rotary="half"),
+        r"rotary_size=4 is more than the 3 features of a head": lambda: forward(x, rotary="half", rotary_size=4),
+        r"turn pairs of features, but rotary_size is 3": lambda: attention.layer(2, 4, rotary="half", rotary_size=3),
+        r"rotary_size=2 needs a pairing": lambda: attention.layer(2, 4, rotary_size=2),
         r"use_bias must be True, False, or some of query, key, value, out": lambda: attention.layer(
             2, 3, use_bias="out"
         ),

@@ -16,10 +16,10 @@ from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._meshes import varying, varying_axes
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
-from jaxbias.foreign.capture._plan import Method, Tap, plan
+from jaxbias.foreign.capture._plan import Method, Tap, form_all, forming_is_enough, plan
 from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, as_tuple, check_flag, trace_loss
 
-HOWS = ("auto", "book-keeping", "two-pass")
+HOWS = ("auto", "book-keeping", "two-pass", "formed")
 
 
 class Aux(NamedTuple):
@@ -93,12 +93,15 @@ def clipped_grad(
     and as `per_example_norms` takes it, pass `keep_batch_dim=False`. With `rescale_to_unit_norm` the sum is divided by
     C.
 
-    Two ways, of equal result:
+    Three ways, of equal result:
         book-keeping  one backward pass that keeps (a, δ) of each contact; then each weight gradient is one product of
                       a with c δ. About the operations of one plain gradient.
         two-pass      two backward passes of one forward pass: for the norms, then of Σ_s c_s L_s. Keeps nothing; the
                       way to go in a scan or remat.
-    "auto" takes book-keeping where no params are used inside a scan, a remat or a cond, and two-pass elsewhere.
+        formed        the gradient of every example, as by `vmap(grad)`.
+    "auto" takes book-keeping where no params are used inside a scan, a remat or a cond, and two-pass elsewhere; but
+    where the gradients of all examples fit into a cache (16 MiB), as those of small models do, it forms them unless
+    (a, δ) cost less.
 
     Args:
         fun: loss of a batch of one example, `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`.
@@ -114,7 +117,7 @@ def clipped_grad(
         dtype: of the sum; by default that of params.
         prng_argnum: argument with a PRNG key, which is split into one key per example.
         spmd_axis_name: as for `jax.vmap`.
-        how: "auto", "book-keeping" or "two-pass".
+        how: "auto", "book-keeping", "two-pass" or "formed".
         memory_limit: as for `per_example_norms`.
 
     Inside of a `shard_map` the sum is that over the examples of the device; `jax.lax.psum` adds up all of them.
@@ -158,7 +161,8 @@ def clipped_grad(
 
     def one_group(args: tuple[Any, ...], padding: Array | None):
         problem = trace_loss(asked, args)
-        readings, _, squares, weighted_sum = both_passes(problem, _book_keeping(problem, how), memory_limit)
+        _check_way(problem, how)
+        readings, _, squares, weighted_sum = both_passes(problem, how, memory_limit)
         wide = jnp.result_type(*squares)
         norms = jnp.sqrt(sum(x.astype(wide) for x in squares))  # type: ignore[arg-type]
         factors = _factors(norms, jnp.asarray(l2_clip_norm, wide), rescale_to_unit_norm)
@@ -190,16 +194,22 @@ def clipped_grad(
     return ClippedGrad(clipped, bound, has_aux or return_values or return_grad_norms)
 
 
-def both_passes(problem: TracedLoss, book_keeping: bool, memory_limit: int):
+def both_passes(problem: TracedLoss, how: str, memory_limit: int):
     """Readings, methods and squared norms of each leaf, and `(weights, finite or None) -> Σ_s weights_s ∂L_s/∂θ`."""
-    methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=book_keeping)
-    if book_keeping:
+    nested = any(site.scope for site in problem.analysis.sites)
+    keep = how == "book-keeping" or (how == "auto" and not nested)
+    methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=keep)
+    if how == "formed" or (
+        how == "auto" and nested and forming_is_enough(methods, problem.leaves, problem.batch, memory_limit)
+    ):
+        keep, methods = True, form_all(methods)
+    if keep:
         readings = backward(problem, methods, keep=True)
         weighted_sum = lambda weights, finite: _book_kept_sum(problem, methods, readings, weights, finite)
     else:
         readings, gradient = backward_twice(problem, methods)
         weighted_sum = lambda weights, finite: _finite_sum(problem, gradient, weights, finite)
-    return readings, methods, squared_norms(problem, methods, readings, book_keeping), weighted_sum
+    return readings, methods, squared_norms(problem, methods, readings, keep), weighted_sum
 
 
 def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:
@@ -208,8 +218,8 @@ def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:
     return leaves[0].shape[0] if leaves and getattr(leaves[0], "ndim", 0) else 0  # `trace_loss` reports what is wrong
 
 
-def _book_keeping(problem: TracedLoss, how: str) -> bool:
-    """Whether to keep (a, δ) of every contact, which is for params that are used outside of scan, remat and cond."""
+def _check_way(problem: TracedLoss, how: str) -> None:
+    """Raise where (a, δ) of every contact cannot be kept: params that are used in a scan, a remat or a cond."""
     nested = [site for site in problem.analysis.sites if site.scope]
     if how == "book-keeping" and nested:
         leaf = problem.paths[nested[0].origin.leaves[0]]
@@ -218,7 +228,6 @@ def _book_keeping(problem: TracedLoss, how: str) -> bool:
             f"scan, a remat or a cond ({nested[0].equation.source}), where that would undo the saving of memory. "
             f'Use how="two-pass".'
         )
-    return how == "book-keeping" or (how == "auto" and not nested)
 
 
 def _factors(norms: Array, clip: Array, rescale: bool) -> Array:
