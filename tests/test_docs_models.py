@@ -13,7 +13,7 @@ NAMES = [name for name, (package, _) in MODELS.items() if package in INSTALLED a
 @pytest.mark.usefixtures("by_the_rules_of_jax")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_leaf_has_the_role_that_its_name_says(name):
-    package, version, _, leaves, right, misses, _ = row(name, *MODELS[name])
+    package, version, _, leaves, right, misses = row(name, *MODELS[name])
     assert version == importlib.metadata.version(package)
     assert (leaves, misses) == (right, "-")
 
