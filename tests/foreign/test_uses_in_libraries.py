@@ -132,9 +132,7 @@ def unknown_kernel(p, x):
     [(unknown_power, (), "pow"), (unknown_callback, W, "pure_callback"), (unknown_kernel, W, "pallas_call")],
 )
 def test_an_operation_that_is_not_known_warns_with_leaf_and_operation(fn, shape, operation):
-    with pytest.warns(
-        UserWarning, match=rf'"other" stands for .*: p by {operation} at .*in_libraries.py:\d+'
-    ):
+    with pytest.warns(UserWarning, match=rf'"other" stands for .*: p by {operation} at .*in_libraries.py:\d+'):
         assert jb.roles(fn, shapes(p=shape, w=W), X) == {"p": "other", "w": "weight"}
 
 
