@@ -286,11 +286,18 @@ def _compile_one(name, program, mesh, platform) -> dict[str, Any]:
     }
 
 
+def _bytes_of(types: str) -> int:
+    """Of "(bf16[8,4]{1,0}, f32[])"."""
+    arrays = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", types)
+    return sum(int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n) for bits, shape in arrays)
+
+
 def facts_of(text: str) -> dict[str, Any]:
     """What is read from a compiled program, for one device.
 
     Returns:
-        collectives: how many. kinds: name → how many. custom_calls: their targets. transfers: to or from the host.
+        collectives: how many. kinds: name → how many. summed_bytes: of the arrays that all-reduces add up; on a ring
+        each of n devices sends 2 (n − 1) / n of them. custom_calls: their targets. transfers: to or from the host.
         products, products_with_bias: fusions with a product, and those of them that a vector goes into. Only in
         programs for GPUs is a product a fusion.
     """
@@ -301,6 +308,7 @@ def facts_of(text: str) -> dict[str, Any]:
     return {
         "collectives": sum(kinds.values()),
         "kinds": dict(kinds),
+        "summed_bytes": sum(map(_bytes_of, re.findall(r"= (.*?) all-reduce(?:-done)?\(", text))),
         "custom_calls": sorted(set(re.findall(r'custom_call_target="([^"]*)"', text))),
         "transfers": len(re.findall(r" (?:infeed|outfeed|send|recv)\(|S\(5\)", text)),  # S(5): memory of the host
         "products": len(products),
