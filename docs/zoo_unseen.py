@@ -55,7 +55,8 @@ def haiku_conv_lstm():
 
     def model(frames):
         core = hk.Conv2DLSTM((8, 8), 4, 3)
-        return hk.dynamic_unroll(core, frames, core.initial_state(None))[0]
+        state = jax.tree.map(lambda x: x.astype(frames.dtype), core.initial_state(None))
+        return hk.dynamic_unroll(core, frames, state)[0]
 
     return haiku(model, FRAMES)
 

@@ -11,7 +11,9 @@ from flax import nnx
 from jax import lax
 
 import jaxbias as jb
-from tests.foreign.test_uses import QUERIES, ROW, B, W, X, check, learned_queries, shapes
+from docs.zoo import MODELS
+from docs.zoo_unseen import UNSEEN
+from tests.foreign.test_uses import KEY, QUERIES, ROW, B, W, X, check, learned_queries, shapes
 
 pytestmark = pytest.mark.usefixtures("by_the_rules_of_jax")  # these functions are written as people write them
 
@@ -65,6 +67,32 @@ def test_keyword_arguments_of_the_function():
     assert len(jb.contacts(model.apply, params, X, train=False)) == 2
 
 
+def test_keyword_arguments_of_haiku_equinox_and_plain_functions():
+    def network(x, is_training):
+        return hk.Linear(2)(hk.BatchNorm(True, True, 0.9)(hk.Linear(4)(x), is_training))
+
+    model = hk.transform_with_state(network)
+    params, state = jax.eval_shape(lambda key, x: model.init(key, x, is_training=True), jax.random.key(0), X)
+    held = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), state)
+    apply = lambda p, x, is_training: model.apply(p, held, None, x, is_training=is_training)[0]
+    roles = roles_of(apply, params, X, is_training=False)
+    assert [roles[f"batch_norm.{name}"] for name in ("scale", "offset")] == ["scale", "bias"] and len(roles) == 6
+
+    dropped = eqx.nn.Sequential([eqx.nn.Linear(3, 4, key=jax.random.key(0)), eqx.nn.Dropout(0.5)])
+    call = lambda model, x, *, key, inference: model[1](model[0](x), key=key, inference=inference)
+    for inference in (True, False):
+        roles = roles_of(call, dropped, ROW, key=jax.random.key(1), inference=inference)
+        assert roles == {"layers.0.weight": "weight", "layers.0.bias": "bias"}
+
+    def plain(p, x, *, shift=None, squared=False):
+        y = x @ p["w"] * p["s"] + (0 if shift is None else shift)
+        return y**2 if squared else y
+
+    shift = jax.ShapeDtypeStruct(B, jnp.float32)
+    for options in ({}, {"squared": True}, {"shift": shift, "squared": True}):
+        assert jb.roles(plain, shapes(w=W, s=B), X, **options) == {"w": "weight", "s": "scale"}
+
+
 class Nnx(nnx.Module):
     def __init__(self, rngs):
         self.dense = nnx.Linear(3, 4, rngs=rngs)
@@ -103,6 +131,21 @@ def test_masks_fit_the_optimizer_of_nnx():
     new = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), old, new)
     assert moved == {"dense": {"bias": False, "kernel": True}, "norm": {"bias": False, "scale": False}}
+
+
+@pytest.mark.parametrize("name", ["nnx LoRALinear, BatchNorm, Einsum", "nnx OptimizedLSTMCell"])
+def test_masks_of_more_modules_let_weights_decay_alone(name):
+    model = (MODELS | UNSEEN)[name][1]()
+    roles = jb.named_parameters(jb.roles(model.fn, model.params, *model.args))
+    mask = jb.no_decay(jb.roles(model.fn, model.params, *model.args))
+    optimizer = nnx.Optimizer(model.params, optax.adamw(0.1, weight_decay=0.5, mask=mask), wrt=nnx.Param)
+    old = nnx.state(model.params, nnx.Param)
+    state = jax.tree.map(jnp.ones_like, old)  # biases start at 0, which nothing moves
+    nnx.update(model.params, state)
+    optimizer.update(model.params, jax.tree.map(jnp.zeros_like, state))
+    new = jb.named_parameters(nnx.to_pure_dict(nnx.state(model.params, nnx.Param)))
+    plain = {path.removesuffix(".value"): role for path, role in roles.items()}
+    assert {path: bool(jnp.any(x != 1)) for path, x in new.items()} == {path: plain[path] == "weight" for path in new}
 
 
 # --- what is not known ------------------------------------------------------------------------------------------------
@@ -145,6 +188,34 @@ def test_complex_params():
         return jnp.abs(jnp.fft.fft(x.astype(jnp.complex64)) @ (p["w"]) + x @ w + p["b"])
 
     check(fn, params, [X], {"w": "weight", "b": "bias", "real": "weight", "imaginary": "weight"})
+
+
+def test_complex_params_of_a_state_space_and_of_a_spectral_layer():
+    form = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.complex64)
+
+    def state_space(p, x):
+        step = lambda h, u: (jnp.exp(p["log_decay"]) * h + u.astype(jnp.complex64) @ p["w"], None)
+        return (lax.scan(step, jnp.zeros(4, jnp.complex64), x)[0] @ p["out"]).real + p["b"]
+
+    params = {"log_decay": form(4), "w": form(3, 4), "out": form(4, 2)} | shapes(b=(2,))
+    check(state_space, params, [X], {"log_decay": "scale", "w": "weight", "out": "weight", "b": "bias"})
+
+    def spectral(p, x):
+        modes = jnp.fft.rfft(x, axis=0)
+        return jnp.fft.irfft(jnp.einsum("kc,kcd->kd", modes, p["w"]) + p["b"], n=5, axis=0) * p["s"]
+
+    check(
+        spectral, {"w": form(3, 3, 4), "b": form(4)} | shapes(s=(4,)), [X], {"w": "weight", "b": "bias", "s": "scale"}
+    )
+
+
+def drop_connect_by_where(p, x, key):
+    kept = jax.random.bernoulli(key, 0.8, W)
+    return x @ jnp.where(kept, p["w"] / 0.8, 0) + jnp.where(kept[0], p["b"], 0)
+
+
+def test_weights_dropped_by_where():
+    check(drop_connect_by_where, shapes(w=W, b=B), [X, KEY], {"w": "weight", "b": "bias"})
 
 
 def test_contacts_name_what_claims_and_leave_out_what_is_unused():

@@ -40,6 +40,9 @@ ELEMENTWISE = frozenset(("add", "add_any", "sub", "mul"))
 CACHE = 16 * 2**20
 """Bytes of gradients that are written and read at little cost; measured, between 13 MiB (gain) and 25 MiB (loss)."""
 
+TURN = 32 * 2**10
+"""Bytes that a turn of a loop writes in about the time that its operations take at the least."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tap:
@@ -116,7 +119,8 @@ def forming_is_enough(methods: Sequence[Method], shapes: Sequence, batch: int, m
     """Whether to form every gradient rather than to go back a second time: less than half of them would gain by it."""
     small = _small(shapes, batch, memory_limit)
     sizes = [math.prod(x.shape) for x in shapes]
-    gaining = sum(n for n, m in zip(sizes, methods) if (_gains(m) if small else m.taps))
+    gains = lambda m: _gains(m) and batch * max(map(_turn_bytes, m.taps)) >= TURN if small else bool(m.taps)
+    gaining = sum(n for n, m in zip(sizes, methods) if gains(m))
     return 2 * gaining < sum(n for n, m in zip(sizes, methods) if m.name != "unused")
 
 
@@ -135,6 +139,12 @@ def _gains(method: Method) -> bool:
     """Whether (a, δ) are cheaper than a gradient that fits into a cache."""
     one_row = all(tap.sizes is not None and tap.sizes.rows == 1 for tap in method.taps)
     return not method.at_contact and bool(method.taps) and one_row
+
+
+def _turn_bytes(tap: Tap) -> int:
+    """Bytes of the gradient of one example that one turn of a loop makes at this contact."""
+    shapes, dtypes = tap.site.equation.shapes, tap.site.equation.dtypes
+    return math.prod(shapes.inputs[tap.site.position]) * accumulation_dtype(dtypes.outputs[0]).itemsize
 
 
 def tap_products(analysis: Analysis, shapes: Sequence) -> list[Method]:
