@@ -57,6 +57,7 @@ def reference_values(
     primals: Sequence[Any],
     seeds: Sequence[Any],
     probes: Sequence[Sequence[Any]],
+    gradients: bool = True,
 ) -> list[ReferenceValue]:
     """Forward values, gradients by them, and derivatives of the usual elementwise functions, on all probes.
 
@@ -64,6 +65,7 @@ def reference_values(
         forward: float outputs from a list of primals; traceable.
         primals, seeds: of the shapes and dtypes to trace with.
         probes: primals and seeds, one after the other, of each probe.
+        gradients: those by the values too; a forward without reverse mode has none.
     """
     inlined, _ = _jaxpr.trace_inlined(lambda *primals: forward(list(primals)), *primals, unrolled=True)
     made = _jaxpr.float_values(inlined)
@@ -72,15 +74,19 @@ def reference_values(
         values, cotangents = _jaxpr.values_and_cotangents(inlined, primals, seeds)
         return [*values, *cotangents]
 
-    program = _jaxpr.trace(both, list(primals), list(seeds))
-    columns = zip(*(_jaxpr.run(program, probe) for probe in probes))
-    arrays = [np.stack([np.asarray(x) for x in column]) for column in columns]
+    if gradients:
+        program = _jaxpr.trace(both, list(primals), list(seeds))
+        rows = [_jaxpr.run(program, probe) for probe in probes]
+    else:
+        held = [_jaxpr.evaluate(inlined, list(probe[: len(primals)])) for probe in probes]
+        rows = [[values[number] for number in made] for values in held]
+    arrays = [np.stack([np.asarray(x) for x in column]) for column in zip(*rows)]
     named: list[ReferenceValue] = []
     names = names_of(inlined)
     in_loops = {number: (k, t) for k, group in enumerate(passes(inlined)) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     functions = _functions(inlined, names)
-    for number, value, cotangent in zip(made, arrays, arrays[len(made) :]):
+    for number, value, cotangent in zip(made, arrays, arrays[len(made) :] or [None] * len(made)):
         if value[0].size > MOST_ENTRIES:
             continue
         if (name := names.get(number)) is not None:
@@ -90,8 +96,9 @@ def reference_values(
             text = f"{operation} in `{pieces[0].text}`" if pieces else operation
             text, rank = "the output" if number in inlined.outputs else text, UNNAMED
         after = gradient_by(names[functions[number]].text) if number in functions else ""
-        gradient = ReferenceValue(gradient_by(text), cotangent, True, rank, through=after)
-        new = [ReferenceValue(text, value, False, rank), gradient]
+        new = [ReferenceValue(text, value, False, rank)]
+        if cotangent is not None:
+            new.append(ReferenceValue(gradient_by(text), cotangent, True, rank, through=after))
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):
                 new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))

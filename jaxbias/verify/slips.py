@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
 from jaxbias.verify.alignment import Alignment, layouts, same
-from jaxbias.verify.relations import Relation
+from jaxbias.verify.difference import Relation
 from jaxbias.verify.wanted import wanted_operand
 
 MOST_SLIPS = 6
@@ -52,6 +52,8 @@ def find_slips(
     """
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
+        # of an iteration, rule and reference are near one another once it is mended, and no nearer
+        wrong = [i for i in wrong if not same(alignment.gradient(i), alignment.expected[i])]
         slips = _next(alignment, wrong, paths, deadline) if wrong else []
         said = [(slip, words(slip)) for slip in slips]
         if not said or time.process_time() > deadline:
@@ -228,8 +230,10 @@ def _slip(
 ) -> Slip:
     given = alignment.column(number)
     name = value.name if value is not None else ""
+    others = [i for i in alignment.above if i not in alignment.right and i not in hit.leaves]
+    leaves = hit.leaves | alignment.right_after(mending, others)  # of which nothing else is wrong
     return Slip(
-        number, wanted, np.asarray(np.broadcast_to(_full(given, wanted.ndim), wanted.shape)), name, hit.leaves, mending
+        number, wanted, np.asarray(np.broadcast_to(_full(given, wanted.ndim), wanted.shape)), name, leaves, mending
     )
 
 
