@@ -253,7 +253,7 @@ class Alignment:
             return False
         with np.errstate(all="ignore"):
             size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
-            close = np.abs(gradient - expected) <= np.maximum(tolerance, 1e-10 * size)
+            close = np.abs(gradient - expected) <= np.maximum(tolerance, SAME * size)
         return bool(np.all(close | (gradient == expected) | ~np.isfinite(expected)))
 
     def _match(self, numbers: Iterable[int]) -> None:

@@ -52,8 +52,6 @@ def find_slips(
     """
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
-        # of an iteration, rule and reference are near one another once it is mended, and no nearer
-        wrong = [i for i in wrong if not same(alignment.gradient(i), alignment.expected[i])]
         slips = _next(alignment, wrong, paths, deadline) if wrong else []
         said = [(slip, words(slip)) for slip in slips]
         if not said or time.process_time() > deadline:
