@@ -1,6 +1,6 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,10 @@ from jaxbias.symbols.passes import passes
 MOST_ENTRIES = 50_000
 """Of one value; larger ones are not compared with."""
 
-NAMED, UNNAMED = 1.0, 3.0
-"""Ranks: what the user gave a name to comes before what stands inside of an expression."""
+NAMED, IN_LOOP, UNNAMED = 1.0, 2.5, 3.0
+"""Ranks: what the user gave a name to comes before that of another pass of a loop, and before what stands inside of an
+expression.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ReferenceValue:
         of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
         through: of the gradient by the operand of an elementwise function, the name of that by its value.
         line: of the forward that computes it, "file.py:12: code"; empty if unknown.
+        through_use: of a part of a gradient, the code of the forward that it comes through; its name is a number.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
@@ -43,6 +46,7 @@ class ReferenceValue:
     form: str = ""
     through: str = ""
     line: str = ""
+    through_use: str = ""
     place: str = ""
     iteration: int = 0
 
@@ -70,9 +74,11 @@ def reference_values(
     inlined, _ = _jaxpr.trace_inlined(lambda *primals: forward(list(primals)), *primals, unrolled=True)
     made = _jaxpr.float_values(inlined)
 
+    uses = _jaxpr.shared_uses(inlined)
+
     def both(primals: list[Any], seeds: list[Any]) -> list[Any]:
-        values, cotangents = _jaxpr.values_and_cotangents(inlined, primals, seeds)
-        return [*values, *cotangents]
+        values, cotangents, parts = _jaxpr.values_and_cotangents(inlined, primals, seeds)
+        return [*values, *cotangents, *parts]
 
     if gradients:
         program = _jaxpr.trace(both, list(primals), list(seeds))
@@ -83,10 +89,11 @@ def reference_values(
     arrays = [np.stack([np.asarray(x) for x in column]) for column in zip(*rows)]
     named: list[ReferenceValue] = []
     names = names_of(inlined)
-    in_loops = {number: (k, t) for k, group in enumerate(passes(inlined)) for t, number in enumerate(group)}
+    groups = passes(inlined)
+    in_loops = {number: (k, t) for k, group in enumerate(groups) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     functions = _functions(inlined, names)
-    for number, value, cotangent in zip(made, arrays, arrays[len(made) :] or [None] * len(made)):
+    for number, value, cotangent in zip(made, arrays, arrays[len(made) : 2 * len(made)] or [None] * len(made)):
         if value[0].size > MOST_ENTRIES:
             continue
         if (name := names.get(number)) is not None:
@@ -95,6 +102,9 @@ def reference_values(
             pieces, operation = makers[number].segments, makers[number].name
             text = f"{operation} in `{pieces[0].text}`" if pieces else operation
             text, rank = "the output" if number in inlined.outputs else text, UNNAMED
+            of_last = names.get(groups[in_loops[number][0]][-1]) if number in in_loops else None
+            if of_last is not None:  # in another pass of the loop
+                text, rank = of_last.text, IN_LOOP
         after = gradient_by(names[functions[number]].text) if number in functions else ""
         new = [ReferenceValue(text, value, False, rank)]
         if cotangent is not None:
@@ -109,7 +119,18 @@ def reference_values(
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
-    return named
+    return named + (list(_parts(inlined, uses, arrays[2 * len(made) :])) if gradients else [])
+
+
+def _parts(
+    program: _jaxpr.Program, uses: Sequence[tuple[int, int]], arrays: Sequence[np.ndarray]
+) -> Iterator[ReferenceValue]:
+    """Parts of the gradients by values that are used more than once."""
+    for (position, j), array in zip(uses, arrays):
+        equation = program.equations[position]
+        if equation.segments and array[0].size <= MOST_ENTRIES:
+            code, number = equation.segments[0].text, equation.inputs[j]
+            yield ReferenceValue(f"{number}", array, True, UNNAMED, through_use=code)
 
 
 PLAIN = frozenset(

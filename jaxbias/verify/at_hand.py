@@ -71,7 +71,7 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
             own = laid if layout == "transposed" else array
             values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), own, derivative, through))
 
-    for value in alignment.matcher.values:
+    for value in [*alignment.matcher.values, *alignment.matcher.masked]:
         if value.linear == linear and value.rank < 3:
             add(alignment.own_name(value), value.array, value.rank, value.derivative, (value.through, value.iteration))
     for other, name in alignment.names.items():

@@ -115,7 +115,8 @@ def check(
         try:
             listing = list_lines(checker, cases, sorted(wrong), rng)
         except Exception as error:  # the verdict must not depend on whether its lines can be told
-            listing = Listing(reason=f"an operation of the forward or the rule is in the way: {in_one_line(error)}")
+            listing = Listing(reason=f"an operation of the rule is in the way: {in_one_line(error)}")
+            notes += [] if explain else [f"no listing: {listing.reason}"]
         notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
     diagnoses = list(shape_found.values())
     if nonlinear is not None:

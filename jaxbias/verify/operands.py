@@ -13,7 +13,7 @@ from jaxbias.verify.alignment import LAYOUT, Alignment, same
 from jaxbias.verify.at_hand import AtHand, at_hand
 from jaxbias.verify.repairs import Repair, axes_code, bracketed, listed
 
-HIDDEN = 0.6
+HIDDEN = 1.4
 """What it costs more to say that a gradient is needed which the rule does not compute: it may hold the answer."""
 
 SIGNS = {"add": "sub", "add_any": "sub", "sub": "add"}
@@ -23,7 +23,10 @@ Change = Callable[[int, list[Any]], Any]
 
 
 class Changed(NamedTuple):
-    """What is wrong with an operation, and the operation as it must be; `number`: where it stands, if not there."""
+    """What is wrong with an operation, and the operation as it must be.
+
+    `number`: where it stands, if not there; `axes`: over which a sum must be taken.
+    """
 
     kind: str
     text: str
@@ -32,6 +35,7 @@ class Changed(NamedTuple):
     number: int | None = None
     repairs: tuple[Repair, ...] = ()
     about: str = ""
+    axes: tuple[int, ...] = ()
 
 
 def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
@@ -48,8 +52,8 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
         now = alignment.column(n)
         if now.ndim > 2 and now.shape[-1] == now.shape[-2] and n not in alignment.linear:
             turned = lambda k, x, j=j: _jaxpr.apply(equation, [*x[:j], np.swapaxes(x[j], -1, -2), *x[j + 1 :]])[0]
-            words, repairs = f"takes {alignment.text(n)} where its transpose is needed", (Repair("transposes"),)
-            yield Changed("transpose", words, 1.4, turned, repairs=repairs)
+            words = f"takes {alignment.text(n)} where its transpose is needed"
+            yield Changed("transpose", words, 1.7, turned, repairs=(Repair("transposes"), Repair("letters")))
         values = at_hand(alignment, n, now.shape[1:], n in alignment.linear)
         if equation.outputs[0] not in alignment.linear:  # the cotangent may be what it lacks
             values += at_hand(alignment, n, now.shape[1:], True)
@@ -83,6 +87,9 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             if kind == "transpose":
                 repairs = (Repair("transposes", code=taken), Repair("letters"))
             text, at = f"takes {taken} where {value.name} is needed", None
+            if value.name == taken:
+                kind, text = "wrong-index", f"takes {taken} of another pass of the loop than it must"
+                repairs = (Repair("index"),)
             if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong
                 at, text = n, f"must be {value.name}"
                 repairs = (Repair("wrap", value.code),) if value.code else ()
@@ -229,7 +236,7 @@ def other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterato
 
                 repairs = (Repair("axes", axes_code(axes)),)
                 words = f"{text} over axis {listed(axes)}"
-                yield Changed("wrong-reduction-axis", words, 0.85, change, e.outputs[0], repairs)
+                yield Changed("wrong-reduction-axis", words, 0.85, change, e.outputs[0], repairs, axes=axes)
 
 
 def factors(alignment, output, shape, linear) -> Iterator[Changed]:

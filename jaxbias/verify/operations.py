@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,8 +56,13 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
     region = _region(alignment, number)
     if len(region) > MOST_OPERATIONS:
         return
-    trial = _Trial(alignment, region, number, wanted)
-    for edit in itertools.chain(_shared_operands(alignment, trial), _of_another_pass(alignment, trial)):
+    # of what is done in every pass of a loop one may be right by chance, as that with which it begins
+    places = [[alignment.position[n] for n in group] for group in alignment.passes]
+    also = {p for group in places if not set(region).isdisjoint(group) for p in group}
+    trial = _Trial(alignment, sorted(also.union(region)), number, wanted)
+    for edit in itertools.chain(
+        *(find(alignment, trial) for find in (_shared_operands, _in_all_passes, _all_reductions))
+    ):
         if time.process_time() > deadline:
             return
         yield edit
@@ -83,45 +88,93 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
             continue
         now = alignment.column(n)
         for value in at_hand(alignment, n, shape, n in alignment.linear):
-            if same(value.array, now) or not trial.with_value(n, value.array):
+            if same(value.array, now) or not trial.with_values({n: value.array}):
                 continue
-            kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
-            masked = bool(np.any(kept)) and np.ptp(value.array[~kept]) == 0  # all the others are one number
-            taken, kind = alignment.text(n), "missing-mask" if masked else "wrong-operand"
+            with np.errstate(all="ignore"):
+                kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
+            masked = bool(np.any(kept)) and np.unique(value.array[~kept]).size == 1  # all the others are one number
+            taken = alignment.text(n)
+            kind = "transpose" if value.name == f"{taken}.T" else "missing-mask" if masked else "wrong-operand"
+            users = [e for e in equations if n in e.inputs]  # of one piece of code in every pass of a loop that piece
+            place = users[-1].outputs[0] if len({e.segments for e in users}) == 1 else trial.number
             repairs = (Repair("swap", value.code, taken),) if value.code else ()
             words = f"takes {taken} where {value.name} is needed"
             cost = 1.35 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
-            yield Edit(trial.number, kind, words, cost, repairs)
+            yield Edit(place, kind, words, cost, repairs)
 
 
-def _of_another_pass(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
-    """In every pass of a loop an operand of the pass before or after it, as of a state that is one step early."""
+def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+    """In every pass of a loop another operand: that of the pass before or after, a value at hand, one of the loop."""
     for group in alignment.passes:
         places = [alignment.position[n] for n in group]
-        if not set(trial.region).issuperset(places):
+        if set(trial.region).isdisjoint(places):
             continue
         equations = [alignment.program.equations[p] for p in places]
         for j, numbers in enumerate(zip(*(e.inputs for e in equations))):
             columns = [alignment.column(n) for n in numbers]
-            if (
-                len(set(numbers)) < len(numbers)
-                or len({x.shape for x in columns}) > 1
-                or columns[0].dtype.kind not in "fc"
-            ):
+            if len({x.shape for x in columns}) > 1 or columns[0].dtype.kind not in "fc":
                 continue
-            ends = [np.zeros_like(columns[0])]
-            ends += [
-                v.array
-                for v in at_hand(alignment, -1, columns[0].shape[1:], numbers[0] in alignment.linear)
-                if v.cost < 1
-            ]
+            taken, linear = alignment.text(numbers[-1]), numbers[0] in alignment.linear
+            values = at_hand(alignment, numbers[-1], columns[0].shape[1:], linear)
+
+            def replaced(arrays: Sequence[np.ndarray], j: int = j) -> dict[int, Change]:
+                return {p: _with_operand(e, j, array) for p, e, array in zip(places, equations, arrays)}  # noqa: B023
+
+            if all(same(x, columns[0]) for x in columns):
+                for value in values:
+                    if not same(value.array, columns[0]) and trial(replaced([value.array] * len(group))):
+                        repairs = (Repair("swap", value.code, taken),) if value.code else ()
+                        words = f"takes {taken} where {value.name} is needed"
+                        cost = 1.4 + 0.1 * value.cost + (HIDDEN if linear and not value.code else 0.0)
+                        kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
+                        yield Edit(group[-1], kind, words, cost, repairs)
+                continue
+            if len(set(numbers)) < len(numbers):
+                continue
+            ends = [np.zeros_like(columns[0])] + [value.array for value in values if value.cost < 1]
             for end, (word, shift) in itertools.product(ends, (("next", 1), ("previous", -1))):
-                arrays = [*columns[1:], end] if shift > 0 else [end, *columns[:-1]]
-                changes = {p: _with_operand(e, j, array) for p, e, array in zip(places, equations, arrays)}
-                if trial(changes):
-                    taken = alignment.text(numbers[-1])
+                if trial(replaced([*columns[1:], end] if shift > 0 else [end, *columns[:-1]])):
                     words = f"takes {taken} of this pass of the loop, and must take that of the {word} one"
                     yield Edit(group[-1], "wrong-index", words, 0.9, (Repair("index"),))
+            yield from _of_the_loop(alignment, trial, numbers, columns, group[-1])
+
+
+def _of_the_loop(
+    alignment: Alignment, trial: "_Trial", numbers: Sequence[int], columns: Sequence[np.ndarray], place: int
+) -> Iterator[Edit]:
+    """In every pass a value of the forward's loop, or the gradient by it, in the place of one, wherever it is taken."""
+    for family in alignment.families.values():
+        first = family[0]
+        if len(family) != len(numbers) or first.linear != (numbers[0] in alignment.linear):
+            continue
+        if first.array.shape != columns[0].shape:
+            continue
+        for values in (family[::-1], family):
+            if all(same(value.array, x) for value, x in zip(values, columns)):
+                continue
+            if not trial.with_values({n: value.array for n, value in zip(numbers, values)}):
+                continue
+            taken, after = alignment.text(numbers[-1]), alignment.matcher.named.get((first.through, first.iteration))
+            kind, words = "wrong-operand", f"takes {taken} where {first.name} is needed"
+            if after is not None and any(same(after.array, x) for x in columns):
+                function = first.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
+                kind, words = "missing-activation-derivative", f"takes {taken} without the slope of {function}"
+            yield Edit(place, kind, words, 1.5 + 0.1 * first.rank, about=first.through)
+
+
+def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+    """The means or sums of a line all over other axes, as where a helper takes them."""
+    found: dict[tuple[int, ...], dict[int, list[Changed]]] = {}
+    for position in trial.region:
+        equation = alignment.program.equations[position]
+        if equation.name not in LAYOUT:
+            for changed in other_reductions(alignment, equation):
+                found.setdefault(changed.axes, {}).setdefault(position, []).append(changed)
+    for its in found.values():
+        changes = {position: changed[0].change for position, changed in its.items()}
+        if len(changes) > 1 and trial(changes):
+            first = next(iter(its.values()))[0]
+            yield Edit(trial.number, first.kind, first.text, first.cost, first.repairs)
 
 
 def _with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Change:
@@ -147,7 +200,10 @@ class _Trial:
     """Carries a region out with one operation changed."""
 
     def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray):
-        self.alignment, self.region, self.number, self.wanted = alignment, region, number, wanted
+        self.alignment, self.region, self.number = alignment, region, number
+        matters = alignment.matters(number)
+        self.matters = matters if np.shape(matters) == wanted.shape else np.ones(wanted.shape, bool)
+        self.wanted = np.where(self.matters, wanted, 0)
 
     def __call__(self, changes: Mapping[int, Change]) -> bool:
         """Is what is wanted got, where the operations at these positions are changed?"""
@@ -156,23 +212,28 @@ class _Trial:
                 out = self._run(k, changes)
             except (ValueError, IndexError):  # the shapes of a change need not fit what follows
                 return False
-            if out is None or not same(np.asarray(out)[None], self.wanted[k : k + 1]):
+            if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
 
-    def with_value(self, number: int, array: np.ndarray) -> bool:
-        """Is what is wanted got, where this value is another one?"""
+    def with_values(self, arrays: Mapping[int, np.ndarray]) -> bool:
+        """Is what is wanted got, where these values are others?"""
         for k, values in enumerate(self.alignment.values):
-            changed = {number: array[k]}
+            changed = {number: array[k] for number, array in arrays.items()}
             with np.errstate(all="ignore"):
                 for p in self.region:
                     e = self.alignment.program.equations[p]
                     if any(i in changed for i in e.inputs):
-                        changed.update(zip(e.outputs, _jaxpr.apply(e, [changed.get(i, values[i]) for i in e.inputs])))
+                        outs = _jaxpr.apply(e, [changed.get(i, values[i]) for i in e.inputs])
+                        changed |= {n: out for n, out in zip(e.outputs, outs) if n not in arrays}
             out = changed.get(self.number)
-            if out is None or not same(np.asarray(out)[None], self.wanted[k : k + 1]):
+            if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
+
+    def _is_wanted(self, out: np.ndarray, k: int) -> bool:
+        matters = self.matters[k]
+        return out.shape == matters.shape and same(np.where(matters, out, 0)[None], self.wanted[k : k + 1])
 
     def _run(self, k: int, changes: Mapping[int, Change]) -> Any:
         values, changed = self.alignment.values[k], {}

@@ -16,7 +16,7 @@ from jaxbias.verify.elements import some_elements
 from jaxbias.verify.operands import divided_below, total_above
 from jaxbias.verify.operations import edits
 from jaxbias.verify.repairs import Repair, axes_code, bracketed, listed
-from jaxbias.verify.terms import own_terms, term
+from jaxbias.verify.terms import own_terms, parts, term
 
 MOST_ENTRIES = 4096
 """Of a value, for a search that tries products and sums."""
@@ -52,17 +52,18 @@ def _relations(d: Difference) -> Iterator[Relation]:
     yield from constant(d)
     yield from layout(d)
     yield from conjugate(d)
-    if d.given[0].size == 1 and d.given.ndim == 1:
-        return
-    yield from factor(d)
-    yield from another_value(d)
-    yield from some_elements(d)
-    if d.equation is not None:
+    scalar = d.given.ndim == 1
+    if not scalar:
+        yield from factor(d)
+        yield from another_value(d)
+        yield from some_elements(d)
+    if d.equation is not None and not scalar:
         yield from slope(d)
     for edit in edits(d.alignment, d.number, d.wanted, d.deadline) if d.equation is not None else ():
         yield Relation(edit.kind, edit.text, edit.cost, edit.number, edit.repairs, edit.about)
     yield from own_terms(d)
-    if d.given[0].size <= MOST_ENTRIES:
+    yield from parts(d)
+    if d.given[0].size <= MOST_ENTRIES and not scalar:
         yield from term(d)
 
 
@@ -74,7 +75,7 @@ def another_axis(d: Difference) -> Iterator[Relation]:
     if e is None or e.name not in ("reduce_sum", "cumsum"):
         return
     operand = d.alignment.column(e.inputs[0])
-    rank = operand.ndim - 1
+    rank, matters = operand.ndim - 1, d.alignment.matters(d.number)
     if e.name == "cumsum":
         turned = replace(e, params={**e.params, "reverse": not e.params["reverse"]})
         outs = np.stack([_jaxpr.apply(turned, [x])[0] for x in operand])
@@ -88,8 +89,11 @@ def another_axis(d: Difference) -> Iterator[Relation]:
         for other in itertools.combinations(range(rank), count):
             if other == axes:
                 continue
-            total = operand.sum(axis=tuple(a + 1 for a in other), keepdims=True)
-            if same(np.broadcast_to(total, operand.shape), _spread(d.wanted, operand.shape)):
+            total = np.broadcast_to(operand.sum(axis=tuple(a + 1 for a in other), keepdims=True), operand.shape)
+            wanted = _spread(d.wanted, operand.shape)
+            if np.shape(matters) == total.shape == wanted.shape:
+                total, wanted = np.where(matters, total, 0), np.where(matters, wanted, 0)
+            if same(total, wanted):
                 was = f"axis {listed(axes)}" if axes else "no axis"
                 now = f"axis {listed(other)}" if other else "no axis"
                 repairs = (Repair("axes", axes_code(other)), Repair("letters"))

@@ -117,6 +117,39 @@ def term(d: Difference) -> Iterator[Relation]:
         return
 
 
+COEFFICIENTS = {0.0: "missing-term", 2.0: "double-count", -1.0: "sign"}
+
+MOST_PARTS = 8
+
+
+def parts(d: Difference) -> Iterator[Relation]:
+    """Of what autodiff adds up to the wanted value, one part for each use of a value of the forward: those that are
+    left out, counted twice, or have the wrong sign.
+    """
+    if not d.linear:
+        return
+    for its in d.alignment.matcher.parts.values():
+        shape, own = d.wanted.shape, its[0].array.shape
+        if len(its) > MOST_PARTS or [n for n in own if n != 1] != [n for n in shape if n != 1]:
+            continue
+        arrays = [part.array.reshape(shape) for part in its]
+        if not same(sum(arrays), d.wanted):
+            continue
+        columns = np.stack([x.ravel() for x in arrays], axis=1)
+        fitted, *_ = np.linalg.lstsq(columns, d.given.ravel(), rcond=1e-10)
+        factors = np.round(np.real(fitted), 6)
+        if not same((columns @ factors).reshape(shape), d.given) or not set(factors) <= {1.0, *COEFFICIENTS}:
+            continue
+        wrong = {f for f in factors if f != 1.0}
+        if len(wrong) != 1 or not np.any(factors):
+            continue
+        (factor,) = wrong
+        codes = dict.fromkeys(f"`{part.through_use}`" for part, f in zip(its, factors) if f == factor)
+        does = {0.0: "lacks", 2.0: "counts twice", -1.0: "has with the wrong sign"}[factor]
+        yield Relation(COEFFICIENTS[factor], f"{does} what comes through {' and '.join(codes)}", 2.7)
+        return
+
+
 class _Term(NamedTuple):
     """outside · Σ[axes](inside); the sum is left out without axes, which count the probes' as 0."""
 
