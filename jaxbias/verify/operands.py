@@ -87,6 +87,8 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             if kind == "transpose":
                 repairs = (Repair("transposes", code=taken), Repair("letters"))
             text, at = f"takes {taken} where {value.name} is needed", None
+            if n in alignment.linear and masked(now, value.array):
+                kind = "missing-activation-derivative"
             if value.name == taken:
                 kind, text = "wrong-index", f"takes {taken} of another pass of the loop than it must"
                 repairs = (Repair("index"),)
@@ -95,6 +97,13 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
                 repairs = (Repair("wrap", value.code),) if value.code else ()
             cost = 1.4 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
             yield Changed(kind, text, cost, change, at, repairs)
+
+
+def masked(given: np.ndarray, wanted: np.ndarray) -> bool:
+    """Is what is wanted the given value with some elements left out, as by the slope of a function with a kink?"""
+    size = float(np.max(np.abs(given), initial=0.0))
+    kept = np.abs(wanted - given) <= 1e-9 * size
+    return bool(np.any(kept) and not np.all(kept) and not np.any(wanted[~kept]))
 
 
 def _opposite_mask(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.alignment import LAYOUT, Alignment, same
+from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
 from jaxbias.verify.at_hand import at_hand
 from jaxbias.verify.operands import (
     HIDDEN,
@@ -19,6 +19,7 @@ from jaxbias.verify.operands import (
     Changed,
     distributed,
     factors,
+    masked,
     other_operands,
     other_reductions,
 )
@@ -92,9 +93,9 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
                 continue
             with np.errstate(all="ignore"):
                 kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
-            masked = bool(np.any(kept)) and np.unique(value.array[~kept]).size == 1  # all the others are one number
+            left_out = bool(np.any(kept)) and np.unique(value.array[~kept]).size == 1  # all the others are one number
             taken = alignment.text(n)
-            kind = "transpose" if value.name == f"{taken}.T" else "missing-mask" if masked else "wrong-operand"
+            kind = "transpose" if value.name == f"{taken}.T" else "missing-mask" if left_out else "wrong-operand"
             users = [e for e in equations if n in e.inputs]  # of one piece of code in every pass of a loop that piece
             place = users[-1].outputs[0] if len({e.segments for e in users}) == 1 else trial.number
             repairs = (Repair("swap", value.code, taken),) if value.code else ()
@@ -143,23 +144,20 @@ def _of_the_loop(
     alignment: Alignment, trial: "_Trial", numbers: Sequence[int], columns: Sequence[np.ndarray], place: int
 ) -> Iterator[Edit]:
     """In every pass a value of the forward's loop, or the gradient by it, in the place of one, wherever it is taken."""
+    shape = columns[0].shape[1:]
     for family in alignment.families.values():
         first = family[0]
         if len(family) != len(numbers) or first.linear != (numbers[0] in alignment.linear):
             continue
-        if first.array.shape != columns[0].shape:
-            continue
-        for values in (family[::-1], family):
-            if all(same(value.array, x) for value, x in zip(values, columns)):
-                continue
-            if not trial.with_values({n: value.array for n, value in zip(numbers, values)}):
-                continue
-            taken, after = alignment.text(numbers[-1]), alignment.matcher.named.get((first.through, first.iteration))
-            kind, words = "wrong-operand", f"takes {taken} where {first.name} is needed"
-            if after is not None and any(same(after.array, x) for x in columns):
-                function = first.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
-                kind, words = "missing-activation-derivative", f"takes {taken} without the slope of {function}"
-            yield Edit(place, kind, words, 1.5 + 0.1 * first.rank, about=first.through)
+        for laid in zip(*([array for _, array in layouts(value.array, shape)] for value in family)):
+            for arrays in (laid[::-1], laid):
+                if all(map(same, arrays, columns)) or not trial.with_values(dict(zip(numbers, arrays))):
+                    continue
+                taken = alignment.text(numbers[-1])
+                words, kind = f"takes {taken} where {first.name} is needed", "wrong-operand"
+                if masked(np.stack(columns), np.stack(arrays)):
+                    kind = "missing-activation-derivative"
+                yield Edit(place, kind, words, 1.5 + 0.1 * first.rank, about=first.through)
 
 
 def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
