@@ -14,7 +14,6 @@ from .evaluation import apply as apply
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluate_with_offsets as evaluate_with_offsets
 from .evaluation import float_values as float_values
-from .evaluation import numbered as numbered
 from .evaluation import rerun as rerun
 from .evaluation import run as run
 from .evaluation import run_by as run_by

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias._jaxpr import in_numpy
 from jaxbias._jaxpr.in_numpy import as_array, cast
-from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, NUMBERED, Equation, Program, read
+from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, Equation, Program, read
 
 Step = Callable[[int, Equation, list[Any]], Sequence[Any]]
 """`(position, equation, inputs) -> outputs` of one equation."""
@@ -190,14 +190,12 @@ def evaluate_with_offsets(
 ) -> list[Any]:
     """Outputs of a program that was `read`, an offset added to each named output where its value is made.
 
-    So the derivative by an offset is the gradient of that intermediate value, through everything that uses it. Each
-    equation stands in a name scope with its position.
+    So the derivative by an offset is the gradient of that intermediate value, through everything that uses it.
     """
     marked = {number: offsets[name] for name, number in zip(names, program.outputs)}
 
-    def step(position: int, equation: Equation, values: list[Any]) -> list[Any]:
-        with jax.named_scope(f"{NUMBERED}{position}"):
-            outs = equation.bind(*values)
+    def step(_: int, equation: Equation, values: list[Any]) -> list[Any]:
+        outs = equation.bind(*values)
         return [out + marked[i] if i in marked else out for i, out in zip(equation.outputs, outs)]
 
     return run_by(step, program, inputs)
@@ -258,18 +256,6 @@ def _bound(equation: Equation, values: list[Any]) -> list[Any]:
     if equation.name == "loop_stack":
         return [jnp.stack(values) if values else jnp.zeros(equation.shapes.outputs[0], equation.dtypes.outputs[0])]
     return equation.bind(*values)
-
-
-def numbered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, each of its equations in a name scope with its number, which its derivatives inherit."""
-
-    def run(*args):
-        program, shapes = read(function, *args)
-        return jax.tree.unflatten(
-            jax.tree.structure(shapes), evaluate_with_offsets(program, jax.tree.leaves(args), {}, ())
-        )
-
-    return run
 
 
 CUSTOM_RULES = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"))

@@ -162,13 +162,13 @@ def _of_the_loop(
 
 def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
     """The means or sums of a line all over other axes, as where a helper takes them."""
-    found: dict[tuple[int, ...], dict[int, list[Changed]]] = {}
+    by_axes: dict[tuple[int, ...], dict[int, list[Changed]]] = {}
     for position in trial.region:
         equation = alignment.program.equations[position]
         if equation.name not in LAYOUT:
             for changed in other_reductions(alignment, equation):
-                found.setdefault(changed.axes, {}).setdefault(position, []).append(changed)
-    for its in found.values():
+                by_axes.setdefault(changed.axes, {}).setdefault(position, []).append(changed)
+    for its in by_axes.values():
         changes = {position: changed[0].change for position, changed in its.items()}
         if len(changes) > 1 and trial(changes):
             first = next(iter(its.values()))[0]
