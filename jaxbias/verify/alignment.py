@@ -312,8 +312,9 @@ class Alignment:
             return self.text(equation.inputs[0])
         return str(match) if match is not None else equation.segments[0].text if equation.segments else equation.name
 
-    def matters(self, number: int) -> np.ndarray | bool:
-        """The elements of a value that what takes it does not multiply by zero or leave out; True of all of them."""
+    def matters(self, number: int) -> np.ndarray:
+        """The elements of a value that what takes it does not multiply by zero or leave out."""
+        every = np.ones_like(self.column(number), bool)
         for equation in self.program.equations[self.position.get(number, len(self.position)) + 1 :]:
             if number not in equation.inputs:
                 continue
@@ -323,9 +324,9 @@ class Alignment:
             if equation.name == "select_n" and equation.inputs[0] != number:
                 return self.column(equation.inputs[0]) == equation.inputs.index(number) - 1
             if equation.name not in LAYOUT and equation.name not in ("add", "add_any", "sub", "neg"):
-                return True
+                break
             number = equation.outputs[0]
-        return True
+        return every
 
     def right_after(self, changes: Mapping[int, np.ndarray], leaves: Iterable[int]) -> frozenset[int]:
         """Which of these gradients are right where other values, the probes along their first axis, stand in the

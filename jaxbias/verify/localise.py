@@ -166,7 +166,9 @@ def _values(checker: "Checker", cases: Sequence["Case"]) -> tuple[list[Reference
     """
     forward, first, ends = checker.problem.forward, cases[0].probe, _ends(checker, cases)
     probes, reason = [case.probe.inputs for case in cases], ""
-    for gradients in (True, False) if forward is not None else ():
+    if forward is None:
+        return ends, ""
+    for gradients in (True, False):
         try:
             with exact_context():
                 return [*reference_values(forward, first.primals, first.seeds, probes, gradients), *ends], reason
@@ -248,7 +250,7 @@ def _whole(
     for i, words in said.items():
         if i in again and words.kind == "batch-mean-vs-sum" and again[i].kind == "scale-constant":
             words = again[i]  # a number that happens to be a size
-        if i in again and again[i].kind == words.kind:
+        if i in again and again[i].kind == words.kind != "unexplained":
             path = checker.problem.leaves[i][0]
             name, sizes = gradient_by(path), "2 sizes" if others else "the given sizes"
             evidence = f"seen on {len(cases)} probes, and on {sizes}"

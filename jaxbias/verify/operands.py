@@ -50,6 +50,11 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
         if n in program.constants:
             continue
         now = alignment.column(n)
+        if np.iscomplexobj(now) and n not in alignment.linear:
+            taken = alignment.text(n)
+            conjugate = lambda k, x, j=j: _jaxpr.apply(equation, [*x[:j], np.conj(x[j]), *x[j + 1 :]])[0]
+            repairs = (Repair("swap", f"jnp.conj({taken})", taken), Repair("calls", "", "conj"))
+            yield Changed("sign", f"takes {taken} where its conjugate is needed", 1.2, conjugate, repairs=repairs)
         if now.ndim > 2 and now.shape[-1] == now.shape[-2] and n not in alignment.linear:
             turned = lambda k, x, j=j: _jaxpr.apply(equation, [*x[:j], np.swapaxes(x[j], -1, -2), *x[j + 1 :]])[0]
             words = f"takes {alignment.text(n)} where its transpose is needed"

@@ -200,7 +200,7 @@ class _Trial:
     def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray):
         self.alignment, self.region, self.number = alignment, region, number
         matters = alignment.matters(number)
-        self.matters = matters if np.shape(matters) == wanted.shape else np.ones(wanted.shape, bool)
+        self.matters = matters if matters.shape == wanted.shape else np.ones(wanted.shape, bool)
         self.wanted = np.where(self.matters, wanted, 0)
 
     def __call__(self, changes: Mapping[int, Change]) -> bool:

@@ -91,7 +91,7 @@ def another_axis(d: Difference) -> Iterator[Relation]:
                 continue
             total = np.broadcast_to(operand.sum(axis=tuple(a + 1 for a in other), keepdims=True), operand.shape)
             wanted = _spread(d.wanted, operand.shape)
-            if np.shape(matters) == total.shape == wanted.shape:
+            if matters.shape == total.shape == wanted.shape:
                 total, wanted = np.where(matters, total, 0), np.where(matters, wanted, 0)
             if same(total, wanted):
                 was = f"axis {listed(axes)}" if axes else "no axis"
@@ -107,7 +107,7 @@ def over_passes(d: Difference) -> Iterator[Relation]:
     alignment, number = d.alignment, d.number
     while (at := alignment.position.get(number)) is not None:
         group = next((group for group in alignment.passes if number in group), ())
-        if group and same(sum(alignment.column(n) for n in group), d.wanted):
+        if group and same(np.sum([alignment.column(n) for n in group], axis=0), d.wanted):
             name = alignment.names.get(number)
             repairs = (Repair("wrap", f"{name.text} + {{}}"),) if name is not None and name.variable else ()
             words = "keeps one pass of the loop, and must add up all of them"
