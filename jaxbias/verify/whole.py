@@ -8,10 +8,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import ReferenceValue
-from jaxbias.verify.alignment import Alignment
-from jaxbias.verify.constants import Shapes
+from jaxbias.verify.alignment import SAME, Alignment
+from jaxbias.verify.constants import Shapes, name_constant
 from jaxbias.verify.difference import Relation
 from jaxbias.verify.problem import exact_context
 from jaxbias.verify.relations import relation
@@ -48,8 +50,31 @@ def of_whole_gradients(
         number, gradient = alignment.leaves[i], alignment.gradient(i)
         assert number is not None
         differs = relation(alignment, number, gradient, alignment.expected[i], shapes, deadline)
+        differs = differs or _rounded_multiple(alignment, i, shapes)
         if differs is None:
             whose = [j for j in range(count) if j != i and alignment.is_right(j, gradient)]
             differs = Relation("swapped-outputs", f"is that of {problem.leaves[whose[0]][0]}", 2.0) if whose else None
         if differs is not None:
             yield i, dataclasses.replace(differs, repairs=())
+
+
+BLURRED = 1e-4
+"""How unsure, relatively, values may be for a constant to be read off them."""
+
+
+def _rounded_multiple(alignment: Alignment, i: int, shapes: Shapes) -> Relation | None:
+    """A constant times the true gradient, as far as a rule that rounds to float32 shows it."""
+    given, wanted, tolerance = alignment.gradient(i), alignment.expected[i], alignment.tolerance[i]
+    if given.shape != wanted.shape or np.iscomplexobj(given):
+        return None
+    finite = np.isfinite(given + wanted).reshape(len(given), -1).all(axis=1)
+    given, wanted, tolerance = given[finite], wanted[finite], tolerance[finite]
+    size = float(np.max(np.abs(wanted), initial=0.0))
+    blur = float(np.max(tolerance, initial=0.0)) / (size or 1.0)
+    if not size or not SAME < blur <= BLURRED:
+        return None
+    factor = float(np.sum(wanted * given) / np.sum(wanted * wanted))
+    if not np.all(np.abs(given - factor * wanted) <= tolerance):
+        return None
+    constant = name_constant([factor] * len(given), [list(shapes)] * len(given), blur)
+    return None if constant is None else Relation(constant.kind, f"is {constant.text} times what it must be", 1.7)
