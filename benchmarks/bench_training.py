@@ -1,7 +1,7 @@
-"""Training the articles' networks: time per step, to accuracy and in all, against the peers, each in fresh processes.
+"""Training the articles' networks and a language model: time per step, to accuracy and in all, beside the peers.
 
-Every contender starts from the same params and sees the same rows in the same order (scikit-learn takes neither: only
-its score is compared). Times start when imports are done, unless they say otherwise.
+Each contender runs in fresh processes, starts from the same params and sees the same rows in the same order
+(scikit-learn takes neither: only its score is compared). Times start when imports are done, unless they say otherwise.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from benchmarks.case import Setting
 from benchmarks.peers import WorkerFailed, in_process, missing, skipped
 from benchmarks.record import Record
 from benchmarks.timing import ratio_of_processes
-from benchmarks.workloads import WORKLOADS, Workload, steps_after_accuracy, write
+from benchmarks.workloads import CONTEXT, WORKLOADS, Workload, steps_after_accuracy, write
 
 SUITE = "training"
 OURS = "jaxbias"
@@ -32,7 +32,7 @@ class Contender(NamedTuple):
     name: str
     peer: str
     options: Mapping[str, Any] = MappingProxyType({})
-    only: tuple[str, ...] = tuple(WORKLOADS)
+    only: tuple[str, ...] = tuple(name for name in WORKLOADS if name != "text")
     quick: bool = True
     processes: int = 2
 
@@ -40,6 +40,7 @@ class Contender(NamedTuple):
 DENSE = ("lin", "xor", "digits_dense")
 CONV = ("digits_conv",)
 DIGITS = ("digits_dense", "digits_conv")
+ALL = tuple(WORKLOADS)
 SLICES = {"convolution": "slices", "pool": "reshape"}
 TORCH = [
     Contender(
@@ -47,29 +48,30 @@ TORCH = [
         "torch",
         {"threads": threads, "fused": fused, "compile": False},
         quick=fused,
+        only=ALL,
         processes=4,
     )
     for threads in (1, 2)
     for fused in (True, False)
 ]
 CONTENDERS = (
-    Contender(OURS, OURS),
-    Contender("jaxbias, step from Python", OURS, {"loop": "steps"}, quick=False),
-    Contender("jax scan", "jax_scan", only=DENSE),
+    Contender(OURS, OURS, only=ALL),
+    Contender("jaxbias, step from Python", OURS, {"loop": "steps"}, ALL, quick=False),
+    Contender("jax scan", "jax_scan", only=(*DENSE, "text")),
     Contender("jax scan", "jax_scan", only=CONV, quick=False),
     Contender("jax scan, slices and reshape-max", "jax_scan", SLICES, CONV),
-    Contender("jax loop", "jax_loop"),
+    Contender("jax loop", "jax_loop", only=ALL),
     Contender("jax loop, slices and reshape-max", "jax_loop", SLICES, CONV, quick=False),
     Contender("linen", "linen"),
-    Contender("nnx", "nnx", quick=False),
-    Contender("nnx, cached", "nnx", {"cached": True}, quick=False),
-    Contender("equinox", "equinox", quick=False),
+    Contender("nnx", "nnx", only=ALL, quick=False),
+    Contender("nnx, cached", "nnx", {"cached": True}, ALL, quick=False),
+    Contender("equinox", "equinox", only=ALL, quick=False),
     Contender("haiku", "haiku", quick=False),
     Contender("keras", "keras", quick=False),
     Contender("numpy", "numpy", only=DENSE),
     Contender("sklearn", "sklearn", only=("digits_dense",), quick=False),
     *TORCH,
-    Contender("torch, compiled", "torch", {"threads": 2, "fused": True, "compile": True}, quick=False),
+    Contender("torch, compiled", "torch", {"threads": 2, "fused": True, "compile": True}, ALL, quick=False),
 )
 TINY = (OURS, "numpy")
 PROCESSES = {"tiny": 1, "quick": 1, "full": None}
@@ -86,7 +88,7 @@ def chosen(workload: Workload, setting: Setting) -> list[Contender]:
 
 
 def run(setting: Setting) -> Iterator[list[Record]]:
-    names = {"tiny": ["xor"], "quick": DIGITS, "full": (*DIGITS, "xor", "lin")}[setting.scale]
+    names = {"tiny": ["xor"], "quick": (*DIGITS, "text"), "full": (*DIGITS, "text", "xor", "lin")}[setting.scale]
     with tempfile.TemporaryDirectory() as folder:
         for name in filter(setting.asks_for, names):
             workload = WORKLOADS[name]
@@ -127,7 +129,7 @@ def _ask(contender: Contender, workload: Workload, path: Path, setting: Setting)
         "arrays": str(path),
         "rounds": ROUNDS[setting.scale],
         "steady_s": STEADY_S[setting.scale],
-        "guess_s": {"digits_conv": 1e-3, "digits_dense": 1.5e-4}.get(workload.name, 5e-6),
+        "guess_s": {"digits_conv": 1e-3, "digits_dense": 1.5e-4, "text": 2e-2}.get(workload.name, 5e-6),
         **contender.options,
     }
     if contender.peer == "torch":
@@ -158,6 +160,8 @@ def _record(workload: Workload, name: str, answers: list[dict], ours: list[dict]
             **({"torch": answers[0]["versions"]["torch"]} if "versions" in answers[0] else {}),
         },
     )
+    if record.median and workload.name == "text":
+        record.extra["tokens_per_s"] = workload.batch * CONTEXT / record.median
     if record.median and spared is not None and answers[0]["losses"]:
         record.extra["to_accuracy_s"] = record.extra["import_s"] + record.extra["total_s"] - spared * record.median
     if ours and not note:

@@ -307,7 +307,18 @@ def _start_up(cache: str):
     return gap
 
 
+def _over_plain(cases: Sequence[str], plain: str):
+    """The most of hand over autodiff of a plain form, of some cases."""
+
+    def value(records: Records):
+        ratios = [_quotient("derivations", case, "hand", plain)(records) for case in cases]
+        return max((ratio for ratio in ratios if ratio), default=None)
+
+    return value
+
+
 HAND_WRITTEN = ("jax scan", "jax loop")
+ATTENTION = ("attention", "attention, longer", "attention, long")
 GOALS = (
     Goal("digits dense, step, over the best hand-written JAX", 1.05, "below", _training("digits_dense", HAND_WRITTEN)),
     Goal(
@@ -351,6 +362,19 @@ GOALS = (
     Goal(
         "convolution alone: hand over autodiff", 1.05, "below", _quotient("derivations", "conv", "hand", "autodiff"),
         _interval_of("conv", "autodiff"),
+    ),
+    Goal(
+        "causal attention of 512, 1,024 and 4,096 steps, worst, over autodiff of all scores", 1.1, "below",
+        _over_plain(ATTENTION, "softmax of all scores"),
+    ),
+    Goal(
+        "dense and cross-entropy in one, 2,048 rows × 32,768 classes, over autodiff of all logits", 0.95, "below",
+        _over_plain(("linear_cross_entropy",), "all logits"),
+    ),
+    Goal("LSTM, 512 steps, autodiff over hand", 1.3, "above", _quotient("derivations", "lstm", "lax.scan", "hand")),
+    Goal(
+        "state-space model, 4,096 steps, over autodiff of one scan", 1.2, "below",
+        _over_plain(("ssm",), "one associative scan"),
     ),
     Goal("256 digit nets, per network, PyTorch's loop at its best over ours", 13.0, "above", _sweep_against_torch),
     Goal("256 digit nets, per network, over the best hand-written JAX", 1.1, "below", _sweep_against_hand),

@@ -51,6 +51,7 @@ def model_for(name: str, arrays) -> torch.nn.Module:
         "lin": lambda: nn.Sequential(linear(0)),
         "xor": lambda: nn.Sequential(linear(0), nn.ReLU(), linear(1)),
         "digits_dense": lambda: nn.Sequential(linear(0), nn.ReLU(), linear(1)),
+        "text": lambda: language_model(arrays),
         "digits_conv": lambda: nn.Sequential(
             convolution(0),
             nn.ReLU(),
@@ -62,6 +63,70 @@ def model_for(name: str, arrays) -> torch.nn.Module:
             linear(2),
         ),
     }[name]()
+
+
+class Attention(torch.nn.Module):
+    """Causal self-attention; q, k and v by one product."""
+
+    def __init__(self, query, key, value, out):
+        super().__init__()
+        features, self.heads, _ = query[0].shape
+        self.qkv, self.out = torch.nn.Linear(features, 3 * features), torch.nn.Linear(features, features)
+        weights, biases = zip(*((w.reshape(features, -1).T, b.reshape(-1)) for w, b in (query, key, value)))
+        self.qkv.weight.data, self.qkv.bias.data = torch.cat(weights).contiguous(), torch.cat(biases)
+        self.out.weight.data = out[0].reshape(-1, features).T.contiguous()
+        self.out.bias.data = out[1].clone()
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+class Beside(torch.nn.Module):
+    """A skip connection around layers."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*layers)
+
+    def forward(self, x):
+        return x + self.layers(x)
+
+
+class Tokens(torch.nn.Module):
+    """Rows of the table, and of the positions."""
+
+    def __init__(self, table, positions):
+        super().__init__()
+        self.table, self.positions = torch.nn.Embedding(*table.shape), torch.nn.Parameter(positions.clone())
+        self.table.weight.data = table.clone()
+
+    def forward(self, x):
+        return self.table(x) + self.positions[: x.shape[1]]
+
+
+def language_model(arrays) -> torch.nn.Module:
+    """The network of "text", its params in the order of contenders/language.py."""
+    count = sum(name.startswith("weight") for name in arrays)
+    given = lambda name: torch.from_numpy(np.array(arrays[name])) if name in arrays else None
+    params = [(given(f"weight{i}"), given(f"bias{i}")) for i in range(count)]
+
+    def linear(pair):
+        layer = torch.nn.Linear(*pair[0].shape)
+        layer.weight.data, layer.bias.data = pair[0].T.contiguous(), pair[1].clone()
+        return layer
+
+    def norm(pair):
+        layer = torch.nn.LayerNorm(len(pair[0]), eps=1e-5)
+        layer.weight.data, layer.bias.data = pair[0].clone(), pair[1].clone()
+        return layer
+
+    layers: list[torch.nn.Module] = [Tokens(params[0][0], params[1][0])]
+    for i in range(2, count - 2, 8):
+        norm1, *of_attention, norm2, up, down = params[i : i + 8]
+        layers.append(Beside(norm(norm1), Attention(*of_attention)))
+        layers.append(Beside(norm(norm2), linear(up), torch.nn.GELU(approximate="tanh"), linear(down)))
+    return torch.nn.Sequential(*layers, norm(params[-2]), linear(params[-1]))
 
 
 def train(job) -> dict:
@@ -81,7 +146,11 @@ def train(job) -> dict:
         optimizer = torch.optim.SGD(model.parameters(), rate)
     else:
         optimizer = torch.optim.Adam(model.parameters(), rate, fused=job["fused"] or None)
-    loss_of = F.cross_entropy if is_labels else F.mse_loss
+    if name == "text":  # of tokens, a row for each
+        x, x_test = x.long(), x_test.long()
+        loss_of = lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten())
+    else:
+        loss_of = F.cross_entropy if is_labels else F.mse_loss
     forward = torch.compile(model) if job["compile"] else model
 
     def step(rows):
@@ -98,7 +167,7 @@ def train(job) -> dict:
     total_s = time.perf_counter() - began
     with torch.no_grad():
         out = model(x_test)
-        score = (out.argmax(1) == y_test).float().mean() if is_labels else F.mse_loss(out, y_test)
+        score = (out.argmax(-1) == y_test).float().mean() if is_labels else F.mse_loss(out, y_test)
     return {
         "import_s": IMPORTED - STARTED,
         "first_step_s": first_step_s,

@@ -31,7 +31,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "total_s": total_s,
         "losses": [] if losses is None else losses[:10].tolist(),
         "mean_loss": None if losses is None else float(losses.mean()),
-        "score": float((out.argmax(1) == y).mean() if is_labels else np.square(out - y).mean()),
+        "score": float((out.argmax(-1) == y).mean() if is_labels else np.square(out - y).mean()),
         "samples": [trainer.again() for _ in range(job["rounds"])],
     }
 

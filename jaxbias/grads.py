@@ -6,10 +6,12 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 import jax
 from jaxtyping import Array
 
+from jaxbias._meshes import summed_to, varying_axes
 from jaxbias.params import (
     Layer,
     Loss,
     SomeTree,
+    Static,
     Tree,
     as_layer,
     as_loss,
@@ -90,6 +92,8 @@ def value_and_grad(
 def as_function(layer: Layer) -> Callable[..., Array]:
     """A plain `(params, x) -> out` whose custom_vjp is the hand-derived backward; `(params, x, state)` if stateful.
 
+    Inside of a `shard_map` that checks it, gradients are summed over the devices that share params, as autodiff does.
+
     A custom_vjp has no forward mode: use `lambda params, x: layer.forward(params, x)[0]`, the plain forward, under
     `jax.jvp`, `jax.jacfwd` and `jax.hessian`.
 
@@ -104,14 +108,24 @@ def as_function(layer: Layer) -> Callable[..., Array]:
 
     def forward(params, x, *state):
         out, residuals = run_forward(layer, params, x, *state)
-        return out, (residuals, state)
+        types = Static(tuple(map(varying_axes, jax.tree.leaves((params, x)))))
+        return out, (residuals, types, state)
 
     def backward(residuals, delta):
-        layer_residuals, state = residuals
-        return *layer.backward(layer_residuals, delta), *(None for _ in state)
+        layer_residuals, types, state = residuals
+        cotangents = layer.backward(layer_residuals, delta)
+        return *_typed(cotangents, types.value), *(None for _ in state)
 
     function.defvjp(forward, backward)
     return function
+
+
+def _typed(cotangents: Tree, axes: tuple[frozenset[str], ...]) -> Tree:
+    """Inside of a shard_map that checks it: summed over the devices that share what these are the cotangents of."""
+    leaves, treedef = jax.tree.flatten(cotangents)
+    if len(leaves) != len(axes):  # what has no cotangent, as integer inputs, is left out
+        return cotangents
+    return treedef.unflatten([summed_to(leaf, own) for leaf, own in zip(leaves, axes)])
 
 
 def deltas(network: Layer, loss: Loss) -> Callable[..., dict[str, Array]]:

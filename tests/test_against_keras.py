@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxbias as jb
-from jaxbias import io
+from jaxbias import io, layers, losses
 from jaxbias.layers import batch_norm, conv, conv_transpose, gru, lstm, rnn
 
 pytestmark = pytest.mark.usefixtures("by_the_rules_of_jax")
@@ -141,11 +141,14 @@ def test_the_weights_of_keras_give_its_outputs(key, name):
     assert all((a.reshape(b.shape) == b).all() for a, b in zip(back, weights, strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.skipif(
+with_keras = pytest.mark.skipif(
     importlib.util.find_spec("keras") is None or os.environ.get("KERAS_BACKEND") != "jax",
     reason="Keras is not installed, or KERAS_BACKEND is not jax",
 )
+
+
+@pytest.mark.parametrize("name", CASES)
+@with_keras
 def test_keras_computes_the_same(name):
     import keras  # pyright: ignore[reportMissingImports]
 
@@ -154,6 +157,156 @@ def test_keras_computes_the_same(name):
     model.set_weights(weights)
     expected = forward(x.astype(np.float64), *weights)
     np.testing.assert_allclose(np.asarray(model(x, training=False)), expected, rtol=0, atol=2e-5)
+
+
+MORE = {  # layers whose forward is not written in NumPy above: (layer, x, how Keras is asked)
+    "EinsumDense": (
+        layers.einsum_dense.layer("...td,dhk->...thk", {"h": 2, "k": 3}, bias_axes="hk"), (2, 5, 4),
+        lambda k: k.layers.EinsumDense("btd,dhk->bthk", output_shape=(5, 2, 3), bias_axes="hk"),
+    ),
+    "UpSampling2D": (layers.upsample.layer((2, 3)), IMAGES, lambda k: k.layers.UpSampling2D((2, 3))),
+    "UpSampling2D, bilinear": (
+        layers.upsample.layer((2, 3), method="linear"), IMAGES,
+        lambda k: k.layers.UpSampling2D((2, 3), interpolation="bilinear"),
+    ),
+    "GRU, reset before": (
+        gru.layer(3, reset="before"), STEPS,
+        lambda k: k.layers.GRU(3, return_sequences=True, reset_after=False),
+    ),
+    "LSTM, backwards": (
+        lstm.layer(3, reverse=True, output="last"), STEPS, lambda k: k.layers.LSTM(3, go_backwards=True),
+    ),
+    "Bidirectional": (
+        layers.both_directions(lstm.layer(3)), STEPS,
+        lambda k: k.layers.Bidirectional(k.layers.LSTM(3, return_sequences=True)),
+    ),
+    "LayerNormalization": (
+        layers.layer_norm.layer(eps=1e-3), STEPS, lambda k: k.layers.LayerNormalization(epsilon=1e-3),
+    ),
+    "GroupNormalization": (
+        layers.group_norm.layer(2, eps=1e-3), IMAGES, lambda k: k.layers.GroupNormalization(2, epsilon=1e-3),
+    ),
+    "RMSNormalization": (layers.rms_norm.layer(), STEPS, lambda k: k.layers.RMSNormalization(epsilon=1e-6)),
+    "AveragePooling2D, same": (
+        layers.avg_pool.layer(3, stride=2, padding="SAME", count_include_pad=False), IMAGES,
+        lambda k: k.layers.AveragePooling2D(3, strides=2, padding="same"),
+    ),
+    "MaxPooling2D, same": (
+        layers.max_pool.layer(3, stride=2, padding="SAME"), IMAGES,
+        lambda k: k.layers.MaxPooling2D(3, strides=2, padding="same"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MORE)
+@with_keras
+def test_outputs_and_gradients_of_keras(key, name):
+    """The same weights and cotangent; Keras's gradients, those of JAX through Keras, in this library's order."""
+    import keras  # pyright: ignore[reportMissingImports]
+
+    layer, shape, of_keras = MORE[name]
+    model = keras.Sequential([keras.Input(shape[1:]), of_keras(keras)])
+    weights = [(0.5 * RNG.normal(size=variable.shape)).astype(np.float32) for variable in model.trainable_variables]
+    x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+    def by_keras(weights, x):
+        return model.stateless_call(weights, [v.value for v in model.non_trainable_variables], x)[0]
+
+    expected, pull_back = jax.vjp(by_keras, weights, x)
+    delta = jnp.asarray(RNG.normal(size=expected.shape), jnp.float32)
+    of_weights, delta_x = pull_back(delta)
+    network = jb.chain(layer)
+    params = io.from_keras(jax.eval_shape(network.init, key, x), weights, network)
+    out, residuals = network.forward(params, x)
+    grads, found = network.backward(residuals, delta)
+    pairs = [(out, expected), (found, delta_x), *zip(io.to_keras(grads, network), of_weights, strict=True)]
+    for actual, wanted in pairs:
+        assert np.shape(actual) == np.shape(wanted)
+        np.testing.assert_allclose(actual, wanted, rtol=0, atol=2e-5 * max(np.abs(wanted).max(), 1))
+
+
+LOGITS, SAME = (4, 3), lambda t: t
+LABELS = np.array([2, 0, 1, 2], np.int32)
+
+
+def one_hot(labels):
+    return np.eye(3, dtype=np.float32)[labels]
+
+
+def log_softmax(z):
+    return jax.nn.log_softmax(jnp.asarray(z, jnp.float32))
+
+
+DRAWN = np.random.default_rng(3).normal(size=LOGITS).astype(np.float32)
+LOSSES = {  # (loss, targets here, targets of Keras, how Keras is asked, what of the logits Keras is given)
+    "CategoricalCrossentropy, label smoothing": (
+        losses.cross_entropy.loss(label_smoothing=0.1), LABELS, one_hot(LABELS),
+        lambda k: k.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1), SAME,
+    ),
+    "SparseCategoricalCrossentropy, ignored": (
+        losses.cross_entropy.loss(reduction="sum", ignore_label=1), LABELS, LABELS,
+        lambda k: k.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum", ignore_class=1), SAME,
+    ),
+    "CategoricalFocalCrossentropy": (
+        losses.focal.loss(gamma=1.5), LABELS, one_hot(LABELS),
+        lambda k: k.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=1.5, from_logits=True), SAME,
+    ),
+    "KLDivergence": (
+        losses.kl_divergence.loss(), log_softmax(DRAWN), np.exp(log_softmax(DRAWN)),
+        lambda k: k.losses.KLDivergence(), jax.nn.softmax,
+    ),
+    "Poisson": (
+        losses.poisson_nll.loss(reduction="sum"), np.abs(DRAWN), np.abs(DRAWN),
+        lambda k: lambda y, z: 3 * k.losses.Poisson(reduction="sum")(y, z), jnp.exp,
+    ),
+    "LogCosh": (
+        losses.log_cosh.loss(reduction="sum"), DRAWN, DRAWN,
+        lambda k: lambda y, z: 3 * k.losses.LogCosh(reduction="sum")(y, z), SAME,
+    ),
+    "Huber": (
+        losses.huber.loss(threshold=0.7), DRAWN, DRAWN,
+        lambda k: lambda y, z: 3 * k.losses.Huber(delta=0.7)(y, z), SAME,
+    ),
+    "BinaryCrossentropy": (
+        losses.binary_cross_entropy, (DRAWN > 0).astype(np.float32), (DRAWN > 0).astype(np.float32),
+        lambda k: lambda y, z: 3 * k.losses.BinaryCrossentropy(from_logits=True)(y, z), SAME,
+    ),
+    "MeanSquaredError": (
+        losses.mean_squared_error, DRAWN, DRAWN, lambda k: k.losses.MeanSquaredError(), SAME,
+    ),
+}  # fmt: skip
+"""Keras takes the mean over the 3 outputs of a row where this library takes their sum, hence the 3."""
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@with_keras
+def test_losses_of_keras(name):
+    import keras  # pyright: ignore[reportMissingImports]
+
+    loss, targets, of_keras, ask, given = LOSSES[name]
+    logits = jnp.asarray(RNG.normal(size=LOGITS), jnp.float32)
+    expected, gradient = jax.value_and_grad(lambda z: ask(keras)(of_keras, given(z)))(logits)
+    actual, residuals = loss.forward(logits, jnp.asarray(targets))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    np.testing.assert_allclose(loss.backward(residuals), gradient, rtol=0, atol=1e-5)
+
+
+@with_keras
+def test_ctc_of_keras():
+    """Keras counts the blank as class 0 by default here too, and takes the mean over sequences."""
+    import keras  # pyright: ignore[reportMissingImports]
+
+    logits = jnp.asarray(RNG.normal(size=(2, 6, 4)), jnp.float32)
+    labels, steps = np.array([[1, 2, 2], [3, 1, -1]], np.int32), np.array([6, 5], np.int32)
+
+    def by_keras(z):
+        lengths = np.array([3, 2], np.int32)
+        return keras.ops.ctc_loss(np.maximum(labels, 0), z, lengths, steps, mask_index=0).mean()
+
+    expected, gradient = jax.value_and_grad(by_keras)(logits)
+    loss, residuals = losses.ctc.forward(logits, (jnp.asarray(labels), jnp.asarray(steps)))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.ctc.backward(residuals), gradient, rtol=0, atol=1e-5)
 
 
 def test_what_shapes_do_not_tell_needs_the_network(key):

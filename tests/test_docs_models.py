@@ -4,16 +4,20 @@ import importlib.metadata
 
 import pytest
 
-from docs.models import MODELS, PAGE, row
+import jaxbias as jb
+from docs.models import MODELS, PAGE, UNSEEN, ratios, row
 
 INSTALLED = {"flax", "dm-haiku", "equinox", "jax"}
-NAMES = [name for name, (package, _) in MODELS.items() if package in INSTALLED and "ResNet" not in name]
+ALL = MODELS | UNSEEN
+LONG = ("ResNet18 (haiku)", "MobileNetV1")
+MISSED = ("VectorQuantizer",)  # the page says what
+NAMES = [name for name, (package, _) in ALL.items() if package in INSTALLED and name not in (*LONG, *MISSED)]
 
 
 @pytest.mark.usefixtures("by_the_rules_of_jax")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_leaf_has_the_role_that_its_name_says(name):
-    package, version, _, leaves, right, misses, _ = row(name, *MODELS[name])
+    package, version, _, leaves, right, misses = row(name, *ALL[name])
     assert version == importlib.metadata.version(package)
     assert (leaves, misses) == (right, "-")
 
@@ -27,3 +31,14 @@ def test_a_wrong_name_is_a_miss(monkeypatch):
 def test_the_page_shows_every_model_that_the_tests_try():
     text = PAGE.read_text(encoding="utf-8")
     assert not [name for name in NAMES if f"| {name} |" not in text]
+
+
+@pytest.mark.usefixtures("by_the_rules_of_jax")
+def test_memory_and_time_are_of_sums_that_agree(monkeypatch):
+    model = ALL["WeightNorm, PReLU"][1]()
+    memory, time = ratios(model)
+    assert (memory == "=" or float(memory) <= 1.1) and float(time) > 0
+    wrong = jb.clipped_grad
+    monkeypatch.setattr(jb, "clipped_grad", lambda *args, **options: wrong(*args, **{**options, "l2_clip_norm": 2.0}))
+    with pytest.raises(RuntimeError, match="the clipped sums differ"):
+        ratios(model)

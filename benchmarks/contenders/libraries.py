@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from benchmarks.contenders import language
 from benchmarks.contenders.trainer import (
     Trainer,
     as_numbers,
@@ -105,7 +106,7 @@ def nnx(job):
             return self.layers[-1](x.reshape(x.shape[0], -1))
 
     def make(arrays):
-        model = Network(params_from(arrays))
+        model = (language.nnx_network if name == "text" else Network)(params_from(arrays))
         optimizer = nnx.Optimizer(model, optimizer_from(workload), wrt=nnx.Param)
 
         @nnx.jit
@@ -154,7 +155,8 @@ def equinox(job):
         return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, new)
 
     def make(arrays):
-        model = Network([layer_of(w, b) for w, b in params_from(arrays)])
+        params = params_from(arrays)
+        model = language.equinox_network(params) if name == "text" else Network([layer_of(*pair) for pair in params])
         state = {"model": model, "opt": optimizer.init(eqx.filter(model, eqx.is_array))}
 
         @eqx.filter_jit

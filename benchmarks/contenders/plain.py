@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders import language
 from benchmarks.contenders.trainer import Trainer, functional, jax_step, optimizer_from, params_from, stretched
 
 
@@ -13,15 +14,14 @@ def jaxbias_fit(job):
     import jax
 
     import jaxbias as jb
-    from benchmarks.workloads import fit_key, network
+    from benchmarks.workloads import filled, fit_key, network
 
     workload = job["workload"]
     loss = jb.losses.cross_entropy if workload["loss"] == "cross_entropy" else jb.losses.mean_squared_error
 
     def make(arrays):
-        net, affine = network(workload["name"]), iter(params_from(arrays))
-        shapes = jax.eval_shape(net.init, jax.random.key(0), arrays["x"][:1])
-        start = tuple(jb.Params(*next(affine)) if layer else () for layer in shapes)
+        net = network(workload["name"])
+        start = filled(jax.eval_shape(net.init, jax.random.key(0), arrays["x"][:1]), arrays)
         state = {}
 
         def fit(epochs, progress=None):
@@ -93,7 +93,7 @@ def plain_forward(name, pool="reduce_window", convolution="lax"):
             x = max_pool(jax.nn.relu(convolve(x, w, b)))
         return x.reshape(len(x), -1) @ params[2][0] + params[2][1]
 
-    return cnn if name == "digits_conv" else dense
+    return {"digits_conv": cnn, "text": language.plain_forward}.get(name, dense)
 
 
 def jax_scan(job):

@@ -45,12 +45,13 @@ def stretched(run: Callable[[], Any], steps: int, least: float = 0.05) -> Callab
     return again
 
 
-def params_from(arrays):
-    """[(weight, bias), …] of the affine layers, as JAX arrays."""
+def params_from(arrays) -> Any:
+    """[(weight, bias), …] of the layers that have params, as JAX arrays; None for a bias that is not there."""
     import jax.numpy as jnp
 
     count = sum(name.startswith("weight") for name in arrays)
-    return [(jnp.asarray(arrays[f"weight{i}"]), jnp.asarray(arrays[f"bias{i}"])) for i in range(count)]
+    biases = [arrays.get(f"bias{i}") for i in range(count)]
+    return [(jnp.asarray(arrays[f"weight{i}"]), None if b is None else jnp.asarray(b)) for i, b in enumerate(biases)]
 
 
 def optimizer_from(workload):

@@ -116,8 +116,16 @@ def _rounded(equation: Equation, outs: Sequence[Any], to: Any = True) -> list[An
         outs = [np.asarray(jax.lax.reduce_precision(np.asarray(out), **equation.params)) for out in outs]
     if to is True:
         return [as_array(cast(out, dtype)) for out, dtype in zip(outs, equation.dtypes.outputs)]
-    floats = [np.asarray(out).dtype == np.float64 for out in outs]
-    return [as_array(out.astype(to).astype(out.dtype)) if real else out for out, real in zip(outs, floats)]
+    wide = [np.asarray(out).dtype in (np.float64, np.complex128) for out in outs]
+    return [as_array(rounded_to(out, to)) if is_wide else out for out, is_wide in zip(outs, wide)]
+
+
+def rounded_to(x: Any, dtype: Any) -> np.ndarray:
+    """Floats, or both parts of complex ones, rounded to a narrower dtype and held in their own."""
+    x = np.asarray(x)
+    if np.iscomplexobj(x):
+        return np.asarray(rounded_to(x.real, dtype) + 1j * rounded_to(x.imag, dtype))
+    return x.astype(dtype).astype(x.dtype)
 
 
 def run(program: Program, inputs: Sequence[Any], rounded: bool = False) -> list[Any]:

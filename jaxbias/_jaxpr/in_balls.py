@@ -10,7 +10,7 @@ A comparison that the radii leave open raises `Open`: more bits may decide it. A
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,11 @@ from jaxbias._jaxpr.queries import backward_slice, written_in
 
 
 def run(
-    program: Program, inputs: Sequence[Any], constants_as_reals: bool = False, deadline: float = math.inf
+    program: Program,
+    inputs: Sequence[Any],
+    constants_as_reals: bool = False,
+    deadline: float = math.inf,
+    exact: Collection[int] = (),
 ) -> list[Balls]:
     """Enclosures of the program's outputs at exactly these inputs, at the precision set by `precision`.
 
@@ -41,6 +45,7 @@ def run(
         constants_as_reals: every float constant stands for all reals that round to it in the dtype it was written in;
             a whole number and 0.75 for themselves.
         deadline: in `time.process_time`.
+        exact: numbers of constants that stand for themselves all the same.
 
     Raises:
         NoBall: a primitive has no enclosure.
@@ -55,16 +60,18 @@ def run(
             return control_flow(equation, values, lambda body, inputs: run(body, inputs, constants_as_reals, deadline))
         return _apply(equation, values)
 
+    rounded = {i for i in program.constants if constants_as_reals and i not in exact}
     constants = {
-        i: lift(held, _half_ulp(held, written_in(held, program.dtypes[i])) if constants_as_reals else 0.0)
+        i: lift(held, _half_ulp(held, written_in(held, program.dtypes[i])) if i in rounded else 0.0)
         for i, held in program.constants.items()
     }
     with np.errstate(all="ignore"):
         return run_by(step, replace(program, constants=constants), map(lift, inputs))
 
 
-def merged(first: Program, second: Program) -> Program:
-    """Both programs on the same inputs as one, the outputs of the first before those of the second.
+def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
+    """Both programs on the same inputs as one, the outputs of the first before those of the second; and the numbers of
+    its arrays in half precision that both hold.
 
     Each expression stands there once, also where both have it: two balls of one expression are not known to be equal,
     so that `x == max(x)` would stay open where max(x) is computed a second time, and so would a difference of the two.
@@ -72,6 +79,7 @@ def merged(first: Program, second: Program) -> Program:
     out = Program()
     out.inputs = tuple(out.value(first.shapes[i], first.dtypes[i]) for i in first.inputs)
     held: dict[Any, int] = {}
+    shared: set[int] = set()
     known: dict[Any, tuple[int, ...]] = {}
     for program in (first, second):
         numbers = dict(zip(program.inputs, out.inputs))
@@ -80,6 +88,8 @@ def merged(first: Program, second: Program) -> Program:
             key = str(dtype), digest_of([value])
             if key not in held:
                 held[key] = out.constant(shape, dtype, value)
+            elif program is second and shape and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+                shared.add(held[key])
             numbers[number] = held[key]
         for equation in backward_slice(program, program.outputs).equations:
             inputs = tuple(numbers[i] for i in equation.inputs)
@@ -93,7 +103,7 @@ def merged(first: Program, second: Program) -> Program:
                     known[key] = outputs
             numbers.update(zip(equation.outputs, outputs))
         out.outputs += tuple(numbers[i] for i in program.outputs)
-    return out
+    return out, frozenset(shared)
 
 
 def _expression(equation: Equation, inputs: tuple[int, ...]) -> Any:

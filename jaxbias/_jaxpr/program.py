@@ -91,6 +91,16 @@ class Equation:
     def _of_values(self, held: list[Any]) -> InOut:
         return InOut(tuple(held[i] for i in self.inputs), tuple(held[i] for i in self.outputs))
 
+    @property
+    def varying(self) -> frozenset[str]:
+        """Inside of a shard_map that checks it: the axes along which the first output may differ."""
+        return frozenset(self._eqn.outvars[0].aval.manual_axis_type.varying)
+
+    @property
+    def under_another_mesh(self) -> bool:
+        """Whether it is carried out under other axes than those that are set now, as in `jax.sharding.auto_axes`."""
+        return self._eqn.ctx.cur_abstract_mesh != jax.sharding.get_abstract_mesh()
+
     def dot_axes(self) -> tuple[Axes, Axes]:
         """Of each operand of a `dot_general`, which axes are batch, contracted and free."""
         contracted, batch = self.params["dimension_numbers"]

@@ -12,7 +12,8 @@ the keywords of the layer.
 
 `residual(layer_norm,dense:64)` adds its input to what it makes of it. `transformer:4x16x128` is short for the
 pre-norm block `residual(layer_norm,attention:4x16),residual(layer_norm,swiglu:128)`, with the options of the attention.
-`embedding:64` has a row for each character of a text, `embedding:100x64` for 100 ids.
+`embedding:64` has a row for each character of a text, `embedding:100x64` for 100 ids; `dense:K` has as many outputs as
+a text has different characters.
 """
 
 import difflib
@@ -23,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxbias import layers
+from jaxbias.combinators import chain, residual
 from jaxbias.data import Form
-from jaxbias.params import Layer, chain, init_state, map_layers, out_shape, residual
+from jaxbias.params import Layer, init_state, map_layers, out_shape
 
 ACTIVATIONS = tuple(sorted(name for name, value in vars(layers).items() if isinstance(value, Layer)))
 
@@ -106,6 +108,7 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "lstm": ("64", True, _over_time(layers.lstm)),
     "gru": ("64", True, _over_time(layers.gru)),
     "mingru": ("64", True, _over_time(layers.mingru)),
+    "minlstm": ("64", True, _over_time(layers.minlstm)),
     "ssm": ("16", True, _over_time(layers.ssm)),
     "linear_attention": (
         "4x16",
@@ -129,7 +132,7 @@ NOT_WRITTEN = {
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
 
-OVER_TIME = {"rnn", "lstm", "gru", "mingru", "ssm", "linear_attention", "attention", "positions"}
+OVER_TIME = {"rnn", "lstm", "gru", "mingru", "minlstm", "ssm", "linear_attention", "attention", "positions"}
 
 NAMES = (*_BUILDERS, *ACTIVATIONS)
 """Every layer that a spec may name."""
@@ -140,7 +143,7 @@ def parse(spec: str, *, use_bias: bool = True, vocabulary: int | None = None) ->
 
     Args:
         use_bias: False builds every layer without its bias.
-        vocabulary: rows of an embedding that does not say how many it has.
+        vocabulary: rows of an embedding that does not say how many it has, and the size that is written K.
 
     Raises:
         ValueError: an empty spec, an unknown layer, a missing or impossible size, an unknown option, parentheses that
@@ -187,7 +190,7 @@ def _parse_layer(text: str, spec: str, use_bias: bool, vocabulary: int | None) -
             raise ValueError(f"spec: {name} takes no size, got {text!r}.")
         return getattr(layers, name)
     example, has_bias, build = _BUILDERS[name]
-    sizes = [part for part in rest if "=" not in part]
+    sizes = [_with_classes(part, vocabulary) for part in rest if "=" not in part]
     if len(sizes) != bool(example):
         wanted = f"one size, for example {name}:{example}" if example else "no size"
         raise ValueError(f"spec: {name} takes {wanted}, got {text!r}.")
@@ -200,6 +203,13 @@ def _parse_layer(text: str, spec: str, use_bias: bool, vocabulary: int | None) -
     except (ValueError, TypeError) as error:
         shape = f"{name}:{example}" if example else name
         raise ValueError(f"spec: cannot build {text!r} ({error}). It is written like {shape}.") from None
+
+
+def _with_classes(size: str, classes: int | None) -> str:
+    """The size with a number in the place of K."""
+    if classes is None and "K" in size.split("x"):
+        raise ValueError(f"spec: K in {size!r} is the number of different characters, which is known of text alone.")
+    return size if classes is None else "x".join(str(classes) if part == "K" else part for part in size.split("x"))
 
 
 def call(text: str) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from ._digits import digits as digits
 from ._load import load as load
+from ._mapped import mapped as mapped
 from ._rows import Data as Data
 from ._rows import Form as Form
 from ._rows import Question as Question
@@ -9,4 +10,4 @@ from ._rows import Scaling as Scaling
 from ._rows import shortened as shortened
 from ._text import text as text
 
-__all__ = ["Data", "Form", "Question", "Scaling", "digits", "load", "shortened", "text"]
+__all__ = ["Data", "Form", "Question", "Scaling", "digits", "load", "mapped", "shortened", "text"]

@@ -7,13 +7,14 @@ that params (and running statistics) alone decide.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr import Equation
+from jaxbias._jaxpr import Equation, Program
 from jaxbias._jaxpr.queries import LAYOUT, backward_slice
 from jaxbias.foreign.traced import split_params
 
@@ -56,6 +57,21 @@ class Contact(NamedTuple):
         return [*zip(mine.batch, range(len(mine.batch))), *((axis, first + i) for i, axis in enumerate(mine.free))]
 
 
+class Body(NamedTuple):
+    """The graph of a loop's body.
+
+    Attributes:
+        leaves: of each of its leaves, the number in the outer graph.
+        held: of each of its other inputs without data, the value in the outer graph.
+        sliced: of each of both, whether a scan runs along its first axis.
+    """
+
+    graph: "Graph"
+    leaves: tuple[int, ...]
+    held: tuple[int, ...]
+    sliced: tuple[bool, ...]
+
+
 class Graph:
     """`fn(params, held, *args)` traced; `held` are arrays that are no data either, such as running statistics.
 
@@ -77,6 +93,29 @@ class Graph:
 
         self.program, _ = _jaxpr.trace_inlined(run, split.leaves, held_leaves, data.leaves, remat=False)
         self._read()
+
+    @classmethod
+    def of_body(cls, outer: "Graph", equation: Equation, body: Program) -> "Body":
+        """The body of a loop or a branch as a graph of its own, whose leaves are those of `outer` that come in."""
+        values = equation.body_inputs(equation.inputs)
+        first, count = equation.carried if equation.name in ("scan", "while") else (len(values), 0)
+        leaf = {i: outer.leaf_of(v) for i, v in enumerate(values) if v in outer.program.inputs}
+        leaf = {i: number for i, number in leaf.items() if number is not None and not first <= i < first + count}
+        free = [i for i, v in enumerate(values) if v not in outer.on_data and not first <= i < first + count]
+        held = [i for i in free if i not in leaf]
+        data = [i for i in range(len(values)) if i not in free]
+        forms = [jax.ShapeDtypeStruct(body.shapes[v], body.dtypes[v]) for v in body.inputs]
+
+        graph = cls.__new__(cls)
+        graph.paths = tuple(outer.paths[number] for number in leaf.values())
+        graph.leaves, graph.held = [forms[i] for i in leaf], [forms[i] for i in held]
+        graph.program = replace(body, inputs=tuple(body.inputs[i] for i in (*leaf, *held, *data)))
+        graph._read()
+        sliced = [equation.name == "scan" and i >= first + count for i in (*leaf, *held)]
+        for i, number in enumerate(leaf.values()):
+            if not sliced[i] or outer.met[number] != {id(equation)} or [*leaf.values()].count(number) > 1:
+                graph.met[i].add(None)  # it is used elsewhere too, at the least in another turn
+        return Body(graph, tuple(leaf.values()), tuple(values[i] for i in held), tuple(sliced))
 
     def _read(self) -> None:
         program = self.program

@@ -34,6 +34,7 @@ class Use:
     Attributes:
         level: how much it counts, see `uses`.
         known: False for an operation that is not known here, so that "other" only says that it was not recognised.
+        logarithm: an exponential of the leaf was taken on the way.
     """
 
     leaf: int
@@ -41,6 +42,7 @@ class Use:
     level: int
     place: Place
     known: bool = True
+    logarithm: bool = False
 
 
 @dataclass(eq=False)
@@ -69,6 +71,7 @@ class Thread:
         layout: nothing but layout operations lie between the leaf and this value.
         reduced: it went through a reduction on every way here.
         gathered: constants chose rows of it.
+        logarithm: an exponential of it was taken on some way here.
         claim: role that it took where it met constants, noise or other leaves; "" for none so far.
         firm: that role holds even where the value is then multiplied into data as a weight is.
         claimed_at: where it took it.
@@ -81,6 +84,7 @@ class Thread:
     layout: bool = True
     reduced: bool = False
     gathered: bool = False
+    logarithm: bool = False
     claim: str = ""
     firm: bool = True
     claimed_at: Place | None = None
@@ -159,6 +163,7 @@ def merge(threads: Iterable[Thread]) -> tuple[Thread, ...]:
             layout=old.layout and thread.layout,
             reduced=old.reduced and thread.reduced,
             gathered=old.gathered or thread.gathered,
+            logarithm=old.logarithm or thread.logarithm,
             pick=old.pick or thread.pick,
         )
     return tuple(merged.values())

@@ -205,7 +205,8 @@ class Walk:
         place = Place(equation, position, thread.axes)
         if thread.claim and role == thread.claim and thread.claimed_at is not None:
             place = thread.claimed_at
-        self.claims.recorded.append(Use(thread.leaf, role, thread.level, place, known or role != "other"))
+        known = known or role != "other"
+        self.claims.recorded.append(Use(thread.leaf, role, thread.level, place, known, thread.logarithm))
 
     # --- params, constants, noise ---
 
@@ -236,6 +237,7 @@ class Walk:
                         layout=t.layout and moves,
                         reduced=t.reduced or lost,
                         gathered=t.gathered or rows,
+                        logarithm=t.logarithm or name in ("exp", "exp2"),
                         firm=t.firm or name not in LINEAR,
                     )
                 )

@@ -12,7 +12,7 @@ and kernels in any layout are nothing special.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxbias.foreign._graph import Contact, Graph, Step, run_chain
+from jaxbias._jaxpr import Equation
+from jaxbias.foreign._graph import Body, Contact, Graph, Step, run_chain
 from jaxbias.foreign._measured import Surgery, measured
 from jaxbias.foreign._places import with_places
 from jaxbias.foreign.traced import split_params
@@ -51,7 +52,7 @@ class NormPair:
 
 
 class _Norm(NamedTuple):
-    """A norm that was found, and what lies between the product and its end."""
+    """A norm that was found, and what lies between the product and its end; leaves by number, in a loop of its body."""
 
     pair: NormPair
     contact: Contact | None = None
@@ -59,6 +60,7 @@ class _Norm(NamedTuple):
     scale: int | None = None
     shift: int | None = None
     bias: int | None = None
+    loop: Body | None = None
 
 
 def batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) -> tuple[NormPair, ...]:
@@ -80,9 +82,8 @@ def fold_batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) ->
 
     - behind something else than one product: an activation, a sum, a pooling, another norm;
     - whose product is used elsewhere too, or whose weight, scale or shift is;
-    - that takes the statistics of the batch (training mode), or has no scale that could undo it.
-
-    Norms inside of a loop (`lax.scan` over layers) are not seen, so neither listed nor folded.
+    - that takes the statistics of the batch (training mode), or has no scale that could undo it;
+    - in a branch, a while loop or a loop in a loop. In a `lax.scan` over layers the norms of every layer are folded.
 
     A product without a bias gets one where the model has a place for it, a None beside the weight that fn adds if it is
     an array (`jb.Params`, `eqx.nn.Linear`); elsewhere the norm's own shift holds what the bias would.
@@ -103,7 +104,7 @@ def fold_batch_norms(fn: Callable, params: Any, batch_stats: Any, *args: Any) ->
     with_held = lambda params, *args: fn(params, batch_stats, *args)
     graph, placed = Graph(fn, params, batch_stats, args), params
     norms = _foldable(graph)
-    if bare := [norm.pair.weight for norm in norms if norm.bias is None]:
+    if bare := [norm.pair.weight for norm in norms if norm.bias is None and norm.loop is None]:
         placed = with_places(with_held, params, args, bare)
     if placed is not params:
         graph = Graph(fn, placed, batch_stats, args)
@@ -132,12 +133,23 @@ def _foldable(graph: Graph) -> list[_Norm]:
 def _find(graph: Graph) -> list[_Norm]:
     norms = []
     for equation in graph.program.equations:
+        for body in equation.bodies:
+            loop = Graph.of_body(graph, equation, body)
+            norms += [_in_loop(norm, loop, equation) for norm in _find(loop.graph)]
         step = graph.step(equation)
         if step is None or equation.name not in ("mul", "div") or step.other is None:
             continue
         if step.other in graph.rooted and graph.made_of[step.other]:
             norms.append(_norm(graph, step))
     return norms
+
+
+def _in_loop(norm: _Norm, loop: Body, equation: Equation) -> _Norm:
+    """A norm of a body; only a scan's own are folded."""
+    if norm.loop is None and equation.name == "scan":
+        return norm._replace(loop=loop)
+    why = norm.pair.why or f"it stands in a {'loop in a loop' if norm.loop else equation.name}"
+    return norm._replace(pair=replace(norm.pair, why=why), loop=loop)
 
 
 def _norm(graph: Graph, at: Step) -> _Norm:
@@ -232,7 +244,8 @@ def _folded(
     """The new leaves, and of each norm whether it could be undone."""
     new, undone = list(leaves), []
     for norm in norms:
-        changed, fine = _fold(graph, norm, leaves, held)
+        fold = _fold if norm.loop is None else _fold_in_loop
+        changed, fine = fold(graph, norm, leaves, held)
         for leaf, value in changed.items():
             new[leaf] = jnp.where(fine, value, leaves[leaf])
         undone.append(fine)
@@ -283,6 +296,20 @@ def _fold(graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Arr
     undone = jnp.max(jnp.abs(gain(new) - 1)) < jnp.finfo(zero.dtype).eps ** 0.5  # NaN is not
     new[contact.leaf] = leaves[contact.leaf] * _over_leaf(graph, contact, old_gain, leaves[contact.leaf])
     return new, undone
+
+
+def _fold_in_loop(
+    graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Array]
+) -> tuple[dict[int, Array], Array]:
+    """As `_fold`, of all turns of a scan at once."""
+    assert norm.loop is not None
+    body, numbers, values, sliced = norm.loop
+    outside = graph.without_data(values, leaves, held)
+    axes = [0 if along else None for along in sliced]
+    fold = lambda leaves, held: _fold(body, norm, leaves, held)
+    over = jax.vmap(fold, in_axes=(axes[: len(numbers)], axes[len(numbers) :]))
+    changed, fine = over([leaves[i] for i in numbers], [outside[v] for v in values])
+    return {numbers[i]: value for i, value in changed.items()}, fine.all()
 
 
 def _over_leaf(graph: Graph, contact: Contact, gain: Array, leaf: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from threadpoolctl import threadpool_limits
 
 from jaxbias._numerics import accumulation_dtype
 from jaxbias._trees import is_float
@@ -82,19 +83,32 @@ def redundant_biases(
         raise ValueError("redundant_biases: a gradient at random biases is not finite. Check fn, params and args.")
     wide = jnp.result_type(*(accumulation_dtype(split.leaves[i].dtype) for i in biases))
     limit = float(jnp.finfo(wide).eps) ** 0.5 if tolerance is None else tolerance
-    null = _null_space(given, sizes, limit, usual)
-    if len(null) > len(_null_space(moved, sizes, limit, usual)):
-        null = _null_space(np.concatenate([given, moved]), sizes, limit, usual)
-        warnings.warn(
-            "redundant_biases: at these weights more directions are redundant than at weights near them, as with a "
-            "weight of zeros. Only what is redundant at both is returned, without combinations that depend on weights.",
-            stacklevel=2,
-        )
-    groups = _within_and_across(_unmoved(null, changes, limit), sizes, limit)
+    with threadpool_limits(1, "blas"):  # threads of a decomposition wait for each other where others use the cores too
+        groups = _groups(given, moved, changes, sizes, limit, usual)
     paths = [split.paths[i] for i in biases]
     return tuple(
         Redundant(tuple(paths[i] for i in members), rows.shape[1] - len(rows), rows) for members, rows in groups
     )
+
+
+def _groups(
+    given: np.ndarray,
+    moved: np.ndarray,
+    changes: Callable[[np.ndarray], np.ndarray],
+    sizes: Sequence[int],
+    limit: float,
+    usual: float,
+) -> list[tuple[list[int], np.ndarray]]:
+    """The redundant directions of J at the weights as given that are so at moved weights too, and leave the outputs."""
+    null = _null_space(given, sizes, limit, usual)
+    if len(null) > _nullity(moved, sizes, limit, usual):
+        null = _null_space(np.concatenate([given, moved]), sizes, limit, usual)
+        warnings.warn(
+            "redundant_biases: at these weights more directions are redundant than at weights near them, as with a "
+            "weight of zeros. Only what is redundant at both is returned, without combinations that depend on weights.",
+            stacklevel=3,
+        )
+    return _within_and_across(_unmoved(null, changes, limit), sizes, limit)
 
 
 def _bias_gradients(fn: Callable, split: Split, args: tuple[Any, ...], biases: list[int], probes: int, seed: int):
@@ -161,9 +175,16 @@ def _unmoved(null: np.ndarray, changes: Callable[[np.ndarray], np.ndarray], tole
     """Of the directions that no gradient sees, those along which the outputs stay where they are."""
     if not len(null):
         return null
-    moved = changes(null)
-    combinations, moves, _ = np.linalg.svd(moved, full_matrices=len(null) > moved.shape[1])
+    combinations, moves = _left_singular(changes(null))
     return combinations[:, int(np.sum(moves > tolerance)) :].T @ null
+
+
+def _left_singular(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All left singular vectors, and the singular values; of a triangle first where the rows are long."""
+    if rows.shape[1] > rows.shape[0]:
+        rows = np.linalg.qr(rows.T, mode="r").T
+    vectors, values, _ = np.linalg.svd(rows, full_matrices=True)
+    return vectors, values
 
 
 def parts_of(sizes: Sequence[int]) -> list[slice]:
@@ -178,12 +199,30 @@ def _null_space(rows: np.ndarray, sizes: Sequence[int], tolerance: float, usual:
     Args:
         usual: size of gradients that count, lest rounding count where all of them are 0.
     """
+    triangle, factors = _scaled_triangle(rows, sizes, tolerance, usual)
+    _, values, basis = np.linalg.svd(triangle, full_matrices=True)
+    null = basis[_rank(values, tolerance) :]
+    return np.linalg.qr((null * np.where(factors > 0, factors, 1)).T)[0].T
+
+
+def _nullity(rows: np.ndarray, sizes: Sequence[int], tolerance: float, usual: float) -> int:
+    """How many rows `_null_space` would give."""
+    triangle, _ = _scaled_triangle(rows, sizes, tolerance, usual)
+    return rows.shape[1] - _rank(np.linalg.svd(triangle, compute_uv=False), tolerance)
+
+
+def _scaled_triangle(
+    rows: np.ndarray, sizes: Sequence[int], tolerance: float, usual: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """R of a QR decomposition of the rows with each leaf scaled, and by what each entry was."""
     scales = np.array([np.sqrt(np.mean(np.square(rows[:, part]))) for part in parts_of(sizes)])
     live = scales > tolerance * max(scales.max(), usual)
     factors = np.repeat(np.where(live, 1 / np.where(live, scales, 1), 0), sizes)
-    _, values, basis = np.linalg.svd(np.linalg.qr(rows * factors, mode="r"), full_matrices=True)
-    null = basis[int(np.sum(values > tolerance * max(values.max(initial=0.0), 1e-300))) :]
-    return np.linalg.qr((null * np.where(factors > 0, factors, 1)).T)[0].T
+    return np.linalg.qr(rows * factors, mode="r"), factors
+
+
+def _rank(values: np.ndarray, tolerance: float) -> int:
+    return int(np.sum(values > tolerance * max(values.max(initial=0.0), 1e-300)))
 
 
 def _within_and_across(null: np.ndarray, sizes: Sequence[int], tolerance: float) -> list[tuple[list[int], np.ndarray]]:
@@ -194,7 +233,7 @@ def _within_and_across(null: np.ndarray, sizes: Sequence[int], tolerance: float)
         mostly, cosines, _ = np.linalg.svd(null[:, part], full_matrices=False)
         near = mostly[:, cosines > 0.9].T @ null  # few; among them are those with nothing outside of this leaf
         outside = np.delete(near, np.arange(part.start, part.stop), axis=1)
-        combinations, values, _ = np.linalg.svd(outside, full_matrices=len(near) > outside.shape[1])
+        combinations, values = _left_singular(outside) if len(near) else (np.zeros((0, 0)), np.zeros(0))
         alone = combinations[:, int(np.sum(values > tolerance)) :].T @ near
         if len(alone):
             groups.append(([i], alone[:, part]))

@@ -173,6 +173,7 @@ def check_settings(
     scale: Any,
     rotary: Any,
     rotary_base: Any,
+    rotary_size: Any,
     max_distance: Any,
     dropout: Any,
     block: Any,
@@ -184,6 +185,7 @@ def check_settings(
         softcap, rotary_base, scale: positive numbers.
         dropout: a probability.
         rotary: the name of a pairing.
+        rotary_size: an even whole number.
     """
     check_size(block, function, "block")
     check_size(max_distance, function, "max_distance")
@@ -198,6 +200,12 @@ def check_settings(
     if not 0 <= dropout <= 1:
         raise ValueError(f"{function}: dropout is the probability of silencing a weight, in [0, 1]; got {dropout}.")
     _check_name(rotary, PAIRINGS, function, "rotary")
+    if rotary_size is not None:
+        check_size(rotary_size, function, "rotary_size", 2)
+        if rotary_size % 2:
+            raise ValueError(f"{function}: rotary positions turn pairs of features, but rotary_size is {rotary_size}.")
+        if rotary is None:
+            raise ValueError(f'{function}: rotary_size={rotary_size} needs a pairing: rotary="half", say.')
 
 
 def with_bias(use_bias: bool | Collection[str], function: str) -> Collection[str]:

@@ -29,8 +29,8 @@ def both_directions(layer: Layer) -> Layer[tuple[Any, Any]]:
     params is a pair; so is a given state, one for each direction.
 
     Args:
-        layer: `rnn`, `lstm`, `gru`, `mingru` or `ssm`, or any stateless layer that takes (n, time, features) and gives
-            (n, time, features) or (n, features).
+        layer: `rnn`, `lstm`, `gru`, `mingru`, `minlstm` or `ssm`, or any stateless layer that takes (n, time, features)
+            and gives (n, time, features) or (n, features).
 
     Raises:
         TypeError: the argument is no `Layer`.

@@ -2,7 +2,9 @@
 
 Forward     S[t] = Diag(a[t]) S[t−1] + k[t] v[t]ᵀ      o[t] = q[t]ᵀ S[t],   a = 1 without decay
 Backward    R[t] = q[t] δ[t]ᵀ + Diag(a[t+1]) R[t+1]    δq = S δ    δk = R v    δv = Rᵀ k                    (9.9.14)
-            δ(log a)[t] = Σ_{t′ ≥ t} (q∘δq − k∘δk)                                                          (9.9.15)
+            δ(log a)[t] = Σ_{t′ ≥ t} (q∘δq − k∘δk) + Σ_e S[T]∘R[T+1]                                        (9.9.15)
+
+R[T+1] = ∂L/∂S[T] is what comes to the last state from beyond it, and 0 where that is no output.
 
 Neither S[t] nor R[t] is made for every step. With c[t] the sum of log a from the beginning of a chunk to t, and S
 before that chunk, a chunk of L steps is
@@ -30,8 +32,8 @@ class Operands(NamedTuple):
     log_a: Array | None  # (n, H, T, d), at most 0; None without decay
 
 
-def forward(operands: Operands, chunk: int) -> tuple[Array, Array]:
-    """o, and S before each chunk."""
+def forward(operands: Operands, start: Array, chunk: int) -> tuple[Array, Array, Array]:
+    """o, S behind the last step, and S before each chunk; `start` is S before the first step."""
 
     def piece(state, part):
         q, k, v, log_a = part
@@ -39,12 +41,19 @@ def forward(operands: Operands, chunk: int) -> tuple[Array, Array]:
         o = jnp.matmul(decay.scores(q, k), v) + jnp.matmul(decay.since_start(q), state)
         return decay.whole(state) + jnp.matmul(_turned(decay.until_end(k)), v), (o, state)
 
-    _, (o, states) = lax.scan(piece, _empty(operands), _cut(operands, chunk))
-    return _joined(o, operands.q.shape[2]), states
+    last, (o, states) = lax.scan(piece, start, _cut(operands, chunk))
+    return _joined(o, operands.q.shape[2]), last, states
 
 
-def backward(operands: Operands, states: Array, delta: Array, chunk: int) -> Operands:
-    """δq, δk, δv and δ(log a)."""
+def backward(
+    operands: Operands, states: Array, last: Array, delta: Array, later: Array, chunk: int
+) -> tuple[Operands, Array]:
+    """δq, δk, δv and δ(log a), and ∂L/∂S before the first step.
+
+    Args:
+        states, last: from `forward`.
+        later: ∂L/∂S behind the last step.
+    """
     q, k, _, log_a = operands
 
     def piece(behind, at):
@@ -58,11 +67,13 @@ def backward(operands: Operands, states: Array, delta: Array, chunk: int) -> Ope
         return before, (delta_q, delta_k, delta_v)
 
     cut = *_cut((operands, delta), chunk), states
-    _, deltas = lax.scan(piece, _empty(operands), cut, reverse=True)
+    delta_start, deltas = lax.scan(piece, later, cut, reverse=True)
     delta_q, delta_k, delta_v = (_joined(part, q.shape[2]) for part in deltas)
     if log_a is None:
-        return Operands(delta_q, delta_k, delta_v, None)
-    return Operands(delta_q, delta_k, delta_v, sum_of_later(q * delta_q - k * delta_k))  # (9.9.15)
+        return Operands(delta_q, delta_k, delta_v, None), delta_start
+    beyond = jnp.sum(last * later, axis=-1)[:, :, None]
+    delta_log_a = sum_of_later(q * delta_q - k * delta_k) + beyond  # (9.9.15)
+    return Operands(delta_q, delta_k, delta_v, delta_log_a), delta_start
 
 
 class _Decay:
@@ -105,12 +116,6 @@ class _Decay:
     def whole(self, state: Array) -> Array:
         """A state (n, H, d, e) carried over the whole chunk."""
         return state if self.w is None else state * self.from_start[..., -1, :, None]
-
-
-def _empty(operands: Operands) -> Array:
-    """The state before the first step, and what comes to the one after the last: 0."""
-    q, _, v, _ = operands
-    return jnp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), q.dtype)
 
 
 def sum_of_later(x: Array) -> Array:

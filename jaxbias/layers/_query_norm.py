@@ -19,6 +19,7 @@ class Preparation(NamedTuple):
     eps: float
     rotary: str | None
     rotary_base: float
+    rotary_size: int | None
 
 
 def prepared(
@@ -35,7 +36,7 @@ def prepared(
         z, _ = _normalised(z, how)
     if gain is not None:
         z = z * jnp.broadcast_to(gain, z.shape)
-    return z if how.rotary is None else rotated(z, first, how.rotary, how.rotary_base)
+    return z if how.rotary is None else rotated(z, first, how.rotary, how.rotary_base, how.rotary_size)
 
 
 def prepared_backward(
@@ -47,7 +48,7 @@ def prepared_backward(
 ) -> tuple[Float[Array, "n heads t d"], Float[Array, "1 _ 1 _"] | None]:
     """δ of z, and the gradient of the gain."""
     if how.rotary is not None:  # (9.2.7)
-        delta = rotated(delta, first, how.rotary, how.rotary_base, back=True)
+        delta = rotated(delta, first, how.rotary, how.rotary_base, how.rotary_size, back=True)
     if how.norm is None:
         return delta, None
     z_hat, r = _normalised(widen(z), how)

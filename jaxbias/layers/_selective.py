@@ -10,6 +10,9 @@ Backward, with δ = ∂L/∂y and the λ of (9.9.2) for D[t] = C δ:
             ∂L/∂A_log = A Σ λ τ ā h₋     ∂L/∂D = Σ δ x
             δ(before softplus) = δτ (1 − e^−τ), and ∂L/∂bτ is its sum                                        (9.9.8)
             ∂L/∂x = Σ_s λ τ B + D δ + what comes through the three products                                  (9.9.9)
+    exact hold, the input held over the whole step, ψ = (ā − 1)/A in the place of τ in h, δB and ∂L/∂x:
+            δψ = λ B x        δτ_e = Σ_s (λ h₋ A ā + δψ ā)
+            ∂L/∂A = Σ (λ h₋ τ ā + δψ (τ ā − ψ)/A), and A times that is ∂L/∂A_log                             (9.9.10)
 """
 
 from functools import partial
@@ -94,14 +97,25 @@ def steps_of(params: SelectiveParams, x: Array) -> Steps:
     return Steps(x, tau, affine(x, params.input), affine(x, params.output))
 
 
-def recurrence(params: SelectiveParams) -> Recurrence:
-    """The scan of these params, which are float32 or wider.   (9.9.6), (9.9.7)"""
+def recurrence(params: SelectiveParams, exact_hold: bool) -> Recurrence:
+    """The scan of these params, which are float32 or wider.   (9.9.6), (9.9.7), (9.9.10)"""
     a = -jnp.exp(params.decay)
-    return Recurrence(partial(_terms, a), partial(_read, params.skip), _reached, partial(_deltas, a, params.skip))
+    terms, deltas = (_held_terms, _held_deltas) if exact_hold else (_terms, _deltas)
+    return Recurrence(partial(terms, a), partial(_read, params.skip), _reached, partial(deltas, a, params.skip))
 
 
 def _terms(a: Array, steps: Steps) -> tuple[Array, Array]:
     return jnp.exp(steps.tau[..., None] * a[None, None]), (steps.tau * steps.x)[..., None] * steps.b[:, :, None]
+
+
+def _held_terms(a: Array, steps: Steps) -> tuple[Array, Array]:
+    a_bar, _ = _terms(a, steps)
+    return a_bar, _psi(a, steps) * steps.x[..., None] * steps.b[:, :, None]
+
+
+def _psi(a: Array, steps: Steps) -> Array:
+    """ψ = (e^(τ A) − 1)/A of each state: how much of the input a step of length τ adds up, τ where A is small."""
+    return jnp.expm1(steps.tau[..., None] * a[None, None]) / a[None, None]
 
 
 # Products of so few numbers are sums here: as `dot_general` over batches of states they take four times as long on CPU.
@@ -128,6 +142,23 @@ def _deltas(
         c=jnp.sum(h * delta[..., None], axis=2),
     )
     return of_steps, Shared(jnp.sum(through_decay * tau[..., None], axis=(0, 1)), sum_over(x * delta, (0, 1)))
+
+
+def _held_deltas(
+    a: Array, skip: Array, steps: Steps, a_bar: Array, h_before: Array, h: Array, delta: Array, lam: Array
+) -> tuple[Steps, Shared]:
+    x, tau, b, _ = steps
+    psi, a_each = _psi(a, steps), a[None, None]
+    through_decay = lam * a_bar * h_before
+    delta_psi = lam * b[:, :, None] * x[..., None]
+    of_steps = Steps(
+        x=jnp.sum(lam * psi * b[:, :, None], axis=-1) + delta * skip[None, None],
+        tau=jnp.sum(through_decay * a_each + delta_psi * a_bar, axis=-1),
+        b=jnp.sum(lam * psi * x[..., None], axis=2),
+        c=jnp.sum(h * delta[..., None], axis=2),
+    )
+    of_a = through_decay * tau[..., None] + delta_psi * (tau[..., None] * a_bar - psi) / a_each
+    return of_steps, Shared(jnp.sum(of_a, axis=(0, 1)), sum_over(x * delta, (0, 1)))
 
 
 def grads_of(

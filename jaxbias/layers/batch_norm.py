@@ -16,7 +16,8 @@ and that bias is redundant; β takes its place (5.3, E6).
 Running statistics are the layer's state and never sit in params:
             μ_run ← (1 − momentum) μ_run + momentum μ
             v_run ← (1 − momentum) v_run + momentum v m/(m − 1)
-As in PyTorch, momentum is the share of the new batch, the biased variance normalises, and the unbiased one is averaged.
+As in PyTorch, momentum is the share of the new batch, the biased variance normalises, and the unbiased one is averaged;
+ONNX, Keras and Flax average the biased one, and their momentum is the share of the old.
 One entry (m = 1) has v = 0, hence x̂ = 0, z = β and ∂L/∂x = 0; it has no unbiased variance, so v_run stays. An empty
 batch changes no running statistic.
 

@@ -5,6 +5,7 @@ Every state is multiplied and added to in each step, h[t] = a[t]∘h[t−1] + b[
 
     selective   τ = softplus(x Wτ + bτ)   B = x W_B + b_B   C = x W_C + b_C   A = −e^(A_log)                 (9.9.5)
                 h = e^(τ A)∘h₋ + τ B x    y = Σ_s C h + D x                                                  (9.9.6)
+                with exact_hold, (e^(τ A) − 1)/A in the place of τ in τ B x                                  (9.9.10)
     real        h = a∘h₋ + B x            y = Σ_s C h + D x + b       a = e^(−e^ν)                           (9.9.3)
     complex     h = a∘h₋ + x              y = Σ_s Re(C h) + D x + b   a = e^(−e^ν + iθ)                      (9.9.4)
 
@@ -48,7 +49,7 @@ from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.layers import _diagonal, _selective
 from jaxbias.layers._diagonal import DiagonalParams as DiagonalParams
-from jaxbias.layers._scan import pull_back, run
+from jaxbias.layers._scan import Recurrence, pull_back, run
 from jaxbias.layers._selective import SelectiveParams as SelectiveParams
 from jaxbias.layers._sequence import (
     LAST,
@@ -113,7 +114,13 @@ def init(
 
 
 def forward(
-    params: Any, x: Any, *, reverse: bool = False, output: str = STEPS, chunk: int = CHUNK
+    params: Any,
+    x: Any,
+    *,
+    exact_hold: bool = False,
+    reverse: bool = False,
+    output: str = STEPS,
+    chunk: int = CHUNK,
 ) -> tuple[Array, Residuals]:
     """y[1] … y[T], or what there is after the last step.
 
@@ -121,6 +128,8 @@ def forward(
         params: `SelectiveParams` or `DiagonalParams`.
         x: the sequences (n, time, features); a pair (sequences, h0) to start from another state than zero, h0
             (n, features, S), of a complex state (n, 2, features, S); or `jb.layers.Sequences` with lengths.
+        exact_hold: of the selective kind, whether the input is held over a step as the state decays in it
+            (zero-order hold); otherwise a step adds τ B x.
         reverse: from the last step to the first.
         output: "steps" for all y[t], "last" for y of the last step that counts, (n, features), 0 where none does;
             "state" for h after it, in the form of h0.
@@ -129,7 +138,7 @@ def forward(
     Raises:
         TypeError: the sequences or h0 are not floating point, or params are others.
         ValueError: the sequences are not (n, time, features), another shape of h0 or of the lengths, leaves of params
-            whose shapes do not fit together, or another `output` or `chunk`.
+            whose shapes do not fit together, another `output` or `chunk`, or exact_hold of another kind.
     """
     function = "ssm.forward"
     kind, state_shape = _check_params(params)
@@ -142,7 +151,7 @@ def forward(
     wide = jax.tree.map(widen, params)
     steps = kind.steps_of(wide, widen(jnp.swapaxes(sequence, 0, 1)))
     y, last, states = run(
-        kind.recurrence(wide), steps, mask, _as_number(widen(start), params), chunk=chunk, reverse=reverse
+        _recurrence(wide, exact_hold), steps, mask, _as_number(widen(start), params), chunk=chunk, reverse=reverse
     )
     if output == STEPS:
         out = jnp.swapaxes(y, 0, 1)
@@ -155,7 +164,13 @@ def forward(
 
 
 def backward(
-    residuals: Residuals, delta: Array, *, reverse: bool = False, output: str = STEPS, chunk: int = CHUNK
+    residuals: Residuals,
+    delta: Array,
+    *,
+    exact_hold: bool = False,
+    reverse: bool = False,
+    output: str = STEPS,
+    chunk: int = CHUNK,
 ) -> tuple[Any, Any]:
     """The gradients of params, and ∂L/∂x in the form of x, with ∂L/∂h0 where h0 was given.
 
@@ -180,7 +195,7 @@ def backward(
     else:
         later = delta
     of_steps, of_shared, delta_h0 = pull_back(
-        kind.recurrence(wide),
+        _recurrence(wide, exact_hold),
         steps,
         mask,
         states,
@@ -192,6 +207,15 @@ def backward(
     grads, delta_x = kind.grads_of(wide, steps, of_steps, of_shared)
     grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, params)
     return grads, gradient_of(form, delta_x, x, _as_parts(jnp.conj(delta_h0)), start)
+
+
+def _recurrence(params: Any, exact_hold: bool) -> Recurrence:
+    """The scan of either kind of params."""
+    if isinstance(params, SelectiveParams):
+        return _selective.recurrence(params, exact_hold)
+    if exact_hold:
+        raise ValueError("ssm.forward: exact_hold is of the selective kind, whose steps have a length.")
+    return _diagonal.recurrence(params)
 
 
 def _last_step(mask: Array | None, shape: tuple[int, ...], reverse: bool) -> Array:
@@ -271,6 +295,7 @@ def layer(
     states: int = 16,
     *,
     kind: str = "selective",
+    exact_hold: bool = False,
     use_bias: bool = True,
     reverse: bool = False,
     output: str = STEPS,
@@ -284,11 +309,14 @@ def layer(
     Keywords as for `init` and `forward`.
 
     Raises:
-        TypeError, ValueError: states or chunk is no positive whole number, or another `kind` or `output`.
+        TypeError, ValueError: states or chunk is no positive whole number, another `kind` or `output`, or exact_hold of
+            another kind than the selective.
     """
     check_size(states, "ssm.layer", "states")
     check_size(chunk, "ssm.layer", "chunk")
     _check_kind(kind, "ssm.layer")
+    if exact_hold and kind != "selective":
+        raise ValueError(f'ssm.layer: exact_hold is of kind="selective", whose steps have a length, got {kind!r}.')
     check_output(output, "ssm.layer", OUTPUTS)
 
     def init_for(key, x):
@@ -306,7 +334,7 @@ def layer(
             dtype=sequence.dtype,
         )
 
-    keywords = {"reverse": reverse, "output": output, "chunk": chunk}
+    keywords = {"exact_hold": exact_hold, "reverse": reverse, "output": output, "chunk": chunk}
     return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "ssm", layouts=LAYOUTS)
 
 
@@ -342,7 +370,7 @@ DERIVATIONS = (
             r"\partial L/\partial x_t = \sum_s \lambda \tau B + D \delta + \sum_i \delta_i W_i^\top,\ i = \tau, B, C",
             r"\partial L/\partial h_0 = e^{\tau_1 A} \lambda_1",
         ),
-        "Gu and Dao (2023), Gu et al. (2022), Orvieto et al. (2023); equations 9.9.1-9.9.9",
+        "Gu and Dao (2023), Gu et al. (2022), Orvieto et al. (2023); equations 9.9.1-9.9.10",
         (
             Example("selective", layer(2), (2, 3, 2)),
             Example(
@@ -350,6 +378,7 @@ DERIVATIONS = (
                 layer(2, use_bias=False, reverse=True, output=LAST, chunk=2),
                 _given((3, 3, 2), (2, 2), (3, 0, 2)),
             ),
+            Example("selective, exact hold", layer(2, exact_hold=True), (2, 3, 2)),
             Example("real", layer(2, kind="real"), (2, 2, 2)),
             Example(
                 "complex, given state, lengths, in chunks",

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -32,9 +32,10 @@ from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_di
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
-from jaxbias.train._processes import SharedStore, broadcast
+from jaxbias.train._processes import SharedStore, all_arrive, broadcast
 from jaxbias.train._program import Carry, Program
-from jaxbias.train._step import Learned, Metric, Objective, state_key
+from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key
+from jaxbias.train._stream import stream_of
 
 LOOPS = ("auto", "scan", "steps")
 _SECONDS_PER_CALL = 0.2
@@ -113,10 +114,10 @@ def _device(params: Tree) -> Any:
     return next(iter(devices))
 
 
-def _saved(store: SharedStore, epoch: int, carry: Carry, unsaved: str) -> str:
+def _saved(store: SharedStore, epoch: int, carry: Carry, seen: bytes, unsaved: str) -> str:
     """ "" after a checkpoint that was written, else why it was not; a row of failures is warned of once."""
     try:
-        store.save(epoch, carry)
+        store.save(epoch, (carry, np.frombuffer(seen, np.uint8)))
         return ""
     except OSError as error:
         newest = store.newest()
@@ -132,13 +133,14 @@ def fit(
     network: Layer,
     loss: Loss,
     params: SomeTree,
-    data: tuple[Any, Any],
+    data: tuple[Any, Any] | Iterable[Any],
     optimizer: optax.GradientTransformation | optax.MultiSteps,
     *,
     epochs: int,
     batch_size: int,
     key: Array,
     state: Tree = None,
+    steps_per_epoch: int | None = None,
     validation: tuple[Any, Any] | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -149,6 +151,7 @@ def fit(
     mesh: Mesh | None = None,
     shardings: Tree = None,
     compute_dtype: DTypeLike | None = None,
+    wait_s: float = 300,
 ) -> Fit[SomeTree]:
     """Train a network: params ← params + optimizer(grads), batch after batch.
 
@@ -162,11 +165,15 @@ def fit(
         loss: a module of `jb.losses`, or any `Loss`; a mean over rows keeps the step size independent of
             batch_size. `jb.losses.of_network` for a network that ends in its loss, which metrics then get as out.
         params: initial parameters; the caller's arrays are left untouched.
-        data: (x, targets), arrays with one row per example.
+        data: (x, targets), arrays with one row per example, which go to the devices as a whole. For more than fits
+            there: the same memory-mapped (`np.load(..., mmap_mode="r")`, `jb.data.mapped`), of which a batch is read
+            while steps run; or batches (x, targets) of batch_size rows from anything that can be iterated over, a
+            loader of grain or PyTorch. Their order is the loader's, and each epoch is one iteration.
         optimizer: any optax gradient transformation.
         epochs: passes over the data.
         batch_size: rows per step.
         key: PRNG key for the order of the rows (and for the initial state, where the network keeps one).
+        steps_per_epoch: of a stream that does not end or does not say when; it goes on from epoch to epoch.
         state: initial state of the network (running statistics, dropout keys); by default made from `key`.
         validation: (x, targets), evaluated after each epoch with `jb.inference(network)`, batch by batch, the value of
             each batch weighted by its share of the rows: the mean over all rows where loss and metrics are means over
@@ -179,7 +186,8 @@ def fit(
             like the top of it; or a mask of bools. A frozen leaf stays bit-identical.
         metrics: name → `(out, targets) -> scalar`, a mean over rows, for example {"accuracy": jb.train.accuracy}.
         how: "delta" (hand-derived backward passes) or "autodiff".
-        loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses.
+        loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses;
+            a stream is always taken step by step.
         mesh: devices to train on. Its axis "data", or its first where none has that name, parts the rows of each
             batch; batch_size is still that of the whole step. Data become whole on every device, except arrays that
             lie on the mesh already. The result is that of one device up to the order in which sums over rows are
@@ -189,6 +197,8 @@ def fit(
             as the leaf does.
         compute_dtype: in which the network computes, for example jnp.bfloat16: params, and x, are rounded to it at
             each step; params, optimizer state, loss, metrics and sums over rows stay in float32 (or what they were).
+            In float16 the error signal is scaled by a power of two before the backward pass and grads are scaled back.
+        wait_s: seconds that processes wait for each other at the start.
 
     Raises:
         TypeError: a network that is no `Layer`, a loss that is none, data that is no pair of real arrays, an x of
@@ -197,6 +207,7 @@ def fit(
             batch_size that the devices cannot share equally, a leaf that its sharding cannot cut, a
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
             unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
+        TimeoutError: another process did not call `fit` in time.
         MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
 
     Warns:
@@ -206,26 +217,35 @@ def fit(
     """
     as_layer(network, "fit")
     as_loss(loss, "fit")
-    x, targets = check_data(data, "data")
-    check_batch_size(batch_size, len(x))
+    check_count(batch_size, "batch_size")
     check_count(epochs, "epochs")
-    check_dtype(trained(params), x)
     if loop not in LOOPS:
         raise ValueError(f'fit: loop must be "auto", "scan" or "steps", got {loop!r}.')
-    check_compute_dtype(compute_dtype)
+    check_compute_dtype(compute_dtype, how)
     optimizer = prepared(optimizer, "fit")
     placement = Placement.of(mesh, shardings, trained(params))
     placement.check_batch_size(batch_size)
+    if placement.processes > 1:
+        all_arrive(wait_s)
+    order = lambda epoch, rows: row_order(key, epoch, rows, batch_size)
+    stream = stream_of(data, batch_size, steps_per_epoch, order, placement.rows_here(batch_size))
+    x, targets = stream.first if stream else check_data(data, "data")
+    check_dtype(trained(params), x)
+    if stream is None:
+        check_batch_size(batch_size, len(x))
     checked = None if validation is None else check_data(validation, "validation")
-    loop = choose_loop(network, how) if loop == "auto" else loop
+    if stream and loop == "scan":
+        raise ValueError('fit: a stream is taken step by step. Leave loop="auto".')
+    loop = "fed" if stream else choose_loop(network, how) if loop == "auto" else loop
     optimizer = prepared(masked(optimizer, params, trainable), "fit")
     params, state = placement.on_own_mesh((params, state))
     network_params = trained(params)
-    x, targets = placement.data((x, targets))
+    if stream is None:
+        x, targets = placement.data((x, targets))
     checked = placement.data(checked)
 
     objective = Objective.of(network, loss, metrics, how, compute_dtype, placement.batch)
-    first = x[:batch_size], targets[:batch_size]
+    first = _whole_batch(stream.first, batch_size) if stream else (x[:batch_size], targets[:batch_size])
     if state is None:
         state = init_state(network, state_key(key), network_input(loss, *first))
     # The layers' and the loss' own errors, before any work.
@@ -241,7 +261,8 @@ def fit(
     # Copied: the program gives its inputs' memory away, and some optimizers keep params themselves in their state.
     learned = placement.put(learned, None if placement.mesh is None else placement.of_learned(learned))
     program = Program(objective, optimizer, key, batch_size, placement)
-    carry = program.before(learned, (x, targets), checked, epochs)
+    carry = program.before(learned, first, stream.steps if stream else len(x) // batch_size, checked, epochs)
+    given = stream or (x, targets)
 
     with ExitStack() as held:
         store, done, save_every = None, 0, epochs
@@ -254,7 +275,7 @@ def fit(
                 "network or loss": program_digest(objective.gradient, network_params, *first, state),
                 "optimizer": _optimizer_digest(optimizer, learned),
                 "initial params or state": array_digest(*jax.tree.leaves(initial)),
-                "data": array_digest(x, targets),
+                "data": stream.identity() if stream else array_digest(x, targets),
                 "validation data": array_digest(*(checked or ())),
                 "metrics": ", ".join(objective.metrics),
                 "batch_size": str(batch_size),
@@ -264,14 +285,16 @@ def fit(
                 **placement.identity(),
             }
             store = held.enter_context(SharedStore.held(checkpoint, identity))
-            done, carry = _resumed(store, carry, epochs, placement)
+            done, carry, seen = _resumed(store, carry, epochs, placement)
+            if stream and done:
+                stream.skip(done, seen)
         resumed, unsaved = done, ""
 
         too_large = (
             f"Activations grow with batch_size (now {batch_size}): take a smaller one, or fewer units or channels."
         )
         began = time.perf_counter()
-        compiled = program.compiled(loop, carry, (x, targets), checked)
+        compiled = program.compiled(loop, carry, given, checked)
         compile_s = time.perf_counter() - began
         _memory.require(compiled.needed, device, "fit: one step of this network needs", too_large)
 
@@ -280,14 +303,14 @@ def fit(
             stop = min(done + at_once, done - done % save_every + save_every, epochs)
             began = time.perf_counter()
             with _memory.exhausted(f"fit: one step of this network does not fit into memory. {too_large}"):
-                carry = jax.block_until_ready(compiled.run(carry, (x, targets), checked, done, stop))
+                carry = jax.block_until_ready(compiled.run(carry, given, checked, done, stop))
             per_epoch = (time.perf_counter() - began) / (stop - done)
             at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))
             if placement.processes > 1:  # all must call the program for the same epochs, and their clocks differ
                 at_once = int(broadcast(np.int32(at_once)))
             done = stop
             if store is not None and (done % save_every == 0 or done == epochs):
-                unsaved = _saved(store, done, carry, unsaved)
+                unsaved = _saved(store, done, carry, stream.state() if stream else b"", unsaved)
             if progress is not None:
                 latest = {name: float(values[done - 1]) for name, values in _history(carry).items() if values.ndim == 1}
                 progress(Progress(done, epochs, latest, compile_s, time.perf_counter() - trained_from))
@@ -334,10 +357,14 @@ def _history(carry: Carry) -> dict[str, np.ndarray]:
     return {**means, **validation, "step_loss": train["loss"]}
 
 
-def _resumed(store: SharedStore, carry: Carry, epochs: int, placement: Placement) -> tuple[int, Carry]:
-    """(epochs done, carry) from the newest complete checkpoint; its history is as long as that run was to be."""
+def _resumed(store: SharedStore, carry: Carry, epochs: int, placement: Placement) -> tuple[int, Carry, bytes]:
+    """(epochs done, carry, state of the stream) of the newest complete checkpoint.
 
-    def refill(done: int, saved: Carry) -> Carry:
+    The history is as long as that run was to be.
+    """
+
+    def refill(done: int, newest: tuple[Carry, Any]) -> tuple[Carry, Any]:
+        saved, seen = newest
         if done > epochs:
             raise ValueError(
                 f"fit: the newest checkpoint in {store.directory} is after epoch {done}, beyond epochs={epochs}. "
@@ -350,13 +377,21 @@ def _resumed(store: SharedStore, carry: Carry, epochs: int, placement: Placement
             return buffer
 
         train = jax.tree.map(copied, carry.train, saved.train)
-        return Carry(saved.learned, train, jax.tree.map(copied, carry.validation, saved.validation))
+        return Carry(saved.learned, train, jax.tree.map(copied, carry.validation, saved.validation)), seen
 
-    newest = store.restore(carry, refill)
+    newest = store.restore((carry, np.zeros(0, np.uint8)), refill)
     if newest is None:
-        return 0, carry
-    done, saved = newest
+        return 0, carry, b""
+    done, (saved, seen) = newest
     # The keys among the leaves are keys again, and every array lies where that of the first epoch did.
     saved = jax.tree.map(like, carry, saved)
     shardings = None if placement.mesh is None else jax.tree.map(lambda array: array.sharding, carry)
-    return done, placement.put(saved, shardings)
+    return done, placement.put(saved, shardings), np.asarray(seen).tobytes()
+
+
+def _whole_batch(part: tuple[Any, Any], batch_size: int) -> tuple[Any, Any]:
+    """Shapes of the batch that the processes hold parts of, like this one; the arrays themselves where it is whole."""
+    if len(part[0]) == batch_size:
+        return part
+    whole = lambda array: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype)
+    return whole(part[0]), whole(part[1])

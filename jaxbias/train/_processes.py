@@ -3,8 +3,10 @@
 Every process calls every function here, in the same order; the arrays travel by `jax.experimental.multihost_utils`.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +19,32 @@ from jaxbias.train._checkpoint import Checkpoint, CheckpointStore, to_numpy
 T = TypeVar("T")
 _LONGEST = 2000
 _ERRORS = {kind.__name__: kind for kind in (ValueError, OSError)}
+
+
+_calls = itertools.count()
+
+
+def all_arrive(seconds: float) -> None:
+    """Wait until every process is here, but no longer than that.
+
+    Raises:
+        TimeoutError: one is not.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src import distributed  # `multihost_utils` waits without end
+
+    client = distributed.global_state.client
+    assert client is not None
+    try:
+        client.wait_at_barrier(f"jaxbias_fit_{next(_calls)}", int(1000 * seconds))
+    except jax.errors.JaxRuntimeError as error:
+        missing = re.findall(r"^\d+$", str(error).partition("timed out task names:")[2], re.MULTILINE)
+        who = f"process {', '.join(missing)}" if missing else "another process"
+        raise TimeoutError(
+            f"fit: {who} of {jax.process_count()} did not call fit within {seconds:g} s (wait_s). Every process must "
+            f"run the same script; look whether it still runs."
+        ) from None
 
 
 def broadcast(tree: Tree) -> Tree:
@@ -47,6 +75,26 @@ def by_the_first(function: Callable[[], T]) -> T | None:
         kind, _, message = told.partition("\n")
         raise _ERRORS[kind](message)
     return outcome
+
+
+@contextmanager
+def held_by_the_first(holder: AbstractContextManager[T]) -> Iterator[T | None]:
+    """What the first process holds, on that process; a ValueError or OSError of taking hold is raised by all."""
+    held = by_the_first(holder.__enter__)
+    try:
+        yield held
+    finally:
+        if held is not None:
+            holder.__exit__(None, None, None)
+
+
+def of_all(arrays: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """The arrays of every process, in order of the processes; all hand in as many of the same shapes."""
+    if jax.process_count() == 1:
+        return [arrays]
+    from jax.experimental import multihost_utils
+
+    return [list(own) for own in zip(*multihost_utils.process_allgather(arrays))]
 
 
 def whole(tree: Tree) -> Tree:
@@ -83,13 +131,8 @@ class SharedStore:
         Raises:
             ValueError: on every process: it cannot be written, is in use, or its checkpoints belong to another run.
         """
-        holder = CheckpointStore.held(checkpoint, identity)
-        store = by_the_first(holder.__enter__)
-        try:
+        with held_by_the_first(CheckpointStore.held(checkpoint, identity)) as store:
             yield cls(Path(checkpoint.directory).absolute(), store)
-        finally:
-            if store is not None:
-                holder.__exit__(None, None, None)
 
     def save(self, epoch: int, tree: Tree) -> None:
         """Write the tree as the checkpoint after `epoch` epochs.

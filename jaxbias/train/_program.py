@@ -1,16 +1,17 @@
 """The steps of all epochs as one compiled program, or as a compiled step that Python calls."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
 
 from jaxbias.train._placement import Placement, constrained
 from jaxbias.train._step import Learned, Objective, row_order, take
+from jaxbias.train._stream import AHEAD, read_ahead
 
 
 class Carry(NamedTuple):
@@ -50,19 +51,22 @@ class Program(NamedTuple):
     def order(self, epoch: Any, rows: int) -> Array:
         return row_order(self.key, epoch, rows, self.batch_size)
 
-    def step(self, learned: Learned, data: Any, rows: Array) -> tuple[Learned, dict[str, Array]]:
-        after, record = self.objective.step(learned, take(data, rows), self.optimizer)
+    def step(self, learned: Learned, batch: Any) -> tuple[Learned, dict[str, Array]]:
+        after, record = self.objective.step(learned, batch, self.optimizer)
         return self._laid_out(after), record
 
     def _laid_out(self, learned: Learned) -> Learned:
         """What is carried stays where it is, so that a program can be called with what it returned."""
         return learned if self.placement.mesh is None else constrained(learned, self.placement.of_learned(learned))
 
-    def before(self, learned: Learned, data: Any, validation: Any, epochs: int) -> Carry:
-        """Nothing recorded yet."""
-        steps = len(data[0]) // self.batch_size
-        rows = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
-        record = jax.eval_shape(self.step, learned, data, rows)[1]
+    def before(self, learned: Learned, batch: Any, steps: int, validation: Any, epochs: int) -> Carry:
+        """Nothing recorded yet.
+
+        Args:
+            batch: arrays or shapes.
+            steps: of an epoch.
+        """
+        record = jax.eval_shape(self.step, learned, batch)[1]
         train = {name: np.zeros((epochs, steps), result.dtype) for name, result in record.items()}
         scores = {name: np.zeros((epochs,), result.dtype) for name, result in record.items() if validation is not None}
         # As numpy, which needs no program to compile, as `jnp.zeros` does for every new shape.
@@ -75,14 +79,17 @@ class Program(NamedTuple):
         return carry._replace(validation=_set(carry.validation, epoch, results))
 
     def compiled(self, loop: str, carry: Carry, data: Any, validation: Any) -> "Compiled":
-        """The epochs from start to before stop."""
-        return (self._one_program if loop == "scan" else self._step_by_step)(carry, data, validation)
+        """The epochs from start to before stop; those of a stream are handed to the loop "fed"."""
+        loops = {"scan": self._one_program, "steps": self._step_by_step, "fed": self._fed}
+        return loops[loop](carry, data, validation)
 
     def _one_program(self, carry, data, validation):
         def run(carry, data, validation, start, stop):
             def one_epoch(epoch, carry):
                 learned, records = jax.lax.scan(
-                    lambda learned, rows: self.step(learned, data, rows), carry.learned, self.order(epoch, len(data[0]))
+                    lambda learned, rows: self.step(learned, take(data, rows)),
+                    carry.learned,
+                    self.order(epoch, len(data[0])),
                 )
                 carry = Carry(learned, _set(carry.train, epoch, records), carry.validation)
                 return self.after_epoch(carry, validation, epoch)
@@ -103,7 +110,7 @@ class Program(NamedTuple):
         after_epoch = jax.jit(self.after_epoch, donate_argnums=0, out_shardings=out)
 
         def step(carry, data, order, epoch, i):
-            learned, record = self.step(carry.learned, data, order[i])
+            learned, record = self.step(carry.learned, take(data, order[i]))
             return carry._replace(learned=learned, train=_set(carry.train, (epoch, i), record))
 
         lowered = jax.jit(step, donate_argnums=0, out_shardings=out).lower(carry, data, order(0), 0, 0)
@@ -114,6 +121,34 @@ class Program(NamedTuple):
                 rows = order(epoch)
                 for i in range(len(rows)):
                     carry = compiled_step(carry, data, rows, epoch, i)
+                carry = after_epoch(carry, validation, epoch)
+            return carry
+
+        return Compiled.of(compiled_step, run, self.placement.sharing_memory)
+
+    def _fed(self, carry, stream, validation):
+        del validation
+        out = self._out(carry)
+        after_epoch = jax.jit(self.after_epoch, donate_argnums=0, out_shardings=out)
+
+        def step(carry, batch, epoch, i):
+            learned, record = self.step(carry.learned, batch)
+            return carry._replace(learned=learned, train=_set(carry.train, (epoch, i), record)), record["loss"]
+
+        send = lambda batch: self.placement.sent(batch, self.batch_size)
+        lowered = jax.jit(step, donate_argnums=0, out_shardings=None if out is None else (out, None)).lower(
+            carry, send(tuple(map(np.asarray, stream.first))), 0, 0
+        )
+        compiled_step = lowered.compile()
+
+        def run(carry, stream, validation, start, stop):
+            for epoch in range(start, stop):
+                begun: deque[Array] = deque()
+                for i, batch in enumerate(read_ahead(stream.epoch(epoch), send)):
+                    carry, loss = compiled_step(carry, batch, epoch, i)
+                    begun.append(loss)
+                    if len(begun) > AHEAD:  # else a slow device would have the batches of many steps waiting for it
+                        begun.popleft().block_until_ready()
                 carry = after_epoch(carry, validation, epoch)
             return carry
 

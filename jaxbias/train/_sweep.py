@@ -4,6 +4,7 @@ import math
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from jaxbias.train import _memory
 from jaxbias.train._checkpoint import array_digest, program_digest
 from jaxbias.train._data import check_batch_size, check_count, check_data
 from jaxbias.train._optimizer import as_optax_computes, prepared
+from jaxbias.train._processes import broadcast, held_by_the_first, of_all
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key, take
 from jaxbias.train._sweep_store import SweepStore
 from jaxbias.train._sweep_table import Sweep
@@ -95,8 +97,9 @@ def sweep(
         chunk: members per call of the compiled program; progress and resuming happen between two calls.
         directory: where to keep finished chunks; a rerun of the same sweep resumes from it.
         progress: called with a `SweepProgress` after each chunk.
-        mesh: whose devices to use, whatever its axes are called: members never wait for each other. They must be those
-            of this process; several processes each sweep over keys of their own.
+        mesh: whose devices to use, whatever its axes are called: members never wait for each other. A mesh over
+            several processes, all of them with as many devices, parts the chunks over these too; every process returns
+            all results, and the first alone keeps the directory.
 
     Raises:
         TypeError: an optimizer, data or a mesh of a wrong kind.
@@ -133,13 +136,14 @@ def sweep(
 
     example = jax.tree.map(lambda array: array[0], members)
     shapes = jax.eval_shape(member, example, (x, targets), checked)  # the layers' own errors, before anything runs
-    devices = _devices(mesh)[:count]
+    devices, processes = _devices(mesh)
+    devices = devices[:count]
     on_cpu = devices[0].platform == "cpu"
     together = _together(shapes[0], batch_size, on_cpu, count) if together is None else together
     check_count(together, "together")
     threads = max(1, _cores() // len(devices)) if on_cpu else 1
     if chunk is None:
-        chunk = _chunk(count, len(devices), together, threads)
+        chunk = _chunk(math.ceil(count / processes), len(devices), together, threads)
     else:
         check_count(chunk, "chunk")
         chunk = math.ceil(min(chunk, count) / len(devices)) * len(devices)
@@ -159,6 +163,7 @@ def sweep(
 
     with ExitStack() as held:
         store, finished = None, {}
+        share = processes > 1
         starts = list(range(0, count, chunk))
         treedef = jax.tree.structure((shapes[0] if keep_params else None, shapes[1]))
         if directory is not None:
@@ -172,9 +177,12 @@ def sweep(
                 "chunk": str(chunk),
                 "keep_params": str(keep_params),
             }
-            store = held.enter_context(SweepStore.held(directory, identity))
-            loaded = {start: store.load(start, min(start + chunk, count)) for start in starts}
+            holder = SweepStore.held(directory, identity)
+            store = held.enter_context(held_by_the_first(holder) if share else holder)
+            loaded = {start: store.load(start, min(start + chunk, count)) for start in starts} if store else {}
             finished = {start: leaves for start, leaves in loaded.items() if leaves is not None}
+            if share:
+                finished = _told(finished, starts, chunk, count, shapes if keep_params else (None, shapes[1]))
         resumed = sum(min(start + chunk, count) - start for start in finished)
         if progress is not None:
             progress(SweepProgress(resumed, count))
@@ -194,14 +202,20 @@ def sweep(
 
             def work(start):
                 with _memory.exhausted(f"sweep: chunk={chunk} members do not fit into memory. {_smaller(chunk)}"):
-                    leaves = jax.tree.leaves(compiled(piece(start), (x, targets), checked))
-                    stop = min(start + chunk, count)
-                    return start, stop, [np.asarray(leaf)[: stop - start] for leaf in leaves]
+                    return [np.asarray(leaf) for leaf in jax.tree.leaves(compiled(piece(start), (x, targets), checked))]
+
+            def chunks(pool):
+                """(start, leaves) of all that wait, in turns of one chunk for each process."""
+                turns = [waiting[i : i + processes] for i in range(0, len(waiting), processes)]
+                mine = (turn[min(jax.process_index() * share, len(turn) - 1)] for turn in turns)
+                for turn, leaves in zip(turns, pool.map(work, mine)):
+                    yield from zip(turn, of_all(leaves) if share else [leaves])
 
             began, done, kept = time.perf_counter(), resumed, True
             with ThreadPoolExecutor(max_workers=threads) as pool:
-                for start, stop, leaves in pool.map(work, waiting):
-                    finished[start] = leaves
+                for start, leaves in chunks(pool):
+                    stop = min(start + chunk, count)
+                    finished[start] = leaves = [leaf[: stop - start] for leaf in leaves]
                     if store is not None:
                         kept = _kept(store, start, stop, leaves, kept)
                     done += stop - start
@@ -308,17 +322,32 @@ def _check_axes(network, keys, inits, use_bias, hyper, optimizer):
 # --- how many at once -------------------------------------------------------------------------------------------------
 
 
-def _devices(mesh: Mesh | None) -> list[Any]:
+def _told(
+    finished: dict[int, list[np.ndarray]], starts: list[int], chunk: int, count: int, shapes: Any
+) -> dict[int, list[np.ndarray]]:
+    """What the first process found finished, on all."""
+    told: dict[int, list[np.ndarray]] = {}
+    for start, is_finished in zip(starts, broadcast(np.array([start in finished for start in starts]))):
+        if is_finished:
+            empty = [np.zeros((min(chunk, count - start), *s.shape), s.dtype) for s in jax.tree.leaves(shapes)]
+            told[start] = broadcast(finished.get(start, empty))
+    return told
+
+
+def _devices(mesh: Mesh | None) -> tuple[list[Any], int]:
+    """Devices of this process, and how many processes take part."""
     if mesh is None:
-        return jax.local_devices()
+        return jax.local_devices(), 1
     if not isinstance(mesh, Mesh):
         raise TypeError(f"sweep: mesh must be a jax.sharding.Mesh, got {mesh!r}. Make it with jax.make_mesh.")
-    if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+    counts = Counter(device.process_index for device in mesh.devices.flat)
+    alone = set(counts) == {jax.process_index()}
+    if not alone and (len(counts) < jax.process_count() or len(set(counts.values())) > 1):
         raise ValueError(
-            "sweep: mesh has devices of other processes. Members need nothing of each other: sweep in each process "
-            "over its own keys, for example jax.random.split(key, seeds)[jax.process_index() :: jax.process_count()]."
+            f"sweep: mesh must have devices of this process alone, or as many of each of the {jax.process_count()} "
+            f"processes; got {dict(counts)}, by process. Take jax.make_mesh((jax.device_count(),), ('member',))."
         )
-    return list(mesh.devices.flat)
+    return list(mesh.local_devices), len(counts)
 
 
 def _cores() -> int:

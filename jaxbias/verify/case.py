@@ -27,6 +27,7 @@ class Case:
         enclosure: what balls say; None where they were not asked.
         reason: why elements are undecided.
         measured: relative precision to which the rule could be seen; 0 where it was seen exactly.
+        estimated: whether elements were decided by what rounding was seen to lose (`measured`).
         far: whether the forward's iteration is far from the limit that the rule is known to be of.
     """
 
@@ -43,6 +44,7 @@ class Case:
     enclosure: Enclosure | None = None
     reason: str = ""
     measured: float = 0.0
+    estimated: bool = False
     far: bool = False
     convention: list[bool] = field(default_factory=list)
     kink: list[str] = field(default_factory=list)

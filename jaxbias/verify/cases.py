@@ -31,6 +31,9 @@ LARGEST_SEARCHED = 100_000
 SCALES = 1.0, 1.0, 4.0, 4.0, 16.0, 16.0, 64.0
 """Times the given values, of the inputs that are searched."""
 
+SHORTENED = 1 / 2, 1 / 8, 1 / 64
+"""Parts of the way to a probe at which the forward is tried, where it is not finite at the probe itself."""
+
 GROWTH = 1e3
 """Times that the difference of a limit or an approximation grows at least, on its way out of the domain."""
 
@@ -61,6 +64,8 @@ def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, no
                 ) from error
             notes.append(f'the forward cannot be evaluated on the probe "{probe.name}": {in_one_line(error)}')
             return
+        if case is None and cases and not (probe.kink or probe.of_user):
+            case = _nearer_in_the_forwards_domain(checker, cases[0], probe)
         if case is None:
             return
         if cases and (nearer := _in_the_domain(checker, cases[0], case)) is not None:
@@ -120,6 +125,16 @@ def _with_seeds(problem: Problem, probe: Probe, rng: np.random.Generator) -> boo
     return True
 
 
+def _nearer_in_the_forwards_domain(checker: Checker, given: Case, probe: Probe) -> Case | None:
+    """The case at the first of a few points on the way from the given values at which the forward is finite."""
+    for part in SHORTENED:
+        if checker.short_of_time(0.5):
+            return None
+        if (case := _near(checker, given, probe, part)) is not None:
+            return case
+    return None
+
+
 def _in_the_domain(checker: Checker, given: Case, case: Case) -> tuple[float, Case] | None:
     """The part of the way to a probe up to which the rule is right, and the case there; None if the verdict stands.
 
@@ -127,20 +142,20 @@ def _in_the_domain(checker: Checker, given: Case, case: Case) -> tuple[float, Ca
     is excused is a closed form that gives no number, and a rule that is another function than the derivative of the
     forward, seen to leave it on the way: by less than the arguments' dtype holds, and more than at the given values. A
     right branch leaves it by nothing, or everywhere by the rounding of a constant. Where a rule gives no number at a
-    zero or a tie, and does beside it, it forgot that point.
+    zero or a tie, and does beside it, it forgot that point, unless the forward jumps there.
     """
     if case.probe.of_user or _right(case) or not _right(given):
         return None
     undefined = _undefined(case)
     if undefined and case.probe.kink:
-        beside = _near(checker, given, case, 1 - 2.0**-20)
-        if beside is None or not _undefined(beside):
+        beside = _near(checker, given, case.probe, 1 - 2.0**-20)
+        if beside is None or not (_undefined(beside) or _jumps(checker, given, case)):
             return None
     least = None if undefined else GROWTH * max(checker.apart(given), NEGLIGIBLE)
     right, wrong, middle = NEAREST, FARTHEST, -1.0
     while wrong - right > FINEST and not checker.short_of_time(0.3):
         part = 2.0**middle if middle <= -1 else 1 - 2.0 ** -(middle + 2)
-        nearer = _near(checker, given, case, part)
+        nearer = _near(checker, given, case.probe, part)
         if nearer is None or not _right(nearer):
             wrong = middle
         elif least is None or checker.apart(nearer) > least:
@@ -165,14 +180,27 @@ def _right(case: Case | None) -> bool:
     return case is not None and not _any(case.wrong) and not _any(case.undecided)
 
 
-def _near(checker: Checker, given: Case, case: Case, part: float) -> Case | None:
-    """The case this part of the way from the given values to those of another; None outside of the forward's domain."""
+def _near(checker: Checker, given: Case, probe: Probe, part: float) -> Case | None:
+    """The case this part of the way from the given values to those of a probe; None outside of the forward's domain."""
     primals = [
         start + part * (end - start) if is_float(start) and jnp.shape(start) == jnp.shape(end) else end
-        for start, end in zip(given.probe.primals, case.probe.primals)
+        for start, end in zip(given.probe.primals, probe.primals)
     ]
-    name = f"{case.probe.name}, {_shown(part)} of the way"
-    return checker.case(dataclasses.replace(case.probe, primals=primals, name=name))
+    name = f"{probe.name}, {_shown(part)} of the way"
+    return checker.case(dataclasses.replace(probe, primals=primals, name=name))
+
+
+def _jumps(checker: Checker, given: Case, case: Case) -> bool:
+    """Does the forward jump at a probe, as a pseudoinverse does where a rank is lost, so that it has no derivative?"""
+    values = lambda case: [np.asarray(case.values[i]) for i in case.program.outputs[len(case.expected) :]]
+    here, steps = values(case), []
+    for part in (1 - 2.0**-20, 1 - 2.0**-30):
+        if (beside := _near(checker, given, case.probe, part)) is None:
+            return False
+        steps.append(
+            max((float(np.max(np.abs(a - b), initial=0.0)) for a, b in zip(values(beside), here)), default=0.0)
+        )
+    return steps[1] > steps[0] / 2 > 0
 
 
 def _shown(part: float) -> str:

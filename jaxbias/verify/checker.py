@@ -35,6 +35,7 @@ from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.case import SLACK_IN_FLOAT64, Case
 from jaxbias.verify.differences import derivatives
 from jaxbias.verify.enclosures import FEWEST_BITS, MOST_BITS, SHARP, Balls, Enclosure
+from jaxbias.verify.measured import COARSE, decide_by_estimate, measured
 from jaxbias.verify.probes import Probe
 from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule
 from jaxbias.verify.references import TooManyColumns
@@ -50,9 +51,6 @@ CHEAP = 100_000
 """Products of balls, over all probes of a check, up to which enclosures are always computed: about 0.1 s."""
 
 ELIMINATIONS = frozenset(("lu", "cholesky", "qr", "geqrf", "householder_product", "svd", "eigh", "triangular_solve"))
-
-COARSE = 1e-3
-"""Of the size of the terms: the most that a tolerance may be which is measured, rather than derived."""
 
 PER_SECOND = 1_000_000
 """Products of balls in a second of processor time, at the fewest bits."""
@@ -326,13 +324,15 @@ class Checker:
                 coarse = max(coarse, float(jnp.finfo(jnp.float32).eps), 0 if self.exact else self.eps)
             if coarse > 1e-15:
                 limit = max(COARSE, 8 * coarse)
-                self._allow(case, self._measured(case, coarse), decided)
+                self._allow(case, measured(case, coarse), decided)
                 case.measured = coarse
         sharp = case.sharp(limit)
         case.undecided = [
             np.asarray(~known & ~clear & ~wrong & np.isfinite(e))
             for known, clear, wrong, e in zip(decided, sharp, case.wrong, case.expected)
         ]
+        if rule is not None and self.exact and any(map(np.any, case.undecided)) and not self.short_of_time(0.1):
+            decide_by_estimate(self, case, rule)
 
     def apart(self, case: Case) -> float:
         """How far the rule is proved to be from the reference, of the size of the terms, though it counts as equal.
@@ -447,26 +447,8 @@ class Checker:
         own = [np.zeros(np.shape(e)) if gone else next(outs) for e, gone in zip(case.expected, absent)]
         return [t + o if np.shape(o) == np.shape(t) else t for t, o in zip(case.tolerance, own)]
 
-    def _measured(self, case: Case, coarse: float) -> Arrays:
-        """What the reference itself loses at this probe when each of its equations rounds to this precision."""
-        values, dtype = _jaxpr.evaluate(case.program, case.probe.inputs), _dtype_of(coarse)
-        inputs = [np.asarray(x).astype(dtype).astype(x.dtype) if is_float(x) else x for x in case.probe.inputs]
-        rounded = _jaxpr.evaluate(case.program, inputs, rounded=dtype)
-        tolerances = []
-        for number, size, e in zip(case.program.outputs, case.sizes, case.expected):
-            with np.errstate(all="ignore"):
-                lost = np.abs(np.asarray(rounded[number]) - np.asarray(values[number]))
-            lost = np.max(np.where(np.isfinite(lost), lost, np.inf), initial=0.0)
-            tolerances.append(np.broadcast_to(8 * lost + 16 * coarse * size, np.shape(e)))
-        return tolerances
-
     def coarseness(self, probe: Probe, program: _jaxpr.Program) -> float:
         """Relative precision of the NumPy arrays that forward and rule close over; they stay in the dtype they have."""
         mine = coarsest_constant(program)
         rule = self.rule.program(probe.primals, probe.seeds)
         return max(mine, coarsest_constant(rule) if rule is not None else 0.0)
-
-
-def _dtype_of(eps: float) -> Any:
-    """The narrowest float dtype with at least this precision."""
-    return next(d for d in (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64) if float(jnp.finfo(d).eps) <= eps)

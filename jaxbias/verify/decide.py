@@ -90,9 +90,13 @@ def check(
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
     for i, (path, shape, _) in enumerate(leaves):
-        if int(np.prod(shape)) and not any(np.any(np.isfinite(case.expected[i])) for case in cases):
+        missed = _never_compared(cases, i)
+        if missed:
             judged[i].undefined = True
-            notes.append(f"{path}: autodiff gives no finite number on any probe, so nothing was compared")
+            entries = "" if missed == int(np.prod(shape)) else f" in {missed} of {int(np.prod(shape))} elements"
+            notes.append(
+                f"{path}: autodiff gives no finite number{entries} on any probe, so nothing was compared there"
+            )
         if _cancels(cases, i):
             notes.append(
                 f"{path}: the true gradient is zero on every probe, because its terms cancel; None, zeros and the sum "
@@ -219,6 +223,14 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
     return judged
 
 
+def _never_compared(cases: list[Case], i: int) -> int:
+    """How many elements of a gradient autodiff gives at no probe of the given sizes."""
+    alike = [
+        np.isfinite(case.expected[i]) for case in cases if np.shape(case.expected[i]) == np.shape(cases[0].expected[i])
+    ]
+    return int(np.sum(~np.any(alike, axis=0))) if alike else 0
+
+
 def _cancels(cases: list[Case], i: int) -> bool:
     """Is the true gradient nothing but rounding on every probe?"""
     if not cases or not cases[0].expected[i].size or np.iscomplexobj(cases[0].expected[i]):
@@ -302,10 +314,16 @@ def _evidence(checker: Checker, cases: list[Case], wrong: set[int]) -> str:
     measured = max((case.measured for case in cases), default=0.0)
     if measured:
         return f"seen to {-np.log10(measured):.0f} digits only: the rule cannot be read, or keeps to its own dtype"
+    if estimated := [case.reason for case in cases if case.estimated and case.reason]:
+        return f"equal in float64, to what rounding was seen to lose there; not enclosed: {estimated[0]}"
     if not equal:
         return ""
     digits = min(leaf.digits for leaf in equal)
-    where = f"{len(whole)} of {len(cases)} probes" if len(whole) < len(cases) else f"{len(cases)} probes"
+    where = (
+        f"{len(whole)} of {len(cases)} probes"
+        if len(whole) < len(cases)
+        else f"{len(cases)} probe" + "s" * (len(cases) > 1)
+    )
     up_to = ", up to how float constants are rounded" if any(leaf.rounded_constants for leaf in equal) else ""
     return f"equal {'exactly' if digits == np.inf else f'to {digits:.0f} digits'} at {where}{up_to}"
 

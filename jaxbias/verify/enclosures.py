@@ -153,7 +153,7 @@ class Balls:
 
     def __init__(self, reference: _jaxpr.Program, rule: _jaxpr.Program, absent: Sequence[bool]):
         gradients = replace(reference, outputs=reference.outputs[: len(absent)])
-        self.both, self.absent = in_balls.merged(gradients, rule), absent
+        (self.both, self.shared), self.absent = in_balls.merged(gradients, rule), absent
         self.operations = in_balls.operations(self.both)
         self.coarse = max(coarsest_constant(reference), coarsest_constant(rule))
         self.bits = FEWEST_BITS  # that the last probe took: the next one will hardly do with fewer
@@ -219,7 +219,7 @@ class Balls:
 
     def _differences(self, inputs, sizes, eps, bits, deadline, constants_as_reals=False) -> list[Difference]:
         with balls.precision(bits):
-            outs = in_balls.run(self.both, inputs, constants_as_reals, deadline)
+            outs = in_balls.run(self.both, inputs, constants_as_reals, deadline, self.shared)
             expected, gradients = outs[: len(self.absent)], iter(outs[len(self.absent) :])
             actual = [
                 balls.lift(np.zeros(np.shape(size))) if gone else next(gradients)

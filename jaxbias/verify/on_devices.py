@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbias._jaxpr.meshes import varying
+from jaxbias._meshes import varying
 from jaxbias._trees import is_float, path_name
 from jaxbias.verify.entrances import gradient
 from jaxbias.verify.on_devices_report import Finding, ShardedReport

@@ -86,14 +86,18 @@ def redraw(x: Any, rng: np.random.Generator, scale: float = 1.0) -> Any:
             return x * np.exp(0.3 * rng.standard_normal(x.shape))
     steps = np.diff(x) if x.ndim == 1 and x.size > 2 else np.zeros(1)
     if np.all(steps > 0) or np.all(steps < 0):
-        return x[0] + np.concatenate([[0.0], np.cumsum(steps * np.exp(0.3 * rng.standard_normal(steps.shape)))])
+        start = x[0] * np.exp(0.3 * rng.standard_normal())
+        return start + np.concatenate([[0.0], np.cumsum(steps * np.exp(0.3 * rng.standard_normal(steps.shape)))])
     if np.mean(x == 0) >= 0.2 or np.all(x >= 0) or np.all(x <= 0):
         return x * np.exp(0.4 * rng.standard_normal(x.shape))
     if x.ndim and x.shape[-1] > 1 and np.allclose(np.sum(x * x, axis=-1), 1, atol=1e-4):
         moved = x + 0.5 * rng.standard_normal(x.shape)
         return moved / np.sqrt(np.sum(moved * moved, axis=-1, keepdims=True))
-    spread = float(np.sqrt(np.mean(x * x)))
-    return scale * spread * rng.standard_normal(x.shape)
+    return scale * _spread(x) * rng.standard_normal(x.shape)
+
+
+def _spread(x: Any) -> float:
+    return float(np.sqrt(np.mean(x * x)))
 
 
 def _ordered(x: Any) -> bool:
@@ -198,7 +202,8 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
     add("random and repeated integers", [redraw(_redraw_integers(x, rng), rng) for x in given])
     if not any(not is_float(x) and np.size(x) > 1 for x in given if not _is_key(x)):
         probes.pop() if probes[-1].name == "random and repeated integers" else None
-    add("large values", [8 * redraw(x, rng) if generic(x) else x for x in given])
+    # at least about 1 each: the curvature of a forward is not seen in weights that start near zero
+    add("large values", [max(8.0, 1 / _spread(x)) * redraw(x, rng) if generic(x) else x for x in given])
     add("small values", [0.01 * x if generic(x) else x for x in given])
     add("exact zeros", [_with_zeros(x, rng) for x in given], kink=True)
     add("ties", [_with_ties(redraw(x, rng), rng) if generic(x) else x for x in given], kink=True)

@@ -67,18 +67,21 @@ def _ordinary(checker: Checker, cases: list[Case], i: int) -> list[Case]:
 
 
 def has_a_slope(checker: Checker, cases: list[Case], case: Case, i: int) -> bool:
-    """Is the forward smooth in an entry where the rule is wrong, though a comparison ties there?
+    """Is the forward smooth in an entry where the rule gives neither its slope nor what autodiff does?
 
-    x == max(x) ties by construction, and excuses nothing. Only where autodiff gives slopes, here or at another point:
-    behind a stopped gradient a flat forward is no sign of a smooth one.
+    x == max(x) ties by construction, and so do the pivots of a singular matrix: such ties excuse nothing. Only where
+    autodiff gives slopes, here or at another point: behind a stopped gradient a flat forward is no smooth one.
     """
     if checker.short_of_time(0.3):
         return False
     asked = np.zeros(case.wrong[i].size, bool)
     asked[np.flatnonzero(case.wrong[i])[:MOST_TIES]] = True
     slope = _slope(checker, case, i, asked.reshape(case.wrong[i].shape))
-    smooth = _agrees(case, i, slope) & case.wrong[i]
-    return bool(np.any(smooth)) and any(_gives_slopes(checker, other, i) for other in (case, *cases[:3]))
+    missed = np.isfinite(slope) & case.wrong[i] & ~_agrees(case, i, slope, case.actual[i])
+    if not np.any(missed):
+        return False
+    gives_slopes = lambda others: any(_gives_slopes(checker, other, i) for other in others)
+    return gives_slopes((case, *cases[:3])) or gives_slopes(_ordinary(checker, cases, i))
 
 
 def _gives_slopes(checker: Checker, case: Case, i: int) -> bool:
@@ -88,9 +91,11 @@ def _gives_slopes(checker: Checker, case: Case, i: int) -> bool:
     return bool(np.all(agrees[known]) and np.any(case.expected[i][known]))
 
 
-def _agrees(case: Case, i: int, slope: np.ndarray) -> np.ndarray:
+def _agrees(case: Case, i: int, slope: np.ndarray, gradient: np.ndarray | None = None) -> np.ndarray:
+    """Where a gradient, by default that of autodiff, is the slope."""
+    gradient = case.expected[i] if gradient is None else gradient
     with np.errstate(all="ignore"):
-        return np.abs(case.expected[i] - slope) <= case.tolerance[i] + 1e-9 * np.abs(slope)
+        return np.abs(gradient - slope) <= case.tolerance[i] + 1e-9 * np.abs(slope)
 
 
 def _slope(checker: Checker, case: Case, i: int, where: np.ndarray) -> np.ndarray:
@@ -102,7 +107,6 @@ def _slope(checker: Checker, case: Case, i: int, where: np.ndarray) -> np.ndarra
 
 def _is_slope(checker: Checker, case: Case, i: int, gradient: np.ndarray, where: np.ndarray) -> bool:
     slope = _slope(checker, case, i, where)
-    with np.errstate(all="ignore"):
-        close = np.abs(gradient - slope) <= case.tolerance[i] + 1e-9 * np.abs(slope)
+    close = _agrees(case, i, slope, gradient)
     known = np.isfinite(slope) if np.count_nonzero(where) > MOST_COLUMNS else np.ones_like(where)
     return bool(np.any(known & where) and np.all(close[where & known]))

@@ -65,6 +65,8 @@ def test_an_embedding_has_a_row_for_each_character_of_a_text(key):
     assert params[0].weight.shape == (5, 8)
     _, params = shape_of("embedding:7x8", (2, 3), key, int, vocabulary=5)
     assert params[0].weight.shape == (7, 8)
+    shape, _ = shape_of("embedding:8,dense:K", (2, 3), key, int, vocabulary=5)
+    assert shape == (2, 3, 5)
 
 
 def test_without_biases(key):
@@ -92,6 +94,7 @@ BAD = [
     ("dense:2)", "parentheses in 'dense:2\\)' do not pair"),
     ("residual()", "an empty layer in 'residual\\(\\)'"),
     ("transformer:4x16", "cannot build 'transformer:4x16' .*It is written like transformer:4x16x128"),
+    ("dense:K", "spec: K in 'K' is the number of different characters, which is known of text alone"),
     ("embedding:8", "cannot build 'embedding:8' .the number of ids is known of text alone: embedding:100x64"),
 ]
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from benchmarks import goals, report, sentence
+from benchmarks import goals, plots, report, sentence
 from benchmarks.record import Record, ResultStore, load
 
 
@@ -147,7 +147,7 @@ def test_ticks_of_a_logarithmic_axis_are_few_and_round():
         figure, axes = plt.subplots()
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-        report._log_ticks(axes.xaxis, low, high)
+        plots.log_ticks(axes.xaxis, low, high)
         figure.canvas.draw()
         boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
         assert 1 <= len(boxes) <= 8
@@ -165,5 +165,5 @@ def test_the_worst_size_of_a_bias_is_named():
 
 def test_many_sizes_of_a_bias_are_one_figure():
     records = [biased(contender, 64 * n, 1.0 + n / 10) for contender in ("no bias", "bias") for n in range(1, 6)]
-    (figure,) = report._bias(records)
+    (figure,) = plots.PLOTS["bias"](records)
     assert figure.startswith("<p><img alt='Dense layer, forward + backward, every size'")

@@ -9,8 +9,8 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 import jaxbias as jb
+from tests.devices import run_script
 from tests.models import build
-from tests.train.test_mesh import run_script
 
 pytestmark = pytest.mark.usefixtures("by_the_rules_of_jax")
 
@@ -116,7 +116,7 @@ def test_rules_by_role_and_bad_input(as_users_run_it):
 def test_the_compiled_gradient_is_the_same_and_sums_over_devices_as_often_as_the_rule_says():
     # One for each row-parallel product. The transformer has two, two tables cut by vocabulary, and a softmax over the
     # logits, cut like the table that makes them; XLA joins sums that are due at the same time.
-    assert run_script("../foreign/sharded_models.py") == [
+    assert run_script("foreign/sharded_models.py") == [
         "plain: 1", "linen attention: 1", "linen tied transformer: 5", "linen scan over layers: 1", "Equinox MLP: 1",
         "Equinox conv: 1", "jaxbias: 1", "Haiku: 1",
     ]  # fmt: skip

@@ -7,12 +7,12 @@ import pytest
 
 import jaxbias as jb
 from jaxbias.derivation import instance, normal, random_like
+from jaxbias.layers import Sequences, linear_attention
 from jaxbias.layers import _linear_attention as core
-from jaxbias.layers import linear_attention
 from jaxbias.params import Params
 from tests.planted import assert_caught, rewritten, right_answer
 
-NORMALISED, DECAYED, NO_STEPS = linear_attention.DERIVATIONS[0].examples
+NORMALISED, DECAYED, GIVEN, ENDING, NO_STEPS = linear_attention.DERIVATIONS[0].examples
 
 
 @partial(jax.jit, static_argnums=0)
@@ -78,8 +78,12 @@ def test_chunks_and_a_state_that_is_forgotten_at_once(key):
     @jax.jit
     def run(operands):
         delta = jnp.ones_like(operands.v)
-        outs = [core.forward(operands, chunk) for chunk in (1, 5)]
-        return [(o, core.backward(operands, states, delta, chunk)) for (o, states), chunk in zip(outs, (1, 5))]
+        zero = jnp.zeros((1, 2, 3, 3), jnp.float32)
+        found = []
+        for chunk in (1, 5):
+            o, last, states = core.forward(operands, zero, chunk)
+            found.append((o, core.backward(operands, states, last, delta, zero, chunk)[0]))
+        return found
 
     (o, deltas), (o_whole, deltas_whole) = run(operands)
     np.testing.assert_allclose(o, o_whole, rtol=1e-6)
@@ -108,6 +112,44 @@ def test_which_biases_are_found_redundant(key, decay, redundant):
     assert [set(group.paths) for group in groups] == ([redundant] if redundant else [])
 
 
+@pytest.mark.parametrize("decay", [False, True])
+def test_a_sequence_in_two_pieces_with_the_state_in_between(key, decay):
+    """Outputs and gradients of the whole, the state's handed from the second piece to the first."""
+    layer, first_layer = (linear_attention.layer(2, 2, decay=decay, chunk=2, output=o) for o in ("steps", "state"))
+    x, delta = (normal(jax.random.fold_in(key, i), (2, 5, 3), jnp.float64) for i in range(2))
+    params = random_like(key, jax.eval_shape(layer.init, key, x))
+
+    @jax.jit
+    def run(params, x, delta):
+        state, kept = first_layer.forward(params, x[:, :3])
+        rest, kept_rest = layer.forward(params, (x[:, 3:], state))
+        grads_rest, (delta_rest, delta_state) = layer.backward(kept_rest, delta[:, 3:])
+        grads, delta_first = first_layer.backward(kept, delta_state)
+        whole, residuals = layer.forward(params, x)
+        of_whole = layer.backward(residuals, delta.at[:, :3].set(0))
+        added = jax.tree.map(jnp.add, grads, grads_rest), jnp.concatenate([delta_first, delta_rest], axis=1)
+        return (rest, *added), (whole[:, 3:], *of_whole)
+
+    for actual, expected in zip(*map(jax.tree.leaves, run(params, x, delta)), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_steps_that_do_not_count_are_as_if_they_were_not_there(key, decay):
+    """In front, in between and behind; their outputs are 0, and so are their gradients."""
+    layer = linear_attention.layer(1, 2, decay=decay, chunk=2)
+    x, delta = (normal(jax.random.fold_in(key, i), (1, 6, 2), jnp.float64) for i in range(2))
+    params = random_like(key, jax.eval_shape(layer.init, key, x))
+    counts = np.array([[False, True, True, False, True, False]])
+    z, (grads, delta_x) = both_passes(layer, params, Sequences(x, lengths=counts), delta)
+    short, of_short = both_passes(layer, params, x[:, counts[0]], delta[:, counts[0]])
+    assert np.all(z[~counts] == 0) and np.all(delta_x.x[~counts] == 0)
+    np.testing.assert_allclose(z[counts], short[0], rtol=1e-12)
+    found = grads, delta_x.x[:, counts[0]]
+    for actual, expected in zip(jax.tree.leaves(found), jax.tree.leaves(of_short), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
 def test_a_step_sees_nothing_behind_itself(key):
     residuals, _, _ = right_answer(NORMALISED, key)
     delta = jnp.zeros((2, 5, 2)).at[:, 0].set(1.0)
@@ -130,6 +172,12 @@ def test_bad_input_is_named(key):
         ValueError, match=r"linear_attention.forward: x must be \(\*batch, .*got shape \(5, 3\)\. .*\[No"
     ):
         linear_attention.forward(params, x[0])
+    with pytest.raises(ValueError, match=r"linear_attention.forward: S0 must be \(n, H, d, e \+ 1\) = \(2, 2, 4, 5\)"):
+        linear_attention.forward(params, (x, jnp.ones((2, 2, 4, 4))))
+    with pytest.raises(ValueError, match=r"linear_attention.layer: output must be one of \"steps\", \"state\", got"):
+        linear_attention.layer(2, 4, output="last")
+    with pytest.raises(ValueError, match=r"linear_attention.forward: lengths must be whole .* \(2,\) .* \(3,\)"):
+        linear_attention.forward(params, Sequences(x, lengths=jnp.ones(3, jnp.int32)))
     with pytest.raises(ValueError, match=r"linear_attention.forward: the key weight must have d=4, .* \(3, 2, 5\)"):
         linear_attention.forward(params._replace(key=Params(jnp.ones((3, 2, 5)), None)), x)
     with pytest.raises(ValueError, match=r"linear_attention.forward: the out weight must have e=4, .* \(2, 3, 3\)"):
@@ -143,12 +191,13 @@ X = {"1"}
 FAULTS = {
     "η of the wrong sign, uncorrected": (
         NORMALISED, linear_attention.backward,
-        (("eta = -jnp.sum(", "eta = jnp.sum("), ("_with_exact_eta(operands, total, delta_q", "(delta_q")),
+        (("eta = -jnp.sum(", "eta = jnp.sum("), ("(start), missing, delta_q", "(start), 0 * missing, delta_q")),
         Q | K | X,
     ),
     "η corrected in δφ(k) alone": (
         NORMALISED, linear_attention.backward,
-        (("eta = -jnp.sum(", "eta = jnp.sum("), ("delta_q, delta_k = _with", "_, delta_k = _with")), Q | X,
+        (("eta = -jnp.sum(", "eta = jnp.sum("), ("delta_q, delta_k, delta_start = _with", "_, delta_k, _ = _with")),
+        Q | X,
     ),
     "without φ′": (
         NORMALISED, linear_attention.backward, ("delta_k * _slope(operands.k)", "delta_k"), K | X,
@@ -163,6 +212,22 @@ FAULTS = {
     "the slope of the gate": (DECAYED, linear_attention.backward, ("jax.nn.sigmoid(-gate)", "1"), A | X),
     "without the way through S": (
         DECAYED, core.backward, (" + decay.since_start(jnp.matmul(delta, _turned(state)))", ""), Q | A | X,
+    ),
+    "the state's gradient not handed to the last step": (
+        ENDING, core.backward, ("lax.scan(piece, later, cut", "lax.scan(piece, 0 * later, cut"),
+        K | V | A | {"1.0", "1.1"},
+    ),
+    "(9.9.15) without what comes from beyond": (
+        ENDING, core.backward, (" + beyond", ""), A | {"1.0"},
+    ),
+    "padding taken for steps": (
+        GIVEN, linear_attention.backward, ("_silent(_rows(delta), counts)", "_rows(delta)"),
+        O | Q | K | V | {"1.x", "1.state"},
+    ),
+    "s without that of the given state": (
+        GIVEN, linear_attention.backward,
+        (("eta = -jnp.sum(", "eta = -1.1 * jnp.sum("), ("widen(start), missing", "0 * widen(start), missing")),
+        Q | {"1.x"},
     ),
     "one way of δx missing": (DECAYED, linear_attention.backward, ("sum(delta_xs)", "sum(delta_xs[1:])"), X),
 }  # fmt: skip

@@ -3,6 +3,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxbias as jb
@@ -175,18 +176,17 @@ def test_a_classifier_of_sequences_trains(key):
     network = jb.chain(lstm.layer(8, output="last"), jb.layers.dense.layer(2))
     x = normal(key, (64, 6, 1), jnp.float32)
     labels = (x[:, 0, 0] > 0).astype(jnp.int32)
-    params = jax.tree.map(lambda leaf: leaf / 2, drawn(network, x, key))
-    gradient = jb.value_and_grad(network, jb.losses.cross_entropy)
-
-    @jax.jit
-    def train(params):
-        def step(params, _):
-            loss, grads = gradient(params, x, labels)
-            return jax.tree.map(lambda p, g: p - g, params, grads), loss
-
-        return jax.lax.scan(step, params, length=200)[1]
-
-    losses = train(params)
+    fit = jb.train.fit(
+        network,
+        jb.losses.cross_entropy,
+        network.init(key, x),
+        (x, labels),
+        optax.adam(0.05),
+        epochs=150,
+        batch_size=64,
+        key=key,
+    )
+    losses = fit.history["loss"]
     assert losses[0] > 0.5 and losses[-1] < 0.05, losses
 
 

@@ -12,10 +12,10 @@ from jaxbias.layers import Sequences, _diagonal, _scan, _selective, ssm
 from jaxbias.params import Params
 from tests.planted import assert_caught, rewritten, right_answer
 
-SELECTIVE, HARDEST, REAL, COMPLEX, STATE, _ = ssm.DERIVATIONS[0].examples
+SELECTIVE, HARDEST, HELD, REAL, COMPLEX, STATE, _ = ssm.DERIVATIONS[0].examples
 
 
-def loops(params, x, h):
+def loops(params, x, h, exact_hold=False):
     """y and the states of one row, step by step, feature by feature; equations 9.9.3-9.9.6."""
     params = jax.tree.map(np.asarray, params)
     features, states = params.decay.shape
@@ -27,7 +27,9 @@ def loops(params, x, h):
                 if isinstance(params, ssm.SelectiveParams):
                     tau = np.log1p(np.exp(affine(params.time_step, row)[e]))
                     a = np.exp(-tau * np.exp(params.decay[e, s]))
-                    b, c = tau * affine(params.input, row)[s], affine(params.output, row)[s]
+                    rate = np.exp(params.decay[e, s])
+                    held = (1 - a) / rate if exact_hold else tau
+                    b, c = held * affine(params.input, row)[s], affine(params.output, row)[s]
                 else:
                     angle = 0 if params.angle is None else 1j * params.angle[e, s]
                     a = np.exp(-np.exp(params.decay[e, s]) + angle)
@@ -54,11 +56,11 @@ def outputs(layer, params, x):
 
 
 def test_step_by_step_loops_of_the_equations(key):
-    for example in (SELECTIVE, REAL):
+    for example in (SELECTIVE, HELD, REAL):
         case = instance(example, key, jnp.float64)
         y = outputs(example.layer, case.params, case.x)
         for row in range(2):
-            expected, _ = loops(case.params, np.asarray(case.x)[row], np.zeros((2, 2)))
+            expected, _ = loops(case.params, np.asarray(case.x)[row], np.zeros((2, 2)), example is HELD)
             np.testing.assert_allclose(y[row], expected, rtol=0, atol=1e-13)
 
     case = instance(HARDEST, key, jnp.float64)
@@ -95,6 +97,22 @@ def test_by_hand():
     np.testing.assert_allclose([grads.input.bias[0], grads.output.bias[0]], [3 / e, 2 / e], rtol=1e-14)
     np.testing.assert_allclose([grads.decay[0, 0], grads.skip[0]], [-6 / e, 0], rtol=1e-14)
     np.testing.assert_allclose(np.ravel(delta_x), [6 / e, 11], rtol=1e-14)
+
+
+def test_a_held_step_is_as_good_as_two_of_half_its_length(key):
+    """The exact hold solves h′ = A h + B x over a step, however it is cut; τ B x does not."""
+    bias = lambda value: Params(np.zeros((1, 1)), np.full(1, value))
+    length = lambda tau: bias(np.log(np.expm1(tau)))
+    rate = np.log(np.full((1, 1), 2.0))
+    ends = {}
+    for hold in (True, False):
+        for steps in (1, 2):
+            params = ssm.SelectiveParams(length(0.8 / steps), bias(1.5), bias(1.0), rate, np.zeros(1))
+            layer = ssm.layer(1, exact_hold=hold, output="state")
+            ends[hold, steps] = outputs(layer, params, np.full((1, steps, 1), 3.0)).item()
+    exact = 3 * 1.5 * (1 - np.exp(-1.6)) / 2
+    np.testing.assert_allclose([ends[True, 1], ends[True, 2]], exact, rtol=1e-14)
+    assert abs(ends[False, 1] - exact) > 0.5 and abs(ends[False, 1] - ends[False, 2]) > 0.5
 
 
 def test_the_state_carries_on(key):
@@ -210,6 +228,10 @@ def test_bad_input_is_named(key):
         ssm.layer(chunk=0)
     with pytest.raises(ValueError, match=r"ssm.layer: kind must be one of \"selective\", \"real\", .* got the str 'x'"):
         ssm.layer(kind="x")
+    with pytest.raises(ValueError, match=r"ssm.layer: exact_hold is of kind=\"selective\", .* got 'real'"):
+        ssm.layer(kind="real", exact_hold=True)
+    with pytest.raises(ValueError, match=r"ssm.forward: exact_hold is of the selective kind"):
+        ssm.forward(params["complex"], x, exact_hold=True)
     with pytest.raises(ValueError, match=r"ssm.layer: output must be one of \"steps\", \"last\", \"state\", got the s"):
         ssm.layer(output="all")
     with pytest.raises(TypeError, match=r"ssm.forward: params must be SelectiveParams or DiagonalParams, got Params\("):
@@ -250,6 +272,18 @@ FAULTS = {
     "δτ without the way through the input, δB without τ": (
         SELECTIVE, _selective._deltas, [(" + x * through_input", ""), ("(tau * x)[..., None]", "x[..., None]")],
         STEP | INPUT | {"1"},
+    ),
+    "held: τ for ψ in δB": (
+        HELD, _selective._held_deltas, [("b=jnp.sum(lam * psi *", "b=jnp.sum(lam * tau[..., None] *")], INPUT | {"1"},
+    ),
+    "held: τ for ψ in ∂L/∂x": (
+        HELD, _selective._held_deltas, [("x=jnp.sum(lam * psi *", "x=jnp.sum(lam * tau[..., None] *")], {"1"},
+    ),
+    "held: δψ without ā in δτ": (
+        HELD, _selective._held_deltas, [("+ delta_psi * a_bar, axis", "+ delta_psi, axis")], STEP | {"1"},
+    ),
+    "held: without the way of A through ψ": (
+        HELD, _selective._held_deltas, [(" + delta_psi * (tau[..., None] * a_bar - psi) / a_each", "")], {"0.decay"},
     ),
     "the chunks not joined": (
         HARDEST, _scan.pull_back, [("return earlier, ", "return jnp.zeros_like(earlier), ")],

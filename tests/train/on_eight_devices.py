@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxbias as jb
+from jaxbias.train._step import Objective
 
 NETWORK = jb.chain(jb.layers.dense.layer(8), jb.layers.tanh, jb.layers.dense.layer(4))
 LOSS = jb.losses.mean_squared_error
@@ -120,6 +121,68 @@ def in_short(directory):
     assert cut.resumed == 1 and specs_of(cut.params) == [P(None, "model"), P("model"), P("model", None), P()]
     assert np.array_equal(cut.history["step_loss"][:1], first.history["step_loss"])
     assert_same_up_to_the_order_of_sums(cut, single, jnp.float32)
+
+
+def _own_rows(gradient, params, x, targets, state):
+    """Of the rows of the first devices along "data" alone: the sum over the axis is missing."""
+    return gradient(params, x[: len(x) // 2], targets[: len(x) // 2], state)
+
+
+def _times(factor):
+    def planted(gradient, params, x, targets, state):
+        (value, (out, state)), grads = gradient(params, x, targets, state)
+        return (value, (out, state)), jax.tree.map(lambda g: factor * g, grads)
+
+    return planted
+
+
+def _bias_once_per_device(gradient, params, x, targets, state):
+    (value, (out, state)), grads = gradient(params, x, targets, state)
+    last = grads[-1]
+    return (value, (out, state)), (*grads[:-1], last._replace(bias=4 * last.bias))
+
+
+def _loss_of_own_rows(gradient, params, x, targets, state):
+    (_, aux), grads = gradient(params, x, targets, state)
+    (value, _), _ = gradient(params, x[: len(x) // 2], targets[: len(x) // 2], state)
+    return (value, aux), grads
+
+
+PLANTED = {
+    "not summed over 'data'": _own_rows,
+    "divided by the size of 'data'": _times(1 / 2),
+    "counted once per device of 'model'": _times(4),
+    "a bias counted once per device of 'model'": _bias_once_per_device,
+    "a loss of own rows": _loss_of_own_rows,
+}
+
+
+def planted_mistakes(directory):
+    """What the comparison with one device is there to catch, each in the step of a run on the mesh."""
+    del directory
+    params, data = problem(jnp.float64)
+    single = fit(params, data, optax.sgd(0.1), epochs=1)
+    right = Objective.step
+
+    def assert_right(planted):
+        def step(self, *args, **options):
+            gradient = self.gradient
+            if planted is not None:
+                self = self._replace(gradient=lambda *of: planted(gradient, *of))
+            return right(self, *args, **options)
+
+        Objective.step = step
+        try:
+            got = fit(params, data, optax.sgd(0.1), epochs=1, mesh=MESH, shardings=SPECS)
+        finally:
+            Objective.step = right
+        assert_same_up_to_the_order_of_sums(got, single, jnp.float64)
+
+    assert_right(None)
+    for name, planted in PLANTED.items():
+        with refused(AssertionError, r"\("):  # the error and its bound
+            assert_right(planted)
+        print(name)
 
 
 def bad_input(directory):

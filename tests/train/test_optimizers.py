@@ -212,3 +212,42 @@ def test_computing_in_bfloat16_keeps_params_and_sums_in_float32(problem, key):
     np.testing.assert_allclose(losses, wanted, rtol=10 * 2**-8)
     with pytest.raises(TypeError, match="compute_dtype must be a float"):
         ten_steps((params, data), SGD, key, compute_dtype=jnp.int8)
+
+
+def test_float16_keeps_the_small_error_signals_that_it_cannot_hold(problem, key):
+    """A loss scaled by 2⁻²² has error signals of 2⁻²⁵, which float16 rounds to nothing; scaled, no bit is lost."""
+    params, data = jax.tree.map(lambda array: array.astype(jnp.float32), problem)
+    small = 2.0**-22
+
+    class Small:
+        forward = staticmethod(lambda out, targets: (small * LOSS.forward(out, targets)[0], (out, targets)))
+        backward = staticmethod(lambda residuals: small * LOSS.backward(LOSS.forward(*residuals)[1]))
+
+    def trained(loss, rate, **changes):
+        arguments = {"epochs": 2, "batch_size": 4, "key": key, "compute_dtype": jnp.float16} | changes
+        return train.fit(NETWORK, loss, params, data, optax.sgd(rate), **arguments)
+
+    wanted, scaled = trained(LOSS, 0.1), trained(Small, 0.1 / small)
+    in_float32 = trained(LOSS, 0.1, compute_dtype=None)
+    for got, want, exact, before in zip(
+        *map(jax.tree.leaves, (scaled.params, wanted.params, in_float32.params, params))
+    ):
+        assert got.dtype == jnp.float32 and not np.array_equal(got, before)
+        np.testing.assert_array_equal(got, want)  # powers of two throughout
+        # Ten steps, each with a few roundings of 2⁻¹¹ in grads whose steps are 0.1 of them.
+        np.testing.assert_allclose(got, exact, atol=20 * 2.0**-11 * np.abs(exact).max())
+    with pytest.raises(ValueError, match='float16 needs how="delta"'):
+        trained(LOSS, 0.1, how="autodiff")
+
+
+def test_without_the_scale_float16_learns_nothing_from_them(problem, key, monkeypatch):
+    from jaxbias.train import _mixed_precision
+
+    params, data = jax.tree.map(lambda array: array.astype(jnp.float32), problem)
+    network = _mixed_precision.in_dtype(NETWORK, jnp.float16)
+    out, residuals = network.forward(params, data[0])
+    delta = 2.0**-26 * jnp.ones_like(out)
+    grads = jax.tree.leaves(network.backward(residuals, delta)[0])
+    monkeypatch.setattr(_mixed_precision, "_scale", lambda delta: None)
+    unscaled = jax.tree.leaves(network.backward(residuals, delta)[0])
+    assert all(np.abs(g).max() > 0 for g in grads) and not any(np.abs(g).max() for g in unscaled)

@@ -1,6 +1,6 @@
 """fit over two processes of two devices each, by gloo: as one process, and again after a kill."""
 
-import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.test_mesh import EIGHT
+from tests.devices import environment
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -18,14 +18,11 @@ def start(directory, *words, processes=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    flags = f"--xla_force_host_platform_device_count={4 // processes}"
-    environment = os.environ | EIGHT | {"XLA_FLAGS": flags, "PYTHONPATH": path}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(index), str(processes), str(port), str(directory), *words],
-            env=environment, **pipes,
+            env=environment(4 // processes), **pipes,
         )
         for index in range(processes)
     ]  # fmt: skip
@@ -44,13 +41,41 @@ def run(directory, *words, processes=2):
     return digest, int(resumed), float(loss)
 
 
+def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
+    first, second = start(tmp_path, "absent")
+    try:
+        lines = []
+        while not lines or not re.match(r"\w*Error", lines[-1]):
+            lines.append(first.stderr.readline())
+            assert lines[-1], "".join(lines)
+        wanted = "TimeoutError: fit: process 1 of 2 did not call fit within 2 s (wait_s). Every process must run"
+        assert lines[-1].startswith(wanted), lines[-1]
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_processes_is_that_of_one(tmp_path):
+    """18 members in chunks of 4: the last turn is one half chunk, for one of the processes."""
+    digest, resumed, loss = run(tmp_path / "two", "sweep")
+    assert resumed == 0 and len(list((tmp_path / "two").glob("members-*"))) == 5
+    alone = run(tmp_path / "alone", "sweep", processes=1)
+    assert loss == pytest.approx(alone[2], rel=1e-12)
+    sorted((tmp_path / "two").glob("members-*"))[2].unlink()
+    assert run(tmp_path / "two", "sweep") == (digest, 14, loss)
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
     digest, resumed, loss = run(tmp_path / "whole")
     assert resumed == 0
     alone = run(tmp_path / "alone", processes=1)
     assert loss == pytest.approx(alone[2], rel=1e-12)
-    assert run(tmp_path / "own rows", "own rows")[2] == pytest.approx(loss, rel=1e-12)
+    for words in ("own rows", "mapped", "loader"):
+        assert run(tmp_path / words, words)[2] == pytest.approx(loss, rel=1e-12)
+    assert run(tmp_path / "loader", "loader")[1] == 4  # all of it came from checkpoints
 
     processes = start(tmp_path / "killed", "kill")
     processes[1].communicate(timeout=120)

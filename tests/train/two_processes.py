@@ -1,6 +1,8 @@
-"""One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY [kill]`.
+"""One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY WORDS`.
 
-With "kill" the last process ends itself after two epochs, as `kill -9` would.
+With "kill" the last process ends itself after two epochs, as `kill -9` would. The data are whole on every device, or
+"own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With "absent" the second
+process never calls fit. With "sweep" they do not call it at all.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ if processes > 1:
     jax.distributed.initialize(f"127.0.0.1:{port}", processes, index, initialization_timeout=60)
 
 import jaxbias as jb  # noqa: E402
+from jaxbias.train._step import row_order  # noqa: E402
 
 mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 network = jb.chain(jb.layers.dense.layer(8), jb.layers.tanh, jb.layers.dense.layer(4))
@@ -31,6 +34,16 @@ x, y = (
 )
 params = network.init(jax.random.key(2), jnp.asarray(x))
 specs = jb.shardings(lambda p, x: network.forward(p, x)[0], params, x, mesh=mesh)
+
+if "sweep" in sys.argv:
+    result = jb.train.sweep(
+        network, jb.losses.mean_squared_error, (x, y), optax.sgd, keys=jax.random.split(jax.random.key(5), 3),
+        hyper={"learning_rate": (0.1, 0.03, 0.01)}, epochs=1, batch_size=8, chunk=4, keep_params=True, mesh=mesh,
+        directory=directory,
+    )  # fmt: skip
+    digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves((result.params, result.results))))
+    print(digest.hexdigest()[:16], result.resumed, float(result.results["loss"].sum()), flush=True)
+    sys.exit()
 
 
 def ends_itself(progress):
@@ -42,12 +55,41 @@ if "own rows" in sys.argv:  # each process has read its part of the rows
     rows = NamedSharding(mesh, P("data"))
     half = slice(None) if processes == 1 else slice(12 * index, 12 * index + 12)
     data = tuple(jax.make_array_from_process_local_data(rows, a[half]) for a in (x, y))
+elif "mapped" in sys.argv:
+    directory.mkdir(exist_ok=True)
+    names = [directory / f"{name}-{index}.npy" for name in "xy"]
+    for name, array in zip(names, (x, y)):
+        np.save(name, array)
+    data = tuple(np.load(name, mmap_mode="r") for name in names)
+elif "loader" in sys.argv:
+
+    class Loader:
+        """The rows that fit draws, of each batch those of this process."""
+
+        def __init__(self):
+            self.epoch = 0
+
+        def __len__(self):
+            return 3
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __iter__(self):
+            for rows in np.asarray(row_order(jax.random.key(3), self.epoch, 24, 8)):
+                own = rows if processes == 1 else rows[4 * index : 4 * index + 4]
+                yield x[own], y[own]
+
+    data = Loader()
 else:
     data = x, y
+if "absent" in sys.argv and index == 1:
+    print("here, and not coming", flush=True)
+    sys.stdin.read()
 fitted = jb.train.fit(
     network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), epochs=4, batch_size=8,
     key=jax.random.key(3), mesh=mesh, shardings=specs, progress=ends_itself, validation=(x[:8], y[:8]),
-    checkpoint=jb.train.Checkpoint(directory, every=1),
+    checkpoint=jb.train.Checkpoint(directory, every=1), wait_s=2 if "absent" in sys.argv else 120,
 )  # fmt: skip
 
 from jax.experimental import multihost_utils  # noqa: E402

@@ -143,3 +143,39 @@ def test_places_that_are_set_twice_are_no_points_to_judge_a_rule_at():
     assert verify.vjp(lambda x, i, v: x.at[i].set(v), not_masked, args, diagnose=False).verdict == "wrong"
     last_stays = lambda args, ct: (jnp.zeros_like(args[0]).at[args[1]].set(ct), None)
     assert verify.vjp(lambda x, i: x[i], last_stays, args[:2], diagnose=False).verdict == "wrong"
+
+
+def log_odds(x):
+    return jnp.log(x) - jnp.log1p(-x)
+
+
+def test_a_forward_of_a_bounded_domain_is_asked_at_more_than_the_given_values():
+    """Values as they are drawn lie beyond 1; those on the way there do not."""
+    x = np.array([0.97, 0.6, 0.95, 0.8, 0.99, 0.9, 0.7, 0.98, 0.93, 0.85, 0.96, 0.92], np.float32)
+    right = verify.vjp(log_odds, lambda args, ct: (ct / (args[0] * (1 - args[0])),), (x,), diagnose=False)
+    assert right.verdict == "right" and any("of the way" in name for name in right.probes), right.probes
+    at_these = lambda args, ct: (ct / (x * (1 - args[0])),)
+    assert verify.vjp(log_odds, at_these, (x,), diagnose=False).verdict == "wrong"
+
+
+def test_elements_that_autodiff_gives_nowhere_are_counted():
+    at_the_border = np.array([0.0, 0.3, 0.0, 2.0], np.float32)
+    rule = lambda args, ct: (0.5 * ct / jnp.sqrt(args[0]),)
+    report = verify.vjp(jnp.sqrt, rule, (at_the_border,), diagnose=False)
+    assert report.verdict == "reference undefined" and any("in 2 of 4 elements" in note for note in report.notes), (
+        report
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-6])
+def test_weights_near_zero_hide_no_curvature(scale):
+    w, x = (jax.random.normal(jax.random.key(k), shape, jnp.float32) for k, shape in [(2, (3, 4)), (3, (4, 5))])
+    w = w * jnp.float32(scale)
+    linear = lambda args, ct: (ct @ args[1].T, args[0].T @ ct)
+    assert verify.vjp(lambda w, x: jnp.tanh(w @ x), linear, (w, x), diagnose=False).verdict == "wrong"
+
+
+def test_the_first_of_ordered_values_moves_too():
+    knots = np.array([0.5, 1.0, 2.5, 3.0], np.float32)
+    held = lambda args, ct: (jnp.stack([2 * ct[0] * 0.5, *(2 * ct * args[0])[1:]]),)
+    assert verify.vjp(lambda x: x * x, held, (knots,), diagnose=False).verdict == "wrong"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxbias._meshes import repeated, varying, varying_axes
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._factors import Factors
@@ -44,7 +45,10 @@ def _tapped_loss(problem: TracedLoss, methods: list[Method], keep: bool):
         outputs, operands = tapped(leaves, data, slots, {shifted[i]: x for i, x in shifts.items()})
         return outputs[0], (outputs[1:], operands)
 
-    shifts = {i: jnp.zeros(program.shapes[v], program.dtypes[v]) for i, v in shifted.items()}
+    shifts = {
+        i: varying(jnp.zeros(program.shapes[v], program.dtypes[v]), varying_axes(problem.leaves[i]))
+        for i, v in shifted.items()
+    }
     return loss, zero_slots(methods, keep), shifts
 
 
@@ -63,13 +67,14 @@ def backward(problem: TracedLoss, methods: list[Method], keep: bool = False) -> 
 def backward_twice(problem: TracedLoss, methods: list[Method]) -> tuple[Readings, Callable[[Array], list[Array]]]:
     """Readings, and `weights (batch,) -> Σ_s weights_s ∂L_s/∂θ`: a second backward pass of the same forward pass."""
     loss, slots, shifts = _tapped_loss(problem, methods, keep=False)
-    slots, shifts = jax.tree.map(lambda x: jnp.zeros((problem.batch, *x.shape), x.dtype), (slots, shifts))
+    batched = next(x for x, axis in zip(problem.data, problem.in_axes) if axis == 0)
+    slots, shifts = jax.tree.map(lambda x: repeated(x, batched), (slots, shifts))
 
-    def batched(leaves, slots, shifts):
+    def losses(leaves, slots, shifts):
         mapped = jax.vmap(loss, in_axes=(None, 0, 0, problem.in_axes), spmd_axis_name=problem.spmd_axis_name)
         return mapped(leaves, slots, shifts, problem.data)
 
-    values, pull, (aux, operands) = jax.vjp(batched, problem.leaves, slots, shifts, has_aux=True)
+    values, pull, (aux, operands) = jax.vjp(losses, problem.leaves, slots, shifts, has_aux=True)
     _, *grads = pull(jnp.ones_like(values))
     return Readings(values, aux, operands, *grads), lambda weights: pull(weights.astype(values.dtype))[0]
 

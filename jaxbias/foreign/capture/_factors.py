@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxbias._jaxpr import Equation
+from jaxbias._meshes import einsum
 from jaxbias._numerics import accumulation_dtype
 
 
@@ -132,7 +133,7 @@ def factors(equation: Equation, position: int, others: list[Any], delta: Array) 
 
 def _inner(x: Array, y: Array) -> Array:
     """x (g, t, m), y (g, s, m) -> all inner products (g, t, s), accumulated in at least float32."""
-    return jnp.einsum("gtm,gsm->gts", x, y, preferred_element_type=accumulation_dtype(x.dtype))
+    return einsum("gtm,gsm->gts", x, y, accumulation_dtype(x.dtype))
 
 
 def _inner_left(x: Array, y: Array) -> Array:
@@ -186,7 +187,7 @@ def formed_norm(f: Factors, columns: int | None = None) -> Array:
     dtype = accumulation_dtype(f.right.dtype)
 
     def norm(right):
-        return jnp.sum(jnp.square(jnp.einsum("gtm,gtn->gmn", f.left, right, preferred_element_type=dtype)))
+        return jnp.sum(jnp.square(einsum("gtm,gtn->gmn", f.left, right, dtype)))
 
     width = f.right.shape[2]
     if columns is None or columns >= width:

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr import Equation, Program
+from jaxbias._meshes import beside, varying
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture import _factors
 from jaxbias.foreign.capture._plan import Method, Tap
@@ -65,7 +66,7 @@ def _form(tap: Tap, operands: list[Any], delta: Any) -> Any:
         return equation.bind(*values)[0]
 
     (root,) = tap.operand.inputs
-    form = jax.ShapeDtypeStruct(tap.operand.shapes[root], tap.operand.dtypes[root])
+    form = beside(delta, tap.operand.shapes[root], tap.operand.dtypes[root])
     (gradient,) = jax.linear_transpose(contact, form)(delta)
     return jnp.sum(jnp.square(gradient.astype(accumulation_dtype(gradient.dtype))))
 
@@ -87,9 +88,10 @@ def zero_slots(methods: list[Method], keep: bool) -> Slots:
             site = tap.site
             shape, dtype = site.equation.shapes.outputs[0], site.equation.dtypes.outputs[0]
             if method.name == "shared" or keep:
-                slots[tap.number] = jnp.zeros((*tap_lengths(tap), *shape), dtype)
+                slot = jnp.zeros((*tap_lengths(tap), *shape), dtype)
             else:
-                slots[tap.number] = jnp.zeros((), accumulation_dtype(dtype))
+                slot = jnp.zeros((), accumulation_dtype(dtype))
+            slots[tap.number] = varying(slot, site.equation.varying)
     return slots
 
 

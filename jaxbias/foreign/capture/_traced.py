@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxbias._doors import check_size, describe
 from jaxbias._jaxpr import Program
+from jaxbias._meshes import of_one, varying, varying_axes
 from jaxbias._trees import path_name
 from jaxbias.foreign.sites import DATA, Analysis, analyse
 from jaxbias.foreign.traced import split_params
@@ -201,8 +202,9 @@ def trace_loss(asked: PerExample, args: tuple[Any, ...], remat: bool = True) -> 
             )
         return out if has_aux else (out, ())
 
-    shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if axis == 0 else x for x, axis in zip(data, in_axes)]
+    shapes = [of_one(x) if axis == 0 else x for x, axis in zip(data, in_axes)]
     try:
+        leaves = _of_own_examples(example_loss, leaves, shapes)
         analysis = analyse(example_loss, leaves, (shapes,), remat)
     except NameError as error:  # a collective over a named batch axis
         if "unbound axis name" not in str(error):
@@ -225,6 +227,18 @@ def trace_loss(asked: PerExample, args: tuple[Any, ...], remat: bool = True) -> 
     if any(_batch_statistics(program) for program in analysis.programs.values()):
         raise ValueError(f"{function}: the loss takes statistics over a batch axis: {BATCH_NORM}")
     return TracedLoss(leaves, paths, rebuild, data, in_axes, batch, example_loss, analysis, asked.spmd_axis_name)
+
+
+def _of_own_examples(loss: Callable[..., Any], leaves: list[Any], example: list[Any]) -> list[Any]:
+    """The leaves, marked as varying along the axes of a shard_map along which the loss does.
+
+    Devices with another loss have other examples, over which no gradient is summed; what is left unmarked is summed
+    over the devices that share an example, as under autodiff.
+    """
+    if not any(map(varying_axes, [*leaves, *example])):
+        return leaves
+    value = jax.eval_shape(loss, leaves, example)[0]
+    return [varying(leaf, varying_axes(value)) for leaf in leaves]
 
 
 def _batch_size(function: str, args: list[tuple[int, Any]]) -> int:

@@ -13,12 +13,13 @@ from jaxtyping import Array
 from jaxbias import _jaxpr
 from jaxbias._doors import check_size
 from jaxbias._jaxpr.queries import backward_slice
+from jaxbias._meshes import varying, varying_axes
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
-from jaxbias.foreign.capture._plan import Method, Tap, plan
+from jaxbias.foreign.capture._plan import Method, Tap, form_all, forming_is_enough, plan
 from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, as_tuple, check_flag, trace_loss
 
-HOWS = ("auto", "book-keeping", "two-pass")
+HOWS = ("auto", "book-keeping", "two-pass", "formed")
 
 
 class Aux(NamedTuple):
@@ -92,12 +93,15 @@ def clipped_grad(
     and as `per_example_norms` takes it, pass `keep_batch_dim=False`. With `rescale_to_unit_norm` the sum is divided by
     C.
 
-    Two ways, of equal result:
+    Three ways, of equal result:
         book-keeping  one backward pass that keeps (a, δ) of each contact; then each weight gradient is one product of
                       a with c δ. About the operations of one plain gradient.
         two-pass      two backward passes of one forward pass: for the norms, then of Σ_s c_s L_s. Keeps nothing; the
                       way to go in a scan or remat.
-    "auto" takes book-keeping where no params are used inside a scan, a remat or a cond, and two-pass elsewhere.
+        formed        the gradient of every example, as by `vmap(grad)`.
+    "auto" takes book-keeping where no params are used inside a scan, a remat or a cond, and two-pass elsewhere; but
+    where the gradients of all examples fit into a cache (16 MiB), as those of small models do, it forms them unless
+    (a, δ) cost less.
 
     Args:
         fun: loss of a batch of one example, `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`.
@@ -113,8 +117,10 @@ def clipped_grad(
         dtype: of the sum; by default that of params.
         prng_argnum: argument with a PRNG key, which is split into one key per example.
         spmd_axis_name: as for `jax.vmap`.
-        how: "auto", "book-keeping" or "two-pass".
+        how: "auto", "book-keeping", "two-pass" or "formed".
         memory_limit: as for `per_example_norms`.
+
+    Inside of a `shard_map` the sum is that over the examples of the device; `jax.lax.psum` adds up all of them.
 
     The returned function also takes `is_padding_example=`, a bool for each example; such examples add nothing.
 
@@ -155,7 +161,8 @@ def clipped_grad(
 
     def one_group(args: tuple[Any, ...], padding: Array | None):
         problem = trace_loss(asked, args)
-        readings, _, squares, weighted_sum = both_passes(problem, _book_keeping(problem, how), memory_limit)
+        _check_way(problem, how)
+        readings, _, squares, weighted_sum = both_passes(problem, how, memory_limit)
         wide = jnp.result_type(*squares)
         norms = jnp.sqrt(sum(x.astype(wide) for x in squares))  # type: ignore[arg-type]
         factors = _factors(norms, jnp.asarray(l2_clip_norm, wide), rescale_to_unit_norm)
@@ -187,16 +194,22 @@ def clipped_grad(
     return ClippedGrad(clipped, bound, has_aux or return_values or return_grad_norms)
 
 
-def both_passes(problem: TracedLoss, book_keeping: bool, memory_limit: int):
+def both_passes(problem: TracedLoss, how: str, memory_limit: int):
     """Readings, methods and squared norms of each leaf, and `(weights, finite or None) -> Σ_s weights_s ∂L_s/∂θ`."""
-    methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=book_keeping)
-    if book_keeping:
+    nested = any(site.scope for site in problem.analysis.sites)
+    keep = how == "book-keeping" or (how == "auto" and not nested)
+    methods = plan(problem.analysis, problem.leaves, problem.batch, memory_limit, form_at_leaf=keep)
+    if how == "formed" or (
+        how == "auto" and nested and forming_is_enough(methods, problem.leaves, problem.batch, memory_limit)
+    ):
+        keep, methods = True, form_all(methods)
+    if keep:
         readings = backward(problem, methods, keep=True)
         weighted_sum = lambda weights, finite: _book_kept_sum(problem, methods, readings, weights, finite)
     else:
         readings, gradient = backward_twice(problem, methods)
         weighted_sum = lambda weights, finite: _finite_sum(problem, gradient, weights, finite)
-    return readings, methods, squared_norms(problem, methods, readings, book_keeping), weighted_sum
+    return readings, methods, squared_norms(problem, methods, readings, keep), weighted_sum
 
 
 def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:
@@ -205,8 +218,8 @@ def _batch_of(args: tuple[Any, ...], batch_argnums: int | Sequence[int]) -> int:
     return leaves[0].shape[0] if leaves and getattr(leaves[0], "ndim", 0) else 0  # `trace_loss` reports what is wrong
 
 
-def _book_keeping(problem: TracedLoss, how: str) -> bool:
-    """Whether to keep (a, δ) of every contact, which is for params that are used outside of scan, remat and cond."""
+def _check_way(problem: TracedLoss, how: str) -> None:
+    """Raise where (a, δ) of every contact cannot be kept: params that are used in a scan, a remat or a cond."""
     nested = [site for site in problem.analysis.sites if site.scope]
     if how == "book-keeping" and nested:
         leaf = problem.paths[nested[0].origin.leaves[0]]
@@ -215,7 +228,6 @@ def _book_keeping(problem: TracedLoss, how: str) -> bool:
             f"scan, a remat or a cond ({nested[0].equation.source}), where that would undo the saving of memory. "
             f'Use how="two-pass".'
         )
-    return how == "book-keeping" or (how == "auto" and not nested)
 
 
 def _factors(norms: Array, clip: Array, rescale: bool) -> Array:
@@ -228,16 +240,28 @@ def _factors(norms: Array, clip: Array, rescale: bool) -> Array:
     return jnp.where(shrunk, clip / safe, jnp.ones_like(norms))
 
 
+def _along_batch(weights: Array, x: Array) -> Array:
+    """Of shape (batch, 1, …), with as many axes as x."""
+    return weights.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _only(x: Array, which: Array) -> Array:
+    """The one entry of x that a (batch,) of bools names; a sum, as indexing would bring all of x to every device."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_only(jax.random.key_data(x), which), impl=jax.random.key_impl(x))
+    kept = jnp.where(_along_batch(which, x), x, jnp.zeros_like(x))
+    return kept.any(axis=0) if x.dtype == bool else kept.sum(axis=0, dtype=x.dtype)
+
+
 def _weighted(x: Array, factors: Array | None, finite: Array | None) -> Array:
     """factors · x over the batch axis; examples that are not finite give zeros, whatever x holds."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    across = lambda weights: weights.reshape(-1, *(1,) * (x.ndim - 1))
     out = x
     if factors is not None:
         dtype = accumulation_dtype(x.dtype)
-        out = (x.astype(dtype) * across(factors.astype(dtype))).astype(x.dtype)
-    return out if finite is None else jnp.where(across(finite), out, jnp.zeros_like(out))
+        out = (x.astype(dtype) * _along_batch(factors.astype(dtype), x)).astype(x.dtype)
+    return out if finite is None else jnp.where(_along_batch(finite, x), out, jnp.zeros_like(out))
 
 
 def _book_kept_sum(
@@ -287,17 +311,20 @@ def _finite_sum(
     if finite is None:
         return weighted_gradient(factors)
 
-    def without_some(_):
-        stand_in = jnp.where(finite, jnp.arange(problem.batch), jnp.argmax(finite))
-        data = [x[stand_in] if axis == 0 else x for x, axis in zip(problem.data, problem.in_axes)]
+    def without_some(state):
+        is_stand_in = jnp.arange(problem.batch) == jnp.argmax(finite)
+        data = [
+            jnp.where(_along_batch(finite, x), x, _only(x, is_stand_in)) if axis == 0 else x
+            for x, axis in zip(problem.data, problem.in_axes)
+        ]
         weights = jnp.where(finite, factors, 0)
 
         def weighted_loss(leaves):
             values = problem.vmap(lambda data: problem.loss(leaves, data)[0])(data)
-            return jnp.vdot(weights.astype(values.dtype), values)
+            return jnp.sum(weights.astype(values.dtype) * values)
 
         total = jax.grad(weighted_loss)(problem.leaves)
-        return jnp.array(True), [jnp.where(finite.any(), x, jnp.zeros_like(x)) for x in total]
+        return jnp.ones_like(state[0]), [jnp.where(finite.any(), x, jnp.zeros_like(x)) for x in total]
 
     # A loop of no or one turn, not a cond: it leaves the sum in its place instead of copying it.
     first = finite.all(), weighted_gradient(factors)
@@ -305,11 +332,14 @@ def _finite_sum(
 
 
 def _in_groups(one_group, args, batched: set[int], padding, batch: int, size: int):
-    """The groups one after another in a scan; sums add up, what is per example is put together again."""
+    """The groups one after another in a scan; sums add up, what is per example is put together again.
+
+    A group is every so many examples, so that devices that share the batch have a part in each.
+    """
     if batch % size:
         raise ValueError(f"clipped_grad: microbatch_size={size} does not divide the batch of {batch} examples.")
     padding = np.zeros(batch, bool) if padding is None else padding
-    split = lambda tree: jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
+    split = lambda tree: jax.tree.map(lambda x: x.reshape(size, batch // size, *x.shape[1:]).swapaxes(0, 1), tree)
     groups = {i: split(args[i]) for i in batched}
     kept: list[TracedLoss] = []
 
@@ -322,6 +352,6 @@ def _in_groups(one_group, args, batched: set[int], padding, batch: int, size: in
 
     first = jax.tree.map(lambda x: x[0], (groups, split(padding)))
     shapes, _ = jax.eval_shape(lambda group: step(None, group), first)
-    zeros = [jnp.zeros(x.shape, x.dtype) for x in shapes]
+    zeros = [varying(jnp.zeros(x.shape, x.dtype), varying_axes(x)) for x in shapes]
     total, per_example = jax.lax.scan(step, zeros, (groups, split(jnp.asarray(padding))))
-    return total, jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), per_example), kept[0]
+    return total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch, *x.shape[2:]), per_example), kept[0]

@@ -24,6 +24,7 @@ from jaxbias import _jaxpr
 from jaxbias._doors import describe
 from jaxbias._jaxpr import Program
 from jaxbias._jaxpr.queries import LAYOUT, backward_slice
+from jaxbias._meshes import einsum, varying, varying_axes
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import backward, tap_factors
 from jaxbias.foreign.capture._plan import SAME_NORM, Method, plan, tap_products
@@ -176,7 +177,8 @@ def ggn_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") -> Li
             moments = split_params(moments_of(params, column, inputs)).leaves
             return [x + y for x, y in zip(total, moments)], None
 
-        zeros = [jnp.zeros_like(leaf) for leaf in split.leaves]
+        of_inputs = {axis for x in jax.tree.leaves(inputs) for axis in varying_axes(x)}
+        zeros = [varying(jnp.zeros_like(leaf), of_inputs) for leaf in split.leaves]
         return split.rebuild(lax.scan(step, zeros, jnp.arange(out.shape[0]))[0], None)
 
     return diagonal
@@ -216,8 +218,11 @@ def fisher_diagonal(model: Callable[..., Array], kind: str = "cross_entropy") ->
 # --- K-FAC ------------------------------------------------------------------------------------------------------------
 
 
+@jax.tree_util.register_pytree_with_keys_class
 class KroneckerFactors(NamedTuple):
     """Fisher block of one weight (and its bias): E[g gᵀ] ≈ A ⊗ G.
+
+    As a tree it has the two arrays for leaves, so that it may leave a jit or a shard_map.
 
     Attributes:
         inputs: A (inputs, inputs), of [a, 1] with a bias; a leading axis for stacked layers.
@@ -228,6 +233,14 @@ class KroneckerFactors(NamedTuple):
     inputs: Array
     outputs: Array
     bias: str | None
+
+    def tree_flatten_with_keys(self):
+        key = jax.tree_util.GetAttrKey
+        return ((key("inputs"), self.inputs), (key("outputs"), self.outputs)), self.bias  # a name can be no output
+
+    @classmethod
+    def tree_unflatten(cls, bias: str | None, factors: tuple[Array, Array]) -> "KroneckerFactors":
+        return cls(*factors, bias)
 
 
 def kfac_factors(
@@ -334,10 +347,10 @@ def _kronecker(a: Array, delta: Array, bias: str | None, approximation: str) -> 
     """From a (n, groups, rows, inputs) and delta (n, groups, rows, outputs)."""
     n, groups, rows, _ = a.shape
     if bias is not None:
-        a = jnp.concatenate([a, jnp.ones((*a.shape[:-1], 1), a.dtype)], axis=-1)
+        a = jnp.concatenate([a, jnp.ones_like(a[..., :1])], axis=-1)
     if approximation == "reduce":
         a, delta, rows = a.mean(axis=2, keepdims=True), delta.sum(axis=2, keepdims=True), 1
-    product = lambda x: jnp.einsum("ngti,ngtj->gij", x, x, preferred_element_type=accumulation_dtype(x.dtype))
+    product = lambda x: einsum("ngti,ngtj->gij", x, x, accumulation_dtype(x.dtype))
     inputs, outputs = product(a) / (n * rows), product(delta) / n
     return KroneckerFactors(*((inputs[0], outputs[0]) if groups == 1 else (inputs, outputs)), bias)
 

@@ -79,7 +79,9 @@ def per_example_norms(
     The same numbers as `vmap(grad(loss), (None, 0))` and a norm of each row, exact also where a leaf is used several
     times (tied tables, recurrent weights, positions of a sequence). What is not reached by a contact it can read (a
     leaf transformed before its use, a custom rule, a while loop's constants) falls back to forming that leaf's
-    gradient, and `methods` says so.
+    gradient, and `methods` says so. Inside of a `shard_map` the examples are those of the device, and no gradient is
+    summed over devices with other examples; `vmap(grad)` sums there where params are not marked as varying
+    (docs/devices.md).
 
     Args:
         loss: per-example loss, `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux`.

@@ -26,8 +26,7 @@ class Capture:
     """
 
     def __init__(self, problem: TracedLoss, memory_limit: int):
-        book_keeping = not any(site.scope for site in problem.analysis.sites)
-        readings, methods, squares, self._weighted_sum = both_passes(problem, book_keeping, memory_limit)
+        readings, methods, squares, self._weighted_sum = both_passes(problem, "auto", memory_limit)
         self._problem = problem
         names = uses_of(problem.analysis.program, problem.paths).roles()
         self.values: Array = readings.value

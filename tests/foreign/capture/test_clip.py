@@ -191,7 +191,7 @@ def test_a_prng_key_is_split_over_the_examples(key):
 
 def test_bad_input_is_refused_with_a_remedy(key):
     p, x = problem(key)
-    with pytest.raises(ValueError, match="clipped_grad: how must be one of auto, book-keeping, two-pass, got 'ghost'"):
+    with pytest.raises(ValueError, match="how must be one of auto, book-keeping, two-pass, formed, got 'ghost'"):
         clipped_grad(loss, l2_clip_norm=1.0, how="ghost")
     with pytest.raises(ValueError, match=r"l2_clip_norm must be 0 or larger, got -1\.0"):
         clipped_grad(loss, l2_clip_norm=-1.0)

@@ -1,0 +1,145 @@
+"""Ties and kinks: what a convention may be, what it excuses and what it does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxbias import verify
+from tests.verify.test_verdict import normal, scaled
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
+
+
+@pytest.mark.parametrize("at_the_border", [0.0, 0.5, 1.0])
+def test_a_tie_that_persists_when_x_moves(at_the_border):
+    through = lambda x: jnp.clip(x + lax.stop_gradient(jnp.round(x) - x), -2.0, 2.0)
+
+    def rule(args, ct):
+        rounded = jnp.abs(jnp.round(args[0]))
+        return (ct * jnp.where(rounded < 2, 1.0, jnp.where(rounded == 2, at_the_border, 0.0)),)
+
+    assert verify.vjp(through, rule, (2 * normal(1, 5, 3),)).verdict in ("right", "right up to convention")
+    no_mask = verify.vjp(through, lambda args, ct: (ct,), (2 * normal(1, 5, 3),), diagnose=False)
+    assert no_mask.verdict == "wrong"
+
+
+def test_a_steep_derivative_is_no_kink():
+    a = jnp.array([[1.0, 1.0], [1.0, 1.0001]])
+    assert verify.vjp(jnp.linalg.inv, scaled(jnp.linalg.inv, 1.001), (a,), diagnose=False).verdict == "wrong"
+
+
+def test_one_element_beside_a_jump_is_not_excused():
+    factors = jnp.array([1.0, 1.0, 1.001, 1.0])
+    rule = lambda args, ct: (jnp.where(args[0] > 0, ct, 0) * factors,)
+    x = jnp.array([0.0, -0.5, 0.7, 1.3])
+    assert verify.vjp(jax.nn.relu, rule, (x,), diagnose=False).verdict == "wrong"
+
+
+def one_query(q, k, v):
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+
+TIED = {
+    "the largest set to it": (lambda x: jnp.zeros(3).at[jnp.array([0, 2, 2, 1])].max(x), (normal(3, 4),)),
+    "softmax by its maximum": (lambda x: jnp.log(jnp.exp(x - x.max()).sum()) + x.max(), (normal(3, 4),)),
+    "the maximum of nothing": (lambda x: jax.ops.segment_max(x, jnp.array([0, 1, 1, 0]), 3), (normal(3, 4),)),
+    "attention": (one_query, tuple(normal(k, 1, 3, 1, 2) for k in range(3))),
+}
+LONG = ("the largest set to it", "attention")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in TIED])
+def test_a_tie_by_construction_excuses_nothing(name):
+    """x == max(x) ties wherever x is, and the forward has a slope there."""
+    forward, args = TIED[name]
+    assert verify.vjp(forward, scaled(forward, 1.0), args).verdict == "right"
+    assert verify.vjp(forward, scaled(forward, 1.001), args, diagnose=False).verdict == "wrong"
+
+    def one_element(args, ct):
+        first, *others = jax.vjp(forward, *args)[1](ct)
+        largest = jnp.argmax(jnp.abs(first))
+        return first.ravel().at[largest].multiply(1.001).reshape(first.shape), *others
+
+    assert verify.vjp(forward, one_element, args, diagnose=False).verdict == "wrong"
+
+
+def around_zero(x):
+    return jnp.abs(x) + 0.5 * x * x
+
+
+def beside_itself(x):
+    return x + jnp.maximum(x, lax.stop_gradient(x))
+
+
+def of_tied_products(x, w):
+    return jax.nn.relu(x @ w)
+
+
+AT_ZERO = np.array([0.0, 1.5, -2.0, 0.0, 0.7], np.float32)
+WHOLE = np.round(2 * np.asarray(normal(5, 6, 3))), np.round(2 * np.asarray(normal(6, 3, 4)))
+
+
+def slope_of_abs(c):
+    return lambda args, ct: (ct * (args[0] + jnp.where(args[0] == 0, c, jnp.sign(args[0]))),)
+
+
+def slope_of_relu(c):
+    def rule(args, ct):
+        x, w = args
+        z = x @ w
+        delta = ct * jnp.where(z == 0, c, jnp.where(z > 0, 1.0, 0.0))
+        return delta @ w.T, x.T @ delta
+
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("forward", "rule", "args", "inside", "outside"),
+    [
+        (around_zero, slope_of_abs, (AT_ZERO,), (1.0, 0.5, -1.0), (1.1, -1.02)),
+        (beside_itself, lambda c: lambda args, ct: (c * ct,), (AT_ZERO,), (1.0, 1.3, 2.0), (2.02, 0.99)),
+        (of_tied_products, slope_of_relu, WHOLE, (0.0, 0.5, 1.0), (1.1, -0.1)),
+    ],
+    ids=["absolute value", "maximum with a constant", "relu of a product"],
+)
+def test_a_convention_lies_between_the_one_sided_slopes(forward, rule, args, inside, outside):
+    for c in inside:
+        assert verify.vjp(forward, rule(c), args, diagnose=False).ok, c
+    for c in outside:
+        assert verify.vjp(forward, rule(c), args, diagnose=False).verdict == "wrong", c
+
+
+def test_a_gradient_that_is_neither_the_slope_nor_what_autodiff_gives_is_no_convention():
+    """The pivots of a singular matrix tie, autodiff gives zero, and the determinant has a slope all the same."""
+    singular = np.array([[1, 0, 2, 1], [2, 0, 1, 3], [1, 0, 5, 4], [3, 0, 1, 7]], np.float32)
+
+    def rule(args, ct, factor=1.0):
+        (a,) = args
+        rows = np.arange(4)
+        minor = lambda i, j: jnp.vdot(a[rows != i][0, rows != j], jnp.cross(*a[rows != i][1:, rows != j]))
+        cofactors = jnp.array([[(-1) ** (i + j) * minor(i, j) for j in range(4)] for i in range(4)])
+        return (ct * cofactors.at[0, 1].multiply(factor),)
+
+    assert verify.vjp(jnp.linalg.det, rule, (singular,), diagnose=False).ok
+    one_element = lambda args, ct: rule(args, ct, 1.01)
+    assert verify.vjp(jnp.linalg.det, one_element, (singular,), diagnose=False).verdict == "wrong"
+
+
+def of_full_rank(args, ct, null_space=1.0):
+    (a,) = args
+    gram = jnp.linalg.inv(a @ a.T)
+    p = a.T @ gram
+    outside = jnp.eye(a.shape[1], dtype=a.dtype) - p @ a
+    return (-(p.T @ ct @ p.T) + null_space * gram @ ct.T @ outside,)
+
+
+def test_where_the_forward_jumps_nothing_is_asked_of_a_rule():
+    """A pseudoinverse jumps where a rank is lost, and has no derivative there; a norm is continuous at zero."""
+    args = (normal(7, 2, 3),)
+    report = verify.vjp(jnp.linalg.pinv, of_full_rank, args, diagnose=False)
+    assert report.verdict == "right", report
+    assert any("gives no number" in note for note in report.notes)
+    halved = lambda args, ct: of_full_rank(args, ct, 0.5)
+    assert verify.vjp(jnp.linalg.pinv, halved, args, diagnose=False).verdict == "wrong"
