@@ -480,7 +480,11 @@ DERIVATIONS = (
                 ),
                 _drawn_inputs((2, 5, 2), bias=(4, 1, 5), hide=((0, 4), (1, 0))),
             ),
-            Example("cross-attention, no key bias", layer(2, 1, use_bias=("query", "value", "out")), _pair((2, 3, 2), (2, 2, 4))),
+            Example(
+                "cross-attention, no key bias",
+                layer(2, 1, use_bias=("query", "value", "out")),
+                _pair((2, 3, 2), (2, 2, 4)),
+            ),
             Example("no keys", layer(2, 1), _pair((2, 2, 2), (2, 0, 3))),
         ),
         {
