@@ -228,22 +228,24 @@ def programs_to_compile(scale: str):
 
 
 def training_step(width: int, n: int):
-    """A step as `fit` takes it: a network of two layers in bfloat16, its params and Adam's moments in float32."""
+    """Forward, backward and Adam: a network of two layers in bfloat16, its params and the moments in float32."""
     import optax
 
-    from jaxbias import losses
-    from jaxbias.train._optimizer import prepared
-    from jaxbias.train._step import Learned, Objective
+    from jaxbias import losses, value_and_grad
 
-    network = chain(dense.layer(width), gelu, dense.layer(10))
-    optimizer = prepared(optax.adam(1e-3), "benchmarks")
-    objective = Objective.of(network, losses.cross_entropy, None, "delta", jnp.bfloat16)
-    x, labels = jax.ShapeDtypeStruct((n, width), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32)
-    at_start = lambda key, x: Learned.at_start(optimizer, network.init(key, x), None)
-    learned = jax.eval_shape(at_start, jax.random.key(0), x)
+    network, optimizer = chain(dense.layer(width), gelu, dense.layer(10)), optax.adam(1e-3)
+    gradient = value_and_grad(network, losses.cross_entropy)
+    x, labels = jax.ShapeDtypeStruct((n, width), jnp.bfloat16), jax.ShapeDtypeStruct((n,), jnp.int32)
+    params = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))
+    learned = params, jax.eval_shape(optimizer.init, params)
 
     def step(learned, x, labels):
-        return objective.step(learned, (x, labels), optimizer)
+        params, opt_state = learned
+        rounded = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
+        value, grads = gradient(rounded, x, labels)
+        grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
 
     return step, (learned, x, labels), (False, True, True)
 
@@ -284,11 +286,18 @@ def _compile_one(name, program, mesh, platform) -> dict[str, Any]:
     }
 
 
+def _bytes_of(types: str) -> int:
+    """Of "(bf16[8,4]{1,0}, f32[])"."""
+    arrays = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", types)
+    return sum(int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n) for bits, shape in arrays)
+
+
 def facts_of(text: str) -> dict[str, Any]:
     """What is read from a compiled program, for one device.
 
     Returns:
-        collectives: how many. kinds: name → how many. custom_calls: their targets. transfers: to or from the host.
+        collectives: how many. kinds: name → how many. summed_bytes: of the arrays that all-reduces add up; on a ring
+        each of n devices sends 2 (n − 1) / n of them. custom_calls: their targets. transfers: to or from the host.
         products, products_with_bias: fusions with a product, and those of them that a vector goes into. Only in
         programs for GPUs is a product a fusion.
     """
@@ -299,6 +308,7 @@ def facts_of(text: str) -> dict[str, Any]:
     return {
         "collectives": sum(kinds.values()),
         "kinds": dict(kinds),
+        "summed_bytes": sum(map(_bytes_of, re.findall(r"= (.*?) all-reduce(?:-done)?\(", text))),
         "custom_calls": sorted(set(re.findall(r'custom_call_target="([^"]*)"', text))),
         "transfers": len(re.findall(r" (?:infeed|outfeed|send|recv)\(|S\(5\)", text)),  # S(5): memory of the host
         "products": len(products),
