@@ -95,6 +95,8 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             if n in alignment.linear and masked(now, value.array):
                 kind = "missing-activation-derivative"
             if value.name == taken:
+                if not any(n in group for group in alignment.passes):
+                    continue  # its own line is wrong, and says more
                 kind, text = "wrong-index", f"takes {taken} of another pass of the loop than it must"
                 repairs = (Repair("index"),)
             if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong

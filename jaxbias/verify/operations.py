@@ -130,7 +130,7 @@ def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
                         kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
                         yield Edit(group[-1], kind, words, cost, repairs)
                 continue
-            if len(set(numbers)) < len(numbers):
+            if len(set(numbers)) < len(numbers) or len(numbers) < 3:  # of two, one given freely proves nothing
                 continue
             ends = [np.zeros_like(columns[0])] + [value.array for value in values if value.cost < 1]
             for end, (word, shift) in itertools.product(ends, (("next", 1), ("previous", -1))):
