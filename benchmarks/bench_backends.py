@@ -1,9 +1,11 @@
-"""Other backends: what this machine's accelerator runs, and what the real TPU compiler makes of the programs.
+"""Other backends: what this machine's accelerator runs, and what the compilers for TPUs and GPUs make of the programs.
 
 On a GPU or an attached TPU: a wide dense layer with GELU, forward and backward, in each precision, over the
 matrix-product peak measured in the same run. On a machine without a TPU, where the package libtpu is installed, the
 programs are compiled for TPU topologies: FLOPs, bytes, scratch memory per chip, fusions and collectives, and the
-compiler's own estimate of the time. Those records say "compiled, not run".
+compiler's own estimate of the time. Where JAX's CUDA plugin is installed (the extra gpu-compile, no toolkit and no
+driver) they are compiled for one to sixteen H100: scratch memory, fusions, custom calls and collectives per device;
+that compiler estimates no time and tunes nothing. All these records say "compiled, not run".
 """
 
 import importlib.util
@@ -12,6 +14,7 @@ import math
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,18 +22,21 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.case import Case, Setting, run_cases
+from benchmarks.cuda_targets import H100
 from benchmarks.peers import WorkerFailed, in_process
 from benchmarks.record import Record, note_of
 from jaxbias import Params, chain
 from jaxbias.layers import dense, gelu
 
 SUITE = "backends"
+COLLECTIVES = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 TOPOLOGIES = {
     "tiny": ["v5e:2x2"],
     "quick": ["v5e:2x2"],
     "full": ["v5e:2x2", "v6e:2x2", "v5p:8x8x16"],
 }
 ACCELERATOR_WIDTH = {"tiny": 8, "quick": 8192, "full": 8192}
+GPUS = {"tiny": [1], "quick": [1, 4], "full": [1, 4, 8, 16]}
 TPU_ENVIRONMENT = {
     # the compiler is used alone: no metadata server, no device to look for
     "JAX_PLATFORMS": "cpu",
@@ -43,6 +49,7 @@ TPU_ENVIRONMENT = {
 def run(setting: Setting) -> Iterator[list[Record]]:
     yield from _attached(setting)
     yield from _compiled_for_tpu(setting)
+    yield from _compiled_for_gpu(setting)
 
 
 # --- what is attached -------------------------------------------------------------------------------------------------
@@ -137,10 +144,28 @@ def _compiled_for_tpu(setting: Setting) -> Iterator[list[Record]]:
         except WorkerFailed as error:
             yield [Record(SUITE, case, "all", status="failed", note=str(error), measured="compiled, not run")]
             continue
-        yield [_tpu_record(case, each) for each in answer]
+        yield [_compiled_record(case, each) for each in answer]
 
 
-def _tpu_record(case: str, answer: dict[str, Any]) -> Record:
+def _compiled_for_gpu(setting: Setting) -> Iterator[list[Record]]:
+    for gpus in GPUS[setting.scale]:
+        case = f"compiled for {gpus} H100"
+        if not setting.asks_for(case):
+            continue
+        if importlib.util.find_spec("jax_cuda13_plugin") is None:
+            note = "JAX's CUDA plugin is not installed: pip install 'jaxbias[gpu-compile]'"
+            yield [Record(SUITE, case, "all", status="skipped", note=note, measured="compiled, not run")]
+            continue
+        job = {"gpus": gpus, "scale": "quick" if setting.scale == "full" else setting.scale}
+        try:
+            answer = in_process("benchmarks.bench_backends", job, env={"JAX_PLATFORMS": "cpu"})
+        except WorkerFailed as error:
+            yield [Record(SUITE, case, "all", status="failed", note=str(error), measured="compiled, not run")]
+            continue
+        yield [_compiled_record(case, each) for each in answer]
+
+
+def _compiled_record(case: str, answer: dict[str, Any]) -> Record:
     named = {k: answer.pop(k) for k in ("contender", "dtype", "sizes", "compile_s", "temp_bytes", "flops", "bytes")}
     record = Record(SUITE, case, measured="compiled, not run", flops_from="compiler", **named)
     record.status, record.note = answer.pop("status", "ok"), answer.pop("note", "")
@@ -148,10 +173,10 @@ def _tpu_record(case: str, answer: dict[str, Any]) -> Record:
     return record
 
 
-def tpu_programs(scale: str):
+def programs_to_compile(scale: str):
     """name → (function, args as shapes, names of the args that are split over the chips by their first axis)."""
     from jaxbias import losses, value_and_grad
-    from jaxbias.layers import conv, layer_norm, max_pool, relu, reshape
+    from jaxbias.layers import attention, conv, layer_norm, max_pool, relu, reshape
 
     n, width, size = (8, 128, 8) if scale == "tiny" else (1024, 4096, 32)
     programs: dict[str, tuple[Any, tuple[Any, ...], tuple[bool, ...]]] = {}
@@ -181,6 +206,12 @@ def tpu_programs(scale: str):
     norm, norm_params = layer_norm.layer(), Params(shape(width), shape(width))
     programs["layer norm"] = both(norm), (norm_params, x, x), split
     programs["layer norm, autodiff"] = autodiff(norm), (norm_params, x, x), split
+    heads = attention.layer(width // 128 or 1, 128 if width >= 128 else width, fan_out=width)
+    sequence = shape(n // 128 or 1, min(n, 128), width)
+    heads_params = jax.eval_shape(heads.init, jax.random.key(0), sequence)
+    programs["attention"] = both(heads), (heads_params, sequence, sequence), split
+    programs["attention, autodiff"] = autodiff(heads), (heads_params, sequence, sequence), split
+    programs["training step, two layers, Adam"] = training_step(width, n)
     images, pooled = shape(n, size, size, 32), shape(n, size // 2, size // 2, 32)
     pool = max_pool.layer(2)
     programs["max pool 2×2"] = both(pool), ((), images, pooled), split
@@ -196,7 +227,30 @@ def tpu_programs(scale: str):
     return programs
 
 
-def _compile_one(name, program, mesh) -> dict[str, Any]:
+def training_step(width: int, n: int):
+    """Forward, backward and Adam: a network of two layers in bfloat16, its params and the moments in float32."""
+    import optax
+
+    from jaxbias import losses, value_and_grad
+
+    network, optimizer = chain(dense.layer(width), gelu, dense.layer(10)), optax.adam(1e-3)
+    gradient = value_and_grad(network, losses.cross_entropy)
+    x, labels = jax.ShapeDtypeStruct((n, width), jnp.bfloat16), jax.ShapeDtypeStruct((n,), jnp.int32)
+    params = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))
+    learned = params, jax.eval_shape(optimizer.init, params)
+
+    def step(learned, x, labels):
+        params, opt_state = learned
+        rounded = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
+        value, grads = gradient(rounded, x, labels)
+        grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    return step, (learned, x, labels), (False, True, True)
+
+
+def _compile_one(name, program, mesh, platform) -> dict[str, Any]:
     from jax.sharding import NamedSharding, PartitionSpec
 
     function, args, split = program
@@ -214,7 +268,7 @@ def _compile_one(name, program, mesh) -> dict[str, Any]:
     answer = {"contender": name, "dtype": str(args[1].dtype), "sizes": sizes}
     began = time.perf_counter()
     try:
-        compiled = jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",)).compile()
+        compiled = jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).compile()
     except Exception as error:
         missing = dict.fromkeys(("compile_s", "temp_bytes", "flops", "bytes"))
         return {**answer, **missing, "status": "failed", "note": note_of(error)}
@@ -228,20 +282,55 @@ def _compile_one(name, program, mesh) -> dict[str, Any]:
         # negative where the compiler has no estimate for some operation
         "optimal_s": cost["optimal_seconds"] if cost.get("optimal_seconds", -1) > 0 else None,
         "fusions": len(re.findall(r"= \S+ fusion\(|\) fusion\(", text)),
-        "collectives": len(
-            re.findall(r" (?:all-reduce|all-gather|reduce-scatter|collective-permute)(?:-start)?\(", text)
-        ),
+        **facts_of(text),
     }
 
 
-def _tpu_worker(job: dict[str, Any]) -> list[dict[str, Any]]:
+def _bytes_of(types: str) -> int:
+    """Of "(bf16[8,4]{1,0}, f32[])"."""
+    arrays = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", types)
+    return sum(int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n) for bits, shape in arrays)
+
+
+def facts_of(text: str) -> dict[str, Any]:
+    """What is read from a compiled program, for one device.
+
+    Returns:
+        collectives: how many. kinds: name → how many. summed_bytes: of the arrays that all-reduces add up; on a ring
+        each of n devices sends 2 (n − 1) / n of them. custom_calls: their targets. transfers: to or from the host.
+        products, products_with_bias: fusions with a product, and those of them that a vector goes into. Only in
+        programs for GPUs is a product a fusion.
+    """
+    kinds = Counter(re.findall(COLLECTIVES, text))
+    bodies = re.split(r"\n\n+", text)
+    products = [body for body in bodies if not body.lstrip().startswith("ENTRY") and re.search(r" dot\(", body)]
+    with_bias = [body for body in products if re.search(r"= \w+\[\d+\]\S* parameter\(", body)]
+    return {
+        "collectives": sum(kinds.values()),
+        "kinds": dict(kinds),
+        "summed_bytes": sum(map(_bytes_of, re.findall(r"= (.*?) all-reduce(?:-done)?\(", text))),
+        "custom_calls": sorted(set(re.findall(r'custom_call_target="([^"]*)"', text))),
+        "transfers": len(re.findall(r" (?:infeed|outfeed|send|recv)\(|S\(5\)", text)),  # S(5): memory of the host
+        "products": len(products),
+        "products_with_bias": len(with_bias),
+    }
+
+
+def _worker(job: dict[str, Any]) -> list[dict[str, Any]]:
     import numpy as np
     from jax.experimental import topologies
 
-    topology = topologies.get_topology_desc(topology_name=job["topology"], platform="tpu")
+    if "gpus" in job:
+        platform = "cuda"
+        shape = f"1x{max(1, job['gpus'] // 8)}x{min(8, job['gpus'])}"  # partitions, hosts, devices of each
+        topology = topologies.get_topology_desc(platform=platform, target_config=H100, topology=shape)
+    else:
+        platform = "tpu"
+        topology = topologies.get_topology_desc(topology_name=job["topology"], platform=platform)
     mesh = jax.sharding.Mesh(np.array(topology.devices), ("rows",))
-    return [_compile_one(name, program, mesh) for name, program in tpu_programs(job["scale"]).items()]
+    programs = {n: p for n, p in programs_to_compile(job["scale"]).items() if job.get("only", n) == n}
+    return [_compile_one(name, program, mesh, platform) for name, program in programs.items()]
 
 
 if __name__ == "__main__":
-    print(json.dumps(_tpu_worker(json.loads(sys.argv[1]))))
+    print(json.dumps(_worker(json.loads(sys.argv[1]))))

@@ -114,11 +114,17 @@ PAUSE_S = 5e-3
 
 
 def _worker(module: str, job: dict[str, Any], python: str | None, env: dict[str, str] | None) -> dict[str, Any]:
-    root = Path(__file__).parent.parent
+    root = str(Path(__file__).parent.parent)
+    own = os.environ.get("PYTHONPATH") if python is None else None  # of no use to another interpreter
     return {
         "args": [python or sys.executable, "-m", module, json.dumps(job)],
         "cwd": root,
-        "env": {**os.environ, "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})},
+        "env": {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, own])),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **(env or {}),
+        },
         "text": True,
     }
 

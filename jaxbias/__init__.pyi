@@ -16,6 +16,9 @@ from ._derive import Derived as Derived
 from ._derive import NotDerived as NotDerived
 from ._derive import derive as derive
 from ._summary import summary as summary
+from .combinators import chain as chain
+from .combinators import parallel as parallel
+from .combinators import residual as residual
 from .foreign import surgery as surgery
 from .foreign.capture import capture as capture
 from .foreign.capture import clipped_grad as clipped_grad
@@ -48,9 +51,6 @@ from .leaves import with_frozen as with_frozen
 from .params import Layer as Layer
 from .params import Params as Params
 from .params import State as State
-from .params import chain as chain
 from .params import inference as inference
-from .params import parallel as parallel
-from .params import residual as residual
 
 __version__: str

@@ -138,11 +138,7 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
 VAGUE = {"found", "each", "one", "what"}
 """Names that say nothing of a value (docs/architecture.md, "Words")."""
 
-NOT_YET_RENAMED = {
-    "jaxbias/layers/",
-    *(f"jaxbias/verify/{name}" for name in ("edits/", "search.py", "terms.py", "patterns.py", "whole_leaf.py")),
-    "jaxbias/verify/naming.py",
-}
+NOT_YET_RENAMED = {"jaxbias/layers/"}
 
 
 def vague_names(path):

@@ -232,9 +232,11 @@ def test_every_option_of_training_runs(tmp_path):
         "state": None, "validation": data, "checkpoint": tmp_path / "fit", "progress": told.append,
         "trainable": jb.freeze(params, "biases"), "metrics": metric, "how": "autodiff", "loop": "steps",
         "mesh": jax.make_mesh((1,), ("data",)), "shardings": PartitionSpec(), "compute_dtype": X.dtype,
+        "steps_per_epoch": 2, "wait_s": 10,
     }  # fmt: skip
+    batches = [tuple(array[i : i + 2] for array in data) for i in (0, 2)]
     fit = jb.train.fit(
-        network, jb.losses.huber, params, data, optax.sgd(0.1), epochs=1, batch_size=2, key=KEY, **options
+        network, jb.losses.huber, params, batches, optax.sgd(0.1), epochs=1, batch_size=2, key=KEY, **options
     )
     assert set(options) | {"epochs", "batch_size", "key"} == keyword_only(jb.train.fit)
     assert told and set(fit.history) >= {"loss", "size", "validation_loss", "validation_size"}

@@ -14,12 +14,12 @@ from .evaluation import apply as apply
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluate_with_offsets as evaluate_with_offsets
 from .evaluation import float_values as float_values
-from .evaluation import numbered as numbered
 from .evaluation import rerun as rerun
 from .evaluation import run as run
 from .evaluation import run_by as run_by
 from .evaluation import run_in_jax as run_in_jax
 from .evaluation import run_longer as run_longer
+from .evaluation import shared_uses as shared_uses
 from .evaluation import values_and_cotangents as values_and_cotangents
 from .evaluation import without_custom_rules as without_custom_rules
 from .program import Equation as Equation

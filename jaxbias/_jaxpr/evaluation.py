@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias._jaxpr import in_numpy
 from jaxbias._jaxpr.in_numpy import as_array, cast
-from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, NUMBERED, Equation, Program, read
+from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, Equation, Program, read
 
 Step = Callable[[int, Equation, list[Any]], Sequence[Any]]
 """`(position, equation, inputs) -> outputs` of one equation."""
@@ -198,31 +198,34 @@ def evaluate_with_offsets(
 ) -> list[Any]:
     """Outputs of a program that was `read`, an offset added to each named output where its value is made.
 
-    So the derivative by an offset is the gradient of that intermediate value, through everything that uses it. Each
-    equation stands in a name scope with its position.
+    So the derivative by an offset is the gradient of that intermediate value, through everything that uses it.
     """
     marked = {number: offsets[name] for name, number in zip(names, program.outputs)}
 
-    def step(position: int, equation: Equation, values: list[Any]) -> list[Any]:
-        with jax.named_scope(f"{NUMBERED}{position}"):
-            outs = equation.bind(*values)
+    def step(_: int, equation: Equation, values: list[Any]) -> list[Any]:
+        outs = equation.bind(*values)
         return [out + marked[i] if i in marked else out for i, out in zip(equation.outputs, outs)]
 
     return run_by(step, program, inputs)
 
 
-def values_and_cotangents(program: Program, inputs: Sequence[Any], seeds: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Every float value that the equations of a `trace_inlined` program make, and the gradient of Σ seed · out by it.
+def values_and_cotangents(
+    program: Program, inputs: Sequence[Any], seeds: Sequence[Any]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Every float value that the equations of a `trace_inlined` program make, the gradient of Σ seed · out by it, and
+    the parts of the gradients by values that are used more than once.
 
-    The order is that of `float_values(program)`; a gradient counts everything that uses the value.
+    The order is that of `float_values(program)` and of `shared_uses(program)`; a gradient counts everything that uses
+    the value, a part one use of it.
     """
-    made = float_values(program)
+    made, uses = float_values(program), shared_uses(program)
 
-    def run(offsets: list[Any]) -> tuple[list[Any], list[Any]]:
-        held = dict(zip(made, offsets))
+    def run(offsets: list[Any], at_uses: list[Any]) -> tuple[list[Any], list[Any]]:
+        held, used = dict(zip(made, offsets)), dict(zip(uses, at_uses))
         seen: dict[int, Any] = {}
 
-        def step(_: int, equation: Equation, values: list[Any]) -> list[Any]:
+        def step(position: int, equation: Equation, values: list[Any]) -> list[Any]:
+            values = [x + used[position, j] if (position, j) in used else x for j, x in enumerate(values)]
             outs = [out + held[i] if i in held else out for i, out in zip(equation.outputs, _bound(equation, values))]
             seen.update(zip(equation.outputs, outs))
             return outs
@@ -230,10 +233,22 @@ def values_and_cotangents(program: Program, inputs: Sequence[Any], seeds: Sequen
         outs = run_by(step, program, inputs)
         return outs, [seen[i] for i in made]
 
-    zeros = [jnp.zeros(program.shapes[i], program.dtypes[i]) for i in made]
-    outs, pull_back, values = jax.vjp(run, zeros, has_aux=True)
-    (cotangents,) = pull_back([jnp.asarray(seed).astype(out.dtype) for seed, out in zip(seeds, outs)])
-    return values, cotangents
+    zeros = lambda numbers: [jnp.zeros(program.shapes[i], program.dtypes[i]) for i in numbers]
+    operands = [program.equations[position].inputs[j] for position, j in uses]
+    outs, pull_back, values = jax.vjp(run, zeros(made), zeros(operands), has_aux=True)
+    cotangents, parts = pull_back([jnp.asarray(seed).astype(out.dtype) for seed, out in zip(seeds, outs)])
+    return values, cotangents, parts
+
+
+def shared_uses(program: Program) -> list[tuple[int, int]]:
+    """(Position of an equation, which of its operands) of every use of a float value that is used more than once."""
+    uses: dict[int, list[tuple[int, int]]] = {}
+    for position, equation in enumerate(program.equations):
+        for j, number in enumerate(equation.inputs):
+            dtype = program.dtypes[number]
+            if number not in program.constants and dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
+                uses.setdefault(number, []).append((position, j))
+    return [use for its in uses.values() if len(its) > 1 for use in its]
 
 
 def float_values(program: Program) -> list[int]:
@@ -249,18 +264,6 @@ def _bound(equation: Equation, values: list[Any]) -> list[Any]:
     if equation.name == "loop_stack":
         return [jnp.stack(values) if values else jnp.zeros(equation.shapes.outputs[0], equation.dtypes.outputs[0])]
     return equation.bind(*values)
-
-
-def numbered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, each of its equations in a name scope with its number, which its derivatives inherit."""
-
-    def run(*args):
-        program, shapes = read(function, *args)
-        return jax.tree.unflatten(
-            jax.tree.structure(shapes), evaluate_with_offsets(program, jax.tree.leaves(args), {}, ())
-        )
-
-    return run
 
 
 CUSTOM_RULES = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"))

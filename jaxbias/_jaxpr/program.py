@@ -13,7 +13,6 @@ In the last two a choice by platform (`lax.platform_dependent`) is made, for the
 import dataclasses
 import functools
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,9 +25,6 @@ from jax._src.interpreters import partial_eval
 
 from jaxbias._jaxpr import in_numpy, shards
 from jaxbias._jaxpr.sources import Segment, Source, user_line, user_segments
-
-NUMBERED = "jaxbias_equation_"
-"""Prefix of the name scopes by which `numbered` tells equations."""
 
 MAX_UNROLLED = 2000
 """Equations that unrolling one loop may add; a longer loop stays one equation."""
@@ -149,14 +145,6 @@ class Equation:
         name = self.caller.params.get("name")
         inside = max((k + 1 for k, segment in enumerate(own) if segment.function == name), default=0)
         return (*own[:inside], *self.caller.segments)
-
-    @functools.cached_property
-    def origin(self) -> int | None:
-        """Number of the equation of a `numbered` function that this one is, or is part of the derivative of."""
-        if self.caller is not None and self.caller.origin is not None:
-            return self.caller.origin
-        _, scope, rest = str(self._eqn.source_info.name_stack).partition(NUMBERED)
-        return int("".join(itertools.takewhile(str.isdigit, rest))) if scope else None
 
     @property
     def called(self) -> str:

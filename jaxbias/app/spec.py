@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxbias import layers
+from jaxbias.combinators import chain, residual
 from jaxbias.data import Form
-from jaxbias.params import Layer, chain, init_state, map_layers, out_shape, residual
+from jaxbias.params import Layer, init_state, map_layers, out_shape
 
 ACTIVATIONS = tuple(sorted(name for name, value in vars(layers).items() if isinstance(value, Layer)))
 

@@ -182,7 +182,7 @@ def _unmoved(null: np.ndarray, changes: Callable[[np.ndarray], np.ndarray], tole
 def _left_singular(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All left singular vectors, and the singular values; of a triangle first where the rows are long."""
     if rows.shape[1] > rows.shape[0]:
-        rows = np.linalg.qr(rows.T, mode="r").T
+        rows = np.asarray(np.linalg.qr(rows.T, mode="r")).T
     vectors, values, _ = np.linalg.svd(rows, full_matrices=True)
     return vectors, values
 
@@ -218,7 +218,7 @@ def _scaled_triangle(
     scales = np.array([np.sqrt(np.mean(np.square(rows[:, part]))) for part in parts_of(sizes)])
     live = scales > tolerance * max(scales.max(), usual)
     factors = np.repeat(np.where(live, 1 / np.where(live, scales, 1), 0), sizes)
-    return np.linalg.qr(rows * factors, mode="r"), factors
+    return np.asarray(np.linalg.qr(rows * factors, mode="r")), factors
 
 
 def _rank(values: np.ndarray, tolerance: float) -> int:

@@ -56,6 +56,7 @@ from jaxbias._numerics import matmul, rows, sum_over, widen
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
 from jaxbias.layers import _attention as core
+from jaxbias.layers._attention_heads import heads_backward, matrix_of, merged, split_heads, unmerged
 from jaxbias.layers._attention_inputs import (
     PROJECTIONS,
     as_inputs,
@@ -63,24 +64,22 @@ from jaxbias.layers._attention_inputs import (
     check_params,
     check_settings,
     check_sizes,
-    four_axes,
     with_bias,
 )
 from jaxbias.layers._attention_inputs import AttentionParams as AttentionParams
 from jaxbias.layers._attention_inputs import Inputs as Inputs
 from jaxbias.layers._attention_layouts import layouts
-from jaxbias.layers._distance import Distances, alibi_slopes, grads_of_score_bias, score_bias
-from jaxbias.layers._query_norm import Preparation, prepared, prepared_backward
+from jaxbias.layers._attention_operands import (
+    Settings,
+    distances_of,
+    first_query,
+    gains_of,
+    grads_of_gains,
+    operands_of,
+)
+from jaxbias.layers._distance import alibi_slopes, grads_of_score_bias
+from jaxbias.layers._query_norm import Preparation, prepared_backward
 from jaxbias.params import Layer, Params, State, Static
-
-
-class _Settings(NamedTuple):
-    """What is fixed when a program is traced."""
-
-    plan: core.Plan
-    preparation: Preparation
-    alibi: bool
-    max_distance: int
 
 
 class Residuals(NamedTuple):
@@ -235,7 +234,7 @@ def forward(
     norm = "rms" if params.query_norm is not None else "unit" if params.temperature is not None else None
     if scale is None:
         scale = 1.0 if norm == "unit" else 1 / math.sqrt(d)
-    settings = _Settings(
+    settings = Settings(
         core.Plan(scale, causal, window, softcap, dropout, block),
         Preparation(norm, eps, rotary, rotary_base, rotary_size),
         alibi,
@@ -252,13 +251,13 @@ def forward(
         dropout_key, _ = jax.random.split(state)
     y = given.x if given.y is None else given.y
     q, k, v = (
-        _heads(each.reshape(n, *each.shape[-2:]), projection)
+        split_heads(each.reshape(n, *each.shape[-2:]), projection)
         for each, projection in ((given.x, params.query), (y, params.key), (y, params.value))
     )
-    operands = _operands(params, given, q, k, v, dropout_key, settings)
+    operands = operands_of(params, given, q, k, v, dropout_key, settings)
     o, ell = core.forward(operands, settings.plan)
     weight, bias = params.out
-    z = matmul(_merged(o), _matrix(weight))
+    z = matmul(merged(o), matrix_of(weight))
     if bias is not None:
         z = z + jnp.broadcast_to(widen(bias), z.shape)
     z = z.astype(given.x.dtype).reshape(*given.x.shape[:-1], weight.shape[-1])
@@ -273,7 +272,7 @@ def backward(residuals: Residuals, delta: Float[Array, "*batch T F"]) -> tuple[A
         ValueError: delta has another shape than z.
     """
     x, params, q, k, v, o, ell, dropout_key, static = residuals
-    settings: _Settings = static.value
+    settings: Settings = static.value
     given = as_inputs(x, "attention.backward")
     y = given.x if given.y is None else given.y
     weight_out, bias_out = params.out
@@ -283,39 +282,39 @@ def backward(residuals: Residuals, delta: Float[Array, "*batch T F"]) -> tuple[A
 
     # (9.2.5)
     grad_out = Params(
-        matmul(rows(_merged(o)).T, rows(delta)).reshape(weight_out.shape),
+        matmul(rows(merged(o)).T, rows(delta)).reshape(weight_out.shape),
         None if bias_out is None else sum_over(delta, (0, 1)),
     )
-    delta_o = _split(matmul(delta, _matrix(weight_out).T), o.shape)
+    delta_o = unmerged(matmul(delta, matrix_of(weight_out).T), o.shape)
 
     # 9.1 and (9.2.6)
-    operands = _operands(params, given, q, k, v, dropout_key, settings)
+    operands = operands_of(params, given, q, k, v, dropout_key, settings)
     deltas = core.backward(operands, o, ell, delta_o, settings.plan)
 
     # (9.2.7), (9.1.15), (9.1.16)
     how = settings.preparation
-    gain_q, gain_k = _gains(params)
-    delta_q, grad_gain_q = prepared_backward(q, gain_q, deltas.q.reshape(q.shape), _first_query(q, k), how)
+    gain_q, gain_k = gains_of(params)
+    delta_q, grad_gain_q = prepared_backward(q, gain_q, deltas.q.reshape(q.shape), first_query(q, k), how)
     delta_k, grad_gain_k = prepared_backward(k, gain_k, deltas.k, 0, how)
 
     # (9.2.8), (9.2.9)
-    grad_query, delta_x = _heads_backward(given.x, params.query, delta_q)
-    grad_key, through_key = _heads_backward(y, params.key, delta_k)
-    grad_value, through_value = _heads_backward(y, params.value, deltas.v)
+    grad_query, delta_x = heads_backward(given.x, params.query, delta_q)
+    grad_key, through_key = heads_backward(y, params.key, delta_k)
+    grad_value, through_value = heads_backward(y, params.value, deltas.v)
     delta_y = through_key + through_value
     if given.y is None:
         delta_x, delta_y = delta_x + delta_y, None
 
     by_distance = None if deltas.by_distance is None else deltas.by_distance.reshape(heads, -1)
     grad_slopes, grad_buckets = grads_of_score_bias(
-        params.slopes, params.buckets, _distances(q, k, settings), by_distance
+        params.slopes, params.buckets, distances_of(q, k, settings), by_distance
     )
     grads = AttentionParams(
         grad_query,
         grad_key,
         grad_value,
         grad_out,
-        **_grads_of_gains(params, grad_gain_q, grad_gain_k),
+        **grads_of_gains(params, grad_gain_q, grad_gain_k),
         slopes=grad_slopes,
         buckets=grad_buckets,
         sink=None if deltas.sink is None else deltas.sink.reshape(heads),
@@ -335,104 +334,6 @@ def step(key: Array, residuals: Residuals | None = None) -> Array:
     """The dropout key of the next training step."""
     del residuals
     return jax.random.split(key)[1]
-
-
-# --- steps ------------------------------------------------------------------------------------------------------------
-
-
-def _heads(x: Float[Array, "n t fan_in"], params: Params) -> Float[Array, "n heads t size"]:
-    """x W + b, the heads apart (9.2.1)."""
-    fan_in, heads, size = params.weight.shape
-    z = matmul(x, params.weight.reshape(fan_in, heads * size))
-    if params.bias is not None:
-        z = z + jnp.broadcast_to(params.bias.reshape(-1), z.shape)
-    return jnp.swapaxes(z.reshape(*x.shape[:-1], heads, size), 1, 2)
-
-
-def _heads_backward(x: Array, params: Params, delta: Float[Array, "n heads t size"]) -> tuple[Params, Array]:
-    """Its gradients and δx (9.2.8), (9.2.9)."""
-    weight, bias = params
-    fan_in, heads, size = weight.shape
-    delta = jnp.swapaxes(delta, 1, 2)
-    delta = delta.reshape(*delta.shape[:2], heads * size)
-    grad_weight = matmul(rows(widen(x)).T, rows(delta)).reshape(weight.shape)
-    grad_bias = None if bias is None else sum_over(delta, (0, 1)).reshape(bias.shape)
-    return Params(grad_weight, grad_bias), matmul(delta, widen(weight).reshape(fan_in, heads * size).T).reshape(x.shape)
-
-
-def _merged(o: Float[Array, "n G R T e"]) -> Float[Array, "n T merged"]:
-    n, g, r, t, e = o.shape
-    return jnp.moveaxis(o, 3, 1).reshape(n, t, g * r * e)
-
-
-def _split(merged: Float[Array, "n T merged"], shape: tuple[int, ...]) -> Float[Array, "n G R T e"]:
-    n, g, r, t, e = shape
-    return jnp.moveaxis(merged.reshape(n, t, g, r, e), 1, 3)
-
-
-def _matrix(weight_out: Float[Array, "H e F"]) -> Float[Array, "merged F"]:
-    heads, e, fan_out = weight_out.shape
-    return widen(weight_out).reshape(heads * e, fan_out)
-
-
-def _first_query(q: Array, k: Array) -> int:
-    """Position of the first query: the last one is aligned with the last key."""
-    return k.shape[2] - q.shape[2]
-
-
-def _gains(params: AttentionParams) -> tuple[Array | None, Array | None]:
-    """What normalised queries and keys are multiplied by: γ, or e^τ of each head and nothing."""
-    if params.query_norm is not None and params.key_norm is not None:
-        of_feature = lambda norm: widen(norm.weight).reshape(1, 1, 1, -1)
-        return of_feature(params.query_norm), of_feature(params.key_norm)
-    if params.temperature is not None:
-        return jnp.exp(widen(params.temperature)).reshape(1, -1, 1, 1), None
-    return None, None
-
-
-def _grads_of_gains(params: AttentionParams, grad_q: Array | None, grad_k: Array | None) -> dict[str, Any]:
-    if params.query_norm is not None and grad_q is not None and grad_k is not None:
-        return {"query_norm": Params(grad_q.reshape(-1), None), "key_norm": Params(grad_k.reshape(-1), None)}
-    if params.temperature is not None and grad_q is not None:  # A depends on τ through e^τ
-        return {"temperature": jnp.exp(widen(params.temperature)) * grad_q.reshape(-1)}
-    return {}
-
-
-def _distances(q: Array, k: Array, settings: _Settings) -> Distances:
-    two_sided = not settings.plan.causal
-    return Distances(q.shape[2], k.shape[2], q.shape[1], settings.alibi, settings.max_distance, two_sided)
-
-
-def _operands(
-    params: AttentionParams, given: Inputs, q: Array, k: Array, v: Array, dropout_key: Array | None, settings: _Settings
-) -> core.Operands:
-    """What the core takes, with the heads as (G, R)."""
-    n, heads, t, d = q.shape
-    groups = k.shape[1]
-    apart = lambda x: None if x is None else x.reshape(groups, heads // groups, *x.shape[1:])
-    gain_q, gain_k = _gains(params)
-    prepared_q = prepared(q, gain_q, _first_query(q, k), settings.preparation)
-    by_distance = score_bias(params.slopes, params.buckets, _distances(q, k, settings), prepared_q.dtype)
-    return core.Operands(
-        prepared_q.reshape(n, groups, heads // groups, t, d),
-        prepared(k, gain_k, 0, settings.preparation),
-        v,
-        bias=_like_scores(given.bias, groups),
-        by_distance=apart(by_distance),
-        appended_key=params.bias_k,
-        appended_value=params.bias_v,
-        sink=apart(params.sink),
-        visible=_like_scores(four_axes(given.visible), groups),
-        key=dropout_key,
-    )
-
-
-def _like_scores(x: Any, groups: int) -> Array | None:
-    """What broadcasts to (n, H, T, S), with the five axes of the core's scores."""
-    if x is None:
-        return None
-    n, heads, t, s = (1,) * (4 - x.ndim) + x.shape
-    return jnp.asarray(x).reshape(n, *((groups, heads // groups) if heads > 1 else (1, 1)), t, s)
 
 
 def layer(
@@ -578,6 +479,11 @@ DERIVATIONS = (
                     max_distance=4, sink=True, use_bias=("query", "key", "out"), block=2,
                 ),
                 _drawn_inputs((2, 5, 2), bias=(4, 1, 5), hide=((0, 4), (1, 0))),
+            ),
+            Example(
+                "cross-attention, no key bias",
+                layer(2, 1, use_bias=("query", "value", "out")),
+                _pair((2, 3, 2), (2, 2, 4)),
             ),
             Example("no keys", layer(2, 1), _pair((2, 2, 2), (2, 0, 3))),
         ),

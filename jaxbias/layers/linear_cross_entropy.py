@@ -35,6 +35,7 @@ from jaxtyping import Array, Float, Integer
 from jaxbias import initializers
 from jaxbias._doors import check_delta, check_features, check_float, check_number, check_size, describe
 from jaxbias._numerics import accumulation_dtype, rows, widen
+from jaxbias.combinators import combined_state, split_keys
 from jaxbias.derivation import Derivation, Example, generator, normal
 from jaxbias.initializers import Initializer
 from jaxbias.layouts import Layouts, of_weight
@@ -44,11 +45,9 @@ from jaxbias.params import (
     Params,
     Static,
     as_layer,
-    combined_state,
     init_state,
     out_shape,
     run_forward,
-    split_keys,
     weight_and_bias,
 )
 

@@ -1,6 +1,6 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,10 @@ from jaxbias.symbols.passes import passes
 MOST_ENTRIES = 50_000
 """Of one value; larger ones are not compared with."""
 
-NAMED, UNNAMED = 1.0, 3.0
-"""Ranks: what the user gave a name to comes before what stands inside of an expression."""
+NAMED, IN_LOOP, UNNAMED = 1.0, 2.5, 3.0
+"""Ranks: what the user gave a name to comes before that of another pass of a loop, and before what stands inside of an
+expression.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ReferenceValue:
         of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
         through: of the gradient by the operand of an elementwise function, the name of that by its value.
         line: of the forward that computes it, "file.py:12: code"; empty if unknown.
+        through_use: of a part of a gradient, the code of the forward that it comes through; its name is a number.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
@@ -43,6 +46,7 @@ class ReferenceValue:
     form: str = ""
     through: str = ""
     line: str = ""
+    through_use: str = ""
     place: str = ""
     iteration: int = 0
 
@@ -57,6 +61,7 @@ def reference_values(
     primals: Sequence[Any],
     seeds: Sequence[Any],
     probes: Sequence[Sequence[Any]],
+    gradients: bool = True,
 ) -> list[ReferenceValue]:
     """Forward values, gradients by them, and derivatives of the usual elementwise functions, on all probes.
 
@@ -64,23 +69,31 @@ def reference_values(
         forward: float outputs from a list of primals; traceable.
         primals, seeds: of the shapes and dtypes to trace with.
         probes: primals and seeds, one after the other, of each probe.
+        gradients: those by the values too; a forward without reverse mode has none.
     """
     inlined, _ = _jaxpr.trace_inlined(lambda *primals: forward(list(primals)), *primals, unrolled=True)
     made = _jaxpr.float_values(inlined)
 
-    def both(primals: list[Any], seeds: list[Any]) -> list[Any]:
-        values, cotangents = _jaxpr.values_and_cotangents(inlined, primals, seeds)
-        return [*values, *cotangents]
+    uses = _jaxpr.shared_uses(inlined)
 
-    program = _jaxpr.trace(both, list(primals), list(seeds))
-    columns = zip(*(_jaxpr.run(program, probe) for probe in probes))
-    arrays = [np.stack([np.asarray(x) for x in column]) for column in columns]
+    def both(primals: list[Any], seeds: list[Any]) -> list[Any]:
+        values, cotangents, parts = _jaxpr.values_and_cotangents(inlined, primals, seeds)
+        return [*values, *cotangents, *parts]
+
+    if gradients:
+        program = _jaxpr.trace(both, list(primals), list(seeds))
+        rows = [_jaxpr.run(program, probe) for probe in probes]
+    else:
+        held = [_jaxpr.evaluate(inlined, list(probe[: len(primals)])) for probe in probes]
+        rows = [[values[number] for number in made] for values in held]
+    arrays = [np.stack([np.asarray(x) for x in column]) for column in zip(*rows)]
     named: list[ReferenceValue] = []
     names = names_of(inlined)
-    in_loops = {number: (k, t) for k, group in enumerate(passes(inlined)) for t, number in enumerate(group)}
+    groups = passes(inlined)
+    in_loops = {number: (k, t) for k, group in enumerate(groups) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     functions = _functions(inlined, names)
-    for number, value, cotangent in zip(made, arrays, arrays[len(made) :]):
+    for number, value, cotangent in zip(made, arrays, arrays[len(made) : 2 * len(made)] or [None] * len(made)):
         if value[0].size > MOST_ENTRIES:
             continue
         if (name := names.get(number)) is not None:
@@ -89,9 +102,13 @@ def reference_values(
             pieces, operation = makers[number].segments, makers[number].name
             text = f"{operation} in `{pieces[0].text}`" if pieces else operation
             text, rank = "the output" if number in inlined.outputs else text, UNNAMED
+            of_last = names.get(groups[in_loops[number][0]][-1]) if number in in_loops else None
+            if of_last is not None:  # in another pass of the loop
+                text, rank = of_last.text, IN_LOOP
         after = gradient_by(names[functions[number]].text) if number in functions else ""
-        gradient = ReferenceValue(gradient_by(text), cotangent, True, rank, through=after)
-        new = [ReferenceValue(text, value, False, rank), gradient]
+        new = [ReferenceValue(text, value, False, rank)]
+        if cotangent is not None:
+            new.append(ReferenceValue(gradient_by(text), cotangent, True, rank, through=after))
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):
                 new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))
@@ -102,7 +119,18 @@ def reference_values(
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
-    return named
+    return named + (list(_parts(inlined, uses, arrays[2 * len(made) :])) if gradients else [])
+
+
+def _parts(
+    program: _jaxpr.Program, uses: Sequence[tuple[int, int]], arrays: Sequence[np.ndarray]
+) -> Iterator[ReferenceValue]:
+    """Parts of the gradients by values that are used more than once."""
+    for (position, j), array in zip(uses, arrays):
+        equation = program.equations[position]
+        if equation.segments and array[0].size <= MOST_ENTRIES:
+            code, number = equation.segments[0].text, equation.inputs[j]
+            yield ReferenceValue(f"{number}", array, True, UNNAMED, through_use=code)
 
 
 PLAIN = frozenset(

@@ -37,7 +37,7 @@ def same(a: np.ndarray, b: np.ndarray, tolerance: float = SAME) -> bool:
     if a.shape != b.shape:
         return False
     with np.errstate(all="ignore"):
-        size = np.nanmax(np.abs(b), initial=0.0)
+        size = np.max(np.abs(b), initial=0.0, where=np.isfinite(b))
         return bool(np.all((np.abs(a - b) <= tolerance * size + 1e-300) | (a == b)))
 
 
@@ -104,14 +104,29 @@ def usable(x: np.ndarray) -> bool:
 
 
 class Matcher:
-    """Finds the reference value that an array is."""
+    """Finds the reference value that an array is.
+
+    Attributes:
+        values: those that may be found, each once.
+        named: all of them, by name and pass.
+        parts: of gradients by values that are used more than once, by value.
+        masked: forward values with infinities, by which entries are left out of a softmax or a maximum.
+    """
 
     def __init__(self, values: Iterable[ReferenceValue]):
         self.values: list[ReferenceValue] = []
         self.named: dict[tuple[str, int], ReferenceValue] = {}
         self.buckets: dict[tuple[tuple[int, ...], int], list[_Held]] = {}
+        self.parts: dict[str, list[ReferenceValue]] = {}
+        self.masked: list[ReferenceValue] = []
         for value in sorted(values, key=lambda v: v.rank):
+            if value.through_use:
+                self.parts.setdefault(value.name, []).append(value)
+                continue
             self.named.setdefault((value.name, value.iteration), value)
+            x = value.array
+            if not value.linear and x.dtype.kind == "f" and np.any(np.isinf(x)) and not np.any(np.isnan(x)):
+                self.masked.append(value)
             if usable(value.array):
                 x = _varying(np.asarray(value.array, complex if value.array.dtype.kind == "c" else float))
                 features, shape = _features(x), value.array.shape
@@ -204,7 +219,7 @@ class Alignment:
         self.passes = passes(program)
         self.families: dict[str, list[ReferenceValue]] = {}
         for value in values:
-            if value.place:
+            if value.place and not value.through_use:
                 self.families.setdefault(value.place, []).append(value)
         self.mended: set[int] = set()
         self._rewrites: dict[int, Any] = {}
@@ -253,7 +268,7 @@ class Alignment:
             return False
         with np.errstate(all="ignore"):
             size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
-            close = np.abs(gradient - expected) <= np.maximum(tolerance, 1e-10 * size)
+            close = np.abs(gradient - expected) <= np.maximum(tolerance, SAME * size)
         return bool(np.all(close | (gradient == expected) | ~np.isfinite(expected)))
 
     def _match(self, numbers: Iterable[int]) -> None:
@@ -296,6 +311,22 @@ class Alignment:
         if equation.name in LAYOUT and equation.inputs:
             return self.text(equation.inputs[0])
         return str(match) if match is not None else equation.segments[0].text if equation.segments else equation.name
+
+    def matters(self, number: int) -> np.ndarray:
+        """The elements of a value that what takes it does not multiply by zero or leave out."""
+        every = np.ones_like(self.column(number), bool)
+        for equation in self.program.equations[self.position.get(number, len(self.position)) + 1 :]:
+            if number not in equation.inputs:
+                continue
+            others = [n for n in equation.inputs if n != number]
+            if equation.name == "mul" and len(others) == 1 and others[0] not in self.linear:
+                return self.column(others[0]) != 0
+            if equation.name == "select_n" and equation.inputs[0] != number:
+                return self.column(equation.inputs[0]) == equation.inputs.index(number) - 1
+            if equation.name not in LAYOUT and equation.name not in ("add", "add_any", "sub", "neg"):
+                break
+            number = equation.outputs[0]
+        return every
 
     def right_after(self, changes: Mapping[int, np.ndarray], leaves: Iterable[int]) -> frozenset[int]:
         """Which of these gradients are right where other values, the probes along their first axis, stand in the

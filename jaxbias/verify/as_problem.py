@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxbias import _jaxpr
 from jaxbias._trees import first_line, in_one_line, is_float
 from jaxbias.verify import references
 from jaxbias.verify.problem import (
@@ -184,7 +183,6 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, subject="rul
         given_seeds=cotangent is not None,
         leaf_primal=flat.floats,
         seed_shapes=lambda primals: [shapes(primals)[i] for i in float_outs],
-        numbered=lambda primals, seeds: reference(primals, seeds, _jaxpr.numbered(forward)),
         forward=values_of,
         by_columns=lambda primals, seeds: references.by_columns(*of_floats(primals), seeds),
         by_differences=lambda primals, seeds: references.by_differences(*of_floats(primals), seeds),

@@ -102,7 +102,7 @@ class Checker:
                 continue
             if how:
                 self.by_differences = reference is problem.by_differences
-                self.problem = dataclasses.replace(problem, reference=reference, numbered=None)
+                self.problem = dataclasses.replace(problem, reference=reference)
                 self.runners, self.exact = {}, True
                 self.reference, self.rule = self.traced_in(None)
             if (error := self._cannot_trace(probe)) is None:

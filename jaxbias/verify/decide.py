@@ -117,9 +117,10 @@ def check(
     listing = Listing()
     if cases and not shape_found and (explain or (diagnose and wrong)):
         try:
-            listing = list_lines(checker, cases, rng)
+            listing = list_lines(checker, cases, sorted(wrong), rng)
         except Exception as error:  # the verdict must not depend on whether its lines can be told
-            listing = Listing(reason=f"an operation of the forward or the rule is in the way: {in_one_line(error)}")
+            listing = Listing(reason=f"an operation of the rule is in the way: {in_one_line(error)}")
+            notes += [] if explain else [f"no listing: {listing.reason}"]
         notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
     diagnoses = list(shape_found.values())
     if nonlinear is not None:
@@ -129,9 +130,9 @@ def check(
         broken_numbers = _not_a_number(problem, cases, sorted(wrong - set(shape_found)))
         diagnoses += broken_numbers.values()
         unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
-        named, reproduction, more = diagnoses_of(checker, cases, listing, unnamed, rng, search=nonlinear is None)
+        explained = nonlinear is not None
+        named, reproduction = diagnoses_of(checker, cases, listing, unnamed, rng, explained=explained)
         diagnoses += named
-        notes += more
         diagnoses += [d for i, d in precision.items() if i not in wrong]
     else:
         diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(wrong)]

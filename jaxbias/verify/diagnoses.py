@@ -1,4 +1,4 @@
-"""From wrong gradients to diagnoses: what is certain, the slips of the listing, and a search for what they leave."""
+"""From wrong gradients to diagnoses: what is certain, the slips of the listing, and what is left without a name."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,36 +6,75 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbias._jaxpr.sources import at_line
-from jaxbias._trees import in_one_line
 from jaxbias.verify.certain import certain
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.conditions import find_condition, reproduce, shrink
 from jaxbias.verify.localise import Listing, Located
-from jaxbias.verify.naming import name_mistakes
 from jaxbias.verify.report import Diagnosis
 
 
 def diagnoses_of(
-    checker: Checker, cases: list[Case], listing: Listing, wrong: list[int], rng: np.random.Generator, *, search: bool
-) -> tuple[list[Diagnosis], str, Sequence[str]]:
-    """Diagnoses of the wrong gradients, code that shows them, and notes.
+    checker: Checker,
+    cases: list[Case],
+    listing: Listing,
+    wrong: list[int],
+    rng: np.random.Generator,
+    *,
+    explained: bool,
+) -> tuple[list[Diagnosis], str]:
+    """Diagnoses of the wrong gradients, and code that shows them.
 
     Args:
-        search: for a mistake in what the slips of the listing do not explain.
+        explained: whether it is known already what is wrong with all of them; the lines say where.
     """
-    named, told = _of_slips(checker, cases, listing, wrong, rng)
-    if told.issuperset(wrong):
-        return named, _reproduction(checker, cases, wrong, rng), ()
-    if not search:
-        return named, "", ()
-    paths = [path for path, _, _ in checker.problem.leaves]
-    try:
-        others, reproduction, notes = name_mistakes(checker, cases, wrong, rng)
-        others = _of_others(others, told, paths)
-    except Exception as error:  # the verdict must not depend on whether the mistake can be searched for
-        others = [Diagnosis(paths[i], "unexplained", "Differs from the reference.") for i in wrong if i not in told]
-        reproduction, notes = "", [f"the search for the mistake failed: {in_one_line(error)}"]
-    return named + with_lines(others, listing, paths), reproduction, notes
+    if explained:
+        return _of_slips(checker, cases, listing, wrong, rng)[0], ""
+    smooth = [case for case in cases if not case.kink and not case.probe.kink]
+    edges = [i for i in wrong if not any(np.any(case.wrong[i]) for case in smooth)]
+    diagnoses = _of_edges(checker, cases, edges)
+    rest = [i for i in wrong if i not in edges]
+    named, told = _of_slips(checker, cases, listing, rest, rng)
+    diagnoses += named
+    open_ones = [_unexplained(checker, cases, smooth, i, rng) for i in rest if i not in told]
+    diagnoses += with_lines(open_ones, listing, [path for path, _, _ in checker.problem.leaves])
+    if not wrong:
+        return diagnoses, ""
+    small = shrink(checker, smooth, rest, rng) if rest else []
+    return diagnoses, reproduce(checker, small or smooth or cases, wrong)
+
+
+def _of_edges(checker: Checker, cases: list[Case], edges: list[int]) -> list[Diagnosis]:
+    """Gradients that are wrong at special points alone; one for all that are wrong at the same."""
+    texts: dict[tuple[str, bool], list[str]] = {}
+    for i in edges:
+        case = next(case for case in cases if np.any(case.wrong[i]) and not case.convention[i])
+        nan = not np.all(np.isfinite(case.actual[i][case.wrong[i]]))
+        does = "gives NaN or infinity" if nan else "is outside the interval of the one-sided derivatives"
+        where = f" ({'; '.join(case.kink[:2])})" if case.kink else ""
+        text = f'The rule is right except at special points: on the probe "{case.probe.name}" it {does}{where}.'
+        texts.setdefault((text, nan), []).append(checker.problem.leaves[i][0])
+    return [
+        Diagnosis(", ".join(paths), "edge-point", text, "treat the zero or the tie apart", also=("missing-mask",) * nan)
+        for (text, nan), paths in texts.items()
+    ]
+
+
+def _unexplained(
+    checker: Checker, cases: list[Case], smooth: list[Case], i: int, rng: np.random.Generator
+) -> Diagnosis:
+    """What can be said of a gradient without a name for what is wrong: how much of it, and when it is right."""
+    case = next(c for c in smooth if np.any(c.wrong[i]))
+    share = np.mean(case.wrong[i])
+    with np.errstate(all="ignore"):
+        ratio = np.real(case.actual[i] / case.expected[i])[case.wrong[i]]
+        ratio = ratio[np.isfinite(ratio)]
+    spread = f"; wrong/right runs from {ratio.min():.3g} to {ratio.max():.3g}" if ratio.size else ""
+    if not np.any(case.actual[i][case.wrong[i]]):
+        spread = ", where it is zero"
+    where = "every element" if share == 1 else f"{share:.0%} of the elements"
+    text = f"No single mistake reproduces the rule on every probe; it is wrong in {where}{spread}."
+    condition = find_condition(checker, cases, [i], rng)
+    return Diagnosis(checker.problem.leaves[i][0], "unexplained", text, condition=condition)
 
 
 def _together(slips: Sequence[Located]) -> list[Located]:
@@ -73,8 +112,9 @@ def _of_slips(
         diagnoses.append(Diagnosis(paths, fact.kind, fact.text, "", "", condition, "", (), *place))
     for slip in _together(listing.slips):
         leaves = sorted(slip.leaves.intersection(wrong))
-        if not leaves or slip.relation is None or slip.relation.kind == "unexplained" or told.issuperset(leaves):
+        if not leaves or not slip.named or told.issuperset(leaves):
             continue
+        assert slip.relation is not None
         told.update(leaves)
         paths = ", ".join(checker.problem.leaves[i][0] for i in leaves)
         condition = find_condition(checker, cases, leaves, rng)
@@ -82,7 +122,7 @@ def _of_slips(
             Diagnosis(
                 paths,
                 slip.relation.kind,
-                f"`{slip.code}` {slip}.",
+                slip.sentence,
                 evidence=slip.evidence,
                 condition=condition,
                 source=slip.source,
@@ -92,21 +132,6 @@ def _of_slips(
             )
         )
     return diagnoses, told
-
-
-def _reproduction(checker: Checker, cases: list[Case], wrong: list[int], rng: np.random.Generator) -> str:
-    smooth = [case for case in cases if not case.kink and not case.probe.kink] or cases
-    return reproduce(checker, shrink(checker, smooth, wrong, rng) or smooth, wrong) if wrong else ""
-
-
-def _of_others(diagnoses: list[Diagnosis], told: set[int], paths: list[str]) -> list[Diagnosis]:
-    """Diagnoses of the gradients that no slip explains."""
-    kept = []
-    for diagnosis in diagnoses:
-        left = [path for path in diagnosis.leaf.split(", ") if path not in {paths[i] for i in told}]
-        if left:
-            kept.append(dataclasses.replace(diagnosis, leaf=", ".join(left)))
-    return kept
 
 
 def with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) -> list[Diagnosis]:
@@ -125,7 +150,7 @@ def with_lines(diagnoses: list[Diagnosis], listing: Listing, paths: list[str]) -
         for slip in slips:
             path = ", ".join(paths[i] for i in sorted(slip.leaves))
             kind = slip.relation.kind if slip.relation else "unexplained"
-            text = f"`{slip.code}` {slip}."
+            text = slip.sentence
             if all((d.rule_line, d.explanation) != (slip.line, text) for d in located):
                 located.append(Diagnosis(path, kind, text, rule_line=slip.line, wanted=slip.wanted))
         told = {path for d in located for path in d.leaf.split(", ")}

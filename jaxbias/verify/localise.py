@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias._jaxpr.sources import Segment, at_line
+from jaxbias._trees import in_one_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.alignment import Alignment
+from jaxbias.verify.conditions import other_sizes
 from jaxbias.verify.constants import Shapes
+from jaxbias.verify.difference import Relation
 from jaxbias.verify.mending import Mender
 from jaxbias.verify.problem import exact_context
-from jaxbias.verify.relations import Relation, relation
+from jaxbias.verify.relations import relation
 from jaxbias.verify.report import Line, LineStatus
 from jaxbias.verify.slips import Slip, find_slips
+from jaxbias.verify.whole import of_whole_gradients
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
@@ -52,6 +57,7 @@ class Located:
         patch: the statement with which the rule is right; empty if none is known.
         evidence: on what that was tried.
         source: line of the forward that the wanted value comes from; empty if unknown.
+        whole: path of the gradient that it speaks of as a whole; empty where it speaks of a line.
     """
 
     leaves: frozenset[int]
@@ -62,9 +68,18 @@ class Located:
     patch: str = ""
     evidence: str = ""
     source: str = ""
+    whole: str = ""
+
+    @property
+    def sentence(self) -> str:
+        return f"The gradient of {self.whole} {self}." if self.whole else f"`{self.code}` {self}."
+
+    @property
+    def named(self) -> bool:
+        return self.relation is not None and self.relation.kind != "unexplained"
 
     def __str__(self) -> str:
-        inside = self.relation is not None and self.relation.number is not None
+        inside = self.whole or (self.relation is not None and self.relation.number is not None)
         must = f"must be {self.wanted}" if self.wanted and not inside else ""
         return ": ".join(filter(None, [must, self.relation.text if self.relation else ""])) or "is wrong"
 
@@ -78,44 +93,116 @@ class Listing:
     reason: str = ""
 
 
-def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Generator) -> Listing:
-    """The rule on a few ordinary probes of the given sizes, line by line."""
-    problem = checker.problem
-    if problem.forward is None:
-        return Listing(reason="what is checked here has no backward pass of its own")
-    first = cases[0].probe
-    program = checker.rule.program(first.primals, first.seeds)
-    if program is None:
-        return Listing(reason="the rule cannot be traced: it looks at values, or uses NumPy")
-    if not checker.exact:
-        return Listing(reason="the rule runs only in the dtype of the arguments")
-    if checker.short_of_time(LEAST_TIME):
-        return Listing(reason="no time is left for it")
-    if len(program.equations) > MOST_EQUATIONS:
-        return Listing(reason=f"the rule has more than {MOST_EQUATIONS:,} operations")
+def list_lines(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int], rng: np.random.Generator) -> Listing:
+    """The rule on a few ordinary probes of the given sizes, line by line, and what of its gradients no line explains.
+
+    Args:
+        wrong: positions of the gradients that are wrong.
+    """
     alike = [c for c in cases if c.program is cases[0].program and not (c.kink or c.probe.kink)]
     alike = [c for c in alike if c.probe.name not in UNUSUAL] or [cases[0]]
     alike.sort(key=lambda c: -sum(bool(np.any(mask)) for mask in c.wrong))
     chosen = alike[:MOST_PROBES]
+    program, reason = _program(checker, cases[0])
+    if checker.short_of_time(LEAST_TIME):
+        return Listing(reason=reason)
     started = time.process_time()
     deadline = started + SHARE * max(checker.deadline - started, 0.0)
-    columns = lambda pick: np.stack([np.asarray(pick(case)) for case in chosen])
-    with exact_context():
-        probes = [case.probe.inputs for case in chosen]
-        values = reference_values(problem.forward, first.primals, first.seeds, probes)
+    values, in_the_way = _values(checker, chosen)
+    listing = Listing(reason=reason)
+    if program is not None:
+        listing = replace(_listing(checker, program, chosen, values, rng, deadline), reason=in_the_way)
+        listing = listing if not in_the_way else replace(listing, lines=())
+    named = {i for slip in listing.slips if slip.named for i in slip.leaves}
+    left = [i for i in wrong if i not in named]
+    whole = _whole(checker, chosen, values, left, rng, deadline)
+    return replace(listing, slips=(*listing.slips, *(_at_a_slip(slip, listing.slips) for slip in whole)))
+
+
+def _at_a_slip(whole: Located, slips: Sequence[Located]) -> Located:
+    """With the line that its gradient goes wrong at."""
+    places = [slip for slip in slips if slip.leaves & whole.leaves]
+    return replace(whole, line=places[0].line) if len(places) == 1 else whole
+
+
+def _program(checker: "Checker", case: "Case") -> tuple[_jaxpr.Program | None, str]:
+    """The rule's program; None, and why, where its lines cannot be told."""
+    program = checker.rule.program(case.probe.primals, case.probe.seeds)
+    reason = ""
+    if checker.problem.forward is None:
+        reason = "what is checked here has no backward pass of its own"
+    elif program is None:
+        reason = "the rule cannot be traced: it looks at values, or uses NumPy"
+    elif not checker.exact:
+        reason = "the rule runs only in the dtype of the arguments"
+    elif checker.short_of_time(LEAST_TIME):
+        reason = "no time is left for it"
+    elif len(program.equations) > MOST_EQUATIONS:
+        reason = f"the rule has more than {MOST_EQUATIONS:,} operations"
+    return (None, reason) if reason else (program, "")
+
+
+def _names(checker: "Checker") -> list[str]:
+    """Of arguments and cotangents."""
+    problem = checker.problem
     names = [*problem.primal_names, *problem.seed_names]
     if len(problem.seeds) == 1 and problem.cotangent_name.isidentifier():
         names[-1] = problem.cotangent_name
+    return names
+
+
+def _shapes(checker: "Checker", case: "Case") -> Shapes:
+    shapes, count = (
+        [(name, np.shape(x)) for name, x in zip(_names(checker), case.probe.inputs)],
+        len(case.probe.primals),
+    )
+    return [*shapes[count:], *shapes[:count]]
+
+
+def _values(checker: "Checker", cases: Sequence["Case"]) -> tuple[list[ReferenceValue], str]:
+    """What the values of a rule can be: those of the forward, gradients by them, and what comes in and goes out.
+
+    Where JAX cannot take the forward apart so, what comes in and goes out alone, and why.
+    """
+    forward, first, ends = checker.problem.forward, cases[0].probe, _ends(checker, cases)
+    probes, reason = [case.probe.inputs for case in cases], ""
+    if forward is None:
+        return ends, ""
+    for gradients in (True, False):
+        try:
+            with exact_context():
+                return [*reference_values(forward, first.primals, first.seeds, probes, gradients), *ends], reason
+        except Exception as error:  # anything that the user's function does
+            reason = reason or f"an operation of the forward is in the way: {in_one_line(error)}"
+    return ends, reason
+
+
+def _ends(checker: "Checker", cases: Sequence["Case"]) -> list[ReferenceValue]:
+    """Arguments, cotangents and gradients."""
+    column = lambda pick: np.stack([np.asarray(pick(case)) for case in cases])
+    ends = [
+        ReferenceValue(name, column(lambda case, k=k: case.probe.inputs[k]), k >= len(checker.problem.primals), 0)
+        for k, name in enumerate(_names(checker))
+    ]
+    for i, (path, _, _) in enumerate(checker.problem.leaves):
+        ends.append(ReferenceValue(gradient_by(path), column(lambda case, i=i: case.expected[i]), True, 0.5))
+    return ends
+
+
+def _listing(
+    checker: "Checker",
+    program: _jaxpr.Program,
+    cases: Sequence["Case"],
+    values: Sequence[ReferenceValue],
+    rng: np.random.Generator,
+    deadline: float | int,
+) -> Listing:
+    """Lines and slips of a rule that is traced."""
+    problem, first = checker.problem, cases[0].probe
     paths = [path for path, _, _ in problem.leaves]
-    for k, name in enumerate(names):
-        array = columns(lambda case, k=k: case.probe.inputs[k])
-        values.append(ReferenceValue(name, array, k >= len(problem.primals), 0))
-    for i, path in enumerate(paths):
-        values.append(ReferenceValue(gradient_by(path), columns(lambda case, i=i: case.expected[i]), True, 0.5))
     leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
-    alignment = Alignment(program, leaves, chosen, values, names, len(problem.primals))
-    shapes = [(name, np.shape(x)) for name, x in zip(names, first.inputs)]
-    shapes = [*shapes[len(problem.primals) :], *shapes[: len(problem.primals)]]
+    alignment = Alignment(program, leaves, cases, values, _names(checker), len(problem.primals))
+    shapes = _shapes(checker, cases[0])
     slips: list[tuple[Slip, Located]] = []
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
@@ -137,26 +224,38 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], rng: np.random.Gener
             sizes = f"{mender.sizes} sizes" if mender.sizes > 1 else "the given sizes"
             more = " and those named before it" if len(mender.made) > 1 else ""
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
-            evidence = f"with this line{more} {gradients} right on {len(chosen)} probes, and on {sizes}"
+            evidence = f"with this line{more} {gradients} right on {len(cases)} probes, and on {sizes}"
             located = replace(located, patch=patch, evidence=evidence)
         slips.append((slip, located))
-    lines = _lines(alignment, slips, paths)
-    return Listing(lines, (*(located for _, located in slips), *_unchanged(alignment, values, paths, shapes, deadline)))
+    return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
 
 
-def _unchanged(
-    alignment: Alignment, values: Sequence[ReferenceValue], paths: Sequence[str], shapes: Shapes, deadline: float | int
+def _whole(
+    checker: "Checker",
+    cases: Sequence["Case"],
+    values: Sequence[ReferenceValue],
+    wrong: Sequence[int],
+    rng: np.random.Generator,
+    deadline: float | int,
 ) -> Iterator[Located]:
-    """Wrong gradients that are an argument or a cotangent as it came: no line computes them."""
-    names = {value.name for value in values}
-    for i, number in enumerate(alignment.leaves):
-        if number is None or i in alignment.right or number in alignment.position:
-            continue
-        given, wanted = alignment.gradient(i), alignment.expected[i]
-        words = relation(alignment, number, given, wanted, shapes, deadline)
-        if words is not None:
-            name = gradient_by(paths[i])
-            yield Located(frozenset([i]), "", name if name in names else "", words, alignment.text(number))
+    """Wrong gradients that no line explains, as far as they are something simple on two sets of sizes."""
+    if not wrong:
+        return
+    tell = lambda cases, values: dict(
+        of_whole_gradients(checker, cases, values, wrong, _shapes(checker, cases[0]), deadline)
+    )
+    said, names = tell(cases, values), {value.name for value in values}
+    others = other_sizes(checker, list(cases), list(wrong), rng) if said else []
+    again = tell(others, _values(checker, others)[0]) if others else said
+    for i, words in said.items():
+        if i in again and words.kind == "batch-mean-vs-sum" and again[i].kind == "scale-constant":
+            words = again[i]  # a number that happens to be a size
+        if i in again and again[i].kind == words.kind != "unexplained":
+            path = checker.problem.leaves[i][0]
+            name, sizes = gradient_by(path), "2 sizes" if others else "the given sizes"
+            evidence = f"seen on {len(cases)} probes, and on {sizes}"
+            wanted = name if name in names else ""
+            yield Located(frozenset([i]), "", wanted, words, "", evidence=evidence, whole=path)
 
 
 def _segment(alignment: Alignment, number: int) -> Segment | None:

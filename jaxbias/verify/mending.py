@@ -8,7 +8,7 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.alignment import Alignment
 from jaxbias.verify.conditions import other_sizes
-from jaxbias.verify.relations import Relation
+from jaxbias.verify.difference import Relation
 from jaxbias.verify.repairs import texts
 from jaxbias.verify.rewrite import replaced_line, rewritten
 

@@ -1,44 +1,34 @@
 """One operation of a rule changed: which change gives the wanted value?"""
 
 import itertools
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.symbols.reference_values import ReferenceValue
 from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
-from jaxbias.verify.repairs import Repair, bracketed, is_code
+from jaxbias.verify.at_hand import at_hand
+from jaxbias.verify.operands import (
+    HIDDEN,
+    SIGNS,
+    Change,
+    Changed,
+    distributed,
+    factors,
+    masked,
+    other_operands,
+    other_reductions,
+)
+from jaxbias.verify.repairs import Repair, axes_code, bracketed, listed
 
 MOST_OPERATIONS = 60
 """Between right values and a wrong one, for all changes to be tried."""
 
-HIDDEN = 0.6
-"""What it costs more to say that a gradient is needed which the rule does not compute: it may hold the answer."""
-
-SIGNS = {"add": "sub", "add_any": "sub", "sub": "add"}
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
-
-Change = Callable[[int, list[Any]], Any]
-"""(probe, operands) → the output that the operation is to have."""
-
-
-class Changed(NamedTuple):
-    """What is wrong with an operation, and the operation as it must be; `number`: where it stands, if not there."""
-
-    kind: str
-    text: str
-    cost: float | int
-    change: Change
-    number: int | None = None
-    repairs: tuple[Repair, ...] = ()
-    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,103 +52,18 @@ class Edit:
     about: str = ""
 
 
-@dataclass(frozen=True)
-class AtHand:
-    """A right value: of the reference, or one that the rule has computed.
-
-    Attributes:
-        own: as it was before it was laid out.
-        derivative, through: see `ReferenceValue`.
-    """
-
-    name: str
-    array: np.ndarray
-    cost: float | int
-    own: np.ndarray | None = None
-    derivative: bool = False
-    through: tuple[str, int] = ("", 0)
-
-    @cached_property
-    def code(self) -> str:
-        """As Python; empty where it has no expression, as ∂L/∂p has none."""
-        return (
-            _laid_out(self.name, self.array if self.own is None else self.own, self.array) if is_code(self.name) else ""
-        )
-
-    @property
-    def kind_of_factor(self) -> str:
-        """Of mistake, where a value is not multiplied by this one."""
-        if self.derivative:
-            return "missing-activation-derivative"
-        return "missing-mask" if set(np.unique(self.array).tolist()) <= {0.0, 1.0} else "missing-factor"
-
-    @property
-    def as_factor(self) -> tuple[Repair, ...]:
-        """What puts it into a product."""
-        return (Repair("wrap", f"{{}} * {bracketed(self.code)}"),) if self.code else ()
-
-    @property
-    def bracketed(self) -> str:
-        """As a factor of a product."""
-        plain = self.name.startswith(("∂", "(")) or re.fullmatch(r"[\w.]+(\([^ ]*\))?", self.name)
-        return self.name if plain else f"({self.name})"
-
-
-def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: bool) -> list[AtHand]:
-    """Right values of this shape, up to layout, that a value of the rule could be computed from; likely ones first."""
-    values: list[AtHand] = []
-
-    def add(name: str, array: np.ndarray, cost: float, derivative: bool = False, through: Any = ("", 0)) -> None:
-        array = array.astype(float) if array.dtype.kind == "b" else array
-        if array.dtype.kind not in "fiuc":
-            return
-        for layout, laid in layouts(array, shape):
-            turned = name if layout != "transposed" else f"{name}.T" if name.isidentifier() else f"({name}).T"
-            own = laid if layout == "transposed" else array
-            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), own, derivative, through))
-
-    for value in alignment.matcher.values:
-        if value.linear == linear and value.rank < 3:
-            add(alignment.own_name(value), value.array, value.rank, value.derivative, (value.through, value.iteration))
-    for other, name in alignment.names.items():
-        inside = other in alignment.position and other != number and other not in alignment.matches
-        if inside and name.variable and (other in alignment.linear) == linear and alignment.known(other):
-            add(name.text, alignment.column(other), 1.2)
-    return sorted(values, key=lambda value: value.cost)
-
-
-def _laid_out(code: str, x: np.ndarray, laid: np.ndarray) -> str:
-    """Code of an array that stands where `laid` is needed: unit axes put in where broadcasting does not by itself."""
-    own, shape = x.shape[1:], laid.shape[1:]
-    if own == shape or (_fits(own, shape[len(shape) - len(own) :]) and same(_spread(_in_front(x, shape), laid), laid)):
-        return code
-    for axes in itertools.combinations(range(len(shape)), len(own)):
-        full = [own[axes.index(a)] if a in axes else 1 for a in range(len(shape))]
-        if _fits(full, shape) and same(_spread(x.reshape(len(x), *full), laid), laid):
-            index = ", ".join(":" if a in axes else "None" for a in range(len(shape)))
-            return f"{bracketed(code, products=True)}[{index}]"
-    return ""
-
-
-def _fits(own: Sequence[int], shape: Sequence[int]) -> bool:
-    return len(own) == len(shape) and all(n in (1, m) for n, m in zip(own, shape))
-
-
-def _in_front(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    return x.reshape(len(x), *(1,) * (len(shape) - x.ndim + 1), *x.shape[1:])
-
-
-def _spread(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(x, like.shape)
-
-
 def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Edit]:
     """Every change of one operation, between right values and this one, that gives it the wanted value."""
     region = _region(alignment, number)
     if len(region) > MOST_OPERATIONS:
         return
-    trial = _Trial(alignment, region, number, wanted)
-    for edit in _shared_operands(alignment, trial):
+    # of what is done in every pass of a loop one may be right by chance, as that with which it begins
+    places = [[alignment.position[n] for n in group] for group in alignment.passes]
+    also = {p for group in places if not set(region).isdisjoint(group) for p in group}
+    trial = _Trial(alignment, sorted(also.union(region)), number, wanted)
+    for edit in itertools.chain(
+        *(find(alignment, trial) for find in (_shared_operands, _in_all_passes, _all_reductions))
+    ):
         if time.process_time() > deadline:
             return
         yield edit
@@ -167,7 +72,7 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
         for changed in _changes(alignment, equation):
             if time.process_time() > deadline:
                 return
-            if trial(position, changed.change):
+            if trial({position: changed.change}):
                 place = equation.outputs[0] if changed.number is None else changed.number
                 yield Edit(place, changed.kind, changed.text, changed.cost, changed.repairs, changed.about)
 
@@ -184,15 +89,94 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
             continue
         now = alignment.column(n)
         for value in at_hand(alignment, n, shape, n in alignment.linear):
-            if same(value.array, now) or not trial.with_value(n, value.array):
+            if same(value.array, now) or not trial.with_values({n: value.array}):
                 continue
-            kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
-            masked = bool(np.any(kept)) and np.ptp(value.array[~kept]) == 0  # all the others are one number
-            taken, kind = alignment.text(n), "missing-mask" if masked else "wrong-operand"
+            with np.errstate(all="ignore"):
+                kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
+            left_out = bool(np.any(kept)) and np.unique(value.array[~kept]).size == 1  # all the others are one number
+            taken = alignment.text(n)
+            kind = "transpose" if value.name == f"{taken}.T" else "missing-mask" if left_out else "wrong-operand"
+            users = [e for e in equations if n in e.inputs]  # of one piece of code in every pass of a loop that piece
+            place = users[-1].outputs[0] if len({e.segments for e in users}) == 1 else trial.number
             repairs = (Repair("swap", value.code, taken),) if value.code else ()
             words = f"takes {taken} where {value.name} is needed"
             cost = 1.35 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
-            yield Edit(trial.number, kind, words, cost, repairs)
+            yield Edit(place, kind, words, cost, repairs)
+
+
+def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+    """In every pass of a loop another operand: that of the pass before or after, a value at hand, one of the loop."""
+    for group in alignment.passes:
+        places = [alignment.position[n] for n in group]
+        if set(trial.region).isdisjoint(places):
+            continue
+        equations = [alignment.program.equations[p] for p in places]
+        for j, numbers in enumerate(zip(*(e.inputs for e in equations))):
+            columns = [alignment.column(n) for n in numbers]
+            if len({x.shape for x in columns}) > 1 or columns[0].dtype.kind not in "fc":
+                continue
+            taken, linear = alignment.text(numbers[-1]), numbers[0] in alignment.linear
+            values = at_hand(alignment, numbers[-1], columns[0].shape[1:], linear)
+
+            def replaced(arrays: Sequence[np.ndarray], j: int = j) -> dict[int, Change]:
+                return {p: _with_operand(e, j, array) for p, e, array in zip(places, equations, arrays)}  # noqa: B023
+
+            if all(same(x, columns[0]) for x in columns):
+                for value in values:
+                    if not same(value.array, columns[0]) and trial(replaced([value.array] * len(group))):
+                        repairs = (Repair("swap", value.code, taken),) if value.code else ()
+                        words = f"takes {taken} where {value.name} is needed"
+                        cost = 1.4 + 0.1 * value.cost + (HIDDEN if linear and not value.code else 0.0)
+                        kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
+                        yield Edit(group[-1], kind, words, cost, repairs)
+                continue
+            if len(set(numbers)) < len(numbers) or len(numbers) < 3:  # of two, one given freely proves nothing
+                continue
+            ends = [np.zeros_like(columns[0])] + [value.array for value in values if value.cost < 1]
+            for end, (word, shift) in itertools.product(ends, (("next", 1), ("previous", -1))):
+                if trial(replaced([*columns[1:], end] if shift > 0 else [end, *columns[:-1]])):
+                    words = f"takes {taken} of this pass of the loop, and must take that of the {word} one"
+                    yield Edit(group[-1], "wrong-index", words, 0.9, (Repair("index"),))
+            yield from _of_the_loop(alignment, trial, numbers, columns, group[-1])
+
+
+def _of_the_loop(
+    alignment: Alignment, trial: "_Trial", numbers: Sequence[int], columns: Sequence[np.ndarray], place: int
+) -> Iterator[Edit]:
+    """In every pass a value of the forward's loop, or the gradient by it, in the place of one, wherever it is taken."""
+    shape = columns[0].shape[1:]
+    for family in alignment.families.values():
+        first = family[0]
+        if len(family) != len(numbers) or first.linear != (numbers[0] in alignment.linear):
+            continue
+        for laid in zip(*([array for _, array in layouts(value.array, shape)] for value in family)):
+            for arrays in (laid[::-1], laid):
+                if all(map(same, arrays, columns)) or not trial.with_values(dict(zip(numbers, arrays))):
+                    continue
+                taken = alignment.text(numbers[-1])
+                words, kind = f"takes {taken} where {first.name} is needed", "wrong-operand"
+                if masked(np.stack(columns), np.stack(arrays)):
+                    kind = "missing-activation-derivative"
+                yield Edit(place, kind, words, 1.5 + 0.1 * first.rank, about=first.through)
+
+
+def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+    """The means or sums of a line all over other axes, as where a helper takes them."""
+    by_axes: dict[tuple[int, ...], dict[int, list[Changed]]] = {}
+    for position in trial.region:
+        equation = alignment.program.equations[position]
+        if equation.name not in LAYOUT:
+            for changed in other_reductions(alignment, equation):
+                by_axes.setdefault(changed.axes, {}).setdefault(position, []).append(changed)
+    for its in by_axes.values():
+        changes = {position: changed[0].change for position, changed in its.items()}
+        if len(changes) > 1 and trial(changes):
+            first = next(iter(its.values()))[0]
+            yield Edit(trial.number, first.kind, first.text, first.cost, first.repairs)
+
+
+def _with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Change:
+    return lambda k, x: _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
 
 
 def _region(alignment: Alignment, number: int) -> list[int]:
@@ -214,40 +198,49 @@ class _Trial:
     """Carries a region out with one operation changed."""
 
     def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray):
-        self.alignment, self.region, self.number, self.wanted = alignment, region, number, wanted
+        self.alignment, self.region, self.number = alignment, region, number
+        matters = alignment.matters(number)
+        self.matters = matters if matters.shape == wanted.shape else np.ones(wanted.shape, bool)
+        self.wanted = np.where(self.matters, wanted, 0)
 
-    def __call__(self, position: int, change: Change) -> bool:
+    def __call__(self, changes: Mapping[int, Change]) -> bool:
+        """Is what is wanted got, where the operations at these positions are changed?"""
         for k in range(len(self.alignment.cases)):
             try:
-                out = self._run(k, position, change)
+                out = self._run(k, changes)
             except (ValueError, IndexError):  # the shapes of a change need not fit what follows
                 return False
-            if out is None or not same(np.asarray(out)[None], self.wanted[k : k + 1]):
+            if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
 
-    def with_value(self, number: int, array: np.ndarray) -> bool:
-        """Is what is wanted got, where this value is another one?"""
+    def with_values(self, arrays: Mapping[int, np.ndarray]) -> bool:
+        """Is what is wanted got, where these values are others?"""
         for k, values in enumerate(self.alignment.values):
-            changed = {number: array[k]}
+            changed = {number: array[k] for number, array in arrays.items()}
             with np.errstate(all="ignore"):
                 for p in self.region:
                     e = self.alignment.program.equations[p]
                     if any(i in changed for i in e.inputs):
-                        changed.update(zip(e.outputs, _jaxpr.apply(e, [changed.get(i, values[i]) for i in e.inputs])))
+                        outs = _jaxpr.apply(e, [changed.get(i, values[i]) for i in e.inputs])
+                        changed |= {n: out for n, out in zip(e.outputs, outs) if n not in arrays}
             out = changed.get(self.number)
-            if out is None or not same(np.asarray(out)[None], self.wanted[k : k + 1]):
+            if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
 
-    def _run(self, k: int, position: int, change: Change) -> Any:
+    def _is_wanted(self, out: np.ndarray, k: int) -> bool:
+        matters = self.matters[k]
+        return out.shape == matters.shape and same(np.where(matters, out, 0)[None], self.wanted[k : k + 1])
+
+    def _run(self, k: int, changes: Mapping[int, Change]) -> Any:
         values, changed = self.alignment.values[k], {}
         with np.errstate(all="ignore"):
-            for p in self.region[self.region.index(position) :]:
+            for p in self.region[self.region.index(min(changes)) :]:
                 equation = self.alignment.program.equations[p]
                 operands = [changed.get(i, values[i]) for i in equation.inputs]
-                if p == position:
-                    changed[equation.outputs[0]] = change(k, operands)
+                if p in changes:
+                    changed[equation.outputs[0]] = changes[p](k, operands)
                 elif any(i in changed for i in equation.inputs):
                     changed.update(zip(equation.outputs, _jaxpr.apply(equation, operands)))
         return changed.get(self.number)
@@ -326,61 +319,12 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                 repairs = (Repair("without", code=alignment.text(n)),)
                 yield Changed(kind, words, 1.5, lambda k, x, j=j: x[1 - j], repairs=repairs)
     if name == "mul":
-        yield from _distributed(alignment, equation)
+        yield from distributed(alignment, equation)
     if name not in LAYOUT:
-        yield from _other_reductions(alignment, equation)
-        yield from _other_operands(alignment, equation)
+        yield from other_reductions(alignment, equation)
+        yield from other_operands(alignment, equation)
         if not equation.bodies and program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "fc":
-            yield from _factors(alignment, output, shape, linear)
-
-
-def _other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
-    """Another right value in the place of an operand."""
-    program = alignment.program
-    for j, n in enumerate(equation.inputs):
-        if n in program.constants or program.dtypes[n] is None or np.dtype(program.dtypes[n]).kind not in "fcb":
-            continue
-        now = alignment.column(n)
-        values = at_hand(alignment, n, now.shape[1:], n in alignment.linear)
-        if equation.outputs[0] not in alignment.linear:  # the cotangent may be what it lacks
-            values += at_hand(alignment, n, now.shape[1:], True)
-        elif alignment.linear.issuperset(equation.inputs) and len(equation.inputs) == 2:  # or has too much
-            values += at_hand(alignment, n, now.shape[1:], False)
-        if equation.name in ("reduce_sum", "dot_general", "cumsum"):
-            yield from _masked_operands(alignment, equation, j)
-        for value in values:
-            if same(value.array, now.astype(value.array.dtype)):
-                continue
-
-            def change(k: int, x: list[Any], j: int = j, array: np.ndarray = value.array) -> Any:
-                operand = array[k] if x[j].dtype.kind != "b" else array[k] != 0
-                return _jaxpr.apply(equation, [*x[:j], operand, *x[j + 1 :]])[0]
-
-            taken = alignment.text(n)
-            kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
-            if n in alignment.linear and value.own is not None and value.own[0].size < value.array[0].size:
-                continue  # a gradient broadcast back gives itself under a sum
-            after = alignment.matcher.named.get(value.through)
-            if after is not None and same(now, after.array):
-                function = value.through[0].removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
-                slopes = [slope.code for slope in _slopes(alignment, after, value)]
-                written = [value.code] * bool(value.code) + [f"{taken} * {bracketed(slope)}" for slope in slopes]
-                repairs = tuple(Repair("swap", code, taken) for code in written)
-                words = f"takes {taken} without the slope of {function}"
-                slope = "missing-activation-derivative"
-                yield Changed(slope, words, 1.3, change, repairs=repairs, about=value.through[0])
-                continue
-            if n in alignment.linear and value.own is not None and equation.inputs.count(n) == 2:
-                kind = "not-linear-in-cotangent"
-            repairs = (Repair("swap", value.code, taken),) if value.code else ()
-            if kind == "transpose":
-                repairs = (Repair("transposes", code=taken), Repair("letters"))
-            text, at = f"takes {taken} where {value.name} is needed", None
-            if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong
-                at, text = n, f"must be {value.name}"
-                repairs = (Repair("wrap", value.code),) if value.code else ()
-            cost = 1.4 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
-            yield Changed(kind, text, cost, change, at, repairs)
+            yield from factors(alignment, output, shape, linear)
 
 
 def _occurs(alignment: Alignment, number: int, term: int) -> bool:
@@ -392,151 +336,5 @@ def _occurs(alignment: Alignment, number: int, term: int) -> bool:
     return e is not None and e.name in ("add", "add_any") and any(_occurs(alignment, i, term) for i in e.inputs)
 
 
-def _distributed(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
-    """Of a product with a sum, another factor with one of its terms: a·(b − c) that must be a·b − d·c."""
-    program = alignment.program
-    for j, total in enumerate(equation.inputs):
-        n = equation.inputs[1 - j]
-        at = alignment.position.get(total)
-        if at is None or n == total or program.shapes[n] != program.shapes[total]:
-            continue
-        e = program.equations[at]
-        if e.name not in SIGNS:
-            continue
-        taken = alignment.text(n)
-        sign = "-" if e.name == "sub" else "+"
-        for side, term in enumerate(e.inputs):
-            held = alignment.column(term)
-            held = held.reshape(len(held), *(1,) * (len(program.shapes[total]) - held.ndim + 1), *held.shape[1:])
-            for value in at_hand(alignment, n, program.shapes[n], n in alignment.linear):
-                turn = -1 if side and sign == "-" else 1
-                difference = turn * (value.array - alignment.column(n)) * held
-
-                def change(k: int, x: list[Any], difference: np.ndarray = difference) -> Any:
-                    return x[0] * x[1] + difference[k]
-
-                parts = [f"{bracketed(taken)} * {bracketed(alignment.text(m))}" for m in e.inputs]
-                parts[side] = f"{bracketed(value.code)} * {bracketed(alignment.text(term))}"
-                repairs = (Repair("wrap", f" {sign} ".join(parts)),) if value.code else ()
-                words = f"takes {taken} where {value.name} is needed, with the term {alignment.text(term)}"
-                yield Changed("wrong-operand", words, 1.9 + 0.1 * value.cost, change, repairs=repairs)
-
-
-def _slopes(alignment: Alignment, after: ReferenceValue, before: AtHand) -> Iterator[AtHand]:
-    """Derivatives at hand by which the gradient after a function gives the one before it."""
-    for value in at_hand(alignment, -1, after.array.shape[1:], False):
-        if value.code and before.own is not None and same(value.array * after.array, before.own):
-            yield value
-
-
-def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
-    """A mask or a slope that what is added up lacks."""
-    n = equation.inputs[j]
-    taken = alignment.text(n)
-    for value in at_hand(alignment, n, alignment.program.shapes[n], False):
-        if value.derivative or value.kind_of_factor == "missing-mask":
-
-            def change(k: int, x: list[Any], array: np.ndarray = value.array) -> Any:
-                return _jaxpr.apply(equation, [*x[:j], x[j] * array[k], *x[j + 1 :]])[0]
-
-            repairs = (Repair("swap", f"{bracketed(taken)} * {bracketed(value.code)}", taken),) if value.code else ()
-            words = f"{taken} lacks the factor {value.bracketed}"
-            yield Changed(value.kind_of_factor, words, 1.65 + 0.1 * value.cost, change, repairs=repairs)
-
-
-def divided_below(alignment: Alignment, number: int) -> float:
-    """The constant by which a sum is multiplied next, as in a mean; 1 if there is none."""
-    for e in alignment.program.equations[alignment.position[number] + 1 :]:
-        if number not in e.inputs:
-            continue
-        if e.name in LAYOUT:
-            number = e.outputs[0]
-            continue
-        fixed = [i for i in e.inputs if i in alignment.constant and _uniform(alignment, i)]
-        if e.name in ("mul", "div") and fixed and (e.name == "mul" or e.inputs[1] == fixed[0]):
-            held = float(alignment.column(fixed[0]).flat[0])
-            return held if e.name == "mul" else 1 / held
-        break
-    return 1.0
-
-
-def _uniform(alignment: Alignment, number: int) -> bool:
-    """Is it one number?"""
-    held = np.asarray(alignment.values[0][number])
-    return held.dtype.kind in "fiu" and held.size > 0 and np.ptp(held) == 0
-
-
-def total_above(alignment: Alignment, number: int) -> tuple[_jaxpr.Equation, float] | None:
-    """The sum that a value is, laid out and times a constant, and the constant."""
-    program, factor = alignment.program, 1.0
-    while number in alignment.position and number not in alignment.constant:
-        e = program.equations[alignment.position[number]]
-        if e.name == "reduce_sum":
-            return e, factor
-        fixed = [i for i in e.inputs if i in alignment.constant and _uniform(alignment, i)]
-        if e.name in ("mul", "div") and len(fixed) == 1 and (e.name == "mul" or e.inputs[1] == fixed[0]):
-            held = float(alignment.column(fixed[0]).flat[0])
-            factor = factor * held if e.name == "mul" else factor / held
-            number = next(i for i in e.inputs if i != fixed[0])
-        elif e.name in LAYOUT and len(e.inputs) == 1:
-            number = e.inputs[0]
-        else:
-            return None
-    return None
-
-
-def _other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
-    """The mean or sum over other axes in the place of an operand that is one, broadcast back."""
-    shape = alignment.program.shapes[equation.outputs[0]]
-    for j, n in enumerate(equation.inputs):
-        above = total_above(alignment, n)
-        if above is None:
-            continue
-        e, constants = above
-        whole = alignment.column(e.inputs[0])
-        if whole.shape[1:] != shape:
-            continue
-        was = tuple(e.params["axes"])
-        count = np.prod([shape[a] for a in was])
-        mean = abs(constants * count - 1) < 1e-9
-        for size in range(1, len(shape) + 1):
-            for axes in itertools.combinations(range(len(shape)), size):
-                if axes == was:
-                    continue
-                factor = 1 / np.prod([shape[a] for a in axes]) if mean else constants
-                array = factor * np.broadcast_to(whole.sum(axis=tuple(a + 1 for a in axes), keepdims=True), whole.shape)
-                verb = "takes the mean" if mean else "sums"
-                text = f"{verb} over axis {listed(was)}, and must {'take it' if mean else 'sum'}"
-
-                def change(k: int, x: list[Any], j: int = j, array: np.ndarray = array) -> Any:
-                    return _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
-
-                repairs = (Repair("axes", axes_code(axes)),)
-                words = f"{text} over axis {listed(axes)}"
-                yield Changed("wrong-reduction-axis", words, 0.85, change, e.outputs[0], repairs)
-
-
-def _factors(alignment, output, shape, linear) -> Iterator[Changed]:
-    """A factor that the output lacks."""
-    for value in at_hand(alignment, output, shape, False):
-        if value.cost < 2.5 and np.ptp(np.abs(value.array)) > 0:
-            text, change = f"lacks the factor {value.bracketed}", partial(_product, alignment, output, value.array)
-            yield Changed(value.kind_of_factor, text, 1.6 + 0.1 * value.cost, change, repairs=value.as_factor)
-
-
-def _product(alignment: Alignment, output: int, array: np.ndarray, k: int, operands: list[Any]) -> Any:
-    equation = alignment.program.equations[alignment.position[output]]
-    return _jaxpr.apply(equation, operands)[0] * array[k]
-
-
 def _word(name: str) -> str:
     return {"neg": "negative", "tanh": "tanh", "exp": "exponential", "sqrt": "root", "log": "logarithm"}.get(name, name)
-
-
-def listed(numbers) -> str:
-    return ", ".join(map(str, numbers))
-
-
-def axes_code(axes: Sequence[int]) -> str:
-    """Axes as an argument."""
-    return str(axes[0]) if len(axes) == 1 else f"({listed(axes)})"

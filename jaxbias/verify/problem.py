@@ -42,7 +42,6 @@ class Problem:
         draw: `key -> primals`, or None.
         leaf_primal: position of the primal that each leaf is the gradient of, or None.
         seed_shapes: shapes of the seeds that go with primals of other sizes.
-        numbered: the reference with `_jaxpr.numbered` equations of the forward, or None.
         by_columns, by_differences: the reference where reverse mode does not exist, and where forward mode neither does
             (`references`), or None.
         forward: float outputs of the forward, from the primals; None where the gradient is not its first derivative.
@@ -65,7 +64,6 @@ class Problem:
     given_seeds: bool = False
     leaf_primal: list[int] | None = None
     seed_shapes: Callable[[Arrays], list[tuple[int, ...]]] | None = None
-    numbered: Callable[[Arrays, Arrays], Arrays] | None = None
     by_columns: Callable[[Arrays, Arrays], Arrays] | None = None
     by_differences: Callable[[Arrays, Arrays], Arrays] | None = None
     values: Callable[[Arrays], Arrays] | None = None

@@ -5,7 +5,7 @@ A repair is a guess at what a person would write. Whether the rule is right with
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 MOST = 10
@@ -233,6 +233,17 @@ def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
             yield _put(text, node, f"{left} {repair.by} {right}")
 
 
+def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
+    """The entry before or after the one that is taken."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple | ast.Slice | ast.Constant):
+            continue
+        index = _of(text, node.slice)
+        for sign, other in (("+", "-"), ("-", "+")):
+            shorter = index.removesuffix(f" {other} 1")
+            yield _put(text, node.slice, shorter if shorter != index else f"{index} {sign} 1")
+
+
 Way = Callable[[str, ast.expr, Repair], Iterator[str]]
 
 WAYS: dict[str, Way] = {
@@ -245,4 +256,14 @@ WAYS: dict[str, Way] = {
     "transposes": _transposes,
     "letters": _letters,
     "compares": _compares,
+    "index": _index,
 }
+
+
+def listed(numbers) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def axes_code(axes: Sequence[int]) -> str:
+    """Axes as an argument."""
+    return str(axes[0]) if len(axes) == 1 else f"({listed(axes)})"

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
 from jaxbias.verify.alignment import Alignment, layouts, same
-from jaxbias.verify.relations import Relation
+from jaxbias.verify.difference import Relation
 from jaxbias.verify.wanted import wanted_operand
 
 MOST_SLIPS = 6
@@ -82,8 +82,10 @@ MOST_CHOICES = 3
 
 def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> list[Slip]:
     """The first slip; more than one where it could be meant to be another value as well."""
-    hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     ends = {alignment.leaves[i]: i for i in wrong}
+    hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
+    # in a loop nothing is first: what mends less than another value does is downstream of it
+    hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
     if upstream:
         order = lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.value.rank)
@@ -140,13 +142,19 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
 
 
 def _families(alignment: Alignment, group: tuple[int, ...]) -> list[list[ReferenceValue]]:
-    """Values of the forward's loops, and gradients by them, that could be those of the rule's loop, pass by pass."""
-    linear = group[0] in alignment.linear
-    return [
+    """Values of the forward's loops, and gradients by them, that could be those of the rule's loop, pass by pass.
+
+    After what each pass gives, what it starts from: that of the one before, and of the first an argument.
+    """
+    linear, shape = group[0] in alignment.linear, alignment.column(group[0]).shape
+    families = [
         family
         for family in alignment.families.values()
         if len(family) == len(group) and family[0].linear == linear and not family[0].derivative
     ]
+    ends = [v for v in alignment.matcher.values if v.rank <= 0.5 and v.linear == linear and v.array.shape == shape]
+    starts = [[end, *family[:-1]] for family in families for end in ends if family[0].array.shape == shape]
+    return [*families, *starts]
 
 
 def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
@@ -164,7 +172,11 @@ def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | 
 
 
 def _as_families(
-    alignment: Alignment, group: tuple[int, ...], mine: list[int], others: list[int], deadline: float | int
+    alignment: Alignment,
+    group: tuple[int, ...],
+    mine: list[int],
+    others: list[int],
+    deadline: float | int,
 ) -> Iterator[_Hit]:
     given = [alignment.column(number) for number in group]
     for family in _families(alignment, group):
@@ -175,7 +187,8 @@ def _as_families(
             if any(differ):
                 mending = {number: value.array for number, value in zip(group, values)}
                 right = alignment.right_after(mending, [*mine, *others])
-                if right & set(mine) and right.issuperset(others):
+                own = {i for i in mine if alignment.leaves[i] in group}  # right by what was put there
+                if right & set(mine) - own and right.issuperset(others):
                     first = differ.index(True)
                     yield _Hit(group[first], values[first], mending, right & set(mine))
 
@@ -228,8 +241,10 @@ def _slip(
 ) -> Slip:
     given = alignment.column(number)
     name = value.name if value is not None else ""
+    others = [i for i in alignment.above if i not in alignment.right and i not in hit.leaves]
+    leaves = hit.leaves | alignment.right_after(mending, others)  # of which nothing else is wrong
     return Slip(
-        number, wanted, np.asarray(np.broadcast_to(_full(given, wanted.ndim), wanted.shape)), name, hit.leaves, mending
+        number, wanted, np.asarray(np.broadcast_to(_full(given, wanted.ndim), wanted.shape)), name, leaves, mending
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables of primitives agree: value, bound, what is exact, activations, remarks. See `in_numpy` for adding one."""
+"""The tables of primitives agree: value, bound, what is exact, remarks. See `in_numpy` for adding one."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,6 @@ from jaxbias._jaxpr.in_numpy import FUNCTIONS, LEFT_TO_JAX, VALUE
 from jaxbias._jaxpr.queries import LAYOUT, without_value
 from jaxbias._jaxpr.rounding import BOUND, EXACT, MEASURED
 from jaxbias.verify import remarks
-from jaxbias.verify.edits.editor import ACTIVATIONS
 
 REMARKS = {*remarks._EXPONENTIALS, *remarks._LOGARITHMS, *remarks._FROM_OUTPUT}
 OWN = {"loop_index", "loop_stack", *FUNCTIONS}
@@ -35,14 +34,13 @@ def test_every_primitive_with_a_value_has_an_enclosure_but_those_of_bits():
 
 
 def test_every_other_table_names_primitives_with_value_and_bound():
-    for table in (BOUND, EXACT, ACTIVATIONS, REMARKS):
+    for table in (BOUND, EXACT, REMARKS):
         assert set(table) <= VALUE.keys() - MEASURED.keys()
-    assert REMARKS <= ACTIVATIONS
 
 
 def test_what_only_moves_entries_is_exact_and_no_activation():
     moved = LAYOUT & VALUE.keys() - {"convert_element_type", "reduce_precision", "optimization_barrier"}
-    assert moved <= EXACT and moved.isdisjoint(ACTIVATIONS)
+    assert moved <= EXACT
 
 
 def test_every_name_is_a_primitive_of_jax():

@@ -14,10 +14,14 @@ from tests.devices import environment
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def start(directory, *words, processes=2):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(directory, *words, processes=2):
+    port = free_port()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
@@ -54,6 +58,31 @@ def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
         for process in (first, second):
             process.kill()
             process.communicate()
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_on_devices_runs_as_printed(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
+    (script,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "# added" in code)
+    (tmp_path / "train.py").write_text(script.replace("12321", str(free_port())))
+    alone = "".join(line for line in script.splitlines(keepends=True) if "# added" not in line)
+    (tmp_path / "alone.py").write_text(alone.replace('"run"', '"alone"'))
+    places = {
+        "cwd": tmp_path,
+        "env": environment(1),
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    started = [
+        subprocess.Popen([sys.executable, *words], **places)
+        for words in (["train.py", "0"], ["train.py", "1"], ["alone.py"])
+    ]
+    printed = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    assert [code for _, _, code in printed] == [0] * 3, printed[0][1][-2000:]
+    of_first, of_second, of_one = (out.splitlines()[-1] for out, _, _ in printed)  # Gloo says that it is connected
+    assert of_first == of_second and of_first.endswith(" on 2 devices") and of_one.endswith(" on 1 devices")
+    assert of_first.split()[1] == of_one.split()[1]
 
 
 @pytest.mark.slow

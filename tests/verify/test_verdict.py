@@ -159,6 +159,18 @@ def test_the_rounding_of_the_rule_itself_is_no_mistake(key):
     assert verify.vjp(forward, from_output, (x, w)).verdict == "right"
 
 
+def test_a_rule_that_loses_digits_is_linear_all_the_same():
+    a = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9 + 1e-7]])
+
+    def rule(args, ct, power=1):
+        return (-jnp.linalg.solve(args[0].T, jnp.linalg.solve(args[0], (ct**power).T).T),)
+
+    with jax.enable_x64(True):
+        assert verify.vjp(jnp.linalg.inv, rule, (a,), diagnose=False).verdict == "right"
+        cubed = verify.vjp(jnp.linalg.inv, functools.partial(rule, power=3), (a,), diagnose=False)
+        assert "not-linear-in-cotangent" in [d.kind for d in cubed.diagnoses], cubed
+
+
 def test_constants_rounded_to_float32_stand_for_the_reals_around_them():
     """Written with the digits that float32 holds, of √(2/π) and 0.044715, where a trace in float64 has all of them."""
     forward = lambda w, x: jax.nn.gelu(w @ x)

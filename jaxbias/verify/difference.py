@@ -1,0 +1,83 @@
+"""A wrong value beside the right one, and what is said of the two."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxbias import _jaxpr
+from jaxbias.verify.alignment import Alignment, same
+from jaxbias.verify.at_hand import AtHand, at_hand
+from jaxbias.verify.constants import Shapes
+from jaxbias.verify.repairs import Repair
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How a wrong value and the right one differ.
+
+    Attributes:
+        kind: of mistake, one of `report.KINDS`.
+        text: a sentence without its subject: "lacks the factor scale".
+        cost: how far-fetched it is.
+        number: of the value at which the rule goes wrong, where that is further up; None if it is the wrong value.
+        repairs: of the code there, the likeliest first.
+        about: name of the reference value that it speaks of, other than the wanted one.
+    """
+
+    kind: str
+    text: str
+    cost: float | int
+    number: int | None = None
+    repairs: tuple[Repair, ...] = ()
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value of a rule, and what it must be.
+
+    Attributes:
+        number: of the value.
+        given, wanted: what it is and what it must be, the probes along the first axis.
+        sizes: shapes of arguments and cotangents, by name, from which constants take their names.
+        deadline: in `time.process_time`.
+    """
+
+    alignment: Alignment
+    number: int
+    given: np.ndarray
+    wanted: np.ndarray
+    sizes: Shapes
+    deadline: float | int
+
+    @property
+    def shapes(self) -> list[Shapes]:
+        """Of each probe."""
+        return [list(self.sizes)] * self.given.shape[0]
+
+    @property
+    def linear(self) -> bool:
+        """In the cotangent."""
+        return self.number in self.alignment.linear
+
+    @property
+    def equation(self) -> _jaxpr.Equation | None:
+        """That computes the value; None where the rule returns an argument as it is."""
+        at = self.alignment.position.get(self.number)
+        return None if at is None else self.alignment.program.equations[at]
+
+    def at_hand(self, shape: Sequence[int], linear: bool) -> list[AtHand]:
+        return at_hand(self.alignment, self.number, tuple(shape), linear)
+
+
+def constant_factor(given: np.ndarray, wanted: np.ndarray) -> float | None:
+    """c, where the given value is c times the wanted one."""
+    if given.shape != wanted.shape or wanted.size == 0:
+        return None
+    at = np.unravel_index(int(np.argmax(np.abs(wanted))), wanted.shape)
+    with np.errstate(all="ignore"):
+        factor = given[at] / wanted[at]
+    if not np.isfinite(factor) or factor == 0 or np.imag(factor) or not same(given, factor * wanted):
+        return None
+    return float(np.real(factor))
