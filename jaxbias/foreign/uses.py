@@ -13,7 +13,7 @@ On its way a leaf meets constants, noise (what keys alone make) and other leaves
 tell one: a matrix product with constants, or with what other leaves made, makes a weight of it (a network on fixed
 positions, a GRU that starts at zero, W + A·B); what is spread over rows of such a value and added or multiplied is a
 bias or a scale (the gain of a weight norm); what weights are applied to as they are to data is a token ("other").
-What multiplies data as an exponential is a logarithm; where it is added to data too, it is so to a log-determinant.
+What multiplies data as an exponential is a logarithm; where what is computed of it is added to data too, that is a log-determinant.
 
 How much a use counts: 0, nothing but layout between the leaf and data; 1, computed from params; 2, that went through a
 reduction too (penalties, priors, log-determinants); 3, no data at all.
@@ -46,9 +46,10 @@ class Uses:
     def of(self, leaf: int) -> list[Use]:
         """The uses of one leaf that count: those of the lowest level, a logarithm's as what its exponential is."""
         uses = [use for use in self.uses if use.leaf == leaf]
-        if any(use.logarithm and use.role in ("weight", "scale") and use.level < 2 for use in uses):
+        uses = [use for use in uses if use.level == min(use.level for use in uses)]
+        if any(use.logarithm and use.role in ("weight", "scale") for use in uses):
             uses = [use for use in uses if use.role != "bias"]  # the log-determinant of what it multiplies
-        return [use for use in uses if use.level == min(use.level for use in uses)]
+        return uses
 
     def roles(self, unused: str = "other") -> list[str]:
         """The role of every leaf; `unused` for one without a use."""

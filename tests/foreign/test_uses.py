@@ -260,11 +260,6 @@ def affine_flow(p, x):
     return -0.5 * jnp.sum(z**2) - jnp.sum(p["log_scale"])
 
 
-@case(SCALARS, shapes(log_scale=(3,), shift=(3,)), [X, X], log_scale="scale", shift="bias")
-def log_determinants_entry_by_entry(p, x, log_det):
-    return (x + p["shift"]) * jnp.exp(p["log_scale"]), log_det + p["log_scale"]
-
-
 @case(SCALARS, shapes(w=(3, 3), gain=(3,), b=(3,)), [X], w="weight", gain="scale", b="bias")
 def block_of_a_neural_flow(p, x):
     diagonal = jnp.eye(3, dtype=bool)
@@ -273,11 +268,6 @@ def block_of_a_neural_flow(p, x):
     z = x @ (jnp.exp(p["gain"]) * w / norm) + p["b"]
     log_slopes = jnp.diag(p["w"]) + p["gain"] - jnp.log(norm)
     return jnp.tanh(z), jnp.log1p(-(jnp.tanh(z) ** 2)) + log_slopes
-
-
-@case(SCALARS, shapes(log_sigma=(3,), mu=(3,)), [X], log_sigma="scale", mu="bias")
-def log_likelihood_entry_by_entry(p, x):
-    return -0.5 * ((x - p["mu"]) * jnp.exp(-p["log_sigma"])) ** 2 - p["log_sigma"]
 
 
 @case(SCALARS, shapes(b=(3,), w=(3, 4), c=(4,)), [X], b="bias", w="weight", c="bias")
