@@ -13,7 +13,8 @@ On its way a leaf meets constants, noise (what keys alone make) and other leaves
 tell one: a matrix product with constants, or with what other leaves made, makes a weight of it (a network on fixed
 positions, a GRU that starts at zero, W + A·B); what is spread over rows of such a value and added or multiplied is a
 bias or a scale (the gain of a weight norm); what weights are applied to as they are to data is a token ("other").
-What multiplies data as an exponential is a logarithm; where what is computed of it is added to data too, that is a log-determinant.
+What multiplies data as an exponential is a logarithm; where what is computed of it is added to data too, that is a
+log-determinant.
 
 How much a use counts: 0, nothing but layout between the leaf and data; 1, computed from params; 2, that went through a
 reduction too (penalties, priors, log-determinants); 3, no data at all.
