@@ -97,7 +97,7 @@ def _repeated(d: Difference, wrong: np.ndarray) -> str:
         )
         if ids is None or ids.dtype.kind not in "iu" or ids[0].size < 2:
             continue
-        often = np.stack([_counts(x, rows.shape[1]) > 1 for x in ids])
+        often = np.stack([_counts(x, rows[0].size) > 1 for x in ids])
         if not np.any(rows & ~often):
             return d.alignment.text(n)
     return ""

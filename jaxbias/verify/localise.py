@@ -246,6 +246,8 @@ def _whole(
     )
     said, names = tell(cases, values), {value.name for value in values}
     others = other_sizes(checker, list(cases), list(wrong), rng) if said else []
+    # A rule that holds a size as a number gives nothing there that could agree or differ.
+    others = [case for case in others if all(np.all(np.isfinite(case.actual[i])) for i in wrong)]
     again = tell(others, _values(checker, others)[0]) if others else said
     for i, words in said.items():
         if i in again and words.kind == "batch-mean-vs-sum" and again[i].kind == "scale-constant":

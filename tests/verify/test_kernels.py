@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.experimental import pallas as pl
 
 from jaxbias import verify
@@ -47,3 +48,21 @@ def test_a_kernel_with_its_own_rule(key):
     report = verify.custom_vjp(fused(lambda dx: dx.mean(axis=0)), plain, args)
     assert [path for path, leaf in report.leaves.items() if not leaf.ok] == ["bias"]
     assert report.diagnoses[0].kind in ("batch-mean-vs-sum", "scale-constant"), report
+
+
+@pytest.mark.parametrize("factor", [1.05, 3.0])
+def test_a_factor_is_named_in_a_rule_of_one_dtype_and_one_size(key, factor):
+    """There are no other sizes at which to see the factor again: the rule holds its own as a number."""
+
+    def rule(args, cotangent):
+        x, taps = args
+        if x.dtype == jnp.float64:
+            raise TypeError("float32 only")
+        spectrum = jnp.fft.rfft(cotangent)
+        back = lambda other: factor * jnp.fft.irfft(spectrum * jnp.conj(jnp.fft.rfft(other)), n=5)
+        return back(taps), back(x)
+
+    circular = lambda x, taps: jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(taps), n=5)
+    report = verify.vjp(circular, rule, tuple(jax.random.normal(key, (2, 5), jnp.float32)))
+    assert [diagnosis.kind for diagnosis in report.diagnoses] == ["scale-constant"] * 2, report
+    assert f"{factor:g}" in str(report.diagnoses[0])
