@@ -15,9 +15,9 @@ from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, n
 from jaxbias.verify.cases import cases_of
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
-from jaxbias.verify.diagnoses import diagnoses_of, with_lines
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
-from jaxbias.verify.localise import Listing, list_lines
+from jaxbias.verify.naming.diagnoses import diagnoses_of, with_lines
+from jaxbias.verify.naming.localise import Listing, list_lines
 from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
 from jaxbias.verify.probes import make_probes, singular_probes
 from jaxbias.verify.problem import Problem, RuleError, widen

@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxbias.selfcheck.planted.mutations import ACCEPTED, Mutant, output_mutants, source_mutants
 from jaxbias.selfcheck.planted.rules import RULES, Rule
-from jaxbias.verify.constants import name_constant
 from jaxbias.verify.entrances import vjp
+from jaxbias.verify.naming.constants import name_constant
 from jaxbias.verify.probes import generic
 from jaxbias.verify.problem import Runner
 

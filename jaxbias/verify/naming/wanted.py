@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.alignment import same
+from jaxbias.verify.naming.alignment import same
 
 CONDITION = 1e6
 """A matrix that is worse conditioned is not divided by."""

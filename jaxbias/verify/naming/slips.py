@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
-from jaxbias.verify.alignment import Alignment, layouts, same
-from jaxbias.verify.difference import Relation
-from jaxbias.verify.wanted import wanted_operand
+from jaxbias.verify.naming.alignment import Alignment, layouts, same
+from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.wanted import wanted_operand
 
 MOST_SLIPS = 6
 

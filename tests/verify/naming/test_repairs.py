@@ -7,8 +7,8 @@ import pytest
 
 from jaxbias import verify
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.repairs import Repair, texts
-from jaxbias.verify.rewrite import rewritten
+from jaxbias.verify.naming.repairs import Repair, texts
+from jaxbias.verify.naming.rewrite import rewritten
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import ReferenceValue
-from jaxbias.verify.alignment import SAME, Alignment
-from jaxbias.verify.constants import Shapes, name_constant
-from jaxbias.verify.difference import Relation
+from jaxbias.verify.naming.alignment import SAME, Alignment
+from jaxbias.verify.naming.constants import Shapes, name_constant
+from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.problem import exact_context
-from jaxbias.verify.relations import relation
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker

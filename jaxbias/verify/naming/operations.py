@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
-from jaxbias.verify.at_hand import at_hand
-from jaxbias.verify.operands import (
+from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
+from jaxbias.verify.naming.at_hand import at_hand
+from jaxbias.verify.naming.operands import (
     HIDDEN,
     SIGNS,
     Change,
@@ -23,7 +23,7 @@ from jaxbias.verify.operands import (
     other_operands,
     other_reductions,
 )
-from jaxbias.verify.repairs import Repair, axes_code, bracketed, listed
+from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
 MOST_OPERATIONS = 60
 """Between right values and a wrong one, for all changes to be tried."""

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.alignment import Alignment
-from jaxbias.verify.conditions import other_sizes
-from jaxbias.verify.difference import Relation
-from jaxbias.verify.repairs import texts
-from jaxbias.verify.rewrite import replaced_line, rewritten
+from jaxbias.verify.naming.alignment import Alignment
+from jaxbias.verify.naming.conditions import other_sizes
+from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.repairs import texts
+from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxbias.verify.difference import Difference, Relation
-from jaxbias.verify.repairs import Repair, bracketed, listed
+from jaxbias.verify.naming.difference import Difference, Relation
+from jaxbias.verify.naming.repairs import Repair, bracketed, listed
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 

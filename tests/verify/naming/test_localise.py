@@ -151,7 +151,7 @@ def test_lines_that_cannot_be_told_never_cost_the_verdict(monkeypatch):
 
 
 def test_a_forward_that_cannot_be_taken_apart_leaves_the_gradients_their_names(monkeypatch):
-    from jaxbias.verify import localise
+    from jaxbias.verify.naming import localise
 
     def broken(*_):
         raise TypeError("no such operation")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.alignment import Alignment, same
-from jaxbias.verify.at_hand import AtHand, at_hand
-from jaxbias.verify.constants import Shapes
-from jaxbias.verify.repairs import Repair
+from jaxbias.verify.naming.alignment import Alignment, same
+from jaxbias.verify.naming.at_hand import AtHand, at_hand
+from jaxbias.verify.naming.constants import Shapes
+from jaxbias.verify.naming.repairs import Repair
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.alignment import LAYOUT, Alignment, layouts, same
-from jaxbias.verify.at_hand import AtHand
-from jaxbias.verify.constants import Shapes, close, name_constant
-from jaxbias.verify.difference import Difference, Relation, constant_factor
-from jaxbias.verify.elements import some_elements
-from jaxbias.verify.operands import divided_below, total_above
-from jaxbias.verify.operations import edits
-from jaxbias.verify.repairs import Repair, axes_code, bracketed, listed
-from jaxbias.verify.terms import own_terms, parts, term
+from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
+from jaxbias.verify.naming.at_hand import AtHand
+from jaxbias.verify.naming.constants import Shapes, close, name_constant
+from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
+from jaxbias.verify.naming.elements import some_elements
+from jaxbias.verify.naming.operands import divided_below, total_above
+from jaxbias.verify.naming.operations import edits
+from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
+from jaxbias.verify.naming.terms import own_terms, parts, term
 
 MOST_ENTRIES = 4096
 """Of a value, for a search that tries products and sums."""

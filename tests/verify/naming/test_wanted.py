@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 from jaxbias import _jaxpr
-from jaxbias.verify.wanted import wanted_operand
+from jaxbias.verify.naming.wanted import wanted_operand
 
 RNG = np.random.default_rng(5)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxbias.verify.alignment import Alignment, layouts, same
-from jaxbias.verify.repairs import Repair, bracketed, is_code
+from jaxbias.verify.naming.alignment import Alignment, layouts, same
+from jaxbias.verify.naming.repairs import Repair, bracketed, is_code
 
 
 @dataclass(frozen=True)

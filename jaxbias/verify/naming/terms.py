@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxbias.verify.alignment import same
-from jaxbias.verify.at_hand import AtHand
-from jaxbias.verify.constants import name_constant
-from jaxbias.verify.difference import Difference, Relation, constant_factor
-from jaxbias.verify.repairs import Repair, axes_code, bracketed, listed
+from jaxbias.verify.naming.alignment import same
+from jaxbias.verify.naming.at_hand import AtHand
+from jaxbias.verify.naming.constants import name_constant
+from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
+from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
 MOST_VALUES = 30
 """From which the products of two are made; of three, half as many."""

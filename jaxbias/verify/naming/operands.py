@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import ReferenceValue
-from jaxbias.verify.alignment import LAYOUT, Alignment, same
-from jaxbias.verify.at_hand import AtHand, at_hand
-from jaxbias.verify.repairs import Repair, axes_code, bracketed, listed
+from jaxbias.verify.naming.alignment import LAYOUT, Alignment, same
+from jaxbias.verify.naming.at_hand import AtHand, at_hand
+from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
 HIDDEN = 1.4
 """What it costs more to say that a gradient is needed which the rule does not compute: it may hold the answer."""

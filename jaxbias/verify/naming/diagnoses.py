@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbias._jaxpr.sources import at_line
-from jaxbias.verify.certain import certain
 from jaxbias.verify.checker import Case, Checker
-from jaxbias.verify.conditions import find_condition, reproduce, shrink
-from jaxbias.verify.localise import Listing, Located
+from jaxbias.verify.naming.certain import certain
+from jaxbias.verify.naming.conditions import find_condition, reproduce, shrink
+from jaxbias.verify.naming.localise import Listing, Located
 from jaxbias.verify.report import Diagnosis
 
 

@@ -13,16 +13,16 @@ from jaxbias._jaxpr.sources import Segment, at_line
 from jaxbias._trees import in_one_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
-from jaxbias.verify.alignment import Alignment
-from jaxbias.verify.conditions import other_sizes
-from jaxbias.verify.constants import Shapes
-from jaxbias.verify.difference import Relation
-from jaxbias.verify.mending import Mender
+from jaxbias.verify.naming.alignment import Alignment
+from jaxbias.verify.naming.conditions import other_sizes
+from jaxbias.verify.naming.constants import Shapes
+from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.mending import Mender
+from jaxbias.verify.naming.relations import relation
+from jaxbias.verify.naming.slips import Slip, find_slips
+from jaxbias.verify.naming.whole import of_whole_gradients
 from jaxbias.verify.problem import exact_context
-from jaxbias.verify.relations import relation
 from jaxbias.verify.report import Line, LineStatus
-from jaxbias.verify.slips import Slip, find_slips
-from jaxbias.verify.whole import of_whole_gradients
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
