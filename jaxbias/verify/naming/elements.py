@@ -88,7 +88,7 @@ def in_words(d: Difference, wrong: np.ndarray) -> tuple[str, bool]:
 def _repeated(d: Difference, wrong: np.ndarray) -> str:
     """Name of integers that the rule takes, whose repeated values are the wrong entries along the first axis."""
     program = d.alignment.program
-    rows = wrong.reshape(*wrong.shape[:2], -1).any(axis=2) if wrong.ndim > 1 else wrong[:, None]
+    rows = np.asarray(wrong.reshape(*wrong.shape[:2], -1).any(axis=2) if wrong.ndim > 1 else wrong[:, None])
     for n in (*program.inputs, *program.constants):
         ids = (
             d.alignment.column(n)
@@ -97,7 +97,7 @@ def _repeated(d: Difference, wrong: np.ndarray) -> str:
         )
         if ids is None or ids.dtype.kind not in "iu" or ids[0].size < 2:
             continue
-        often = np.stack([_counts(x, rows[0].size) > 1 for x in ids])
+        often = np.stack([_counts(x, rows.shape[1]) > 1 for x in ids])
         if not np.any(rows & ~often):
             return d.alignment.text(n)
     return ""
