@@ -73,7 +73,7 @@ class Options(NamedTuple):
     normalize: bool
 
 
-class Scores(NamedTuple):
+class Similarities(NamedTuple):
     """What both passes compute of out, in at least float32."""
 
     a: Float[Array, "n d"]
@@ -175,14 +175,14 @@ def loss(
     return ConfiguredLoss(partial(forward, **bound), backward, "info_nce")
 
 
-def _scores(out: tuple[Array, ...], options: Options) -> Scores:
+def _scores(out: tuple[Array, ...], options: Options) -> Similarities:
     a, b = (widen(part) for part in out[:2])
     if options.normalize:
         a, b = (part * _reciprocal_length(part) for part in (a, b))
     scale = jnp.asarray(1 / options.temperature, a.dtype)
     if len(out) == 3:
         scale = scale * jnp.exp(out[2].astype(a.dtype))
-    return Scores(a, b, scale, scale * (a @ b.T))
+    return Similarities(a, b, scale, scale * (a @ b.T))
 
 
 def _reciprocal_length(rows: Float[Array, "n d"]) -> Float[Array, "n 1"]:

@@ -48,7 +48,7 @@ class Judged:
 
 
 @dataclass
-class Loss:
+class LeafErrors:
     """How one leaf fares in one dtype.
 
     Attributes:
@@ -96,14 +96,14 @@ def _truth(checker: "Checker", dtypes: list[Any], eps: float, primals: Arrays, s
     return checker.truth(program, [*primals, *seeds], eps, factors, narrow=True, rounded=True)
 
 
-def _loss(truth: "Truth", i: int, actual: Any) -> Loss:
+def _leaf_errors(truth: "Truth", i: int, actual: Any) -> LeafErrors:
     expected, tolerance = truth.expected[i], truth.tolerance[i]
     assert truth.rounded is not None
     defined = np.isfinite(expected)
     with np.errstate(all="ignore"):
         error = np.where(defined, np.abs(actual - expected), 0.0)
         lost = np.where(defined, np.abs(truth.rounded[i] - expected), 0.0)
-    return Loss(
+    return LeafErrors(
         np.asarray(~(error <= tolerance) & defined & ~(error <= 4 * lost)),
         float(np.max(error, initial=0.0)),
         float(np.max(np.nan_to_num(lost, nan=np.inf), initial=0.0)),
@@ -155,7 +155,7 @@ def judge_precision(
         actual = calls.first[i]
         if actual is None or np.shape(actual) != tuple(shape):
             continue
-        loss = _loss(truth, i, actual)
+        loss = _leaf_errors(truth, i, actual)
         with np.errstate(all="ignore"):  # what the formula may be off by, it may be when it is called
             loss.wrong &= ~(np.abs(actual - truth.expected[i]) <= 2 * case.tolerance[i])
         if judged[i].wrong is not None:
@@ -222,7 +222,7 @@ def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:
         for i, ((path, _, _), out) in enumerate(zip(problem.leaves, runner.placed(primals, seeds, outs))):
             if out is None or np.shape(out) != np.shape(truth.expected[i]):
                 continue
-            loss = _loss(truth, i, np.asarray(out))
+            loss = _leaf_errors(truth, i, np.asarray(out))
             if np.any(loss.wrong):
                 scale = loss.scale or 1.0
                 notes.append(
