@@ -138,8 +138,6 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
 VAGUE = {"found", "each", "one", "what"}
 """Names that say nothing of a value (docs/architecture.md, "Words")."""
 
-NOT_YET_RENAMED = {"jaxbias/layers/"}
-
 
 def vague_names(path):
     """(line, name) of every variable, parameter, attribute and function that a file gives such a name."""
@@ -159,18 +157,10 @@ def vague_names(path):
             yield getattr(node, "lineno", 0), name
 
 
-def renamed():
-    for path in sorted((ROOT / "jaxbias").rglob("*.py*")):
-        place = path.relative_to(ROOT).as_posix()
-        if path.suffix in {".py", ".pyi"} and not place.startswith(tuple(NOT_YET_RENAMED)):
-            yield place, path
-
-
 def test_values_are_called_what_they_are():
-    wrong = [f"{place}:{line}: {name}" for place, path in renamed() for line, name in vague_names(path)]
+    files = [path for path in sorted((ROOT / "jaxbias").rglob("*.py*")) if path.suffix in {".py", ".pyi"}]
+    wrong = [f"{path.relative_to(ROOT)}:{line}: {name}" for path in files for line, name in vague_names(path)]
     assert not wrong, "call it what it is, by the field's word:\n" + "\n".join(wrong)
-    gone = [place for place in NOT_YET_RENAMED if not (ROOT / place).exists()]
-    assert not gone, f"no longer there, so strike them from NOT_YET_RENAMED: {gone}"
 
 
 @pytest.mark.parametrize(

@@ -124,9 +124,11 @@ def backward(
         number, i, j = tile
         part = _tile(padded, grid, number, i, j)
         delta_here, ell_here, d_here = (_cut(x, i, grid.queries, 3) for x in delta_rows)
-        delta_z, one = _tile_backward(part, delta_here, ell_here, d_here, plan)
+        delta_z, of_tile = _tile_backward(part, delta_here, ell_here, d_here, plan)
         grads = grads._replace(
-            q=_add_at(grads.q, one.q, (3, i)), k=_add_at(grads.k, one.k, (2, j)), v=_add_at(grads.v, one.v, (2, j))
+            q=_add_at(grads.q, of_tile.q, (3, i)),
+            k=_add_at(grads.k, of_tile.k, (2, j)),
+            v=_add_at(grads.v, of_tile.v, (2, j)),
         )
         if grads.bias is not None:  # (9.1.12)
             grads = grads._replace(bias=_add_at(grads.bias, _sum_like(delta_z, grads.bias.shape), (3, i), (4, j)))
@@ -139,8 +141,10 @@ def backward(
     grads = jax.tree.map(lambda x: jnp.zeros_like(widen(x)), float_fields)
     grads = grid.over_tiles(visit, grads)
     if operands.appended_key is not None:  # (9.2.10)
-        _, one = _tile_backward(_appended(padded, plan, grid.count), *delta_rows, plan)
-        grads = grads._replace(q=grads.q + one.q, appended_key=one.k.sum((0, 2)), appended_value=one.v.sum((0, 2)))
+        _, of_tile = _tile_backward(_appended(padded, plan, grid.count), *delta_rows, plan)
+        grads = grads._replace(
+            q=grads.q + of_tile.q, appended_key=of_tile.k.sum((0, 2)), appended_value=of_tile.v.sum((0, 2))
+        )
     grads = grid.unpadded(grads)
     if operands.sink is not None:  # (9.1.13)
         weight = jnp.exp(widen(operands.sink)[None, :, :, None] - ell)

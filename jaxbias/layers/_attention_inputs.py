@@ -56,7 +56,7 @@ def as_inputs(x: Any, function: str) -> Inputs:
     if isinstance(x, tuple | list) and not isinstance(x, Inputs) and len(x) != 2:
         raise ValueError(f"{function}: x must be an array, a pair (x, y) or attention.Inputs, got {describe(x)}.")
     fields = x if isinstance(x, tuple | list) else (x,)
-    return Inputs(*(jnp.asarray(each) if isinstance(each, np.ndarray | np.generic) else each for each in fields))
+    return Inputs(*(jnp.asarray(field) if isinstance(field, np.ndarray | np.generic) else field for field in fields))
 
 
 def four_axes(visible: Any) -> Any:
@@ -71,11 +71,11 @@ def check_inputs(given: Inputs, params: AttentionParams, function: str) -> int:
     check_features(given.x, fan_in, function, f"the query weight has fan_in={fan_in}")
     y = given.x if given.y is None else given.y
     check_features(y, memory, f"{function} (y)" if given.y is not None else function, f"the key weight has {memory}")
-    for name, each in (("x", given.x), ("y", y)):
-        if each.ndim < 3:
+    for name, array in (("x", given.x), ("y", y)):
+        if array.ndim < 3:
             raise ValueError(
-                f"{function}: {name} must be (*batch, time, features), got shape {each.shape}. A single sequence needs "
-                f"a batch axis: {name}[None]."
+                f"{function}: {name} must be (*batch, time, features), got shape {array.shape}. A single sequence "
+                f"needs a batch axis: {name}[None]."
             )
     if given.x.shape[:-2] != y.shape[:-2]:
         raise ValueError(

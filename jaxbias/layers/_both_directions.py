@@ -62,7 +62,7 @@ def both_directions(layer: Layer) -> Layer[tuple[Any, Any]]:
         delta = check_delta(delta, shape, f"{layer.name}.backward")
         grads, delta_x = layer.backward(residuals, delta[..., :width])
         grads_back, delta_back = layer.backward(residuals_back, _turned(delta[..., width:]))
-        ahead, back = (parts_of(each, "both_directions.backward") for each in (delta_x, delta_back))
+        ahead, back = (parts_of(delta, "both_directions.backward") for delta in (delta_x, delta_back))
         state = None if ahead.state is None else (ahead.state, back.state)
         return (grads, grads_back), in_form_of(delta_x, Sequences(ahead.x + _turned(back.x), state))
 
@@ -92,22 +92,22 @@ REVERSE = "_reverse"
 """Behind the names of the second direction's arrays, as PyTorch has it; Keras has the second's after the first's."""
 
 
-def _layouts(one: Layouts) -> Layouts:
+def _layouts(layout: Layouts) -> Layouts:
     return Layouts(
-        pytorch=None if one.pytorch is None else _twice(one.pytorch),
-        keras=None if one.keras is None else _twice(one.keras),
+        pytorch=None if layout.pytorch is None else _twice(layout.pytorch),
+        keras=None if layout.keras is None else _twice(layout.keras),
     )
 
 
-def _twice(one: Layout) -> Layout:
+def _twice(layout: Layout) -> Layout:
     def write(arrays: Arrays) -> Arrays:
         ahead, back = ({n[2:]: a for n, a in arrays.items() if n.startswith(f"{i}.")} for i in range(2))
-        return one.write(ahead) | {name + REVERSE: array for name, array in one.write(back).items()}
+        return layout.write(ahead) | {name + REVERSE: array for name, array in layout.write(back).items()}
 
     def read(arrays: Arrays) -> Arrays:
         ahead = {name: array for name, array in arrays.items() if not name.endswith(REVERSE)}
         back = {name.removesuffix(REVERSE): array for name, array in arrays.items() if name.endswith(REVERSE)}
-        parts = enumerate((one.read(ahead), one.read(back)))
+        parts = enumerate((layout.read(ahead), layout.read(back)))
         return {f"{i}.{name}": array for i, part in parts for name, array in part.items()}
 
     return Layout(write, read)

@@ -216,7 +216,7 @@ def hidden_params(
     draw, (fan_in, width) = by_name(hidden_init), shape
     keys = [key] if blocks == 1 else [jax.random.fold_in(key, block) for block in range(blocks)]
     wide = accumulation_dtype(dtype)
-    weight = jnp.concatenate([draw(each, (fan_in, width // blocks), wide) for each in keys], axis=1)
+    weight = jnp.concatenate([draw(key, (fan_in, width // blocks), wide) for key in keys], axis=1)
     return Params(weight.astype(dtype), jnp.zeros(width, dtype) if use_bias else None)
 
 

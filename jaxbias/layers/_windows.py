@@ -176,7 +176,7 @@ def pooling_windows(
     )
     check_window_fits(x_shape[1:-1], spans, pads, function, "window", x_shape)
     if any(not 0 <= p < span for span, pair in zip(spans, pads) for p in pair) or not all(
-        _sees_input(each, n) for each, n in zip(moves, x_shape[1:-1])
+        _sees_input(move, n) for move, n in zip(moves, x_shape[1:-1])
     ):
         raise ValueError(
             f"{function}: padding must be at least 0 and smaller than the window, so that no window sees padding only; "
@@ -228,15 +228,15 @@ def check_window_fits(
     windows: Sequence[int],
     pads: Sequence[tuple[int, int]],
     function: str,
-    what: str,
+    argument: str,
     x_shape: tuple[int, ...],
 ) -> None:
     """Raise a ValueError where a window is longer than the padded input."""
     padded = tuple(n + low + high for n, (low, high) in zip(lengths, pads))
     if any(w > p for w, p in zip(windows, padded)):
         raise ValueError(
-            f"{function}: {what} of spatial size {tuple(windows)} (dilated) is larger than the padded input "
-            f"{padded} (x has shape {x_shape}, padding {tuple(pads)}). Pad more or use a smaller {what}."
+            f"{function}: {argument} of spatial size {tuple(windows)} (dilated) is larger than the padded input "
+            f"{padded} (x has shape {x_shape}, padding {tuple(pads)}). Pad more or use a smaller {argument}."
         )
 
 

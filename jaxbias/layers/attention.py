@@ -251,8 +251,8 @@ def forward(
         dropout_key, _ = jax.random.split(state)
     y = given.x if given.y is None else given.y
     q, k, v = (
-        split_heads(each.reshape(n, *each.shape[-2:]), projection)
-        for each, projection in ((given.x, params.query), (y, params.key), (y, params.value))
+        split_heads(tokens.reshape(n, *tokens.shape[-2:]), projection)
+        for tokens, projection in ((given.x, params.query), (y, params.key), (y, params.value))
     )
     operands = operands_of(params, given, q, k, v, dropout_key, settings)
     o, ell = core.forward(operands, settings.plan)
@@ -324,10 +324,10 @@ def backward(residuals: Residuals, delta: Float[Array, "*batch T F"]) -> tuple[A
     grad_bias = None if deltas.bias is None else deltas.bias.reshape(given.bias.shape)
     like = lambda grad, leaf: None if grad is None or leaf is None else grad.astype(leaf.dtype)
     grads = jax.tree.map(like, grads, params)
-    found = Inputs(like(delta_x, given.x), like(delta_y, given.y), None, like(grad_bias, given.bias))
+    delta_inputs = Inputs(like(delta_x, given.x), like(delta_y, given.y), None, like(grad_bias, given.bias))
     if isinstance(x, Inputs):
-        return grads, found
-    return grads, (found.x, found.y) if isinstance(x, tuple | list) else found.x
+        return grads, delta_inputs
+    return grads, (delta_inputs.x, delta_inputs.y) if isinstance(x, tuple | list) else delta_inputs.x
 
 
 def step(key: Array, residuals: Residuals | None = None) -> Array:

@@ -68,9 +68,9 @@ def forward(
     check_float(x, "avg_pool.forward")
     z = widen(x)
     windows = pooling_windows(x.shape, window, stride, padding, dilation, ceil_mode, "avg_pool")
-    for axis, each in enumerate(windows, start=1):
-        total = sum(window_slices(pad_axis(z, axis, each.low, each.high + each.beyond), axis, each))
-        z = total / _entries(x.shape, axis, each, count_include_pad).astype(z.dtype)
+    for axis, move in enumerate(windows, start=1):
+        total = sum(window_slices(pad_axis(z, axis, move.low, move.high + move.beyond), axis, move))
+        z = total / _entries(x.shape, axis, move, count_include_pad).astype(z.dtype)
     return z.astype(x.dtype), Static(x.shape)
 
 
@@ -95,11 +95,11 @@ def backward(
     windows = pooling_windows(x_shape, window, stride, padding, dilation, ceil_mode, "avg_pool")
     delta = check_delta(delta, pooled_shape(x_shape, windows), "avg_pool.backward")
     delta_x = widen(delta)
-    for axis, each in enumerate(windows, start=1):
-        share = delta_x / _entries(x_shape, axis, each, count_include_pad).astype(delta_x.dtype)
-        seen = covering_windows(share, axis, each.span, each.stride, each.padded(x_shape[axis]))
-        shares = [jnp.where(_reads(each, place), of_window, 0) for place, of_window in seen]
-        delta_x = join_blocks(sum(shares[1:], shares[0]), axis, each.low, x_shape[axis])
+    for axis, move in enumerate(windows, start=1):
+        share = delta_x / _entries(x_shape, axis, move, count_include_pad).astype(delta_x.dtype)
+        seen = covering_windows(share, axis, move.span, move.stride, move.padded(x_shape[axis]))
+        shares = [jnp.where(_reads(move, place), of_window, 0) for place, of_window in seen]
+        delta_x = join_blocks(sum(shares[1:], shares[0]), axis, move.low, x_shape[axis])
     return (), delta_x.astype(delta.dtype)
 
 

@@ -167,9 +167,9 @@ def _parse(equation: str, function: str) -> Equation:
             f"neither, got {equation!r}."
         )
     _, x, weight, _, z = form.groups(default="")
-    if any(len(set(each)) != len(each) for each in (x, weight, z)):
+    if any(len(set(letters)) != len(letters) for letters in (x, weight, z)):
         raise ValueError(f"{function}: a letter stands twice in one array of {equation!r}.")
-    if alone := [i for i in sorted({*x, *weight, *z}) if sum(i in each for each in (x, weight, z)) == 1]:
+    if alone := [i for i in sorted({*x, *weight, *z}) if sum(i in letters for letters in (x, weight, z)) == 1]:
         raise ValueError(
             f"{function}: {', '.join(alone)} in {equation!r} belongs to one array alone; every axis is one of two at "
             f"least."

@@ -203,8 +203,8 @@ def _check_params(params: GluParams) -> None:
             f"with layer.init(key, x)."
         )
     gate, up, down = (
-        weight_and_bias(each, f"glu.forward ({name})", axes)[0]
-        for each, name, axes in zip(params, PRODUCTS, [("fan_in", "hidden")] * 2 + [("hidden", "fan_out")])
+        weight_and_bias(product, f"glu.forward ({name})", axes)[0]
+        for product, name, axes in zip(params, PRODUCTS, [("fan_in", "hidden")] * 2 + [("hidden", "fan_out")])
     )
     if up.shape != gate.shape or down.shape[0] != gate.shape[1]:
         raise ValueError(

@@ -182,7 +182,7 @@ def backward(
     units = h.shape[-1]
     delta_h, last = delta_of_steps(delta, rows_n, time, units, output, "gru.backward")
     wide = last.dtype
-    x, h = (jnp.swapaxes(each, 0, 1).astype(wide) for each in (x, h))
+    x, h = (jnp.swapaxes(array, 0, 1).astype(wide) for array in (x, h))
     gates, h_start = gates.astype(wide), start.astype(wide)
     weight, bias, recurrent, second = _leaves(jax.tree.map(lambda leaf: leaf.astype(wide), params))
     of_rz, of_n = recurrent[:, : 2 * units], recurrent[:, 2 * units :]

@@ -228,8 +228,8 @@ def backward(
         delta_xs.append(delta_x)
     like = lambda grad, leaf: grad.reshape(leaf.shape).astype(leaf.dtype)
     delta_state = None if given.state is None else like(delta_start, start)
-    found = in_form_of(x, Sequences(like(sum(delta_xs), given.x), delta_state))
-    return jax.tree.map(like, LinearAttentionParams(**grads), params), found
+    delta_x = in_form_of(x, Sequences(like(sum(delta_xs), given.x), delta_state))
+    return jax.tree.map(like, LinearAttentionParams(**grads), params), delta_x
 
 
 # --- the named steps --------------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ def trainable(params: Tree, biases: str = "none") -> Tree:
     if biases not in BIASES:
         raise ValueError(f"lora.trainable: biases must be one of {', '.join(BIASES)}, got {describe(biases)}.")
     layers = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, LoraParams))
-    if not any(isinstance(each, LoraParams) for each in layers):
+    if not any(isinstance(layer_params, LoraParams) for layer_params in layers):
         raise ValueError("lora.trainable: there is no adapter in params. Put some in with lora.adapt.")
 
     def marked(node):

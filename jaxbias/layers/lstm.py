@@ -229,7 +229,7 @@ def backward(
     beyond = h.shape[-1] + c.shape[-1] if output == STATE else h.shape[-1]
     delta_h, delta_last = delta_of_steps(delta, n, time, beyond, output, "lstm.backward")
     wide = delta_last.dtype
-    x, h = (jnp.swapaxes(each, 0, 1).astype(wide) for each in (x, h))
+    x, h = (jnp.swapaxes(array, 0, 1).astype(wide) for array in (x, h))
     c, gates, h_start, c_start = jax.tree.map(lambda leaf: leaf.astype(wide), (c, gates, *start))
     weight, bias, recurrent, second, peep, project = _leaves(
         jax.tree.map(lambda leaf: leaf.astype(wide), params), coupled
@@ -252,7 +252,7 @@ def backward(
         delta_g = delta_c * i * (1 - g * g)  # (9.3.5)
         delta_f = delta_c * (c_before - g if coupled else c_before) * f * (1 - f)  # (9.3.5), (9.3.9)
         delta_i = [] if coupled else [delta_c * g * i * (1 - i)]
-        carry = delta_c * f + _peeped(delta_f, peep, -2) + sum(_peeped(each, peep, -3) for each in delta_i)  # (9.3.6)
+        carry = delta_c * f + _peeped(delta_f, peep, -2) + sum(_peeped(part, peep, -3) for part in delta_i)  # (9.3.6)
         delta_z = jnp.concatenate([*delta_i, delta_f, delta_g, delta_o], axis=-1)
         earlier = matmul(delta_z, recurrent.T), carry
         of_params = delta_z, None if project is None else delta_h
@@ -282,7 +282,7 @@ def _cell(z: Array, c_before: Array, peep: Array | None, coupled: bool) -> tuple
     """The gates side by side, and c; for one step or for all at once.   (9.3.1), (9.3.9)"""
     *z_i, z_f, z_g, z_o = jnp.split(z, _blocks(coupled), axis=-1)
     f, g = jax.nn.sigmoid(z_f + _peeped(c_before, peep, -2)), jnp.tanh(z_g)
-    i = [jax.nn.sigmoid(each + _peeped(c_before, peep, -3)) for each in z_i]
+    i = [jax.nn.sigmoid(z_part + _peeped(c_before, peep, -3)) for z_part in z_i]
     c = f * c_before + (i[0] if i else 1 - f) * g
     o = jax.nn.sigmoid(z_o + _peeped(c, peep, -1))
     return jnp.concatenate([*i, f, g, o], axis=-1), c
@@ -302,7 +302,7 @@ def _peeped(values: Array, peep: Array | None, row: int) -> Array | float:
 def _grad_of_peepholes(delta_z: Array, c_before: Array, c: Array, coupled: bool) -> Array:
     """Σ δi∘c₋, Σ δf∘c₋, Σ δo∘c.   (9.3.7)"""
     *delta_i, delta_f, _, delta_o = jnp.split(delta_z, _blocks(coupled), axis=-1)
-    met = [*((each, c_before) for each in delta_i), (delta_f, c_before), (delta_o, c)]
+    met = [*((part, c_before) for part in delta_i), (delta_f, c_before), (delta_o, c)]
     return jnp.stack([sum_over(delta * state, (0, 1)) for delta, state in met])
 
 
@@ -328,8 +328,8 @@ def _leaves(params: Any, coupled: bool):
             0
         ].shape[1]
     has_second = isinstance(params, LstmParams) and getattr(params.hidden, "bias", None) is not None
-    found = input_and_hidden(params, function, LstmParams, _blocks(coupled), has_second, fan_out)
-    weight, bias, recurrent, second = found
+    leaves = input_and_hidden(params, function, LstmParams, _blocks(coupled), has_second, fan_out)
+    weight, bias, recurrent, second = leaves
     units = weight.shape[1] // _blocks(coupled)
     peep = project = None
     if params.projection is not None:

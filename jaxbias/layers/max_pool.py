@@ -87,18 +87,18 @@ def forward(
     axes = _last_axis_first(x.shape, window, stride, padding, dilation, ceil_mode)
     if _overlap(axes):
         z, winners = x, []
-        for axis, each in axes:
-            padded = pad_axis(z, axis, each.low, each.high + each.beyond, -jnp.inf)
-            start = jnp.zeros(padded.shape, _place_dtype(max(each.span, each.stride)))
+        for axis, move in axes:
+            padded = pad_axis(z, axis, move.low, move.high + move.beyond, -jnp.inf)
+            start = jnp.zeros(padded.shape, _place_dtype(max(move.span, move.stride)))
             # computed once: else each of the overlapping windows of the next axis computes its part again
-            z, winner = lax.optimization_barrier(_pool(padded, start, axis, each))
+            z, winner = lax.optimization_barrier(_pool(padded, start, axis, move))
             winners.append(winner)
         return z, Residuals(tuple(winners), Static(x.shape))
-    z, winner, unit = x, jnp.zeros(x.shape, _place_dtype(math.prod(each.stride for _, each in axes))), 1
-    for axis, each in axes:
-        padded = pad_axis(z, axis, each.low, each.high + each.beyond, -jnp.inf)
-        z, winner = _pool(padded, _pad_with_edge(winner, axis, each), axis, each, unit)
-        unit *= each.stride
+    z, winner, unit = x, jnp.zeros(x.shape, _place_dtype(math.prod(move.stride for _, move in axes))), 1
+    for axis, move in axes:
+        padded = pad_axis(z, axis, move.low, move.high + move.beyond, -jnp.inf)
+        z, winner = _pool(padded, _pad_with_edge(winner, axis, move), axis, move, unit)
+        unit *= move.stride
     return z, Residuals((winner,), Static(x.shape))
 
 
@@ -120,15 +120,15 @@ def backward(
     """
     x_shape, winners = residuals.x_shape.value, residuals.winners
     axes = _last_axis_first(x_shape, window, stride, padding, dilation, ceil_mode)
-    delta = check_delta(delta, pooled_shape(x_shape, [each for _, each in axes[::-1]]), "max_pool.backward")
+    delta = check_delta(delta, pooled_shape(x_shape, [move for _, move in axes[::-1]]), "max_pool.backward")
     if not _overlap(axes):
         return (), _at_winners(winners[0], delta, axes, x_shape)
-    for (axis, each), winner in zip(reversed(axes), reversed(winners)):
-        span, s, low = each.span, each.stride, each.low
-        length = each.padded(x_shape[axis])
+    for (axis, move), winner in zip(reversed(axes), reversed(winners)):
+        span, s, low = move.span, move.stride, move.low
+        length = move.padded(x_shape[axis])
         if span > max(WRITTEN_OUT, s):
-            padded = _add_winners(winner, delta, axis, each, length)
-            delta = pad_axis(padded, axis, -low, -(each.high + each.beyond))
+            padded = _add_winners(winner, delta, axis, move, length)
+            delta = pad_axis(padded, axis, -low, -(move.high + move.beyond))
             continue
         delta = lax.optimization_barrier(delta)
         seen = zip(covering_windows(winner, axis, span, s, length), covering_windows(delta, axis, span, s, length))
@@ -139,7 +139,7 @@ def backward(
 
 def _overlap(axes) -> bool:
     """Whether an entry can be seen by two windows."""
-    return any(each.span > each.stride for _, each in axes)
+    return any(move.span > move.stride for _, move in axes)
 
 
 def _place_dtype(places: int) -> Any:
@@ -180,8 +180,8 @@ def _pool(x: Array, inner: Array, axis: int, window: Window, unit: int = 1) -> t
 
     def entry(u):
         length = (positions - 1) * stride + 1
-        slices = (lax.dynamic_slice_in_dim(each, u, length, axis) for each in (x, inner))
-        z, place = (lax.slice_in_dim(each, 0, None, stride, axis) for each in slices)
+        slices = (lax.dynamic_slice_in_dim(array, u, length, axis) for array in (x, inner))
+        z, place = (lax.slice_in_dim(array, 0, None, stride, axis) for array in slices)
         return z, place
 
     def next_best(i, best):
@@ -205,16 +205,16 @@ def _pad_with_edge(x: Array, axis: int, window: Window) -> Array:
 def _at_winners(winner: Array, delta: Array, axes, x_shape: tuple[int, ...]) -> Array:
     """Each δ at the place of its window's maximum, 0 elsewhere; every spatial axis is made two, (blocks, stride)."""
     winner = lax.optimization_barrier(winner)  # computed once: else every entry of a window computes it again
-    for axis, each in axes:  # the last first, so that the axes still to come keep their numbers
-        length = each.padded(x_shape[axis])
-        ((_, winner),) = covering_windows(winner, axis, each.span, each.stride, length)
-        ((_, delta),) = covering_windows(delta, axis, each.span, each.stride, length)
-    strides = [each.stride for _, each in reversed(axes)]
+    for axis, move in axes:  # the last first, so that the axes still to come keep their numbers
+        length = move.padded(x_shape[axis])
+        ((_, winner),) = covering_windows(winner, axis, move.span, move.stride, length)
+        ((_, delta),) = covering_windows(delta, axis, move.span, move.stride, length)
+    strides = [move.stride for _, move in reversed(axes)]
     place = jnp.arange(math.prod(strides), dtype=winner.dtype)
     place = place.reshape(1, *(n for s in strides for n in (1, s)), *[1] * (winner.ndim - 1 - 2 * len(strides)))
     delta = jnp.where(winner == place, delta, 0)
-    for axis, each in reversed(axes):
-        delta = join_blocks(delta, axis, each.low, x_shape[axis])
+    for axis, move in reversed(axes):
+        delta = join_blocks(delta, axis, move.low, x_shape[axis])
     return delta
 
 

@@ -124,14 +124,14 @@ def _dispatched(rows: Array, slots: Array, experts: int, places: int) -> Array:
 def _forward(params: MoeParams, x: Array, selection: Array | None = None, *, setting: _Setting):
     weight, bias = _check_params(params, setting)
     check_features(x, weight.shape[0], "moe.forward", f"the router has fan_in={weight.shape[0]}")
-    each = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    z = jnp.matmul(widen(each), widen(weight))
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    z = jnp.matmul(widen(rows), widen(weight))
     z = z if bias is None else z + widen(bias)[None]
     p = lax.stop_gradient(_scores(z, setting))
     _, chosen = lax.top_k(p if selection is None else p + selection.astype(p.dtype)[None], setting.top)  # (9.5.1)
-    places = max(len(each), 1) if setting.capacity is None else setting.capacity
+    places = max(len(rows), 1) if setting.capacity is None else setting.capacity
     slots = _slots(chosen, setting.experts, places)
-    repeated = jnp.broadcast_to(each[:, None], (*slots.shape, each.shape[1]))
+    repeated = jnp.broadcast_to(rows[:, None], (*slots.shape, rows.shape[1]))
     dispatched = _dispatched(repeated, slots, setting.experts, places)
     outputs, inside = jax.vmap(setting.expert.forward)(params.experts, dispatched)
     w, _ = _weights(z, chosen, setting)
@@ -155,11 +155,11 @@ def _backward(residuals: Residuals, delta: Array, *, setting: _Setting):
     expert_grads, delta_dispatched = jax.vmap(setting.expert.backward)(inside, to_experts)
 
     delta_z = _through_scores(z, chosen, w, p_chosen, delta_w, setting) + _of_own_losses(z, chosen, setting)
-    each = widen(x).reshape(len(z), x.shape[-1])
+    rows = widen(x).reshape(len(z), x.shape[-1])
     through_experts = widen(_with_nothing(delta_dispatched))[slots].sum(axis=1)
     delta_x = delta_z @ widen(router).T + through_experts  # (9.5.8)
     grad_bias = delta_z.sum(axis=0).astype(router.dtype) if has_bias.value else None
-    grads = MoeParams(Params((each.T @ delta_z).astype(router.dtype), grad_bias), expert_grads)
+    grads = MoeParams(Params((rows.T @ delta_z).astype(router.dtype), grad_bias), expert_grads)
     return grads, delta_x.astype(x.dtype).reshape(x.shape)
 
 

@@ -171,7 +171,7 @@ def backward(
     n, time, _ = x.shape
     delta_h, last = delta_of_steps(delta, n, time, h.shape[-1], output, "rnn.backward")
     wide = last.dtype
-    x, h = (jnp.swapaxes(each, 0, 1).astype(wide) for each in (x, h))
+    x, h = (jnp.swapaxes(array, 0, 1).astype(wide) for array in (x, h))
     (weight, bias), (recurrent, _) = jax.tree.map(lambda leaf: leaf.astype(wide), params)
 
     def step(later, at_t):
