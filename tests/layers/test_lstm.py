@@ -237,7 +237,7 @@ FAULTS = {
     "c for c₋ in δf": ([("(c_before - g if coupled else c_before)", "c")], ALL),
     "without tanh′ of g": ([(" * (1 - g * g)", "")], ALL),
     "without the way through p_o": ([(" + _peeped(delta_o, peep, -1)", "")], ALL),
-    "without the way through p_i": ([("sum(_peeped(each, peep, -3) for each in delta_i)", "0.0")], ALL),
+    "without the way through p_i": ([("sum(_peeped(part, peep, -3) for part in delta_i)", "0.0")], ALL),
     "padding taken for steps": (
         [("chosen(counts, earlier, (delta_h, later[1]))", "earlier")],
         {H0, C0},
