@@ -386,11 +386,12 @@ def _worst(actual: Any, expected: Any, among: Any) -> dict[str, Any]:
             {"worst_index": (0,) * actual.ndim} if actual.size else {}
         )
     with np.errstate(all="ignore"):
-        error = np.where(among, np.nan_to_num(np.abs(actual - expected), nan=np.inf), -1.0)
+        apart = np.abs(actual - expected)
+    error = np.where(among, np.nan_to_num(apart, nan=np.inf), -1.0)
     index = tuple(int(k) for k in np.unravel_index(int(np.argmax(error)), error.shape))
     real = lambda x: float(np.real(x))
     return {
-        "max_error": float(np.abs(actual[index] - expected[index])),
+        "max_error": float(apart[index]),
         "worst_index": index,
         "expected": real(expected[index]),
         "actual": real(actual[index]),

@@ -112,6 +112,11 @@ def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[i
     ]
 
 
+def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
+    """Whether a value that is right for something else may be the mistake: no gradient that is right needs it."""
+    return number in alignment.linear and number not in alignment.feeds_right and number not in alignment.mended
+
+
 def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
     """Reference values that mend a gradient in the place of a value of the rule, and harm none."""
     above = set().union(*(alignment.above[i] for i in wrong))
@@ -121,7 +126,7 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
     values = [v for v in alignment.matcher.values if not v.place or v.iteration in (0, last[v.place])]
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
         known = alignment.known(number)
-        if known and (number in alignment.feeds_right or number in alignment.mended or number not in alignment.linear):
+        if known and not _may_be_misplaced(alignment, number):
             continue
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
@@ -164,9 +169,10 @@ def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | 
     """
     above = set().union(*(alignment.above[i] for i in wrong))
     for group in alignment.passes:
-        if not above.intersection(group) or all(map(alignment.known, group)):
+        known = all(map(alignment.known, group))
+        if not above.intersection(group) or (known and not all(_may_be_misplaced(alignment, n) for n in group)):
             continue
-        hits = list(_as_families(alignment, group, *_leaves(alignment, wrong, group[0]), deadline))
+        hits = list(_as_families(alignment, group, *_leaves(alignment, wrong, group[0]), known, deadline))
         if hits:  # a sum over the passes is right in any order of them: what mends more tells the order
             yield max(hits, key=lambda hit: len(hit.leaves))
 
@@ -176,6 +182,7 @@ def _as_families(
     group: tuple[int, ...],
     mine: list[int],
     others: list[int],
+    known: bool,
     deadline: float | int,
 ) -> Iterator[_Hit]:
     given = [alignment.column(number) for number in group]
@@ -188,7 +195,7 @@ def _as_families(
                 mending = {number: value.array for number, value in zip(group, values)}
                 right = alignment.right_after(mending, [*mine, *others])
                 own = {i for i in mine if alignment.leaves[i] in group}  # right by what was put there
-                if right & set(mine) - own and right.issuperset(others):
+                if len(right & set(mine) - own) > known and right.issuperset(others):
                     first = differ.index(True)
                     yield _Hit(group[first], values[first], mending, right & set(mine))
 
@@ -203,7 +210,9 @@ def _located(alignment: Alignment, hit: _Hit) -> Iterator[Slip]:
     mending, in_loop = hit.mending, len(hit.mending) > 1
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
-        doubtful = [k for k, n in enumerate(equation.inputs) if not alignment.known(n)]
+        # what a pass of a loop picks for itself is misplaced as it stands
+        picked = in_loop and equation.name == "squeeze"
+        doubtful = [k for k, n in enumerate(equation.inputs) if picked or not alignment.known(n)]
         if len(doubtful) != 1 or len(equation.outputs) > 1:
             break
         (k,) = doubtful
