@@ -100,6 +100,12 @@ def _spread(x: Any) -> float:
     return float(np.sqrt(np.mean(x * x)))
 
 
+def _times(x: Any) -> float:
+    """For large values: about 1 each where the square of what is given is lost in float32, as curvature is then."""
+    spread = _spread(x)
+    return 1 / spread if spread**2 < np.finfo(np.float32).eps else 8.0
+
+
 def _ordered(x: Any) -> bool:
     """Real values that rise or fall, as knots and times do."""
     return not np.iscomplexobj(x) and bool(
@@ -202,8 +208,7 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
     add("random and repeated integers", [redraw(_redraw_integers(x, rng), rng) for x in given])
     if not any(not is_float(x) and np.size(x) > 1 for x in given if not _is_key(x)):
         probes.pop() if probes[-1].name == "random and repeated integers" else None
-    # at least about 1 each: the curvature of a forward is not seen in weights that start near zero
-    add("large values", [max(8.0, 1 / _spread(x)) * redraw(x, rng) if generic(x) else x for x in given])
+    add("large values", [_times(x) * redraw(x, rng) if generic(x) else x for x in given])
     add("small values", [0.01 * x if generic(x) else x for x in given])
     add("exact zeros", [_with_zeros(x, rng) for x in given], kink=True)
     add("ties", [_with_ties(redraw(x, rng), rng) if generic(x) else x for x in given], kink=True)
