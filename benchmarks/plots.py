@@ -177,28 +177,24 @@ def _bias(records: list[Record]) -> Iterator[str]:
 
 
 def _training(records: list[Record]) -> Iterator[str]:
-    for case in dict.fromkeys(r.case for r in records):
-        own = sorted((r for r in records if r.case == case and r.samples), key=lambda r: r.median or 0.0)
-        if not own:
-            continue
-        figure = _dots(
-            [r.contender for r in own], [1e6 * (r.median or 0.0) for r in own], [None for _ in own],
-            [OURS if r.contender.startswith("jaxbias") else OTHER for r in own], f"{case}: µs per step", one=False,
-        )  # fmt: skip
-        yield _image(figure, f"Time per training step, {case}")
+    yield from _times(records, 1e6, "µs per step", "Time per training step", least=1)
 
 
 def _plain(records: list[Record]) -> Iterator[str]:
-    """Times, one figure per case."""
+    yield from _times(records, 1e3, "ms", "Time", least=2)
+
+
+def _times(records: list[Record], per_second: float, unit: str, title: str, least: int) -> Iterator[str]:
+    """A figure for each case with so many contenders at the least, the fastest first."""
     for case in dict.fromkeys(r.case for r in records):
         own = sorted((r for r in records if r.case == case and r.samples), key=lambda r: r.median or 0.0)
-        if len(own) < 2:
+        if len(own) < least:
             continue
         figure = _dots(
-            [r.contender for r in own], [1e3 * (r.median or 0.0) for r in own], [None for _ in own],
-            [OURS if r.contender.startswith("jaxbias") else OTHER for r in own], f"{case}: ms", one=False,
+            [r.contender for r in own], [per_second * (r.median or 0.0) for r in own], [None for _ in own],
+            [OURS if r.contender.startswith("jaxbias") else OTHER for r in own], f"{case}: {unit}", one=False,
         )  # fmt: skip
-        yield _image(figure, f"Time, {case}")
+        yield _image(figure, f"{title}, {case}")
 
 
 def _scaling(records: list[Record]) -> Iterator[str]:

@@ -51,6 +51,10 @@ class AtHand:
         """What puts it into a product."""
         return (Repair("wrap", f"{{}} * {bracketed(self.code)}"),) if self.code else ()
 
+    def instead_of(self, taken: str) -> tuple[Repair, ...]:
+        """What puts it in the place of what is taken."""
+        return (Repair("swap", self.code, taken),) if self.code else ()
+
     @property
     def bracketed(self) -> str:
         """As a factor of a product."""

@@ -152,10 +152,9 @@ def _names(checker: "Checker") -> list[str]:
 
 
 def _shapes(checker: "Checker", case: "Case") -> Shapes:
-    shapes, count = (
-        [(name, np.shape(x)) for name, x in zip(_names(checker), case.probe.inputs)],
-        len(case.probe.primals),
-    )
+    """Of cotangents, then of arguments, by name."""
+    shapes = [(name, np.shape(x)) for name, x in zip(_names(checker), case.probe.inputs)]
+    count = len(case.probe.primals)
     return [*shapes[count:], *shapes[:count]]
 
 

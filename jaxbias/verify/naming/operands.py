@@ -88,7 +88,7 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
                 continue
             if n in alignment.linear and value.own is not None and equation.inputs.count(n) == 2:
                 kind = "not-linear-in-cotangent"
-            repairs = (Repair("swap", value.code, taken),) if value.code else ()
+            repairs = value.instead_of(taken)
             if kind == "transpose":
                 repairs = (Repair("transposes", code=taken), Repair("letters"))
             text, at = f"takes {taken} where {value.name} is needed", None

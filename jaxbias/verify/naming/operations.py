@@ -4,14 +4,16 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import backward_slice, depends_on
 from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
 from jaxbias.verify.naming.at_hand import at_hand
+from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.operands import (
     HIDDEN,
     SIGNS,
@@ -31,28 +33,7 @@ MOST_OPERATIONS = 60
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 
 
-@dataclass(frozen=True)
-class Edit:
-    """A change of one operation that mends a value.
-
-    Attributes:
-        number: of the output of that operation.
-        kind: of mistake, one of `report.KINDS`.
-        text: a sentence without its subject: "takes g where d_n is needed".
-        cost: how far-fetched it is.
-        repairs: of its code.
-        about: name of a reference value that it speaks of.
-    """
-
-    number: int
-    kind: str
-    text: str
-    cost: float | int
-    repairs: tuple[Repair, ...] = ()
-    about: str = ""
-
-
-def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Edit]:
+def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Relation]:
     """Every change of one operation, between right values and this one, that gives it the wanted value."""
     region = _region(alignment, number)
     if len(region) > MOST_OPERATIONS:
@@ -74,10 +55,10 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
                 return
             if trial({position: changed.change}):
                 place = equation.outputs[0] if changed.number is None else changed.number
-                yield Edit(place, changed.kind, changed.text, changed.cost, changed.repairs, changed.about)
+                yield Relation(changed.kind, changed.text, changed.cost, place, changed.repairs, changed.about)
 
 
-def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
     """Another value in the place of one that several operations take, as softmax does what it is the softmax of."""
     equations = [alignment.program.equations[p] for p in trial.region]
     inside = {n for e in equations for n in e.outputs}
@@ -98,13 +79,12 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
             kind = "transpose" if value.name == f"{taken}.T" else "missing-mask" if left_out else "wrong-operand"
             users = [e for e in equations if n in e.inputs]  # of one piece of code in every pass of a loop that piece
             place = users[-1].outputs[0] if len({e.segments for e in users}) == 1 else trial.number
-            repairs = (Repair("swap", value.code, taken),) if value.code else ()
             words = f"takes {taken} where {value.name} is needed"
             cost = 1.35 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
-            yield Edit(place, kind, words, cost, repairs)
+            yield Relation(kind, words, cost, place, value.instead_of(taken))
 
 
-def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
     """In every pass of a loop another operand: that of the pass before or after, a value at hand, one of the loop."""
     for group in alignment.passes:
         places = [alignment.position[n] for n in group]
@@ -124,11 +104,10 @@ def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
             if all(same(x, columns[0]) for x in columns):
                 for value in values:
                     if not same(value.array, columns[0]) and trial(replaced([value.array] * len(group))):
-                        repairs = (Repair("swap", value.code, taken),) if value.code else ()
                         words = f"takes {taken} where {value.name} is needed"
                         cost = 1.4 + 0.1 * value.cost + (HIDDEN if linear and not value.code else 0.0)
                         kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
-                        yield Edit(group[-1], kind, words, cost, repairs)
+                        yield Relation(kind, words, cost, group[-1], value.instead_of(taken))
                 continue
             if len(set(numbers)) < len(numbers) or len(numbers) < 3:  # of two, one given freely proves nothing
                 continue
@@ -136,13 +115,13 @@ def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
             for end, (word, shift) in itertools.product(ends, (("next", 1), ("previous", -1))):
                 if trial(replaced([*columns[1:], end] if shift > 0 else [end, *columns[:-1]])):
                     words = f"takes {taken} of this pass of the loop, and must take that of the {word} one"
-                    yield Edit(group[-1], "wrong-index", words, 0.9, (Repair("index"),))
+                    yield Relation("wrong-index", words, 0.9, group[-1], (Repair("index"),))
             yield from _of_the_loop(alignment, trial, numbers, columns, group[-1])
 
 
 def _of_the_loop(
     alignment: Alignment, trial: "_Trial", numbers: Sequence[int], columns: Sequence[np.ndarray], place: int
-) -> Iterator[Edit]:
+) -> Iterator[Relation]:
     """In every pass a value of the forward's loop, or the gradient by it, in the place of one, wherever it is taken."""
     shape = columns[0].shape[1:]
     for family in alignment.families.values():
@@ -157,10 +136,10 @@ def _of_the_loop(
                 words, kind = f"takes {taken} where {first.name} is needed", "wrong-operand"
                 if masked(np.stack(columns), np.stack(arrays)):
                     kind = "missing-activation-derivative"
-                yield Edit(place, kind, words, 1.5 + 0.1 * first.rank, about=first.through)
+                yield Relation(kind, words, 1.5 + 0.1 * first.rank, place, about=first.through)
 
 
-def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
+def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
     """The means or sums of a line all over other axes, as where a helper takes them."""
     by_axes: dict[tuple[int, ...], dict[int, list[Changed]]] = {}
     for position in trial.region:
@@ -172,7 +151,7 @@ def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Edit]:
         changes = {position: changed[0].change for position, changed in its.items()}
         if len(changes) > 1 and trial(changes):
             first = next(iter(its.values()))[0]
-            yield Edit(trial.number, first.kind, first.text, first.cost, first.repairs)
+            yield Relation(first.kind, first.text, first.cost, trial.number, first.repairs)
 
 
 def _with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Change:
@@ -196,18 +175,10 @@ def _region(alignment: Alignment, number: int) -> list[int]:
 
 def _onwards(alignment: Alignment, positions: set[int], number: int) -> list[int]:
     """These equations, and those through which what they give reaches a value."""
-    equations, above, todo = alignment.program.equations, set(), [number]
-    while todo:
-        position = alignment.position.get(todo.pop())
-        if position is not None and position not in above:
-            above.add(position)
-            todo += equations[position].inputs
-    taken, given = set(positions), {n for p in positions for n in equations[p].outputs}
-    for position in sorted(above - taken):
-        if not given.isdisjoint(equations[position].inputs):
-            taken.add(position)
-            given.update(equations[position].outputs)
-    return sorted(taken)
+    program, equations = alignment.program, alignment.program.equations
+    below = depends_on(program, [n for position in positions for n in equations[position].outputs])
+    above = {n for equation in backward_slice(program, [number]).equations for n in equation.outputs}
+    return sorted(positions.union(alignment.position[n] for n in below & above))
 
 
 class _Trial:

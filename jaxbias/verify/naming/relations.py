@@ -59,8 +59,8 @@ def _relations(d: Difference) -> Iterator[Relation]:
         yield from some_elements(d)
     if d.equation is not None and not scalar:
         yield from slope(d)
-    for edit in edits(d.alignment, d.number, d.wanted, d.deadline) if d.equation is not None else ():
-        yield Relation(edit.kind, edit.text, edit.cost, edit.number, edit.repairs, edit.about)
+    if d.equation is not None:
+        yield from edits(d.alignment, d.number, d.wanted, d.deadline)
     yield from own_terms(d)
     yield from parts(d)
     if d.given[0].size <= MOST_ENTRIES and not scalar:
