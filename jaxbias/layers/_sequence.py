@@ -6,8 +6,8 @@ A cell that runs from the last step to the first starts in the padding, where it
 that counts: that is the sequence reversed within its length                                               (9.3.22)
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from jaxbias._doors import check_delta, check_float, describe
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.initializers import Initializer, by_name
 from jaxbias.params import Params, Static, weight_and_bias
+
+P = TypeVar("P")
 
 
 class Sequences(NamedTuple):
@@ -201,6 +203,21 @@ def arriving(delta_h: Array | None, later: Array) -> Array:
 
 
 # --- params that all cells have ---------------------------------------------------------------------------------------
+
+
+def init_over_time(name: str, init: Callable[..., P], *sizes: Any, **settings: Any) -> Callable[[Array, Any], P]:
+    """`(key, x) -> params` of the layer with this name: fan_in and dtype are those of the sequences.
+
+    Args:
+        init: `(key, fan_in, *sizes, dtype=, **settings) -> params`.
+    """
+
+    def init_for(key: Array, x: Any) -> P:
+        sequence = sequence_of(x)
+        check_float(sequence, f"{name}.init")
+        return init(key, sequence.shape[-1], *sizes, dtype=sequence.dtype, **settings)
+
+    return init_for
 
 
 def hidden_params(

@@ -36,7 +36,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxbias import initializers
-from jaxbias._doors import check_float, check_size, describe
+from jaxbias._doors import check_size, describe
 from jaxbias._numerics import matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
@@ -54,9 +54,9 @@ from jaxbias.layers._sequence import (
     delta_of_steps,
     gradient_of,
     hidden_params,
+    init_over_time,
     input_and_hidden,
     opened,
-    sequence_of,
     silenced,
 )
 from jaxbias.layouts import Layouts
@@ -298,21 +298,17 @@ def layer(
     _check_reset(reset, "gru.layer")
     check_output(output, "gru.layer")
 
-    def init_for(key, x):
-        sequence = sequence_of(x)
-        check_float(sequence, "gru.init")
-        return init(
-            key,
-            sequence.shape[-1],
-            units,
-            reset=reset,
-            use_bias=use_bias,
-            hidden_bias=hidden_bias,
-            weight_init=weight_init,
-            hidden_init=hidden_init,
-            bias_init=bias_init,
-            dtype=sequence.dtype,
-        )
+    init_for = init_over_time(
+        "gru",
+        init,
+        units,
+        reset=reset,
+        use_bias=use_bias,
+        hidden_bias=hidden_bias,
+        weight_init=weight_init,
+        hidden_init=hidden_init,
+        bias_init=bias_init,
+    )
 
     keywords = {"reset": reset, "reverse": reverse, "output": output}
     layouts = _layouts(reset, use_bias, _has_hidden_bias(hidden_bias, reset))

@@ -51,7 +51,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._doors import check_delta, check_features, check_float, check_number, check_size, describe
+from jaxbias._doors import check_delta, check_features, check_number, check_size, describe
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
@@ -65,9 +65,9 @@ from jaxbias.layers._sequence import (
     check_output,
     checked_state,
     in_form_of,
+    init_over_time,
     mask_of,
     parts_of,
-    sequence_of,
 )
 from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, weight_and_bias
@@ -382,22 +382,18 @@ def layer(
     _check_settings("linear_attention.layer", temperature, chunk)
     check_output(output, "linear_attention.layer", OUTPUTS)
 
-    def init_for(key, x):
-        sequence = sequence_of(x)
-        check_float(sequence, "linear_attention.init")
-        return init(
-            key,
-            sequence.shape[-1],
-            heads,
-            head_size,
-            value_size=value_size,
-            fan_out=fan_out,
-            decay=decay,
-            use_bias=use_bias,
-            weight_init=weight_init,
-            bias_init=bias_init,
-            dtype=sequence.dtype,
-        )
+    init_for = init_over_time(
+        "linear_attention",
+        init,
+        heads,
+        head_size,
+        value_size=value_size,
+        fan_out=fan_out,
+        decay=decay,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )
 
     keywords = {"temperature": temperature, "chunk": chunk, "output": output}
     return Layer(

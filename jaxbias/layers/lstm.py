@@ -43,7 +43,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxbias import initializers
-from jaxbias._doors import check_float, check_size
+from jaxbias._doors import check_size
 from jaxbias._numerics import accumulation_dtype, matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
@@ -62,9 +62,9 @@ from jaxbias.layers._sequence import (
     delta_of_steps,
     gradient_of,
     hidden_params,
+    init_over_time,
     input_and_hidden,
     opened,
-    sequence_of,
     silenced,
 )
 from jaxbias.layouts import Layouts
@@ -396,23 +396,19 @@ def layer(
         check_size(projection, "lstm.layer", "projection")
     check_output(output, "lstm.layer", (STEPS, LAST, STATE))
 
-    def init_for(key, x):
-        sequence = sequence_of(x)
-        check_float(sequence, "lstm.init")
-        return init(
-            key,
-            sequence.shape[-1],
-            units,
-            use_bias=use_bias,
-            hidden_bias=hidden_bias,
-            peephole=peephole,
-            coupled=coupled,
-            projection=projection,
-            weight_init=weight_init,
-            hidden_init=hidden_init,
-            bias_init=bias_init,
-            dtype=sequence.dtype,
-        )
+    init_for = init_over_time(
+        "lstm",
+        init,
+        units,
+        use_bias=use_bias,
+        hidden_bias=hidden_bias,
+        peephole=peephole,
+        coupled=coupled,
+        projection=projection,
+        weight_init=weight_init,
+        hidden_init=hidden_init,
+        bias_init=bias_init,
+    )
 
     keywords = {"coupled": coupled, "reverse": reverse, "output": output, "recompute": recompute}
     layouts = _layouts(hidden_bias, peephole, coupled, projection)

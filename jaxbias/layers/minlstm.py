@@ -34,7 +34,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxbias import initializers
-from jaxbias._doors import check_float, check_size, describe
+from jaxbias._doors import check_size, describe
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
@@ -50,8 +50,8 @@ from jaxbias.layers._sequence import (
     checked_state,
     delta_of_steps,
     gradient_of,
+    init_over_time,
     opened,
-    sequence_of,
 )
 from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Params, Static, weight_and_bias
@@ -218,18 +218,14 @@ def layer(
     check_size(units, "minlstm.layer", "units")
     check_output(output, "minlstm.layer")
 
-    def init_for(key, x):
-        sequence = sequence_of(x)
-        check_float(sequence, "minlstm.init")
-        return init(
-            key,
-            sequence.shape[-1],
-            units,
-            use_bias=use_bias,
-            weight_init=weight_init,
-            bias_init=bias_init,
-            dtype=sequence.dtype,
-        )
+    init_for = init_over_time(
+        "minlstm",
+        init,
+        units,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )
 
     keywords = {"reverse": reverse, "output": output}
     return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "minlstm", layouts=LAYOUTS)

@@ -28,7 +28,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxbias import initializers
-from jaxbias._doors import check_float, check_size, describe
+from jaxbias._doors import check_size, describe
 from jaxbias._numerics import matmul, rows, sum_over
 from jaxbias.derivation import Derivation, Example, normal
 from jaxbias.initializers import Initializer
@@ -47,9 +47,9 @@ from jaxbias.layers._sequence import (
     delta_of_steps,
     gradient_of,
     hidden_params,
+    init_over_time,
     input_and_hidden,
     opened,
-    sequence_of,
     silenced,
 )
 from jaxbias.layouts import Layouts
@@ -227,19 +227,15 @@ def layer(
     check_output(output, "rnn.layer")
     _activation(activation)
 
-    def init_for(key, x):
-        sequence = sequence_of(x)
-        check_float(sequence, "rnn.init")
-        return init(
-            key,
-            sequence.shape[-1],
-            units,
-            use_bias=use_bias,
-            weight_init=weight_init,
-            hidden_init=hidden_init,
-            bias_init=bias_init,
-            dtype=sequence.dtype,
-        )
+    init_for = init_over_time(
+        "rnn",
+        init,
+        units,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        hidden_init=hidden_init,
+        bias_init=bias_init,
+    )
 
     keywords = {"activation": activation, "reverse": reverse, "output": output}
     return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "rnn", layouts=LAYOUTS)

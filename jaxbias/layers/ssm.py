@@ -60,8 +60,8 @@ from jaxbias.layers._sequence import (
     check_output,
     checked_state,
     gradient_of,
+    init_over_time,
     opened,
-    sequence_of,
 )
 from jaxbias.layouts import AS_HERE, Layouts
 from jaxbias.params import Layer, Static, weight_and_bias
@@ -319,20 +319,16 @@ def layer(
         raise ValueError(f'ssm.layer: exact_hold is of kind="selective", whose steps have a length, got {kind!r}.')
     check_output(output, "ssm.layer", OUTPUTS)
 
-    def init_for(key, x):
-        sequence = sequence_of(x)
-        check_float(sequence, "ssm.init")
-        return init(
-            key,
-            sequence.shape[-1],
-            states,
-            kind=kind,
-            use_bias=use_bias,
-            weight_init=weight_init,
-            bias_init=bias_init,
-            time_step_init=time_step_init,
-            dtype=sequence.dtype,
-        )
+    init_for = init_over_time(
+        "ssm",
+        init,
+        states,
+        kind=kind,
+        use_bias=use_bias,
+        weight_init=weight_init,
+        bias_init=bias_init,
+        time_step_init=time_step_init,
+    )
 
     keywords = {"exact_hold": exact_hold, "reverse": reverse, "output": output, "chunk": chunk}
     return Layer(init_for, partial(forward, **keywords), partial(backward, **keywords), "ssm", layouts=LAYOUTS)
