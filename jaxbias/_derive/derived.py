@@ -3,6 +3,7 @@
 import functools
 import html
 import inspect
+import itertools
 import linecache
 import re
 from collections.abc import Callable, Sequence
@@ -14,15 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr, verify
+from jaxbias._derive.by_size import holds_at
 from jaxbias._derive.checking import autodiff_bytes, bytes_of, checked
 from jaxbias._derive.reading import Reading
-from jaxbias._derive.sizes import digits_in, sizes_in
+from jaxbias._derive.sizes import Twin, digits_in, sizes_in, twins_of
 from jaxbias._derive.values import Values
 from jaxbias._derive.writing import Written
 from jaxbias._doors import describe
 from jaxbias._jaxpr.sources import place
 from jaxbias._trees import in_one_line, is_float, path_name
 from jaxbias.symbols import expressions as ex
+
+MOST_TWINS = 12
+"""Pairs of other sizes at which the function is written, for its sizes to have names."""
 
 KEEP = ("named", "least")
 STYLES = ("steps", "closed")
@@ -44,6 +49,8 @@ class Derived:
         residual_bytes: what the backward keeps from the forward.
         autodiff_bytes: what autodiff keeps.
         notes: what else is worth knowing.
+        any_size: whether `code` holds at other sizes too, at those that the function itself takes: tried at a set of
+            them. Else its numbers are sizes of these arguments.
         unwritten: operations that have no derivation here, with their lines; JAX carries them out inside of `function`,
             and `code` takes them as functions.
     """
@@ -60,6 +67,7 @@ class Derived:
     latex: str = field(repr=False)
     unwritten: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    any_size: bool = False
 
     def __str__(self) -> str:
         width = max((len(left) for left, _ in self.steps), default=0)
@@ -140,15 +148,36 @@ def derive(
     def flat(*leaves: Any) -> list[Any]:
         return jax.tree.leaves(forward(*tree.unflatten(leaves)))
 
-    program = _traced(flat, leaves)
+    program, ranks = _traced(flat, leaves), _ranks(flat, leaves)
     by_autodiff = autodiff_bytes(flat, leaves, wanted)
-    inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
-    sizes = sizes_in(program, flat, leaves, inputs)
-    captured = _closed_over(forward)
-    values = Values(inputs, captured, sizes, digits_in(program, flat, leaves))
-    written = Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep, style)
-    function, report, namespace = checked(forward, args, tree, wanted, written)
+
+    def written_at(program: _jaxpr.Program, leaves: Sequence[Any], other: Twin | None) -> Written:
+        inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
+        sizes, digits = sizes_in(program, leaves, other, inputs), digits_in(program, flat, leaves)
+        values = Values(inputs, _closed_over(forward), sizes, digits)
+        with jax.numpy_rank_promotion(ranks):
+            return Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep, style)
+
+    def has_sizes_by_name(written: Written, pair: tuple[Twin, Twin]) -> bool:
+        """Put sizes by name in place of numbers, if what comes out holds at other sizes."""
+        others = [written_at(twin.program, twin.leaves, Twin(leaves, program)) for twin in pair]
+        as_given, captured = written.texts, [written.values.captured[text] for text in written.captured]
+        if written.by_size(others) and holds_at(pair[1].leaves, flat, leaves, wanted, written.code, captured):
+            return True
+        written.texts = as_given
+        return False
+
+    written, any_size = None, False
+    for pair in itertools.islice(twins_of(program, flat, leaves), MOST_TWINS):
+        attempt = written_at(program, leaves, pair[0])
+        if any_size := has_sizes_by_name(attempt, pair):
+            written = attempt
+            break
+        written = written or attempt
+    written = written or written_at(program, leaves, None)
+    values = written.values
     captured = [values.captured[text] for text in written.captured]
+    function, report, namespace = checked(forward, args, tree, wanted, written)
     shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
     first, then = written.formulas
     return Derived(
@@ -167,6 +196,7 @@ def derive(
             *(str(values.draws[text]) for text in written.draws),
         ),
         notes=() if _has_source(forward) else ("the source is not at hand: names of values are made up",),
+        any_size=any_size,
     )
 
 
@@ -193,6 +223,16 @@ def _traced(flat: Callable[..., Any], leaves: Sequence[Any]) -> _jaxpr.Program:
         returned = ", ".join(map(str, outputs)) or "nothing"
         raise TypeError(f"derive: the forward returns {returned}; a gradient needs at least one float output.")
     return program
+
+
+def _ranks(flat: Callable[..., Any], leaves: Sequence[Any]) -> str:
+    """The strictest `jax_numpy_rank_promotion` that a forward runs under, which the code then runs under too."""
+    try:
+        with jax.numpy_rank_promotion("raise"):
+            jax.eval_shape(flat, *leaves)
+    except ValueError:
+        return "allow"
+    return "raise"
 
 
 def _drawn(leaf: Any, position: int) -> Any:
