@@ -163,7 +163,8 @@ class _Pow:
         exponent = ex.value_of(ex.bare(args[1]))
         if args[1].op != "size" and exponent is not None:
             return ex.spread(ex.power(args[0], float(exponent)), shape_of(eq))
-        return ex.apply("jnp.power", *args)
+        x, y = args
+        return ex.apply("jnp.power", x, ex.cast(y, x.dtype))  # a base 2.0 is written 2, which is whole beside whole y
 
     @staticmethod
     def pull(eq, args, out, d):
@@ -172,6 +173,7 @@ class _Pow:
         if exponent is not None:
             exponent = float(exponent)
             return [ex.multiply(ex.multiply(constant(exponent, x), d), ex.power(x, exponent - 1)), None]
+        y = ex.cast(y, x.dtype)
         slope = ex.multiply(y, ex.apply("jnp.power", x, ex.subtract(y, constant(1, y))))
         return [ex.multiply(d, slope), ex.multiply(ex.multiply(d, out), ex.apply("jnp.log", x))]
 
