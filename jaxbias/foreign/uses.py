@@ -17,8 +17,8 @@ What multiplies data as an exponential is a logarithm; where what is computed of
 log-determinant.
 
 How much a use counts: 0, nothing but layout between the leaf and data; 1, computed from params; 2, that went through a
-reduction too (penalties, priors, log-determinants); 3, no data at all. Where no number leads on to the output (a product
-whose argmax says which row is taken) it counts less than 1 and more than 2: a codebook is an embedding.
+reduction too (penalties, priors, log-determinants); 3, no data at all. Where no number leads on to the output (a
+product whose argmax says which row is taken) it counts less than 1 and more than 2: a codebook is an embedding.
 """
 
 from collections.abc import Callable

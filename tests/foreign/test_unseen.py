@@ -1,6 +1,6 @@
 """Architectures whose roles were written down before `roles` saw them: every leaf right, or `other` with a warning.
 
-At the first run 137 of 140 leaves were right. Two were a bias of which one entry is read as well, a kind that has a rule
+At the first run 137 of 140 leaves were right. Two were a bias of which one entry is read as well, which has a rule
 since; the third is in `MISSED`.
 """
 

@@ -52,6 +52,8 @@ UNARY: dict[str, tuple[str, Callable[[Expression, Expression, Expression], Expre
                 lambda x, out, d: ex.multiply(
                     d, ex.call("jax.scipy.special.polygamma(1, {0})", [x], x.shape, x.dtype))),
     "relu": ("jax.nn.relu", lambda x, out, d: ex.where(ex.compare(">", x, constant(0, x)), d, constant(0, x))),
+    "relu6": ("jax.nn.relu6",
+              lambda x, out, d: ex.where(_between(x, constant(0, x), constant(6, x)), d, constant(0, x))),
     "softplus": ("jax.nn.softplus", lambda x, out, d: ex.multiply(d, ex.apply("jax.nn.sigmoid", x))),
 }  # fmt: skip
 
@@ -66,6 +68,10 @@ STEPS = {
 
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 BITWISE = {"and": "&", "or": "|", "xor": "^", "not": "~"}
+
+
+def _between(x: Expression, low: Expression, high: Expression) -> Expression:
+    return ex.apply("&", ex.compare(">", x, low), ex.compare("<", x, high), dtype=np.bool_)
 
 
 def _root(x: Expression) -> Expression:
@@ -214,8 +220,7 @@ class _Clamp:
     @staticmethod
     def pull(eq, args, out, d):
         low, x, high = args
-        inside = ex.apply("&", ex.compare(">", x, low), ex.compare("<", x, high), dtype=np.bool_)
-        return [None, ex.where(inside, d, constant(0, x)), None]
+        return [None, ex.where(_between(x, low, high), d, constant(0, x)), None]
 
 
 @rule("select_n")
