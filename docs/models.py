@@ -80,12 +80,14 @@ def read(package: str, name: str, model: Model) -> tuple[str, ...]:
     version = importlib.metadata.version(package)
     with warnings.catch_warnings(record=True) as caught, jax.numpy_dtype_promotion("standard"):
         warnings.simplefilter("always")
-        roles = jb.named_parameters(jb.roles(model.fn, model.params, *model.args, unused="unused"))
+        roles = jb.named_parameters(jb.roles(model.fn, model.params, *model.args, unused="other"))
         said = "".join(str(w.message) for w in caught)
+        contacts = jb.contacts(model.fn, model.params, *model.args, unused="left out")
+    used = {path for contact in contacts for path in contact.leaves}
     wrong = {
         path: f"{path}: {role} for {expected(model, path)}"
         for path, role in roles.items()
-        if role not in (expected(model, path), "unused")
+        if path in used and role != expected(model, path)
     }
     warned = sum(path in said for path in wrong)
     misses = "; ".join([*wrong.values()][:4]) + (f" ({warned} with a warning)" if warned else "")
