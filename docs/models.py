@@ -31,15 +31,14 @@ names of its leaves say (a leaf that the function does not use cannot be wrong).
 """
 
 COLUMNS = """
-| package | version | model | leaves | right | not right | memory | operations | time |
-|---|---|---|---|---|---|---|---|---|"""
+| package | version | model | leaves | right | not right | memory | time |
+|---|---|---|---|---|---|---|---|"""
 
 BETWEEN = """
-Memory, operations and time are those of `jb.clipped_grad` over those of a clipped sum by `vmap(grad)`: temporary bytes
-and floating-point operations that the compiler counts for {batch} examples of random data in float32 on a CPU, and
-processor time, the least of {turns} turns of 20 ms each on a machine with other work, which moves it by a third. A
-model that is larger there by less than 64 KiB counts as equal: "=". A dash stands for a model whose examples are no
-data of their own. Models of packages that are not installed are left out.
+Memory and time are those of `jb.clipped_grad` over those of a clipped sum by `vmap(grad)`: temporary bytes that the
+compiler plans for {batch} examples of random data in float32 on a CPU, and processor time, the least of {turns} turns
+of 20 ms each on a machine with other work. A model that is larger there by less than 64 KiB counts as equal: "=". A
+dash stands for a model whose examples are no data of their own. Models of packages that are not installed are left out.
 
 ## Models that roles were not written on
 
@@ -153,13 +152,8 @@ def _temporary_bytes(program: Any) -> int:
     return program.memory_analysis().temp_size_in_bytes
 
 
-def _operations(program: Any) -> float:
-    cost = program.cost_analysis()
-    return (cost[0] if isinstance(cost, list) else cost)["flops"]
-
-
-def ratios(model: Model) -> tuple[str, str, str]:
-    """Memory, operations and time of a clipped sum over those by `vmap(grad)`, as text.
+def ratios(model: Model) -> tuple[str, str]:
+    """Memory and time of a clipped sum over those by `vmap(grad)`, as text.
 
     Raises:
         RuntimeError: the two sums differ.
@@ -185,8 +179,7 @@ def ratios(model: Model) -> tuple[str, str, str]:
             times = [[], []]
     theirs, ours = (_temporary_bytes(program) for program in programs)
     memory = "=" if theirs < ours < theirs + 2**16 else f"{ours / max(theirs, 1):.2f}"
-    operations = f"{_operations(programs[1]) / _operations(programs[0]):.2f}"
-    return memory, operations, f"{min(times[1]) / min(times[0]):.2f}"
+    return memory, f"{min(times[1]) / min(times[0]):.2f}"
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -212,7 +205,7 @@ def table(models: dict[str, tuple[str, Callable[[], Model]]]) -> list[str]:
             cells += ratios(model)
         except (TypeError, ValueError) as error:
             print(f"{package}: {name} has no examples: {(str(error).splitlines() or [''])[0]}")
-            cells += ("-", "-", "-")
+            cells += ("-", "-")
         print(*cells, flush=True)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
