@@ -370,13 +370,13 @@ def fit(
     not_finite = np.flatnonzero(~np.isfinite(np.stack(losses)).all(axis=0))
     diverged = int(not_finite[0]) + 1 if not_finite.size else None if _is_finite(params) else epochs
     if diverged is not None:
-        what = f"the loss is not finite from epoch {diverged} on" if not_finite.size else "params are not finite"
-        warnings.warn(f"fit: {what}: training diverged. Try a smaller learning rate.", RuntimeWarning, stacklevel=2)
+        cause = f"the loss is not finite from epoch {diverged} on" if not_finite.size else "params are not finite"
+        warnings.warn(f"fit: {cause}: training diverged. Try a smaller learning rate.", RuntimeWarning, stacklevel=2)
     return Fit(params, state, opt_state, history, diverged, resumed, compile_s, unsaved)
 
 
 def _optimizer_digest(optimizer: optax.GradientTransformationExtraArgs, learned: Learned) -> str:
-    """Of its update on a stand-in for the gradient; what line searches ask for is in the network's own digest.
+    """Of its update on a stand-in for the gradient; cause line searches ask for is in the network's own digest.
 
     Of the update alone where that takes no more: checkpoints of fit as it was before optimizers were told more say so.
     """
