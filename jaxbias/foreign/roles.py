@@ -177,9 +177,9 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
     Raises:
         ValueError: a name that is no role, or a leaf that fits no group while there is no default.
     """
-    for label, names in groups.items():
+    for group, names in groups.items():
         if not isinstance(names, Iterable):
-            raise TypeError(f"labels: {label} must be a role or several, got {describe(names)}.")
+            raise TypeError(f"labels: {group} must be a role or several, got {describe(names)}.")
     sets = {label: {names} if isinstance(names, str) else set(names) for label, names in groups.items()}
     _check(roles, {name for names in sets.values() for name in names}, "labels")
 
