@@ -18,7 +18,7 @@ TextOf = Callable[[Expression], str | None]
 
 def printer(text_of: TextOf) -> Printer:
     """Writes Python that runs where `jax_numpy_rank_promotion` is what it is now."""
-    return Printer(text_of, jax.config.jax_numpy_rank_promotion == "raise")
+    return Printer(text_of, jax.numpy_rank_promotion.value == "raise")
 
 
 AT_ONCE = {"contract", "total", "call", "placed"}
