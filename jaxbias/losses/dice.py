@@ -175,7 +175,7 @@ def _in_rows(array: Array, options: Options) -> Array:
 def _from_rows(array: Array, shape: tuple[int, ...], options: Options) -> Array:
     """The inverse of `_in_rows`."""
     order = _order(len(shape), options)
-    return jnp.transpose(array.reshape([shape[axis] for axis in order]), np.argsort(order))
+    return jnp.transpose(array.reshape([shape[axis] for axis in order]), np.argsort(order).tolist())
 
 
 def _check_axes(axes: int, axis: tuple[int, ...] | None) -> None:
