@@ -6,6 +6,7 @@ Mistakes are planted in them in test_activations.py.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxbias as jb
@@ -34,6 +35,17 @@ def test_outputs_by_bisection(key, name):
     np.testing.assert_allclose(out, by_bisection(z, *POWER[name]), rtol=0, atol=1e-14)
     np.testing.assert_allclose(np.asarray(out).sum(-1), 1, rtol=1e-14)
     assert {1, 2, 3} <= set((np.asarray(out) > 0).sum(-1).tolist())
+
+
+def test_sparsemax_is_the_projection_of_optax(key):
+    """Onto the simplex, its derivative included."""
+    z, delta = normal(key, (7,), jnp.float64), normal(jax.random.fold_in(key, 1), (7,), jnp.float64)
+    with jax.numpy_dtype_promotion("standard"):
+        expected, pull_back = jax.vjp(optax.projections.projection_simplex, z)
+        of_optax = pull_back(delta)[0]
+    out, residuals = sparsemax.forward((), z)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(sparsemax.backward(residuals, delta)[1], of_optax, rtol=0, atol=1e-14)
 
 
 def test_sparsemax_by_hand():

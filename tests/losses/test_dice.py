@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxbias.derivation import normal, uniform
@@ -47,6 +48,16 @@ def test_a_coefficient_of_each_image_and_class(key):
     none, _ = dice.forward(jnp.asarray(z), jnp.asarray(t), axis=(1, 2), reduction="none", **options)
     np.testing.assert_allclose(value, (weight * each).sum() / 8, rtol=1e-13)
     np.testing.assert_allclose(none, each, rtol=1e-13)
+
+
+def test_it_is_that_of_optax(key):
+    """Per image and class, softmax; what is 1 in their ratio of overlap and half the sizes is 2 in ours."""
+    z, t = normal(key, (2, 4, 3), jnp.float64), uniform(jax.random.fold_in(key, 1), (2, 4, 3), jnp.float64)
+    with jax.numpy_dtype_promotion("standard"):
+        expected, gradient = jax.value_and_grad(lambda z: optax.losses.dice_loss(z, t, smooth=1.0).sum() / 2)(z)
+    value, delta = value_and_delta(z, t, axis=1, probabilities="softmax", smooth=2.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    np.testing.assert_allclose(delta, gradient, rtol=0, atol=1e-15)
 
 
 def test_an_empty_mask_that_is_said_to_be_empty_costs_nothing():

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxbias as jb
@@ -25,6 +26,17 @@ def test_by_hand(squared):
     np.testing.assert_allclose(p, np.array([of_p, [0, 0]]) / 2, rtol=1e-15)
     np.testing.assert_allclose(n, np.array([of_n, [0, 0]]) / 2, rtol=1e-15)
     np.testing.assert_allclose(a, -p - n, rtol=1e-15)
+
+
+def test_it_is_that_of_optax(key):
+    rows = tuple(normal(key, (3, 6, 4), jnp.float64))
+    with jax.numpy_dtype_promotion("standard"):
+        of_optax = jax.value_and_grad(lambda rows: optax.losses.triplet_margin_loss(*rows, margin=0.7, eps=0.0).mean())
+        expected, gradients = of_optax(rows)
+    value, residuals = triplet.forward(rows, margin=0.7)
+    np.testing.assert_allclose(value, expected, rtol=1e-14)
+    for delta, gradient in zip(triplet.backward(residuals), gradients, strict=True):
+        np.testing.assert_allclose(delta, gradient, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
