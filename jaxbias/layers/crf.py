@@ -41,7 +41,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxbias import initializers
-from jaxbias._doors import check_float, check_key, describe
+from jaxbias._doors import check_delta, check_float, check_key, describe
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example, generator, normal
 from jaxbias.initializers import Initializer
@@ -139,19 +139,23 @@ def forward(
     return reduce_rows(per_row, rows), Residuals(params, emissions, labels, counts, alpha, rows)
 
 
-def backward(residuals: Residuals, delta: Any) -> tuple[CrfParams, tuple[Float[Array, "n time k"], None]]:
+def backward(
+    residuals: Residuals, delta: Float[Array, "..."]
+) -> tuple[CrfParams, tuple[Float[Array, "n time k"], None]]:
     """(∂L/∂start, ∂L/∂A, ∂L/∂end), (∂L/∂e, None).
 
     Args:
         delta: the cotangent of the loss: of each sequence where there is no reduction.
 
     Raises:
-        ValueError: a delta of another shape.
+        TypeError: delta is not floating point.
+        ValueError: delta has another shape than the loss.
     """
     params, emissions, labels, counts, alpha, rows = residuals
     _, transitions, end = (widen(leaf) for leaf in params)
     e, counts = jnp.swapaxes(widen(emissions), 0, 1), counts.T
     steps, n, k = e.shape
+    delta = check_delta(delta, rows.loss_shape.value, "crf.backward")
     r = jnp.broadcast_to(row_cotangent(rows, delta, e.dtype, "crf.backward"), (n, 1)).astype(e.dtype)
 
     def step(carry, at_t):

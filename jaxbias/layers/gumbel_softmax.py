@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbias._doors import check_delta, check_float, check_key, check_no_params, check_number, describe
+from jaxbias._doors import check_delta, check_flag, check_float, check_key, check_no_params, check_number
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.layers._coupled import check_axis
@@ -111,8 +111,7 @@ def _check_options(temperature: float, hard: bool, function: str) -> None:
     check_number(temperature, function, "temperature")
     if not temperature > 0:
         raise ValueError(f"{function}: temperature must be above 0, got {temperature}.")
-    if not isinstance(hard, bool):
-        raise TypeError(f"{function}: hard must be True or False, got {describe(hard)}.")
+    check_flag(hard, function, "hard")
 
 
 def layer(temperature: float = 1.0, *, hard: bool = True, axis: int = -1) -> Layer[tuple[()]]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbias._doors import check_float, describe
+from jaxbias._doors import check_flag, check_float, describe
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.layers import conv, dense
@@ -104,9 +104,8 @@ def layer(
     """
     check_base(base, "weight_standardization.layer")
     check_eps(eps, "weight_standardization.layer")
-    for name, value in (("use_gain", use_gain), ("scaled", scaled)):
-        if not isinstance(value, bool):
-            raise TypeError(f"weight_standardization.layer: {name} must be True or False, got {describe(value)}.")
+    check_flag(use_gain, "weight_standardization.layer", "use_gain")
+    check_flag(scaled, "weight_standardization.layer", "scaled")
 
     def init(key, x):
         weight, bias = affine_params(base, key, x, "weight_standardization.init")

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxbias._doors import check_number, describe
+from jaxbias._doors import check_flag, check_number, describe
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, uniform
 from jaxbias.losses._loss import (
@@ -190,8 +190,7 @@ def _options(axis: Any, probabilities: str, squared: bool, smooth: float, functi
         raise TypeError(f"{function}: axis must be an int, a sequence of ints or None, got {describe(axis)}.")
     if probabilities not in PROBABILITIES:
         raise ValueError(f'{function}: probabilities must be "sigmoid" or "softmax", got {describe(probabilities)}.')
-    if not isinstance(squared, bool):
-        raise TypeError(f"{function}: squared must be True or False, got {describe(squared)}.")
+    check_flag(squared, function, "squared")
     check_number(smooth, function, "smooth")
     if not smooth > 0:
         raise ValueError(f"{function}: smooth must be above 0, got {smooth}.")

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxbias._doors import check_float, check_number, describe
+from jaxbias._doors import check_flag, check_float, check_number, describe
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, generator
 from jaxbias.losses._loss import Rows, check_reduction, only_counted, reduce_rows, row_cotangent, weigh_rows
@@ -137,8 +137,7 @@ def _check_options(margin: float, squared: bool, reduction: str, function: str) 
     check_number(margin, function, "margin")
     if not margin >= 0:
         raise ValueError(f"{function}: margin must be at least 0, got {margin}.")
-    if not isinstance(squared, bool):
-        raise TypeError(f"{function}: squared must be True or False, got {describe(squared)}.")
+    check_flag(squared, function, "squared")
     check_reduction(reduction, function)
 
 

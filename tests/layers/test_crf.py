@@ -104,7 +104,7 @@ def test_long_sequences_in_float32_keep_their_digits():
 
     @jax.jit
     def run(params, e):
-        return crf.backward(crf.forward(params, (e, labels))[1], 1.0)
+        return crf.backward(crf.forward(params, (e, labels))[1], jnp.ones((), e.dtype))
 
     narrow = run(jax.tree.map(jnp.asarray, params), jnp.asarray(e))
     wide = run(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params), jnp.asarray(e, jnp.float64))
@@ -198,6 +198,11 @@ def test_bad_input_is_named(task, key):
         TypeError, match=r"crf\.decode: params must be CrfParams\(start, transitions, end\), got a tuple"
     ):
         crf.decode(tuple(params), emissions)
+    _, residuals = crf.forward(params, (emissions, labels))
+    with pytest.raises(ValueError, match=r"crf\.backward: delta has shape \(3,\) but the output of forward has \(\)"):
+        crf.backward(residuals, jnp.ones(3))
+    with pytest.raises(TypeError, match=r"crf\.backward: delta must be a floating-point array, got int"):
+        crf.backward(residuals, jnp.ones((), int))
     with pytest.raises(ValueError, match=r"crf\.decode: lengths must have the shape \(3,\), got \(2,\)"):
         crf.decode(params, emissions, jnp.array([1, 2]))
     with pytest.raises(TypeError, match=r"crf\.layer: ignore_label must be a whole number, got None"):
