@@ -112,6 +112,14 @@ def test_long_sequences_in_float32_keep_their_digits():
         np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6 * np.abs(expected).max() + 1e-6)
 
 
+def test_on_disk_it_has_the_names_of_pytorch_crf(task):
+    params, *_ = task
+    network = jb.chain(crf.layer())
+    arrays = jb.io.to_pytorch(network, (params,))
+    assert list(arrays) == ["0.start_transitions", "0.transitions", "0.end_transitions"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, jb.io.from_pytorch(network, (params,), arrays), (params,)))
+
+
 def one_hot(residuals):
     return jax.nn.one_hot(residuals.labels, 2, dtype=jnp.float64)
 

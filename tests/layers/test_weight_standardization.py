@@ -67,6 +67,21 @@ def test_at_first_the_gain_is_1_and_the_bias_that_of_the_layer_inside(key):
     assert np.array_equal(params.weight, inside.init(key, jnp.ones((1, 4, 3))).weight)
 
 
+def test_on_disk_the_weight_is_that_of_the_layer_inside(key):
+    """As PyTorch keeps a Linear (out, in) and a convolution (out, in, length); the gain as it is."""
+    for base, x, shape in ((dense.layer(4), X, (4, 3)), (conv.layer(4, 2), np.ones((1, 5, 3)), (4, 3, 2))):
+        network = jb.chain(weight_standardization.layer(base))
+        params = random_like(key, jax.eval_shape(network.init, key, x))
+        arrays = jb.io.to_pytorch(network, params)
+        assert {name: array.shape for name, array in arrays.items()} == {
+            "0.weight": shape,
+            "0.gain": (4,),
+            "0.bias": (4,),
+        }
+        back = jb.io.from_pytorch(network, params, arrays)
+        assert jax.tree.all(jax.tree.map(np.array_equal, back, params))
+
+
 def faulty(example, weight=None, gain=None):
     def wrong(residuals, delta):
         grads, delta_x = example.layer.backward(residuals, delta)
