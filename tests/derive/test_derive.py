@@ -314,6 +314,8 @@ def test_whole_exponents_and_the_kinks_of_relu6():
     np.testing.assert_allclose(written.function(x, jnp.arange(5)), decayed(x, jnp.arange(5)), rtol=1e-6)
     grads = (jax.grad(lambda x, f=f: f(x, jnp.arange(5)).sum())(x) for f in (decayed, written.function))
     np.testing.assert_allclose(*grads, rtol=1e-6)
+
+
 def test_what_is_drawn_from_a_key_that_it_closes_over_is_judged_as_it_was_rounded():
     """Noise in float32 is a constant of the code; of exact noise y would be another number, and so its slope."""
 
