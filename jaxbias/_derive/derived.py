@@ -4,6 +4,7 @@ import functools
 import html
 import inspect
 import itertools
+import keyword
 import linecache
 import re
 from collections.abc import Callable, Sequence
@@ -123,8 +124,10 @@ def derive(
             where the sum of products that comes out is shorter, as a norm's does; the bodies of loops stay in steps.
 
     Raises:
-        TypeError: args is no sequence, forward cannot be traced, or nothing in args can be differentiated.
-        ValueError: another `keep` or `style`, or argnums or names that do not fit args.
+        TypeError: args is no sequence, argnums no whole numbers, forward cannot be traced, or nothing in args can be
+            differentiated.
+        ValueError: another `keep` or `style`, argnums or names that do not fit args, args at which forward is not
+            finite.
         NotDerived: what was written is not the gradient; nothing that is wrong is shown.
     """
     if keep not in KEEP:
@@ -254,7 +257,9 @@ def _drawn(leaf: Any, position: int) -> Any:
 def _chosen(args: tuple[Any, ...], argnums: int | Sequence[int] | None) -> set[int]:
     if argnums is None:
         return set(range(len(args)))
-    numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+    numbers = list(argnums) if isinstance(argnums, Sequence) and not isinstance(argnums, str) else [argnums]
+    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in numbers):
+        raise TypeError(f"derive: argnums must be a whole number or several, got {describe(argnums)}.")
     if wrong := [n for n in numbers if not -len(args) <= n < len(args)]:
         raise ValueError(f"derive: argnums names argument {wrong[0]}, but there are {len(args)}.")
     return {n % len(args) for n in numbers}
@@ -264,6 +269,9 @@ def _arguments(forward: Callable[..., Any], args: tuple[Any, ...], names: Sequen
     """A variable for each leaf: the argument's name, and the path inside of it where it is a tree."""
     if names is not None and len(names) != len(args):
         raise ValueError(f"derive: names must name each of the {len(args)} arguments, got {len(names)}.")
+    for name in names or ():
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or names.count(name) > 1:
+            raise ValueError(f"derive: names must be different names of Python variables, got {name!r}.")
     given = list(names) if names is not None else _signature(forward, len(args))
     paths = [path for path, _ in jax.tree.leaves_with_path(args)]
     texts = [_identifier(path_name(path[1:])) if path[1:] else given[path[0].idx] for path in paths]
