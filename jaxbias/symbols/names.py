@@ -121,6 +121,14 @@ def _function_at(signature: Signature) -> ast.AST:
     return ast.Module([], [])
 
 
+def _last_run(positions: list[int]) -> list[int]:
+    """Those that follow one upon the other at the end: the last pass of a piece of code in a loop."""
+    first = len(positions) - 1
+    while first and positions[first - 1] == positions[first] - 1:
+        first -= 1
+    return positions[first:]
+
+
 def names_of(program: _jaxpr.Program) -> dict[int, Name]:
     """Number of a value → its name; values inside of an expression without a name of their own are left out.
 
@@ -128,13 +136,24 @@ def names_of(program: _jaxpr.Program) -> dict[int, Name]:
     Python loop, the last pass is named.
     """
     made: dict[Segment, list[int]] = {}
-    for equation in program.equations:
+    users: dict[int, list[_jaxpr.Equation]] = {}
+    for position, equation in enumerate(program.equations):
         for segment in equation.segments:
-            made.setdefault(segment, []).extend(equation.outputs)
+            made.setdefault(segment, []).append(position)
+        for number in equation.inputs:
+            users.setdefault(number, []).append(equation)
+    taken = lambda n, segment: n in program.outputs or any(segment not in e.segments for e in users.get(n, ()))
     names: dict[int, Name] = {}
-    for segment, numbers in made.items():
+    for segment, positions in made.items():
         variables = targets(segment)
         texts = variables or (segment.text,)
+        numbers = [n for p in positions for n in program.equations[p].outputs]
+        if len(texts) > 1:  # of a call the values that it returns, which need not be the last that it computes
+            numbers = [n for p in _last_run(positions) for n in program.equations[p].outputs]
+            returned = [n for n in numbers if taken(n, segment)]
+            numbers = returned if len(returned) == len(texts) else numbers[-len(texts) :]
+            if not set(returned) <= set(numbers):
+                continue
         for text, number in zip(texts, numbers[-len(texts) :]):
             name = Name(text, bool(variables), segment)
             if text and (number not in names or name.rank < names[number].rank):

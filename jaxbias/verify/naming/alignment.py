@@ -253,6 +253,11 @@ class Alignment:
                     todo += self.program.equations[self.position[n]].inputs
         return ancestors
 
+    def place(self, number: int) -> int:
+        """Position of the equation that computes a value; of what comes in, of the one that takes it first."""
+        users = (k for k, equation in enumerate(self.program.equations) if number in equation.inputs)
+        return self.position[number] if number in self.position else next(users, len(self.program.equations))
+
     def column(self, number: int) -> np.ndarray:
         """A value on all probes, which are the first axis."""
         return np.stack([np.asarray(values[number]) for values in self.values])
@@ -344,12 +349,13 @@ class Alignment:
         rewrites = dict(self._rewrites)
         by_position: dict[int, dict[int, Any]] = {}
         for number, array in changes.items():
-            by_position.setdefault(self.position[number], {})[number] = array
+            if number in self.position:
+                by_position.setdefault(self.position[number], {})[number] = array
         for position, arrays in by_position.items():
             rewrites[position] = self._replaced(position, arrays)
-        return _jaxpr.rerun(
-            self.program, self.values[k], {p: lambda r, ins, f=f: f(k, ins) for p, f in rewrites.items()}
-        )
+        inputs = {number: array[k] for number, array in changes.items() if number not in self.position}
+        steps = {p: lambda r, ins, f=f: f(k, ins) for p, f in rewrites.items()}
+        return _jaxpr.rerun(self.program, self.values[k], steps, inputs=inputs)
 
     def _replaced(self, position: int, arrays: dict[int, np.ndarray]) -> Any:
         equation = self.program.equations[position]
@@ -368,7 +374,7 @@ class Alignment:
             touched.update(changed)
             for number, value in changed.items():
                 self.values[k][number] = value
-        for number in changes:
+        for number in changes.keys() & self.position.keys():
             position = self.position[number]
             self._rewrites[position] = self._replaced(position, {number: changes[number]})
         self.mended.update(changes)

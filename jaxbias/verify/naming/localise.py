@@ -197,16 +197,12 @@ def _listing(
     deadline: float | int,
 ) -> Listing:
     """Lines and slips of a rule that is traced."""
-    problem, first = checker.problem, cases[0].probe
-    paths = [path for path, _, _ in problem.leaves]
-    leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
-    alignment = Alignment(program, leaves, cases, values, _names(checker), len(problem.primals))
-    shapes = _shapes(checker, cases[0])
+    paths = [path for path, _, _ in checker.problem.leaves]
+    alignment = _alignment(checker, program, cases, values)
     slips: list[tuple[Slip, Located]] = []
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
-    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
-    for slip, words in find_slips(alignment, paths, tell, deadline):
+    for slip, words in _slips(checker, alignment, deadline):
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
         located = replace(located, source=next((lines_of[n] for n in names_of_it if n in lines_of), ""))
@@ -220,13 +216,53 @@ def _listing(
             slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
             continue
         if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
-            sizes = f"{mender.sizes} sizes" if mender.sizes > 1 else "the given sizes"
             more = " and those named before it" if len(mender.made) > 1 else ""
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
-            evidence = f"with this line{more} {gradients} right on {len(cases)} probes, and on {sizes}"
-            located = replace(located, patch=patch, evidence=evidence)
+            does = f"with this line{more} {gradients} right"
+            located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
         slips.append((slip, located))
+    if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
+        again = _seen_again(checker, mender.others, deadline) if mender.others else None
+        evidence = _evidence("seen", cases, mender.others)
+        slips = [(slip, located if located.patch else _proved(located, again, evidence)) for slip, located in slips]
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+
+
+def _alignment(
+    checker: "Checker", program: _jaxpr.Program, cases: Sequence["Case"], values: Sequence[ReferenceValue]
+) -> Alignment:
+    first = cases[0].probe
+    leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
+    return Alignment(program, leaves, cases, values, _names(checker), len(checker.problem.primals))
+
+
+def _slips(checker: "Checker", alignment: Alignment, deadline: float | int) -> Iterator[tuple[Slip, Relation | None]]:
+    paths, shapes = [path for path, _, _ in checker.problem.leaves], _shapes(checker, alignment.cases[0])
+    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+    yield from find_slips(alignment, paths, tell, deadline)
+
+
+def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | int) -> set[tuple[str, str]]:
+    """Lines that go wrong on these cases too, with the kind of mistake."""
+    program, _ = _program(checker, cases[0]) if cases else (None, "")
+    if program is None:
+        return set()
+    alignment = _alignment(checker, program, cases, _values(checker, cases)[0])
+    located = (_located(alignment, *slip) for slip in _slips(checker, alignment, deadline))
+    return {(its.line, its.relation.kind) for its in located if its.relation is not None}
+
+
+def _proved(located: Located, again: set[tuple[str, str]] | None, evidence: str) -> Located:
+    """With its name only where it has that name at other sizes, if there are any."""
+    if located.relation is None or not located.named:
+        return located
+    if again is not None and (located.line, located.relation.kind) not in again:
+        return replace(located, relation=None)
+    return replace(located, evidence=evidence)
+
+
+def _evidence(does: str, cases: Sequence["Case"], others: Sequence["Case"]) -> str:
+    return f"{does} on {len(cases)} probes, and on {f'{1 + len(others)} sizes' if others else 'the given sizes'}"
 
 
 def _whole(
@@ -253,9 +289,8 @@ def _whole(
             words = again[i]  # a number that happens to be a size
         if i in again and again[i].kind == words.kind != "unexplained":
             path = checker.problem.leaves[i][0]
-            name, sizes = gradient_by(path), "2 sizes" if others else "the given sizes"
-            evidence = f"seen on {len(cases)} probes, and on {sizes}"
-            wanted = name if name in names else ""
+            wanted = gradient_by(path) if gradient_by(path) in names else ""
+            evidence = _evidence("seen", cases, others)
             yield Located(frozenset([i]), "", wanted, words, "", evidence=evidence, whole=path)
 
 
@@ -265,8 +300,9 @@ def _segment(alignment: Alignment, number: int) -> Segment | None:
 
 
 def _segments(alignment: Alignment, number: int) -> tuple[Segment, ...]:
-    """Pieces of code that compute a value, the one that names it first."""
-    pieces = alignment.program.equations[alignment.position[number]].segments if number in alignment.position else ()
+    """Pieces of code that compute a value, the one that names it first; of what comes in, that take it first."""
+    place = alignment.place(number)
+    pieces = alignment.program.equations[place].segments if place < len(alignment.program.equations) else ()
     named = (alignment.names[number].segment,) if number in alignment.names else ()
     return tuple(dict.fromkeys((*named, *pieces)))
 
@@ -279,9 +315,12 @@ def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Locate
     segment = _segment(alignment, _place(slip, words))
     place = ""
     if segment is not None:  # of a lambda the piece: the line holds whatever it stands in
-        code = segment.text if segment.function == "<lambda>" else segment.statement
-        place = at_line(segment.file, segment.line, code)
-    return Located(slip.leaves, place, slip.name, words, segment.text if segment else "")
+        statement = segment.text if segment.function == "<lambda>" else segment.statement
+        place = at_line(segment.file, segment.line, statement)
+    code = segment.text if segment is not None else ""
+    if slip.number not in alignment.position:  # what comes in has no code of its own
+        code = alignment.text(slip.number)
+    return Located(slip.leaves, place, slip.name, words, code)
 
 
 def _inside(inner: Segment, outer: Segment) -> bool:
@@ -310,12 +349,12 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
             holders = [place]
         if holders:
             sizes = {
-                n: (len(shown[n].segment.text), abs(alignment.position[n] - alignment.position[place])) for n in holders
+                n: (len(shown[n].segment.text), abs(alignment.position[n] - alignment.place(place))) for n in holders
             }
             mistakes.setdefault(min(holders, key=sizes.__getitem__), []).append(located)
     below = {n for slip, _ in slips for n in depends_on(alignment.program, list(slip.mending))}
     lines: dict[tuple[str, int, str], Line] = {}
-    for number in sorted(shown, key=lambda n: alignment.position[n]):
+    for number in sorted(shown, key=alignment.place):
         name = shown[number]
         text = f"{name.text} = {name.segment.text}" if name.variable else name.segment.text
         if number in mistakes:

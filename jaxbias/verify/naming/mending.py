@@ -1,6 +1,7 @@
 """The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,19 +18,13 @@ if TYPE_CHECKING:
 
 
 class Mender:
-    """Tries the repairs of one slip after the other, each in the rule in which those before it are mended.
-
-    Attributes:
-        sizes: of how many sizes the probes were on which the last repair was tried.
-    """
+    """Tries the repairs of one slip after the other, each in the rule in which those before it are mended."""
 
     def __init__(self, checker: "Checker", alignment: Alignment, rng: np.random.Generator):
         self.checker, self.alignment, self.rng = checker, alignment, rng
         self.made: list[tuple[Segment, str]] = []
         self.right = set(alignment.right)
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
-        self.others: Sequence[Case] | None = None
-        self.sizes = 1
 
     def __call__(self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]) -> str:
         """The statement with which these gradients are right and no right one is harmed; empty if none was found."""
@@ -57,10 +52,12 @@ class Mender:
     def _cases(self) -> Iterator["Case"]:
         """Of the given sizes, and, for what is right on those, of others."""
         yield from self.alignment.cases
-        if self.others is None:
-            self.others = other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
-            self.sizes += len(self.others)
         yield from self.others
+
+    @cached_property
+    def others(self) -> Sequence["Case"]:
+        """Cases of other sizes, if there are any on which the same gradients are wrong."""
+        return other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
 
     def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
         outs = runner(case.probe.primals, case.probe.seeds)

@@ -34,7 +34,8 @@ def relation(
         deadline: in `time.process_time`.
     """
     difference = Difference(alignment, number, given, wanted, shapes, deadline)
-    return min(_relations(difference), key=lambda r: r.cost, default=None)
+    with np.errstate(all="ignore"):
+        return min(_relations(difference), key=lambda r: r.cost, default=None)
 
 
 def _relations(d: Difference) -> Iterator[Relation]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,7 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
     if upstream:
-        order = lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.value.rank)
+        order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
         best = min(upstream, key=order)
         alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
         return [slip for hit in sorted(alike, key=order)[:MOST_CHOICES] for slip in [*_located(alignment, hit)][::-1]]
@@ -168,13 +168,29 @@ def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | 
     A backward pass goes through a loop from its end, or, as it may recompute the forward, from its beginning.
     """
     above = set().union(*(alignment.above[i] for i in wrong))
-    for group in alignment.passes:
+    for group in [*alignment.passes, *_carried(alignment)]:
         known = all(map(alignment.known, group))
         if not above.intersection(group) or (known and not all(_may_be_misplaced(alignment, n) for n in group)):
             continue
         hits = list(_as_families(alignment, group, *_leaves(alignment, wrong, group[0]), known, deadline))
         if hits:  # a sum over the passes is right in any order of them: what mends more tells the order
             yield max(hits, key=lambda hit: len(hit.leaves))
+
+
+def _carried(alignment: Alignment) -> list[tuple[int, ...]]:
+    """Of what the passes of a loop hand on, where they begin with an argument or a cotangent: that, and what is
+    computed in each pass for the next."""
+    program = alignment.program
+    groups: dict[tuple[int, ...], None] = {}
+    for group in alignment.passes:
+        for numbers in zip(*(program.equations[alignment.position[n]].inputs for n in group)):
+            if numbers[0] in program.inputs and alignment.position.keys() >= set(numbers[1:]) and _all_differ(numbers):
+                groups[numbers] = None
+    return list(groups)
+
+
+def _all_differ(numbers: Sequence[int]) -> bool:
+    return len(set(numbers)) == len(numbers)
 
 
 def _as_families(
