@@ -43,7 +43,7 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
     also = {p for group in places if not set(region).isdisjoint(group) for p in group}
     trial = _Trial(alignment, _onwards(alignment, also.union(region), number), number, wanted)
     for edit in itertools.chain(
-        *(find(alignment, trial) for find in (_shared_operands, _in_all_passes, _all_reductions))
+        *(find(alignment, trial) for find in (_shared_operands, _turned, _in_all_passes, _all_reductions))
     ):
         if time.process_time() > deadline:
             return
@@ -82,6 +82,22 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation
             words = f"takes {taken} where {value.name} is needed"
             cost = 1.35 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
             yield Relation(kind, words, cost, place, value.instead_of(taken))
+
+
+def _turned(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
+    """The sign of what several operations take, as a helper does the sine that it turns by."""
+    equations = [alignment.program.equations[p] for p in trial.region]
+    inside = {n for e in equations for n in e.outputs}
+    alike: dict[bytes, set[int]] = {}
+    for n in {n for e in equations for n in e.inputs if n not in inside}:
+        now = alignment.column(n)
+        if now.dtype.kind == "f" and np.ptp(np.abs(now)) > 0:
+            alike.setdefault(now.tobytes(), set()).add(n)
+    for numbers in alike.values():
+        users = [e for e in equations if numbers.intersection(e.inputs)]
+        if len(users) > 1 and trial.with_values({n: -alignment.column(n) for n in numbers}):
+            words = f"takes {alignment.text(min(numbers))} with the wrong sign"
+            yield Relation("sign", words, 1.2, trial.number)
 
 
 def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:

@@ -53,6 +53,7 @@ def _relations(d: Difference) -> Iterator[Relation]:
     yield from constant(d)
     yield from layout(d)
     yield from conjugate(d)
+    yield from weighted(d)
     scalar = d.given.ndim == 1
     if not scalar:
         yield from factor(d)
@@ -156,6 +157,28 @@ def constant(d: Difference) -> Iterator[Relation]:
         )
 
 
+def weighted(d: Difference) -> Iterator[Relation]:
+    """A sum or mean without the weights of what it adds up."""
+    above = total_above(d.alignment, d.number)
+    if above is None:
+        return
+    (e, constants), below = above, divided_below(d.alignment, d.number)
+    operand, axes = d.alignment.column(e.inputs[0]), tuple(a + 1 for a in e.params["axes"])
+    count = float(np.prod([operand.shape[a] for a in axes]))
+    for value in d.at_hand(operand.shape[1:], False):
+        if np.ptp(np.abs(value.array)) == 0:
+            continue
+        total = (operand * value.array).sum(axis=axes)
+        for _, laid in layouts(total, d.wanted.shape[1:]):
+            factor = constant_factor(np.asarray(laid), d.wanted)
+            if factor is not None and (close(factor, below) or close(factor * constants, 1)):
+                mean = close(factor, below) and close(constants * below * count, 1) and count > 1
+                words = f"takes the mean, and must take the sum weighted by {value.bracketed}"
+                words = words if mean else f"adds up without the factor {value.bracketed}"
+                yield Relation(value.kind_of_factor, words, 1.5 + 0.05 * value.cost)
+            break
+
+
 def scalars(d: Difference) -> Iterator[AtHand]:
     """Numbers with a name, which the rule has computed."""
     alignment = d.alignment
@@ -168,6 +191,9 @@ def scalars(d: Difference) -> Iterator[AtHand]:
 
 def layout(d: Difference) -> Iterator[Relation]:
     for layout, turned in layouts(d.given, d.wanted.shape[1:]):
+        if layout == "transposed" and same(d.given + turned, 2 * d.wanted):
+            by = "({} + {}.T) / 2"
+            yield Relation("transpose", "must be symmetrised", 1.2, repairs=(Repair("wrap", by),))
         if layout == "transposed" and same(turned, d.wanted):
             yield Relation("transpose", "must be transposed", 1.1, repairs=(Repair("transposes"), Repair("letters")))
     for axis in range(1, d.given.ndim):
