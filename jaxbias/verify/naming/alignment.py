@@ -383,3 +383,16 @@ class Alignment:
         for i in now - self.right:
             self.feeds_right |= self.above.get(i, set())
         self.right |= now
+
+
+def addends(alignment: Alignment, number: int, sign: float = 1.0) -> Iterator[tuple[int, float]]:
+    """Values that are added up to this one, with their signs."""
+    at = alignment.position.get(number)
+    e = None if at is None else alignment.program.equations[at]
+    if e is not None and e.name in ("add", "add_any", "sub"):
+        yield from addends(alignment, e.inputs[0], sign)
+        yield from addends(alignment, e.inputs[1], -sign if e.name == "sub" else sign)
+    elif e is not None and e.name == "neg":
+        yield from addends(alignment, e.inputs[0], -sign)
+    else:
+        yield number, sign

@@ -110,9 +110,10 @@ def _of_slips(
         paths = ", ".join(checker.problem.leaves[i][0] for i in sorted(fact.leaves))
         condition = find_condition(checker, cases, sorted(fact.leaves), rng)
         diagnoses.append(Diagnosis(paths, fact.kind, fact.text, "", "", condition, "", (), *place))
+    certain_of = frozenset(told)
     for slip in _together(listing.slips):
         leaves = sorted(slip.leaves.intersection(wrong))
-        if not leaves or not slip.named or told.issuperset(leaves):
+        if not leaves or not slip.named or certain_of.issuperset(leaves):
             continue
         assert slip.relation is not None
         told.update(leaves)
