@@ -253,6 +253,12 @@ class Alignment:
                     todo += self.program.equations[self.position[n]].inputs
         return ancestors
 
+    def source(self, number: int) -> int:
+        """The value that is handed on by another name."""
+        while number in self.position and (equation := self.program.equations[self.position[number]]).name == "copy":
+            (number,) = equation.inputs
+        return number
+
     def place(self, number: int) -> int:
         """Position of the equation that computes a value; of what comes in, of the one that takes it first."""
         users = (k for k, equation in enumerate(self.program.equations) if number in equation.inputs)

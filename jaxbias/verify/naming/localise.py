@@ -18,7 +18,9 @@ from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.mending import Mender
+from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
+from jaxbias.verify.naming.returned import with_returns
 from jaxbias.verify.naming.slips import Slip, find_slips
 from jaxbias.verify.naming.whole import of_whole_gradients
 from jaxbias.verify.problem import exact_context
@@ -220,6 +222,8 @@ def _listing(
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
             does = f"with this line{more} {gradients} right"
             located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
+        elif not located.named:
+            located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
         again = _seen_again(checker, mender.others, deadline) if mender.others else None
@@ -228,11 +232,29 @@ def _listing(
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
 
 
+def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
+    """With the change of its line, or of one that it depends on, that makes the rule right."""
+    lines = dict.fromkeys(_segments(alignment, slip.number)[:1], slip.number)
+    for position in reversed(unknown_above(alignment, slip.number)):
+        (number, *_) = alignment.program.equations[position].outputs
+        if number in alignment.names and alignment.names[number].variable:
+            lines.setdefault(alignment.names[number].segment, number)
+    guess = mender.guess(lines, slip.leaves)
+    if guess is None:
+        return located
+    segment, its, patch = guess
+    evidence = _evidence("with this line right", alignment.cases, mender.others)
+    number = None if lines[segment] == slip.number else lines[segment]
+    words = Relation(its.kind, its.text, 2.0, number)
+    return replace(located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence)
+
+
 def _alignment(
     checker: "Checker", program: _jaxpr.Program, cases: Sequence["Case"], values: Sequence[ReferenceValue]
 ) -> Alignment:
     first = cases[0].probe
     leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
+    program, leaves = with_returns(program, leaves)
     return Alignment(program, leaves, cases, values, _names(checker), len(checker.problem.primals))
 
 
@@ -313,14 +335,17 @@ def _place(slip: Slip, words: Relation | None) -> int:
 
 def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Located:
     segment = _segment(alignment, _place(slip, words))
-    place = ""
-    if segment is not None:  # of a lambda the piece: the line holds whatever it stands in
-        statement = segment.text if segment.function == "<lambda>" else segment.statement
-        place = at_line(segment.file, segment.line, statement)
+    place = _line(segment) if segment is not None else ""
     code = segment.text if segment is not None else ""
     if slip.number not in alignment.position:  # what comes in has no code of its own
         code = alignment.text(slip.number)
     return Located(slip.leaves, place, slip.name, words, code)
+
+
+def _line(segment: Segment) -> str:
+    """Of a lambda the piece: the line holds whatever it stands in."""
+    statement = segment.text if segment.function == "<lambda>" else segment.statement
+    return at_line(segment.file, segment.line, statement)
 
 
 def _inside(inner: Segment, outer: Segment) -> bool:

@@ -10,11 +10,16 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.guesses import Guess, guesses
 from jaxbias.verify.naming.repairs import texts
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
+
+
+MOST_GUESSES = 120
+"""For one slip."""
 
 
 class Mender:
@@ -38,6 +43,21 @@ class Mender:
                     self.right = set(right)
                     return code if segment.function == "<lambda>" else replaced_line(segment, code)
         return ""
+
+    def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Guess, str] | None:
+        """The first small change of one of these pieces of code that does the same, and the statement with it."""
+        right, tried = [*self.right, *leaves], 0
+        for segment in segments:
+            for guess in guesses(segment):
+                tried += 1
+                if tried > MOST_GUESSES or self.checker.short_of_time(0.3):
+                    return None
+                if self._is_right(right, [*self.made, (segment, guess.code)]):
+                    self.made.append((segment, guess.code))
+                    self.right = set(right)
+                    lambda_ = segment.function == "<lambda>"
+                    return segment, guess, guess.code if lambda_ else replaced_line(segment, guess.code)
+        return None
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
         try:

@@ -35,7 +35,7 @@ COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "
 
 def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Relation]:
     """Every change of one operation, between right values and this one, that gives it the wanted value."""
-    region = _region(alignment, number)
+    region = unknown_above(alignment, number)
     if len(region) > MOST_OPERATIONS:
         return
     # of what is done in every pass of a loop one may be right by chance, as that with which it begins
@@ -174,7 +174,7 @@ def _with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Chang
     return lambda k, x: _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
 
 
-def _region(alignment: Alignment, number: int) -> list[int]:
+def unknown_above(alignment: Alignment, number: int) -> list[int]:
     """Positions of the equations between right values and this one."""
     positions, todo = set(), [number]
     while todo:

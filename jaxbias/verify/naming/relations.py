@@ -63,6 +63,9 @@ def _relations(d: Difference) -> Iterator[Relation]:
         yield from slope(d)
     if d.equation is not None:
         yield from edits(d.alignment, d.number, d.wanted, d.deadline)
+    if (source := d.alignment.source(d.number)) != d.number and source in d.alignment.position:
+        for changed in edits(d.alignment, source, d.wanted, d.deadline):  # handed on in the place of something alike
+            yield replace(changed, number=None, repairs=(), cost=changed.cost + 0.1)
     yield from own_terms(d)
     yield from parts(d)
     if d.given[0].size <= MOST_ENTRIES and not scalar:
@@ -261,8 +264,9 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
         if e.name in ("mul", "div"):
             return "wrong-operand", f"has the factor {alignment.text(other)} too much: must be {name}"
     maker = alignment.program.equations[alignment.position[number]]
-    if maker.name in ("add", "add_any") and d.number in maker.inputs:
-        other = maker.inputs[1 - maker.inputs.index(d.number)]
+    source = alignment.source(d.number)
+    if maker.name in ("add", "add_any") and source in maker.inputs:
+        other = maker.inputs[1 - maker.inputs.index(source)]
         return "missing-term", f"lacks the term {alignment.text(other)}: must be {name}"
     return "wrong-operand", f"must be {name}"
 

@@ -91,7 +91,8 @@ MOST_CHOICES = 3
 
 def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> list[Way]:
     """The first slip; more than one way to see it where it could be meant to be another value as well."""
-    ends = {alignment.leaves[i]: i for i in wrong}
+    gradients = [n for i in wrong if (n := alignment.leaves[i]) is not None]
+    ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
