@@ -7,7 +7,7 @@ its place.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -243,13 +243,14 @@ class Alignment:
     def _tells(self, i: int) -> bool:
         return bool(np.any(np.abs(self.expected[i]) > self.tolerance[i]))
 
-    def _ancestors(self, number: int) -> set[int]:
+    def _ancestors(self, number: int, ends: Set[int] = frozenset()) -> set[int]:
+        """The value and what it is computed from; not what these are."""
         ancestors, todo = set(), [number]
         while todo:
             n = todo.pop()
             if n not in ancestors:
                 ancestors.add(n)
-                if n in self.position:
+                if n in self.position and n not in ends:
                     todo += self.program.equations[self.position[n]].inputs
         return ancestors
 
@@ -387,7 +388,8 @@ class Alignment:
         self._match(n for n in touched if n in self.position)
         now = {i for i in range(len(self.leaves)) if self.is_right(i, self.gradient(i))}
         for i in now - self.right:
-            self.feeds_right |= self.above.get(i, set())
+            if (number := self.leaves[i]) is not None:  # what was put in its place says nothing of what it was made of
+                self.feeds_right |= self._ancestors(number, self.mended)
         self.right |= now
 
 

@@ -20,6 +20,7 @@ from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
+from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import with_returns
 from jaxbias.verify.naming.slips import Slip, find_slips
 from jaxbias.verify.naming.whole import of_whole_gradients
@@ -205,6 +206,7 @@ def _listing(
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
     for slip, words in _slips(checker, alignment, deadline):
+        words = _where_taken(alignment, slip, words)
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
         located = replace(located, source=next((lines_of[n] for n in names_of_it if n in lines_of), ""))
@@ -230,6 +232,19 @@ def _listing(
         evidence = _evidence("seen", cases, mender.others)
         slips = [(slip, located if located.patch else _proved(located, again, evidence)) for slip, located in slips]
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+
+
+def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Relation | None:
+    """A term that a variable lacks which is no value of the forward is lacking in the formula that takes it."""
+    name = alignment.names.get(slip.number)
+    if words is None or words.kind != "missing-term" or words.number is not None or slip.name:
+        return words
+    users = [e for e in alignment.program.equations if slip.number in e.inputs]
+    if slip.number in alignment.linear or name is None or not name.variable or len(users) != 1:
+        return words
+    term = words.text.removeprefix("lacks ")
+    repairs = tuple(Repair("swap", repair.by.replace("{}", name.text), name.text) for repair in words.repairs)
+    return replace(words, text=f"takes {name.text} without {term}", number=users[0].outputs[0], repairs=repairs)
 
 
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
@@ -284,7 +299,7 @@ def _proved(located: Located, again: set[tuple[str, str]] | None, evidence: str)
 
 
 def _evidence(does: str, cases: Sequence["Case"], others: Sequence["Case"]) -> str:
-    return f"{does} on {len(cases)} probes, and on {f'{1 + len(others)} sizes' if others else 'the given sizes'}"
+    return f"{does} on {len(cases)} probes, and on {"2 sizes" if others else "the given sizes"}"
 
 
 def _whole(

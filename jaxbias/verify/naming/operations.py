@@ -55,7 +55,8 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
                 return
             if trial({position: changed.change}):
                 place = equation.outputs[0] if changed.number is None else changed.number
-                yield Relation(changed.kind, changed.text, changed.cost, place, changed.repairs, changed.about)
+                mending = {equation.outputs[0]: trial.outputs(position, changed.change)}
+                yield Relation(changed.kind, changed.text, changed.cost, place, changed.repairs, changed.about, mending)
 
 
 def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
@@ -216,6 +217,13 @@ class _Trial:
             if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
+
+    def outputs(self, position: int, change: Change) -> np.ndarray:
+        """What the operation gives with the change, on all probes."""
+        inputs = self.alignment.program.equations[position].inputs
+        with np.errstate(all="ignore"):
+            outs = [change(k, [values[i] for i in inputs]) for k, values in enumerate(self.alignment.values)]
+        return np.stack([np.asarray(out) for out in outs])
 
     def with_values(self, arrays: Mapping[int, np.ndarray]) -> bool:
         """Is what is wanted got, where these values are others?"""

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,18 +57,36 @@ def find_slips(
     """
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
-        ways = _next(alignment, wrong, paths, deadline) if wrong else []
-        said = [[(slip, words(slip)) for slip in way] for way in ways]
-        if not said or time.process_time() > deadline:
+        best: list[_Said] = []
+        for ways in _next(alignment, wrong, paths, deadline) if wrong else ():
+            said = min(([(slip, words(slip)) for slip in way] for way in ways), key=_cost)
+            if not best or _cost(said) < math.inf:
+                best = said
+            if time.process_time() > deadline or _cost(best) < math.inf:
+                break
+        if not best or time.process_time() > deadline:
             return
-        for slip, relation in min(said, key=lambda way: max(map(_cost, way))):
-            yield slip, relation
-            alignment.commit(slip.mending)
+        for slip, relation in best:
+            if all(same(alignment.column(n), array) for n, array in slip.mending.items()):
+                continue  # what was mended before it is what was wrong with it
+            others = [i for i in alignment.above if i not in alignment.right]
+            cause = relation.mending if relation is not None else {}
+            right = alignment.right_after(cause, others) if cause else frozenset()
+            if slip.leaves <= right:  # at its cause, which may have made others wrong as well
+                yield replace(slip, leaves=right), relation
+                alignment.commit(cause)
+            else:
+                yield slip, relation
+                alignment.commit(slip.mending)
             alignment.mended.add(slip.number)
 
 
-def _cost(said: tuple[Slip, Relation | None]) -> float | int:
-    return math.inf if said[1] is None else said[1].cost
+_Said = tuple[Slip, Relation | None]
+
+
+def _cost(way: list[_Said]) -> float | int:
+    """What it costs to say it; infinitely much where there are no words for a slip."""
+    return max(math.inf if relation is None else relation.cost for _, relation in way)
 
 
 @dataclass(frozen=True)
@@ -89,8 +107,11 @@ MOST_CHOICES = 3
 """Reference values that a value could be meant to be, with words sought for each."""
 
 
-def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> list[Way]:
-    """The first slip; more than one way to see it where it could be meant to be another value as well."""
+def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> Iterator[list[Way]]:
+    """The first slip; more than one way to see it where it could be meant to be another value as well.
+
+    Where gradients are wrong apart from each other, the ways of each: the first that can be told in words comes first.
+    """
     gradients = [n for i in wrong if (n := alignment.leaves[i]) is not None]
     ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
@@ -101,18 +122,16 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
         order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
         best = min(upstream, key=order)
         alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
-        return [way for hit in sorted(alike, key=order)[:MOST_CHOICES] for way in [*_located(alignment, hit)][::-1]]
+        yield [way for hit in sorted(alike, key=order)[:MOST_CHOICES] for way in [*_located(alignment, hit)][::-1]]
+        return
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
-    own = [i for i in own if alignment.leaves[i] in alignment.position]
-    if not own:
-        return []
-    i = min(own, key=suspects)
-    number = alignment.leaves[i]
-    assert number is not None
-    value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-    return [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
+    for i in sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects):
+        number = alignment.leaves[i]
+        assert number is not None
+        value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
+        yield [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
 
 
 def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
