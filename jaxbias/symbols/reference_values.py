@@ -119,7 +119,8 @@ def reference_values(
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
-    named += [*_totals(named), *_stacked(named)]
+    arrays_of = dict(zip(made, arrays))
+    named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
     return named + (list(_parts(inlined, uses, arrays[2 * len(made) :])) if gradients else [])
 
 
@@ -149,6 +150,22 @@ def _stacked(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:
             array = np.stack([value.array for value in sorted(family, key=lambda v: v.iteration)], axis=1)
             name = f"{family[-1].name} of every pass"
             yield ReferenceValue(name, array, family[0].linear, IN_LOOP + 0.2, line=family[-1].line)
+
+
+def _extremes(
+    program: _jaxpr.Program, names: Mapping[int, Name], arrays: Mapping[int, np.ndarray]
+) -> Iterator[ReferenceValue]:
+    """Where the values are that a maximum or a minimum is."""
+    for equation in program.equations:
+        word = {"reduce_max": "max", "reduce_min": "min"}.get(equation.name)
+        number = equation.inputs[0]
+        if word is None or number not in arrays or number not in names or arrays[number][0].size > MOST_ENTRIES:
+            continue
+        x, axes = arrays[number], tuple(equation.params["axes"])
+        extreme = getattr(x, word)(axis=tuple(a + 1 for a in axes), keepdims=True)
+        code, axis = names[number].text, axes[0] if len(axes) == 1 else axes
+        text = f"({code} == {bracketed(code)}.{word}({axis}, keepdims=True))"
+        yield ReferenceValue(text, np.asarray(x == extreme, float), False, IN_LOOP)
 
 
 def _parts(
