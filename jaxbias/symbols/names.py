@@ -148,8 +148,7 @@ def _returned(program: _jaxpr.Program, segment: Segment, positions: list[int], c
     users = [e for e in program.equations if segment not in e.segments]
     outside = {n for e in users for n in e.inputs}.union(program.outputs)
     used = [n for n in numbers if n in outside]
-    last = used if len(used) == count else numbers[-count:]
-    return [*last] if len(last) == count and set(used) <= set(last) else []
+    return [*used] if len(used) == count else []
 
 
 def _entries(piece: Segment) -> tuple[str | Span, ...]:

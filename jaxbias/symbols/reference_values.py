@@ -1,5 +1,6 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -127,7 +128,7 @@ def reference_values(
 def _totals(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:
     """Gradients by what the forward computes more than once, as in every pass of a loop: those by each are added up."""
     groups: dict[bytes, list[tuple[ReferenceValue, ReferenceValue]]] = {}
-    for value, by_it in zip(named, named[1:]):
+    for value, by_it in itertools.pairwise(named):
         varies = np.any(value.array != value.array[:1])
         if not value.linear and not value.derivative and by_it.name == gradient_by(value.name) and varies:
             groups.setdefault(value.array.tobytes(), []).append((value, by_it))
@@ -156,10 +157,10 @@ def _extremes(
     program: _jaxpr.Program, names: Mapping[int, Name], arrays: Mapping[int, np.ndarray]
 ) -> Iterator[ReferenceValue]:
     """Where the values are that a maximum or a minimum is."""
-    for equation in program.equations:
-        word = {"reduce_max": "max", "reduce_min": "min"}.get(equation.name)
-        number = equation.inputs[0]
-        if word is None or number not in arrays or number not in names or arrays[number][0].size > MOST_ENTRIES:
+    words = {"reduce_max": "max", "reduce_min": "min"}
+    for equation in (e for e in program.equations if e.name in words):
+        (number,), word = equation.inputs, words[equation.name]
+        if number not in arrays or number not in names or arrays[number][0].size > MOST_ENTRIES:
             continue
         x, axes = arrays[number], tuple(equation.params["axes"])
         extreme = getattr(x, word)(axis=tuple(a + 1 for a in axes), keepdims=True)

@@ -32,6 +32,10 @@ LAYOUT = frozenset((
 """Primitives that only lay values out otherwise."""
 
 
+PICKS = frozenset(("slice", "dynamic_slice", "gather", "squeeze", "split", "select_n", "loop_index"))
+"""Primitives whose output may hold some entries of what they take and not others."""
+
+
 def same(a: np.ndarray, b: np.ndarray, tolerance: float = SAME) -> bool:
     """Equal up to rounding, the first axis being the probes."""
     if a.shape != b.shape:
@@ -238,7 +242,25 @@ class Alignment:
                 if shorter and (known is None or name.rank < known.rank):
                     self.own[match.value.name] = name
         self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
-        self.feeds_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+        self._above_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+        picks = [e.inputs[0] for e in program.equations if e.name in PICKS and e.inputs[0] in self.linear]
+        self._picked_from = set().union(*map(self._ancestors, picks))
+        self._feeds: dict[int, bool] = {}
+
+    def feeds_right(self, number: int) -> bool:
+        """Does a gradient that is right, and that nothing was replaced for, need the value?
+
+        What it is computed from, it needs; but where only some entries of a value are picked, others may be wrong.
+        """
+        if number not in self._above_right or number not in self._picked_from:
+            return number in self._above_right
+        if number not in self._feeds:
+            x = self.column(number)
+            leaves = [i for i in self.right if number in self.above.get(i, ())]
+            self._feeds[number] = number not in self.position or not self.right_after(
+                {number: x + (1 + np.abs(x)) * 0.5}, leaves
+            ).issuperset(leaves)
+        return self._feeds[number]
 
     def _tells(self, i: int) -> bool:
         return bool(np.any(np.abs(self.expected[i]) > self.tolerance[i]))
@@ -295,7 +317,7 @@ class Alignment:
         if number not in self.position or number in self.constant or number in self.mended:
             return True
         match = self.matches.get(number)
-        if (match is not None and (match.exact or number not in self.linear)) or number in self.feeds_right:
+        if (match is not None and (match.exact or number not in self.linear)) or self.feeds_right(number):
             return True
         equation = self.program.equations[self.position[number]]
         return equation.name in LAYOUT and all(map(self.known, equation.inputs))
@@ -386,10 +408,11 @@ class Alignment:
             self._rewrites[position] = self._replaced(position, {number: changes[number]})
         self.mended.update(changes)
         self._match(n for n in touched if n in self.position)
+        self._feeds.clear()
         now = {i for i in range(len(self.leaves)) if self.is_right(i, self.gradient(i))}
         for i in now - self.right:
             if (number := self.leaves[i]) is not None:  # what was put in its place says nothing of what it was made of
-                self.feeds_right |= self._ancestors(number, self.mended)
+                self._above_right |= self._ancestors(number, self.mended)
         self.right |= now
 
 

@@ -24,6 +24,7 @@ class Relation:
         repairs: of the code there, the likeliest first.
         about: name of the reference value that it speaks of, other than the wanted one.
         mending: of an operation further up that is changed, its value and what that becomes.
+        factor: what it must be is this times what it is then, as where a sign is wrong as well.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Relation:
     repairs: tuple[Repair, ...] = ()
     about: str = ""
     mending: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    factor: float | int = 1.0
 
 
 @dataclass(frozen=True)

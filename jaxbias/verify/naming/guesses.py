@@ -1,7 +1,7 @@
 """Small changes of a line that people overlook, for a line that is wrong and says nothing by its value.
 
-Each is tried as a repair is (`mending`): the rule is carried out with it, on all probes and at two sizes. So a guess that
-is told is proved, whatever it was guessed by.
+Each is tried as a repair is (`mending`): the rule is carried out with it, on all probes and at two sizes. So a guess
+that is told is proved, whatever it was guessed by.
 """
 
 import ast
@@ -18,7 +18,7 @@ MOST = 60
 
 
 class Guess(NamedTuple):
-    """What may be wrong with a piece of code: the kind of mistake, a sentence without its subject, and the right code."""
+    """What may be wrong with a piece of code: a kind of mistake, a sentence without its subject, and the right code."""
 
     kind: str
     text: str

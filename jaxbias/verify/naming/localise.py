@@ -250,9 +250,10 @@ def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Re
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
     """With the change of its line, or of one that it depends on, that makes the rule right."""
     lines = dict.fromkeys(_segments(alignment, slip.number)[:1], slip.number)
-    for position in reversed(unknown_above(alignment, slip.number)):
-        (number, *_) = alignment.program.equations[position].outputs
-        if number in alignment.names and alignment.names[number].variable:
+    unknown = [alignment.program.equations[p] for p in reversed(unknown_above(alignment, slip.number))]
+    for number in [*(n for e in unknown for n in e.outputs), *(n for e in unknown for n in e.inputs)]:
+        inside = number in alignment.position and number not in alignment.constant
+        if inside and number in alignment.names and alignment.names[number].variable:
             lines.setdefault(alignment.names[number].segment, number)
     guess = mender.guess(lines, slip.leaves)
     if guess is None:
@@ -299,7 +300,7 @@ def _proved(located: Located, again: set[tuple[str, str]] | None, evidence: str)
 
 
 def _evidence(does: str, cases: Sequence["Case"], others: Sequence["Case"]) -> str:
-    return f"{does} on {len(cases)} probes, and on {"2 sizes" if others else "the given sizes"}"
+    return f"{does} on {len(cases)} probes, and on {'2 sizes' if others else 'the given sizes'}"
 
 
 def _whole(

@@ -13,7 +13,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import backward_slice, depends_on
 from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
 from jaxbias.verify.naming.at_hand import at_hand
-from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.difference import Relation, constant_factor
 from jaxbias.verify.naming.operands import (
     HIDDEN,
     SIGNS,
@@ -33,15 +33,21 @@ MOST_OPERATIONS = 60
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 
 
-def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Relation]:
-    """Every change of one operation, between right values and this one, that gives it the wanted value."""
+def edits(
+    alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int, *, exact: bool = True
+) -> Iterator[Relation]:
+    """Every change of one operation, between right values and this one, that gives it the wanted value.
+
+    Args:
+        exact: else a constant times it.
+    """
     region = unknown_above(alignment, number)
     if len(region) > MOST_OPERATIONS:
         return
     # of what is done in every pass of a loop one may be right by chance, as that with which it begins
     places = [[alignment.position[n] for n in group] for group in alignment.passes]
     also = {p for group in places if not set(region).isdisjoint(group) for p in group}
-    trial = _Trial(alignment, _onwards(alignment, also.union(region), number), number, wanted)
+    trial = _Trial(alignment, _onwards(alignment, also.union(region), number), number, wanted, exact)
     for edit in itertools.chain(
         *(find(alignment, trial) for find in (_shared_operands, _turned, _in_all_passes, _all_reductions))
     ):
@@ -56,7 +62,8 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
             if trial({position: changed.change}):
                 place = equation.outputs[0] if changed.number is None else changed.number
                 mending = {equation.outputs[0]: trial.outputs(position, changed.change)}
-                yield Relation(changed.kind, changed.text, changed.cost, place, changed.repairs, changed.about, mending)
+                its = Relation(changed.kind, changed.text, changed.cost, place, changed.repairs, changed.about, mending)
+                yield its if exact else replace(its, factor=1 / trial.factor)
 
 
 def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
@@ -201,8 +208,9 @@ def _onwards(alignment: Alignment, positions: set[int], number: int) -> list[int
 class _Trial:
     """Carries a region out with one operation changed."""
 
-    def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray):
-        self.alignment, self.region, self.number = alignment, region, number
+    def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray, exact: bool):
+        self.alignment, self.region, self.number, self.exact = alignment, region, number, exact
+        self.factor = 1.0
         matters = alignment.matters(number)
         self.matters = matters if matters.shape == wanted.shape else np.ones(wanted.shape, bool)
         self.wanted = np.where(self.matters, wanted, 0)
@@ -242,7 +250,12 @@ class _Trial:
 
     def _is_wanted(self, out: np.ndarray, k: int) -> bool:
         matters = self.matters[k]
-        return out.shape == matters.shape and same(np.where(matters, out, 0)[None], self.wanted[k : k + 1])
+        if out.shape != matters.shape:
+            return False
+        given, wanted = np.where(matters, out, 0)[None], self.wanted[k : k + 1]
+        if k == 0 and not self.exact:
+            self.factor = constant_factor(given, wanted) or np.nan
+        return same(given, self.factor * wanted)
 
     def _run(self, k: int, changes: Mapping[int, Change]) -> Any:
         values, changed = self.alignment.values[k], {}

@@ -35,7 +35,10 @@ def relation(
     """
     difference = Difference(alignment, number, given, wanted, shapes, deadline)
     with np.errstate(all="ignore"):
-        return min(_relations(difference), key=lambda r: r.cost, default=None)
+        best = min(_relations(difference), key=lambda r: r.cost, default=None)
+        if (best is None or best.kind == "unexplained") and np.any(given) and difference.equation is not None:
+            best = min(with_a_constant(difference), key=lambda r: r.cost, default=best)
+        return best
 
 
 def _relations(d: Difference) -> Iterator[Relation]:
@@ -180,6 +183,19 @@ def weighted(d: Difference) -> Iterator[Relation]:
                 words = words if mean else f"adds up without the factor {value.bracketed}"
                 yield Relation(value.kind_of_factor, words, 1.5 + 0.05 * value.cost)
             break
+
+
+def with_a_constant(d: Difference) -> Iterator[Relation]:
+    """A change of one operation that leaves a constant factor, which is another mistake."""
+    for changed in edits(d.alignment, d.number, d.wanted, d.deadline, exact=False):
+        if changed.mending and (named := name_constant([changed.factor] * len(d.given), d.shapes)) is not None:
+            yield replace(changed, cost=changed.cost + 1.0 + 0.1 * (named.kind != "sign"))
+    match = d.alignment.matcher(d.wanted, d.linear)
+    if match is not None and not match.exact and not match.layout and not d.linear:
+        array = d.wanted / match.factor
+        kind = "missing-mask" if set(np.unique(array)) <= {0.0, 1.0} else "wrong-operand"
+        words = f"must be {d.alignment.own_name(match.value)}"
+        yield Relation(kind, words, 2.4, mending={d.number: array}, factor=float(np.real(match.factor)))
 
 
 def scalars(d: Difference) -> Iterator[AtHand]:

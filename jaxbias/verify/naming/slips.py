@@ -72,8 +72,9 @@ def find_slips(
             others = [i for i in alignment.above if i not in alignment.right]
             cause = relation.mending if relation is not None else {}
             right = alignment.right_after(cause, others) if cause else frozenset()
-            if slip.leaves <= right:  # at its cause, which may have made others wrong as well
-                yield replace(slip, leaves=right), relation
+            in_part = relation is not None and relation.factor != 1
+            if slip.leaves <= right or in_part:  # mended at its cause, which may have made others wrong as well
+                yield replace(slip, leaves=right | slip.leaves), relation
                 alignment.commit(cause)
             else:
                 yield slip, relation
@@ -143,7 +144,7 @@ def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[i
 
 def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
     """Whether a value that is right for something else may be the mistake: no gradient that is right needs it."""
-    return number in alignment.linear and number not in alignment.feeds_right and number not in alignment.mended
+    return number in alignment.linear and not alignment.feeds_right(number) and number not in alignment.mended
 
 
 def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
