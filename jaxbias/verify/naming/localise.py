@@ -250,10 +250,10 @@ def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Re
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
     """With the change of its line, or of one that it depends on, that makes the rule right."""
     lines = dict.fromkeys(_segments(alignment, slip.number)[:1], slip.number)
-    unknown = [alignment.program.equations[p] for p in reversed(unknown_above(alignment, slip.number))]
-    for number in [*(n for e in unknown for n in e.outputs), *(n for e in unknown for n in e.inputs)]:
-        inside = number in alignment.position and number not in alignment.constant
-        if inside and number in alignment.names and alignment.names[number].variable:
+    unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
+    above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
+    for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
+        if number in alignment.names and alignment.names[number].variable:
             lines.setdefault(alignment.names[number].segment, number)
     guess = mender.guess(lines, slip.leaves)
     if guess is None:

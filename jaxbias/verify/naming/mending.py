@@ -1,5 +1,6 @@
 """The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
 
-MOST_GUESSES = 120
-"""For one slip."""
+SECONDS_OF_GUESSES = 2.0
+"""Of process time, for one rule."""
 
 
 class Mender:
@@ -29,6 +30,7 @@ class Mender:
         self.checker, self.alignment, self.rng = checker, alignment, rng
         self.made: list[tuple[Segment, str]] = []
         self.right = set(alignment.right)
+        self.guessed = 0.0
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
     def __call__(self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]) -> str:
@@ -46,13 +48,15 @@ class Mender:
 
     def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Guess, str] | None:
         """The first small change of one of these pieces of code that does the same, and the statement with it."""
-        right, tried = [*self.right, *leaves], 0
+        right = [*self.right, *leaves]
         for segment in segments:
             for guess in guesses(segment):
-                tried += 1
-                if tried > MOST_GUESSES or self.checker.short_of_time(0.3):
+                began = time.process_time()
+                if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
                     return None
-                if self._is_right(right, [*self.made, (segment, guess.code)]):
+                is_right = self._is_right(right, [*self.made, (segment, guess.code)])
+                self.guessed += time.process_time() - began
+                if is_right:
                     self.made.append((segment, guess.code))
                     self.right = set(right)
                     lambda_ = segment.function == "<lambda>"
