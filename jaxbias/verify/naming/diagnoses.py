@@ -103,7 +103,8 @@ def _of_slips(
     smooth = [case for case in cases if not case.kink and not case.probe.kink]
     for fact in certain(checker, smooth[:1], wrong) if smooth else ():
         its = next((slip for slip in listing.slips if slip.leaves.issuperset(fact.leaves)), None)
-        if not fact.first and its is not None and its.relation is not None and its.relation.kind not in VAGUE:
+        vague = its is None or its.relation is None or (its.relation.kind in VAGUE and not its.patch)
+        if not fact.first and not vague:
             continue
         told.update(fact.leaves)
         place = (its.line, its.wanted) if its else ("", "")

@@ -40,10 +40,10 @@ def guesses(segment: Segment) -> list[Guess]:
     if tree is None:
         return []
     made: dict[str, Guess] = {}
-    ways = (_letters, _indices, _signs, _axes, _calls, _transposes, _too_much)
+    ways = (_letters, _signs, _axes, _calls, _transposes, _too_much, _exchanged)
     names, counters = _in_scope(segment)
-    found = (*(way(text, tree) for way in ways), _slices(text, tree, counters), _names(text, tree, names))
-    for guess in itertools.chain(*found):
+    entries = (_indices(text, tree, counters), _slices(text, tree, counters))
+    for guess in itertools.chain(*entries, *(way(text, tree) for way in ways), _names(text, tree, names)):
         if guess.code != text:
             made.setdefault(guess.code, guess._replace(code=segment.text.replace(text, guess.code)))
     return list(made.values())[:MOST]
@@ -68,15 +68,15 @@ def _letters(text: str, tree: ast.expr) -> Iterator[Guess]:
                 yield Guess("wrong-index", f"has the letters {term} where {turned} are needed", code)
 
 
-def _indices(text: str, tree: ast.expr) -> Iterator[Guess]:
-    """Another entry: that before or after, or the one that a name in the index says."""
+def _indices(text: str, tree: ast.expr, counters: list[str]) -> Iterator[Guess]:
+    """Another entry: that before or after, or the one that a name in the index, or the pass of a loop, says."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Slice | ast.Tuple):
             continue
         index = source_of(text, node.slice)
         names = [part.id for part in ast.walk(node.slice) if isinstance(part, ast.Name) and part.id not in CALLS]
-        others = [*names, f"{index} + 1", f"{index} - 1"]
-        for other in others if not isinstance(node.slice, ast.Constant) else ("0", "-1", "1"):
+        others = [*names, f"{index} + 1", f"{index} - 1", *counters]
+        for other in others if not isinstance(node.slice, ast.Constant) else (*counters, "0", "-1", "1"):
             yield Guess("wrong-index", f"takes entry {index} where {other} is needed", put(text, node.slice, other))
 
 
@@ -148,6 +148,16 @@ def _too_much(text: str, tree: ast.expr) -> Iterator[Guess]:
                 words = f"has the factor {its} too much"
             if not isinstance(node.op, ast.Pow):
                 yield Guess(kind, words, put(text, node, source_of(text, other)))
+
+
+def _exchanged(text: str, tree: ast.expr) -> Iterator[Guess]:
+    """Two variables, each in the place of the other."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    for a, b in itertools.combinations(nodes, 2):
+        if a.id != b.id:
+            first, second = sorted((a, b), key=lambda node: node.col_offset)
+            code = put(put(text, second, first.id), first, second.id)
+            yield Guess("wrong-operand", f"has {first.id} and {second.id} exchanged", code)
 
 
 def _names(text: str, tree: ast.expr, names: list[str]) -> Iterator[Guess]:

@@ -58,7 +58,7 @@ def find_slips(
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
         best: list[_Said] = []
-        for ways in _next(alignment, wrong, paths, deadline) if wrong else ():
+        for ways in filter(None, _next(alignment, wrong, paths, deadline) if wrong else ()):
             said = min(([(slip, words(slip)) for slip in way] for way in ways), key=_cost)
             if not best or _cost(said) < math.inf:
                 best = said
@@ -87,7 +87,7 @@ _Said = tuple[Slip, Relation | None]
 
 def _cost(way: list[_Said]) -> float | int:
     """What it costs to say it; infinitely much where there are no words for a slip."""
-    return max(math.inf if relation is None else relation.cost for _, relation in way)
+    return sum(math.inf if relation is None else relation.cost for _, relation in way)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,11 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
         order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
         best = min(upstream, key=order)
         alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
-        yield [way for hit in sorted(alike, key=order)[:MOST_CHOICES] for way in [*_located(alignment, hit)][::-1]]
+        chosen = sorted(alike, key=order)[:MOST_CHOICES]
+        ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
+        yield ways
+        told = {slip.number for way in ways for slip in way}
+        yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
         return
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
@@ -309,6 +313,11 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _as_hit(alignment: Alignment, hit: _Hit) -> Way:
+    """Where the value is replaced, whatever is wrong above it: what it is computed from may be right for another."""
+    return (_slip(alignment, hit, hit.number, hit.array, hit.value, hit.mending, {}),)
 
 
 def _exactly(alignment: Alignment, number: int, wanted: np.ndarray) -> ReferenceValue | None:

@@ -12,8 +12,6 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
 TABLE = (
     (guesses._letters, 'jnp.einsum("ni,mj->ij", x, y)', "wrong-index", 'jnp.einsum("ni,nj->ij", x, y)'),
-    (guesses._indices, "hs[t + 1].T @ dz", "wrong-index", "hs[t].T @ dz"),
-    (guesses._indices, "w[taps - 1 - u]", "wrong-index", "w[u]"),
     (guesses._signs, "a + b * c", "sign", "a - b * c"),
     (guesses._signs, "-a @ b", "sign", "a @ b"),
     (guesses._axes, "d.sum(axis=0)", "wrong-reduction-axis", "d.sum(axis=1)"),
@@ -22,6 +20,7 @@ TABLE = (
     (guesses._too_much, "g * x * scale", "wrong-operand", "g * x"),
     (guesses._too_much, "2 * g", "scale-constant", "g"),
     (guesses._too_much, "a + b", "extra-term", "a"),
+    (guesses._exchanged, "a @ u + b @ v", "wrong-operand", "a @ v + b @ u"),
 )
 
 
@@ -29,6 +28,11 @@ TABLE = (
 def test_what_is_tried(way, code, kind, right):
     text, tree = value_of(code)
     assert (kind, right) in [(guess.kind, guess.code) for guess in way(text, tree)]
+
+
+@pytest.mark.parametrize(("code", "right"), [("hs[t + 1]", "hs[t]"), ("w[taps - 1 - u]", "w[u]"), ("y[0]", "y[t]")])
+def test_another_entry(code, right):
+    assert right in [guess.code for guess in guesses._indices(*value_of(code), ["t"])]
 
 
 def test_variables_are_those_assigned_before_and_entries_may_move_with_the_passes():
