@@ -1,12 +1,12 @@
-"""What a rule returns twice, or returns and goes on computing with: there the place of a gradient is where it is
-handed on, `dy = dx` or an entry of the `return`, and not the line that computes it.
+"""What a rule returns twice, returns and goes on computing with, or returns without computing it, as zeros: there the
+place of a gradient is where it is handed on, `dy = dx` or an entry of the `return`, and not the line that computes it.
 """
 
 import ast
 import dataclasses
 import linecache
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.sources import Segment
@@ -16,8 +16,9 @@ def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple
     """The program with an equation of its own for each such gradient, and the numbers of all gradients in it."""
     numbers = [n for n in leaves if n is not None]
     taken = Counter(numbers) + Counter(n for equation in program.equations for n in set(equation.inputs))
-    shared = [i for i, n in enumerate(leaves) if n is not None and (taken[n] > 1 or n in program.inputs)]
-    places = dict(_places(program, leaves)) if shared else {}
+    made = {n for equation in program.equations for n in equation.outputs}
+    shared = [i for i, n in enumerate(leaves) if n is not None and (taken[n] > 1 or n not in made)]
+    places = dict(_places(program, leaves, made)) if shared else {}
     if not places.keys() & set(shared):
         return program, list(leaves)
     copies = {name: list(getattr(program, name)) for name in ("equations", "shapes", "dtypes")}
@@ -32,7 +33,9 @@ def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple
     return longer, moved
 
 
-def _places(program: _jaxpr.Program, leaves: Sequence[int | None]) -> Iterator[tuple[int, Segment]]:
+def _places(
+    program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int]
+) -> Iterator[tuple[int, Segment]]:
     """Where each gradient is handed on, in the function that the last of them is computed in."""
     outermost = [equation.segments[-1] for equation in program.equations if equation.segments]
     function = _function_around(outermost[-1]) if outermost else None
@@ -50,7 +53,7 @@ def _places(program: _jaxpr.Program, leaves: Sequence[int | None]) -> Iterator[t
     }
     for i, entry in enumerate(returned[0].elts):
         its = assigned.get(entry.id, entry) if isinstance(entry, ast.Name) else entry
-        node = its if isinstance(its, ast.Name) else entry
+        node = its if isinstance(its, ast.Name) or leaves[i] not in made else entry
         end = node.end_lineno or node.lineno, node.end_col_offset or 0
         yield i, Segment(outermost[-1].file, node.lineno, node.col_offset, *end, function.name)
 
