@@ -1,7 +1,6 @@
 """Where a rule goes wrong: the earliest of its values that mends gradients when the right one is put in its place."""
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -60,9 +59,9 @@ def find_slips(
         best: list[_Said] = []
         for ways in filter(None, _next(alignment, wrong, paths, deadline) if wrong else ()):
             said = min(([(slip, words(slip)) for slip in way] for way in ways), key=_cost)
-            if not best or _cost(said) < math.inf:
+            if not best or _cost(said) < UNTOLD:
                 best = said
-            if time.process_time() > deadline or _cost(best) < math.inf:
+            if time.process_time() > deadline or _cost(best) < UNTOLD:
                 break
         if not best or time.process_time() > deadline:
             return
@@ -85,9 +84,14 @@ def find_slips(
 _Said = tuple[Slip, Relation | None]
 
 
+UNTOLD = 1e6
+"""What it costs to have no words for a slip."""
+
+
 def _cost(way: list[_Said]) -> float | int:
-    """What it costs to say it; infinitely much where there are no words for a slip."""
-    return sum(math.inf if relation is None else relation.cost for _, relation in way)
+    """What it costs to say it; one mistake is likelier than two."""
+    told = lambda relation: relation is not None and relation.kind != "unexplained"
+    return sum(relation.cost if relation is not None and told(relation) else UNTOLD for _, relation in way)
 
 
 @dataclass(frozen=True)
