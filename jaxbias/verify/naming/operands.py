@@ -60,6 +60,7 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             words = f"takes {alignment.text(n)} where its transpose is needed"
             yield Changed("transpose", words, 1.7, turned, repairs=(Repair("transposes"), Repair("letters")))
         yield from _shifted(alignment, equation, j)
+        yield from _summed(alignment, equation, j)
         values = at_hand(alignment, n, now.shape[1:], n in alignment.linear)
         if equation.outputs[0] not in alignment.linear:  # the cotangent may be what it lacks
             values += at_hand(alignment, n, now.shape[1:], True)
@@ -129,6 +130,19 @@ def _shifted(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterato
         which = "before" if by > 0 else "after"
         words = f"takes the entries of {taken} along axis {axis - 1}, and must take those {which} them"
         yield Changed("wrong-index", words, 1.45, change)
+
+
+def _summed(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
+    """The sum over some axes in the place of what is to be added up."""
+    n = equation.inputs[j]
+    now, taken = alignment.column(n), alignment.text(n)
+    for size in range(1, now.ndim if now.dtype.kind in "fc" and n not in alignment.constant else 0):
+        for axes in itertools.combinations(range(1, now.ndim), size):
+            if any(now.shape[axis] > 1 for axis in axes):
+                array = np.broadcast_to(now.sum(axis=axes, keepdims=True), now.shape)
+                change = lambda k, x, a=array: _jaxpr.apply(equation, [*x[:j], a[k], *x[j + 1 :]])[0]
+                words = f"takes {taken} where its sum over axis {listed(a - 1 for a in axes)} is needed"
+                yield Changed("broadcast-not-summed", words, 1.3, change)
 
 
 def _opposite_mask(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:

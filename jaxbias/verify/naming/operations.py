@@ -308,9 +308,13 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                     yield Changed("wrong-reduction-axis", text, 0.8, change, repairs=repairs)
     if name == "scatter":
         adding = replace(equation, name="scatter-add")
-        words = "overwrites where indices are repeated, and must add"
+        indices = alignment.column(equation.inputs[1])[0]
+        rows = indices.reshape(-1, indices.shape[-1] if indices.ndim else 1)
+        words, kind = "overwrites what is there, and must add to it", "only-some-elements"
+        if len(np.unique(rows, axis=0)) < len(rows):
+            words, kind = "overwrites where indices are repeated, and must add", "index-collision"
         repairs = (Repair("calls", "add", "set"),)
-        yield Changed("index-collision", words, 0.7, lambda k, x: apply(adding, x), repairs=repairs)
+        yield Changed(kind, words, 0.7, lambda k, x: apply(adding, x), repairs=repairs)
     if name == "dynamic_update_slice":
         words, repairs = "overwrites what is there, and must add to it", (Repair("calls", "add", "set"),)
         change = lambda k, x: x[0] + apply(equation, [np.zeros_like(x[0]), *x[1:]])
