@@ -219,6 +219,10 @@ def _listing(
             first, other = slips[place[0]]
             slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
             continue
+        if mender.made and mender.mends(slip.leaves):  # by what is written for a slip before it
+            k = max(k for k, (_, other) in enumerate(slips) if other.patch)
+            slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
+            continue
         if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
             more = " and those named before it" if len(mender.made) > 1 else ""
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"

@@ -46,6 +46,13 @@ class Mender:
                     return code if segment.function == "<lambda>" else replaced_line(segment, code)
         return ""
 
+    def mends(self, leaves: Iterable[int]) -> bool:
+        """Are these gradients right with what has been made?"""
+        if not self._is_right([*self.right, *leaves], self.made):
+            return False
+        self.right |= set(leaves)
+        return True
+
     def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Guess, str] | None:
         """The first small change of one of these pieces of code that does the same, and the statement with it."""
         right = [*self.right, *leaves]

@@ -24,7 +24,7 @@ def own_terms(d: Difference) -> Iterator[Relation]:
     terms = list(addends(d.alignment, d.number))
     lacking = d.wanted - d.given
     for n, sign in terms if len(terms) > 1 else ():
-        name, own = d.alignment.text(n), sign * _full(d, n)
+        name, own = d.alignment.text(n), sign * np.broadcast_to(_full(d, n), d.given.shape)
         if own.shape != d.given.shape or not np.any(own):
             continue
         needed = own + lacking
@@ -37,7 +37,8 @@ def own_terms(d: Difference) -> Iterator[Relation]:
             continue
         factor = constant_factor(own, needed)
         named = name_constant([factor] * len(own), d.shapes) if factor is not None else None
-        values = [v for v in d.at_hand(d.given.shape[1:], False) if same(own * v.array, needed)]
+        lacks_the_cotangent = d.linear and n not in d.alignment.linear
+        values = [v for v in d.at_hand(d.given.shape[1:], lacks_the_cotangent) if same(own * v.array, needed)]
         for v in values[:1]:
             repairs = (Repair("swap", f"{bracketed(name)} * {bracketed(v.code)}", name),) if v.code else ()
             words = f"the term {name} lacks the factor {v.bracketed}"
