@@ -284,21 +284,27 @@ def _slips(checker: "Checker", alignment: Alignment, deadline: float | int) -> I
     yield from find_slips(alignment, paths, tell, deadline)
 
 
-def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | int) -> set[tuple[str, str]]:
-    """Lines that go wrong on these cases too, with the kind of mistake."""
+Place = str | frozenset[int]
+"""A line, or the gradients that are right when it is: in a loop, what goes wrong first depends on the values."""
+
+
+def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | int) -> set[tuple[Place, str]]:
+    """What goes wrong on these cases too, with the kind of mistake."""
     program, _ = _program(checker, cases[0]) if cases else (None, "")
     if program is None:
         return set()
     alignment = _alignment(checker, program, cases, _values(checker, cases)[0])
     located = (_located(alignment, *slip) for slip in _slips(checker, alignment, deadline))
-    return {(its.line, its.relation.kind) for its in located if its.relation is not None}
+    return {(place, its.relation.kind) for its in located if its.relation for place in (its.line, its.leaves)}
 
 
-def _proved(located: Located, again: set[tuple[str, str]] | None, evidence: str) -> Located:
+def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: str) -> Located:
     """With its name only where it has that name at other sizes, if there are any."""
     if located.relation is None or not located.named:
         return located
-    if again is not None and (located.line, located.relation.kind) not in again:
+    if again is not None and again.isdisjoint(
+        (place, located.relation.kind) for place in (located.line, located.leaves)
+    ):
         return replace(located, relation=None)
     return replace(located, evidence=evidence)
 

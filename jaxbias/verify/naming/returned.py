@@ -33,9 +33,7 @@ def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple
     return longer, moved
 
 
-def _places(
-    program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int]
-) -> Iterator[tuple[int, Segment]]:
+def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int]) -> Iterator[tuple[int, Segment]]:
     """Where each gradient is handed on, in the function that the last of them is computed in."""
     outermost = [equation.segments[-1] for equation in program.equations if equation.segments]
     function = _function_around(outermost[-1]) if outermost else None

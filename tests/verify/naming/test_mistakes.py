@@ -383,9 +383,9 @@ def drawn(args, key, dtype):
 
 
 def cases():
-    for name, (key, dtype) in itertools.product(MISTAKES, DRAWS):
-        plain = (key, dtype) in ((PLAIN[0], "float32"), (PLAIN[1], "float64"))
-        yield pytest.param(name, key, dtype, marks=[] if plain else [pytest.mark.slow])
+    quick = (PLAIN[0], "float32"), (PLAIN[1], "float64")
+    marks = lambda draw: [] if draw in quick else [pytest.mark.slow]
+    return [pytest.param(name, *draw, marks=marks(draw)) for name in MISTAKES for draw in DRAWS]
 
 
 @pytest.mark.parametrize(("name", "key", "dtype"), cases())
