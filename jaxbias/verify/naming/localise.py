@@ -228,7 +228,7 @@ def _listing(
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
             does = f"with this line{more} {gradients} right"
             located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
-        elif not located.named or located.relation.kind == "only-some-elements":
+        elif not located.named or (words is not None and words.kind == "only-some-elements"):
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
