@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import ReferenceValue
-from jaxbias.verify.naming.alignment import LAYOUT, Alignment, same
+from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, same
 from jaxbias.verify.naming.at_hand import AtHand, at_hand
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
@@ -136,7 +136,9 @@ def _summed(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator
     """The sum over some axes in the place of what is to be added up."""
     n = equation.inputs[j]
     now, taken = alignment.column(n), alignment.text(n)
-    for size in range(1, now.ndim if now.dtype.kind in "fc" and n not in alignment.constant else 0):
+    if now.dtype.kind not in "fc" or n in alignment.constant or equation.name in PICKS:
+        return
+    for size in range(1, now.ndim):
         for axes in itertools.combinations(range(1, now.ndim), size):
             if any(now.shape[axis] > 1 for axis in axes):
                 array = np.broadcast_to(now.sum(axis=axes, keepdims=True), now.shape)
