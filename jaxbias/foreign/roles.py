@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxbias._doors import check_number, describe
 from jaxbias.foreign import _nnx
 from jaxbias.foreign.traced import split_params
 from jaxbias.foreign.uses import Uses, trace_uses
@@ -44,11 +45,13 @@ def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error", **optio
         options: keyword arguments of fn, such as `train=False`; only arrays among them are data.
 
     Raises:
-        ValueError: a leaf never meets data, and `unused` is "error".
+        ValueError: a leaf never meets data, and `unused` is "error"; an `unused` that is no role.
 
     Warns:
         UserWarning: a leaf is "other" because the operation at which it meets data is not known here.
     """
+    if unused not in ("error", *ROLES):
+        raise ValueError(f'roles: unused must be "error" or a role ({", ".join(ROLES)}), got {unused!r}.')
     uses = trace_uses(fn, params, args, options)
     if unused == "error":
         uses.check_all_met("roles")
@@ -125,7 +128,7 @@ def _is_role(leaf: Any) -> bool:
 
 
 def _check(roles: Tree, names: Iterable[str], function: str) -> None:
-    for leaf in jax.tree.leaves(roles):
+    for leaf in jax.tree.leaves(roles) or [None]:
         if not _is_role(leaf):
             raise TypeError(
                 f"{function}: roles must be a tree of role names as jb.roles returns it, got a leaf of type "
@@ -174,6 +177,9 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
     Raises:
         ValueError: a name that is no role, or a leaf that fits no group while there is no default.
     """
+    for group, names in groups.items():
+        if not isinstance(names, Iterable):
+            raise TypeError(f"labels: {group} must be a role or several, got {describe(names)}.")
     sets = {label: {names} if isinstance(names, str) else set(names) for label, names in groups.items()}
     _check(roles, {name for names in sets.values() for name in names}, "labels")
 
@@ -224,9 +230,12 @@ def lr_by_role(roles: Tree, default: float = 1.0, **factors: float) -> optax.Gra
     `optax.chain(optax.adam(1e-3), jb.lr_by_role(roles, bias=2.0, scale=0.5))`.
 
     Raises:
+        TypeError: `roles` is not what `jb.roles` returned, a factor that is no number.
         ValueError: a name that is no role.
     """
     _check(roles, factors, "lr_by_role")
+    for name, factor in {"default": default, **factors}.items():
+        check_number(factor, "lr_by_role", name)
     tree = jax.tree.map(lambda leaf: min(factors.get(name, default) for name in leaf.split("+")), roles)
     return optax.stateless(
         lambda updates, _: jax.tree.map(lambda factor, update: (factor * update).astype(update.dtype), tree, updates)
