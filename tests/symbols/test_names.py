@@ -139,7 +139,7 @@ def test_a_gradient_by_what_every_pass_computes_again_is_their_sum_and_passes_ar
 def test_where_a_maximum_is():
     found = reference_values(lambda xs: [(2 * xs[0]).max(axis=1)], [X], [np.ones(2)], [[X, np.ones(2)]] * 2)
     (mask,) = [value.array[0] for value in found if "keepdims" in value.name]
-    np.testing.assert_array_equal(mask, X == X.max(axis=1, keepdims=True))
+    np.testing.assert_array_equal(mask, X.max(axis=1, keepdims=True) == X)
 
 
 def test_only_what_acts_entry_by_entry_has_a_slope():

@@ -24,19 +24,25 @@ TABLE = (
 )
 
 
+def read(code):
+    text, tree = value_of(code)
+    assert tree is not None
+    return text, tree
+
+
 @pytest.mark.parametrize(("way", "code", "kind", "right"), TABLE)
 def test_what_is_tried(way, code, kind, right):
-    text, tree = value_of(code)
+    text, tree = read(code)
     assert (kind, right) in [(guess.kind, guess.code) for guess in way(text, tree)]
 
 
 @pytest.mark.parametrize(("code", "right"), [("hs[t + 1]", "hs[t]"), ("w[taps - 1 - u]", "w[u]"), ("y[0]", "y[t]")])
 def test_another_entry(code, right):
-    assert right in [guess.code for guess in guesses._indices(*value_of(code), ["t"])]
+    assert right in [guess.code for guess in guesses._indices(*read(code), ["t"])]
 
 
 def test_variables_are_those_assigned_before_and_entries_may_move_with_the_passes():
-    text, tree = value_of("x[:, :reach]")
+    text, tree = read("x[:, :reach]")
     assert "y[:, :reach]" in [guess.code for guess in guesses._names(text, tree, ["y", "x"])]
     assert "x[:, u : u + reach]" in [guess.code for guess in guesses._slices(text, tree, ["u"])]
 

@@ -1,7 +1,5 @@
 """Mistakes that people make in backward passes, none of them planted by the self-test: each must get its name."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import pytest
