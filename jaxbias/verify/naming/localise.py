@@ -103,7 +103,9 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]
         wrong: positions of the gradients that are wrong.
     """
     alike = [c for c in cases if c.program is cases[0].program and not (c.kink or c.probe.kink)]
-    alike = [c for c in alike if c.probe.name not in UNUSUAL] or [cases[0]]
+    usual = [c for c in alike if c.probe.name not in UNUSUAL]
+    shown = any(np.any(mask) for case in usual for mask in case.wrong)
+    alike = (usual if shown or not wrong else alike) or [cases[0]]
     alike.sort(key=lambda c: -sum(bool(np.any(mask)) for mask in c.wrong))
     chosen = alike[:MOST_PROBES]
     program, reason = _program(checker, cases[0])

@@ -380,10 +380,20 @@ def drawn(args, key, dtype):
             yield jax.random.normal(its, x.shape, dtype) if x.ndim else x.astype(dtype)
 
 
+UNNAMED = {
+    ("loop, no mask in any step", 2, "float64"): "nothing is masked but at small values: its line is found alone"
+}
+"""Draws that do not show enough of a mistake for its name."""
+
+
+def marks(name, draw):
+    yield from () if draw in ((PLAIN[0], "float32"), (PLAIN[1], "float64")) else (pytest.mark.slow,)
+    if (name, *draw) in UNNAMED:
+        yield pytest.mark.xfail(strict=True, reason=UNNAMED[name, *draw])
+
+
 def cases():
-    quick = (PLAIN[0], "float32"), (PLAIN[1], "float64")
-    marks = lambda draw: [] if draw in quick else [pytest.mark.slow]
-    return [pytest.param(name, *draw, marks=marks(draw)) for name in MISTAKES for draw in DRAWS]
+    return [pytest.param(name, *draw, marks=list(marks(name, draw))) for name in MISTAKES for draw in DRAWS]
 
 
 @pytest.mark.parametrize(("name", "key", "dtype"), cases())
