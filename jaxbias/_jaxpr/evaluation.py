@@ -1,6 +1,6 @@
 """Evaluates programs: in NumPy and float64, again with some equations rewritten, or by any other step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -184,20 +184,25 @@ def evaluate(program: Program, inputs: Sequence[Any], rounded: Any = False) -> l
 
 
 def rerun(
-    program: Program, values: Sequence[Any], rewrites: dict[int, Rewrite], needed: Sequence[bool] | None = None
+    program: Program,
+    values: Sequence[Any],
+    rewrites: Mapping[int, Rewrite],
+    needed: Sequence[bool] | None = None,
+    inputs: Mapping[int, Any] | None = None,
 ) -> dict[int, Any]:
     """Values that change, by number, when some equations (by position) are rewritten; the others are not evaluated.
 
     Args:
         needed: which equations matter for the outputs of interest.
+        inputs: other values of inputs of the program, by number.
     """
-    changed: dict[int, Any] = {}
+    changed: dict[int, Any] = dict(inputs or {})
 
     def read(number):
         return changed[number] if number in changed else values[number]
 
     with np.errstate(all="ignore"):
-        for position in range(min(rewrites), len(program.equations)):
+        for position in range(0 if inputs else min(rewrites), len(program.equations)):
             equation = program.equations[position]
             rewrite = rewrites.get(position)
             if rewrite is not None:

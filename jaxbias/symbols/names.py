@@ -121,6 +121,56 @@ def _function_at(signature: Signature) -> ast.AST:
     return ast.Module([], [])
 
 
+def _last_run(positions: list[int]) -> list[int]:
+    """Those that follow one upon the other at the end: the last pass of a piece of code in a loop."""
+    first = len(positions) - 1
+    while first and positions[first - 1] == positions[first] - 1:
+        first -= 1
+    return positions[first:]
+
+
+def _returned(program: _jaxpr.Program, segment: Segment, positions: list[int], count: int) -> list[int | None]:
+    """Of a call that returns several values, their numbers; None for those that the called function does not compute.
+
+    They are told by the `return` of that function; where there is none to read, they are what is used outside of it.
+    """
+    run = [program.equations[p] for p in _last_run(positions)]
+    inner: dict[Segment, list[int]] = {}
+    for equation in run:
+        if (at := equation.segments.index(segment)) > 0:
+            inner.setdefault(equation.segments[at - 1], []).extend(equation.outputs)
+    entries = _entries(next(iter(inner))) if inner else ()
+    if len(entries) == count:
+        by_name = {targets(piece)[0]: its[-1] for piece, its in inner.items() if len(targets(piece)) == 1}
+        by_span = {(s.line, s.column, s.end_line, s.end_column): its[-1] for s, its in inner.items()}
+        return [by_name.get(entry) if isinstance(entry, str) else by_span.get(entry) for entry in entries]
+    numbers = [n for equation in run for n in equation.outputs]
+    users = [e for e in program.equations if segment not in e.segments]
+    outside = {n for e in users for n in e.inputs}.union(program.outputs)
+    used = [n for n in numbers if n in outside]
+    return [*used] if len(used) == count else []
+
+
+def _entries(piece: Segment) -> tuple[str | Span, ...]:
+    """What the function that a piece of code stands in returns: variables by name, other code by its place."""
+    lines = tuple(linecache.getlines(piece.file))
+    for function in _functions(lines):
+        if function.name == piece.function and function.lineno <= piece.line <= (function.end_lineno or 0):
+            returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+            if len(returned) == 1 and isinstance(returned[0], ast.Tuple):
+                return tuple(node.id if isinstance(node, ast.Name) else _span(node) for node in returned[0].elts)
+    return ()
+
+
+@functools.lru_cache(64)
+def _functions(lines: tuple[str, ...]) -> tuple[ast.FunctionDef, ...]:
+    try:
+        tree = ast.parse("".join(lines))
+    except (SyntaxError, ValueError):
+        return ()
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
 def names_of(program: _jaxpr.Program) -> dict[int, Name]:
     """Number of a value → its name; values inside of an expression without a name of their own are left out.
 
@@ -128,15 +178,18 @@ def names_of(program: _jaxpr.Program) -> dict[int, Name]:
     Python loop, the last pass is named.
     """
     made: dict[Segment, list[int]] = {}
-    for equation in program.equations:
+    for position, equation in enumerate(program.equations):
         for segment in equation.segments:
-            made.setdefault(segment, []).extend(equation.outputs)
+            made.setdefault(segment, []).append(position)
     names: dict[int, Name] = {}
-    for segment, numbers in made.items():
+    for segment, positions in made.items():
         variables = targets(segment)
         texts = variables or (segment.text,)
-        for text, number in zip(texts, numbers[-len(texts) :]):
+        numbers: list[int | None] = [*program.equations[positions[-1]].outputs[-1:]]
+        if len(texts) > 1:
+            numbers = _returned(program, segment, positions, len(texts))
+        for text, number in zip(texts, numbers):
             name = Name(text, bool(variables), segment)
-            if text and (number not in names or name.rank < names[number].rank):
+            if text and number is not None and (number not in names or name.rank < names[number].rank):
                 names[number] = name
     return names

@@ -1,5 +1,6 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,7 +120,53 @@ def reference_values(
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
+    arrays_of = dict(zip(made, arrays))
+    named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
     return named + (list(_parts(inlined, uses, arrays[2 * len(made) :])) if gradients else [])
+
+
+def _totals(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:
+    """Gradients by what the forward computes more than once, as in every pass of a loop: those by each are added up."""
+    groups: dict[bytes, list[tuple[ReferenceValue, ReferenceValue]]] = {}
+    for value, by_it in itertools.pairwise(named):
+        varies = np.any(value.array != value.array[:1])
+        if not value.linear and not value.derivative and by_it.name == gradient_by(value.name) and varies:
+            groups.setdefault(value.array.tobytes(), []).append((value, by_it))
+    for pairs in groups.values():
+        gradients = [by_it for value, by_it in pairs if value.array.shape == pairs[0][0].array.shape]
+        if len(gradients) > 1:
+            least = min(gradients, key=lambda gradient: gradient.rank)
+            total = np.sum([gradient.array for gradient in gradients], axis=0)
+            yield replace(least, array=total, through="", place="", iteration=0)
+
+
+def _stacked(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:
+    """What every pass of a loop gives, one after the other along a new first axis."""
+    families: dict[str, list[ReferenceValue]] = {}
+    for value in named:
+        if value.place and not value.derivative:
+            families.setdefault(value.place, []).append(value)
+    for family in families.values():
+        if len(family) * family[0].array[0].size <= MOST_ENTRIES:
+            array = np.stack([value.array for value in sorted(family, key=lambda v: v.iteration)], axis=1)
+            name = f"{family[-1].name} of every pass"
+            yield ReferenceValue(name, array, family[0].linear, IN_LOOP + 0.2, line=family[-1].line)
+
+
+def _extremes(
+    program: _jaxpr.Program, names: Mapping[int, Name], arrays: Mapping[int, np.ndarray]
+) -> Iterator[ReferenceValue]:
+    """Where the values are that a maximum or a minimum is."""
+    words = {"reduce_max": "max", "reduce_min": "min"}
+    for equation in (e for e in program.equations if e.name in words):
+        (number,), word = equation.inputs, words[equation.name]
+        if number not in arrays or number not in names or arrays[number][0].size > MOST_ENTRIES:
+            continue
+        x, axes = arrays[number], tuple(equation.params["axes"])
+        extreme = getattr(x, word)(axis=tuple(a + 1 for a in axes), keepdims=True)
+        code, axis = names[number].text, axes[0] if len(axes) == 1 else axes
+        text = f"({code} == {bracketed(code)}.{word}({axis}, keepdims=True))"
+        yield ReferenceValue(text, np.asarray(x == extreme, float), False, IN_LOOP)
 
 
 def _parts(
@@ -139,6 +186,14 @@ PLAIN = frozenset(
 """Primitives of which no function is made that has a slope worth a name."""
 
 
+MIXING = frozenset((
+    "cholesky", "triangular_solve", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "fft", "sort", "rev",
+    "transpose", "dot_general", "gather", "scatter", "scatter-add", "dynamic_slice", "dynamic_update_slice",
+    "reduce_precision", "lu", "eigh", "qr", "svd", "householder_product", "conv_general_dilated", "custom_linear_solve",
+))  # fmt: skip
+"""Primitives whose output may have the shape of what they take, though no entry of it is made of that entry alone."""
+
+
 def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, int]:
     """Operand of an elementwise function that the forward calls → its value; sums and products are none."""
     functions: dict[int, int] = {}
@@ -152,7 +207,11 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
             within = equation is not None and inside in equation.segments
             if n != number and (not within or equation is None):
                 operands.add(n)
-            elif equation is None or any(program.shapes[i] not in ((), shape) for i in equation.inputs):
+            elif (
+                equation is None
+                or equation.name in MIXING
+                or any(program.shapes[i] not in ((), shape) for i in equation.inputs)
+            ):
                 operands.add(-1)  # no elementwise function
             else:
                 plain = plain and equation.name in PLAIN

@@ -37,6 +37,22 @@ def unpacked(x):
     return first + second
 
 
+def both(x):
+    low = jnp.sin(x)
+    high = jnp.cos(low) + low
+    return high * 2, low
+
+
+def of_a_call(x):
+    first, second = both(x)
+    return first + second
+
+
+def not_all_of_it(x):
+    first, second = (lambda y: (y * y + 1, y))(x)
+    return first * second
+
+
 @jax.jit
 def compiled(y):
     inner = jnp.cos(y)
@@ -81,6 +97,15 @@ def test_variables(function, names):
     assert names <= set(named(function, X))
 
 
+def test_results_of_a_call_are_those_that_it_returns():
+    program = _jaxpr.trace(lambda x: [of_a_call(x)], X)
+    values = _jaxpr.evaluate(program, [X])
+    held = {name.text: values[number] for number, name in names_of(program).items()}
+    np.testing.assert_allclose(held["first"], 2 * (np.cos(np.sin(X)) + np.sin(X)))
+    assert "second" not in held or np.allclose(held["second"], np.sin(X))
+    assert not {"first", "second"} & set(named(not_all_of_it, X))
+
+
 def test_a_library_function_compiled_by_another_caller_keeps_no_name_of_it():
     def first(x):
         mine = jnp.where(x > 1, x, 0)
@@ -92,6 +117,41 @@ def test_a_library_function_compiled_by_another_caller_keeps_no_name_of_it():
 
     assert "mine" in named(first, X)
     assert "yours" in named(second, X) and "mine" not in named(second, X)
+
+
+def test_a_gradient_by_what_every_pass_computes_again_is_their_sum_and_passes_are_stacked():
+    def forward(primals):
+        (x,) = primals
+        h = jnp.zeros(3)
+        for row in x:
+            h = jax.nn.sigmoid(x[0]) * h + row
+        return [h]
+
+    seed = np.arange(1.0, 4.0)
+    found = reference_values(forward, [X], [seed], [[X, seed], [X + 1, seed]])
+    by_gate = [value.array[0] for value in found if value.name == "∂L/∂jax.nn.sigmoid(x[0])"]
+    assert any(np.allclose(x, seed * X[0]) for x in by_gate)  # h is zero in the first pass
+    stacked = {value.name: value.array for value in found if "of every pass" in value.name}
+    gate = 1 / (1 + np.exp(-X[0]))
+    np.testing.assert_allclose(stacked["h of every pass"][0], np.stack([X[0], gate * X[0] + X[1]]))
+
+
+def test_where_a_maximum_is():
+    found = reference_values(lambda xs: [(2 * xs[0]).max(axis=1)], [X], [np.ones(2)], [[X, np.ones(2)]] * 2)
+    (mask,) = [value.array[0] for value in found if "keepdims" in value.name]
+    np.testing.assert_array_equal(mask, X.max(axis=1, keepdims=True) == X)
+
+
+def test_only_what_acts_entry_by_entry_has_a_slope():
+    def forward(primals):
+        (x,) = primals
+        m = x @ x.T + jnp.eye(2)
+        l = jnp.linalg.cholesky(m)
+        t = jnp.tanh(m)
+        return [l + t]
+
+    found = reference_values(forward, [X], [np.ones((2, 2))], [[X, np.ones((2, 2))]] * 2)
+    assert {value.through for value in found if value.through} == {"∂L/∂t"}
 
 
 def test_a_gradient_by_every_forward_value():

@@ -3,6 +3,7 @@
 import ast
 import copy
 import inspect
+import linecache
 import textwrap
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -412,16 +413,18 @@ def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Ite
     changes = [*CHANGES]
     for new in names:
         changes.append(("wrong-operand", lambda node, new=new: _operand(node, new, values)))
-    for planted, change in changes:
+    for number, (planted, change) in enumerate(changes):
         for k in range(limit):
             edit = _Edit(change, k, axes, counting)
             wrong = copy.deepcopy(function)
             wrong.body = [edit.visit(statement) for statement in wrong.body]
             if edit.count <= k:
                 break
-            mutated = ast.fix_missing_locations(ast.Module([wrong], []))
+            # with its source at hand, as that of a user's rule is
+            mutated, file = ast.unparse(ast.fix_missing_locations(wrong)), f"<{name}: {planted} {number}.{k}>"
+            linecache.cache[file] = len(mutated), None, mutated.splitlines(keepends=True), file
             space: dict[str, Any] = {}
-            exec(compile(mutated, f"<{name}: {planted}>", "exec"), {**body.__globals__, **free}, space)
+            exec(compile(mutated, file, "exec"), {**body.__globals__, **free}, space)
             kind = planted
             if edit.place and (planted in ARITHMETIC or edit.place != "index"):
                 kind = {"index": "wrong-index", "axes": "wrong-reduction-axis", "size": "scale-constant"}[edit.place]

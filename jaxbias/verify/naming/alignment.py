@@ -7,7 +7,7 @@ its place.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,10 @@ LAYOUT = frozenset((
     "stop_gradient", "optimization_barrier", "loop_index", "rev",
 ))  # fmt: skip
 """Primitives that only lay values out otherwise."""
+
+
+PICKS = frozenset(("slice", "dynamic_slice", "gather", "squeeze", "split", "select_n", "loop_index"))
+"""Primitives whose output may hold some entries of what they take and not others."""
 
 
 def same(a: np.ndarray, b: np.ndarray, tolerance: float = SAME) -> bool:
@@ -238,20 +242,50 @@ class Alignment:
                 if shorter and (known is None or name.rank < known.rank):
                     self.own[match.value.name] = name
         self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
-        self.feeds_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+        self._above_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+        picks = [e.inputs[0] for e in program.equations if e.name in PICKS and e.inputs[0] in self.linear]
+        self._picked_from = set().union(*map(self._ancestors, picks))
+        self._feeds: dict[int, bool] = {}
+
+    def feeds_right(self, number: int) -> bool:
+        """Does a gradient that is right, and that nothing was replaced for, need the value?
+
+        What it is computed from, it needs; but where only some entries of a value are picked, others may be wrong.
+        """
+        if number not in self._above_right or number not in self._picked_from:
+            return number in self._above_right
+        if number not in self._feeds:
+            x = self.column(number)
+            leaves = [i for i in self.right if number in self.above.get(i, ())]
+            self._feeds[number] = number not in self.position or not self.right_after(
+                {number: x + (1 + np.abs(x)) * 0.5}, leaves
+            ).issuperset(leaves)
+        return self._feeds[number]
 
     def _tells(self, i: int) -> bool:
         return bool(np.any(np.abs(self.expected[i]) > self.tolerance[i]))
 
-    def _ancestors(self, number: int) -> set[int]:
+    def _ancestors(self, number: int, ends: Set[int] = frozenset()) -> set[int]:
+        """The value and what it is computed from; not what these are."""
         ancestors, todo = set(), [number]
         while todo:
             n = todo.pop()
             if n not in ancestors:
                 ancestors.add(n)
-                if n in self.position:
+                if n in self.position and n not in ends:
                     todo += self.program.equations[self.position[n]].inputs
         return ancestors
+
+    def source(self, number: int) -> int:
+        """The value that is handed on by another name."""
+        while number in self.position and (equation := self.program.equations[self.position[number]]).name == "copy":
+            (number,) = equation.inputs
+        return number
+
+    def place(self, number: int) -> int:
+        """Position of the equation that computes a value; of what comes in, of the one that takes it first."""
+        users = (k for k, equation in enumerate(self.program.equations) if number in equation.inputs)
+        return self.position[number] if number in self.position else next(users, len(self.program.equations))
 
     def column(self, number: int) -> np.ndarray:
         """A value on all probes, which are the first axis."""
@@ -283,7 +317,7 @@ class Alignment:
         if number not in self.position or number in self.constant or number in self.mended:
             return True
         match = self.matches.get(number)
-        if (match is not None and (match.exact or number not in self.linear)) or number in self.feeds_right:
+        if (match is not None and (match.exact or number not in self.linear)) or self.feeds_right(number):
             return True
         equation = self.program.equations[self.position[number]]
         return equation.name in LAYOUT and all(map(self.known, equation.inputs))
@@ -344,12 +378,13 @@ class Alignment:
         rewrites = dict(self._rewrites)
         by_position: dict[int, dict[int, Any]] = {}
         for number, array in changes.items():
-            by_position.setdefault(self.position[number], {})[number] = array
+            if number in self.position:
+                by_position.setdefault(self.position[number], {})[number] = array
         for position, arrays in by_position.items():
             rewrites[position] = self._replaced(position, arrays)
-        return _jaxpr.rerun(
-            self.program, self.values[k], {p: lambda r, ins, f=f: f(k, ins) for p, f in rewrites.items()}
-        )
+        inputs = {number: array[k] for number, array in changes.items() if number not in self.position}
+        steps = {p: lambda r, ins, f=f: f(k, ins) for p, f in rewrites.items()}
+        return _jaxpr.rerun(self.program, self.values[k], steps, inputs=inputs)
 
     def _replaced(self, position: int, arrays: dict[int, np.ndarray]) -> Any:
         equation = self.program.equations[position]
@@ -368,12 +403,27 @@ class Alignment:
             touched.update(changed)
             for number, value in changed.items():
                 self.values[k][number] = value
-        for number in changes:
+        for number in changes.keys() & self.position.keys():
             position = self.position[number]
             self._rewrites[position] = self._replaced(position, {number: changes[number]})
         self.mended.update(changes)
         self._match(n for n in touched if n in self.position)
+        self._feeds.clear()
         now = {i for i in range(len(self.leaves)) if self.is_right(i, self.gradient(i))}
         for i in now - self.right:
-            self.feeds_right |= self.above.get(i, set())
+            if (number := self.leaves[i]) is not None:  # what was put in its place says nothing of what it was made of
+                self._above_right |= self._ancestors(number, self.mended)
         self.right |= now
+
+
+def addends(alignment: Alignment, number: int, sign: float = 1.0) -> Iterator[tuple[int, float]]:
+    """Values that are added up to this one, with their signs."""
+    at = alignment.position.get(number)
+    e = None if at is None else alignment.program.equations[at]
+    if e is not None and e.name in ("add", "add_any", "sub"):
+        yield from addends(alignment, e.inputs[0], sign)
+        yield from addends(alignment, e.inputs[1], -sign if e.name == "sub" else sign)
+    elif e is not None and e.name == "neg":
+        yield from addends(alignment, e.inputs[0], -sign)
+    else:
+        yield number, sign

@@ -17,6 +17,9 @@ LARGE = 1_000_000
 LAST = 0.05
 """Of the time for a check: what is left of it is for the report."""
 
+OTHERS = 2
+"""Probes that are drawn at other sizes, beside the given values cut down to them."""
+
 NEW_SIZES = (3, 4, 5, 6, 7, 8, 9)
 
 
@@ -101,16 +104,19 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
 
 
 def other_sizes(checker: "Checker", cases: list["Case"], off: list[int], rng: np.random.Generator) -> list["Case"]:
-    """The same mistake with one entry less along the axes, so that a factor 1/n is told from a fixed number."""
+    """The same mistake with one entry less along the axes, so that a factor 1/n is told from a fixed number: as it
+    was given, and drawn anew, so that what is wrong in some elements is told from what is wrong at some places."""
     given = cases[0].probe.primals
     leading = [np.shape(s)[0] for s in cases[0].probe.seeds if np.ndim(s)]
     sizes = [n for n in axis_sizes(given) if n > 2]
     for chosen in (sizes, [n for n in sizes if n in leading]):
         if not chosen:
             continue
-        case = _case(checker, "other sizes", resize(given, {n: n - 1 for n in chosen}), rng)
-        if case is not None and all(np.any(case.wrong[i]) for i in off) and _only(case, off):
-            return [case]
+        smaller = resize(given, {n: n - 1 for n in chosen})
+        drawn = [smaller, *([redraw(x, rng) for x in smaller] for _ in range(OTHERS))]
+        others = [case for x in drawn if (case := _case(checker, "other sizes", x, rng)) is not None]
+        if others and all(np.any(others[0].wrong[i]) for i in off) and all(_only(case, off) for case in others):
+            return others
     return []
 
 

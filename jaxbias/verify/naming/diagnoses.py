@@ -103,16 +103,18 @@ def _of_slips(
     smooth = [case for case in cases if not case.kink and not case.probe.kink]
     for fact in certain(checker, smooth[:1], wrong) if smooth else ():
         its = next((slip for slip in listing.slips if slip.leaves.issuperset(fact.leaves)), None)
-        if not fact.first and its is not None and its.relation is not None and its.relation.kind not in VAGUE:
+        vague = its is None or its.relation is None or (its.relation.kind in VAGUE and not its.patch)
+        if not fact.first and not vague:
             continue
         told.update(fact.leaves)
         place = (its.line, its.wanted) if its else ("", "")
         paths = ", ".join(checker.problem.leaves[i][0] for i in sorted(fact.leaves))
         condition = find_condition(checker, cases, sorted(fact.leaves), rng)
         diagnoses.append(Diagnosis(paths, fact.kind, fact.text, "", "", condition, "", (), *place))
+    certain_of = frozenset(told)
     for slip in _together(listing.slips):
         leaves = sorted(slip.leaves.intersection(wrong))
-        if not leaves or not slip.named or told.issuperset(leaves):
+        if not leaves or not slip.named or certain_of.issuperset(leaves):
             continue
         assert slip.relation is not None
         told.update(leaves)

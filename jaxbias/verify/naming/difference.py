@@ -1,7 +1,7 @@
 """A wrong value beside the right one, and what is said of the two."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class Relation:
         number: of the value at which the rule goes wrong, where that is further up; None if it is the wrong value.
         repairs: of the code there, the likeliest first.
         about: name of the reference value that it speaks of, other than the wanted one.
+        mending: of an operation further up that is changed, its value and what that becomes.
+        factor: what it must be is this times what it is then, as where a sign is wrong as well.
     """
 
     kind: str
@@ -31,6 +33,8 @@ class Relation:
     number: int | None = None
     repairs: tuple[Repair, ...] = ()
     about: str = ""
+    mending: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    factor: float | int = 1.0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.mending import Mender
+from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
+from jaxbias.verify.naming.repairs import Repair
+from jaxbias.verify.naming.returned import with_returns
 from jaxbias.verify.naming.slips import Slip, find_slips
 from jaxbias.verify.naming.whole import of_whole_gradients
 from jaxbias.verify.problem import exact_context
@@ -100,7 +103,9 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]
         wrong: positions of the gradients that are wrong.
     """
     alike = [c for c in cases if c.program is cases[0].program and not (c.kink or c.probe.kink)]
-    alike = [c for c in alike if c.probe.name not in UNUSUAL] or [cases[0]]
+    usual = [c for c in alike if c.probe.name not in UNUSUAL]
+    shown = any(np.any(mask) for case in usual for mask in case.wrong)
+    alike = (usual if shown or not wrong else alike) or [cases[0]]
     alike.sort(key=lambda c: -sum(bool(np.any(mask)) for mask in c.wrong))
     chosen = alike[:MOST_PROBES]
     program, reason = _program(checker, cases[0])
@@ -197,16 +202,13 @@ def _listing(
     deadline: float | int,
 ) -> Listing:
     """Lines and slips of a rule that is traced."""
-    problem, first = checker.problem, cases[0].probe
-    paths = [path for path, _, _ in problem.leaves]
-    leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
-    alignment = Alignment(program, leaves, cases, values, _names(checker), len(problem.primals))
-    shapes = _shapes(checker, cases[0])
+    paths = [path for path, _, _ in checker.problem.leaves]
+    alignment = _alignment(checker, program, cases, values)
     slips: list[tuple[Slip, Located]] = []
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
-    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
-    for slip, words in find_slips(alignment, paths, tell, deadline):
+    for slip, words in _slips(checker, alignment, deadline):
+        words = _where_taken(alignment, slip, words)
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
         located = replace(located, source=next((lines_of[n] for n in names_of_it if n in lines_of), ""))
@@ -219,14 +221,98 @@ def _listing(
             first, other = slips[place[0]]
             slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
             continue
+        if mender.made and mender.mends(slip.leaves):  # by what is written for a slip before it
+            k = max(k for k, (_, other) in enumerate(slips) if other.patch)
+            slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
+            continue
         if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
-            sizes = f"{mender.sizes} sizes" if mender.sizes > 1 else "the given sizes"
             more = " and those named before it" if len(mender.made) > 1 else ""
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
-            evidence = f"with this line{more} {gradients} right on {len(cases)} probes, and on {sizes}"
-            located = replace(located, patch=patch, evidence=evidence)
+            does = f"with this line{more} {gradients} right"
+            located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
+        elif not located.named or (words is not None and words.kind == "only-some-elements"):
+            located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
+    if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
+        again = _seen_again(checker, mender.others, deadline) if mender.others else None
+        evidence = _evidence("seen", cases, mender.others)
+        slips = [(slip, located if located.patch else _proved(located, again, evidence)) for slip, located in slips]
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+
+
+def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Relation | None:
+    """A term that a variable lacks which is no value of the forward is lacking in the formula that takes it."""
+    name = alignment.names.get(slip.number)
+    if words is None or words.kind != "missing-term" or words.number is not None or slip.name:
+        return words
+    users = [e for e in alignment.program.equations if slip.number in e.inputs]
+    if slip.number in alignment.linear or name is None or not name.variable or len(users) != 1:
+        return words
+    term = words.text.removeprefix("lacks ")
+    repairs = tuple(Repair("swap", repair.by.replace("{}", name.text), name.text) for repair in words.repairs)
+    return replace(words, text=f"takes {name.text} without {term}", number=users[0].outputs[0], repairs=repairs)
+
+
+def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
+    """With the change of its line, or of one that it depends on, that makes the rule right."""
+    lines = dict.fromkeys(_segments(alignment, slip.number)[:1], slip.number)
+    unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
+    above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
+    for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
+        if number in alignment.names and alignment.names[number].variable:
+            lines.setdefault(alignment.names[number].segment, number)
+    guess = mender.guess(lines, slip.leaves)
+    if guess is None:
+        return located
+    segment, its, patch = guess
+    evidence = _evidence("with this line right", alignment.cases, mender.others)
+    number = None if lines[segment] == slip.number else lines[segment]
+    words = Relation(its.kind, its.text, 2.0, number)
+    return replace(located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence)
+
+
+def _alignment(
+    checker: "Checker", program: _jaxpr.Program, cases: Sequence["Case"], values: Sequence[ReferenceValue]
+) -> Alignment:
+    first = cases[0].probe
+    leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
+    program, leaves = with_returns(program, leaves)
+    return Alignment(program, leaves, cases, values, _names(checker), len(checker.problem.primals))
+
+
+def _slips(checker: "Checker", alignment: Alignment, deadline: float | int) -> Iterator[tuple[Slip, Relation | None]]:
+    paths, shapes = [path for path, _, _ in checker.problem.leaves], _shapes(checker, alignment.cases[0])
+    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+    yield from find_slips(alignment, paths, tell, deadline)
+
+
+Place = str | frozenset[int]
+"""A line, or the gradients that are right when it is: in a loop, what goes wrong first depends on the values."""
+
+
+def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | int) -> set[tuple[Place, str]]:
+    """What goes wrong on these cases too, with the kind of mistake."""
+    program, _ = _program(checker, cases[0]) if cases else (None, "")
+    if program is None:
+        return set()
+    alignment = _alignment(checker, program, cases, _values(checker, cases)[0])
+    located = (_located(alignment, *slip) for slip in _slips(checker, alignment, deadline))
+    return {(place, its.relation.kind) for its in located if its.relation for place in (its.line, its.leaves)}
+
+
+def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: str) -> Located:
+    """With its name only where it has that name at other sizes, if there are any."""
+    if located.relation is None or not located.named:
+        return located
+    if again is not None and again.isdisjoint(
+        (place, located.relation.kind) for place in (located.line, located.leaves)
+    ):
+        return replace(located, relation=None)
+    return replace(located, evidence=evidence)
+
+
+def _evidence(does: str, cases: Sequence["Case"], others: Sequence["Case"]) -> str:
+    return f"{does} on {len(cases)} probes, and on {'2 sizes' if others else 'the given sizes'}"
 
 
 def _whole(
@@ -253,9 +339,8 @@ def _whole(
             words = again[i]  # a number that happens to be a size
         if i in again and again[i].kind == words.kind != "unexplained":
             path = checker.problem.leaves[i][0]
-            name, sizes = gradient_by(path), "2 sizes" if others else "the given sizes"
-            evidence = f"seen on {len(cases)} probes, and on {sizes}"
-            wanted = name if name in names else ""
+            wanted = gradient_by(path) if gradient_by(path) in names else ""
+            evidence = _evidence("seen", cases, others)
             yield Located(frozenset([i]), "", wanted, words, "", evidence=evidence, whole=path)
 
 
@@ -265,8 +350,9 @@ def _segment(alignment: Alignment, number: int) -> Segment | None:
 
 
 def _segments(alignment: Alignment, number: int) -> tuple[Segment, ...]:
-    """Pieces of code that compute a value, the one that names it first."""
-    pieces = alignment.program.equations[alignment.position[number]].segments if number in alignment.position else ()
+    """Pieces of code that compute a value, the one that names it first; of what comes in, that take it first."""
+    place = alignment.place(number)
+    pieces = alignment.program.equations[place].segments if place < len(alignment.program.equations) else ()
     named = (alignment.names[number].segment,) if number in alignment.names else ()
     return tuple(dict.fromkeys((*named, *pieces)))
 
@@ -277,11 +363,17 @@ def _place(slip: Slip, words: Relation | None) -> int:
 
 def _located(alignment: Alignment, slip: Slip, words: Relation | None) -> Located:
     segment = _segment(alignment, _place(slip, words))
-    place = ""
-    if segment is not None:  # of a lambda the piece: the line holds whatever it stands in
-        code = segment.text if segment.function == "<lambda>" else segment.statement
-        place = at_line(segment.file, segment.line, code)
-    return Located(slip.leaves, place, slip.name, words, segment.text if segment else "")
+    place = _line(segment) if segment is not None else ""
+    code = segment.text if segment is not None else ""
+    if slip.number not in alignment.position:  # what comes in has no code of its own
+        code = alignment.text(slip.number)
+    return Located(slip.leaves, place, slip.name, words, code)
+
+
+def _line(segment: Segment) -> str:
+    """Of a lambda the piece: the line holds whatever it stands in."""
+    statement = segment.text if segment.function == "<lambda>" else segment.statement
+    return at_line(segment.file, segment.line, statement)
 
 
 def _inside(inner: Segment, outer: Segment) -> bool:
@@ -310,12 +402,12 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
             holders = [place]
         if holders:
             sizes = {
-                n: (len(shown[n].segment.text), abs(alignment.position[n] - alignment.position[place])) for n in holders
+                n: (len(shown[n].segment.text), abs(alignment.position[n] - alignment.place(place))) for n in holders
             }
             mistakes.setdefault(min(holders, key=sizes.__getitem__), []).append(located)
     below = {n for slip, _ in slips for n in depends_on(alignment.program, list(slip.mending))}
     lines: dict[tuple[str, int, str], Line] = {}
-    for number in sorted(shown, key=lambda n: alignment.position[n]):
+    for number in sorted(shown, key=alignment.place):
         name = shown[number]
         text = f"{name.text} = {name.segment.text}" if name.variable else name.segment.text
         if number in mistakes:

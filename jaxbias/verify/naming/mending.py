@@ -1,6 +1,8 @@
 """The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +11,7 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.guesses import Guess, guesses
 from jaxbias.verify.naming.repairs import texts
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 
@@ -16,20 +19,19 @@ if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
 
-class Mender:
-    """Tries the repairs of one slip after the other, each in the rule in which those before it are mended.
+SECONDS_OF_GUESSES = 2.0
+"""Of process time, for one rule."""
 
-    Attributes:
-        sizes: of how many sizes the probes were on which the last repair was tried.
-    """
+
+class Mender:
+    """Tries the repairs of one slip after the other, each in the rule in which those before it are mended."""
 
     def __init__(self, checker: "Checker", alignment: Alignment, rng: np.random.Generator):
         self.checker, self.alignment, self.rng = checker, alignment, rng
         self.made: list[tuple[Segment, str]] = []
         self.right = set(alignment.right)
+        self.guessed = 0.0
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
-        self.others: Sequence[Case] | None = None
-        self.sizes = 1
 
     def __call__(self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]) -> str:
         """The statement with which these gradients are right and no right one is harmed; empty if none was found."""
@@ -44,6 +46,30 @@ class Mender:
                     return code if segment.function == "<lambda>" else replaced_line(segment, code)
         return ""
 
+    def mends(self, leaves: Iterable[int]) -> bool:
+        """Are these gradients right with what has been made?"""
+        if not self._is_right([*self.right, *leaves], self.made):
+            return False
+        self.right |= set(leaves)
+        return True
+
+    def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Guess, str] | None:
+        """The first small change of one of these pieces of code that does the same, and the statement with it."""
+        right = [*self.right, *leaves]
+        for segment in segments:
+            for guess in guesses(segment):
+                began = time.process_time()
+                if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
+                    return None
+                is_right = self._is_right(right, [*self.made, (segment, guess.code)])
+                self.guessed += time.process_time() - began
+                if is_right:
+                    self.made.append((segment, guess.code))
+                    self.right = set(right)
+                    lambda_ = segment.function == "<lambda>"
+                    return segment, guess, guess.code if lambda_ else replaced_line(segment, guess.code)
+        return None
+
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
         try:
             rule = rewritten(self.checker.problem.rule, changes)
@@ -57,10 +83,12 @@ class Mender:
     def _cases(self) -> Iterator["Case"]:
         """Of the given sizes, and, for what is right on those, of others."""
         yield from self.alignment.cases
-        if self.others is None:
-            self.others = other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
-            self.sizes += len(self.others)
         yield from self.others
+
+    @cached_property
+    def others(self) -> Sequence["Case"]:
+        """Cases of other sizes, if there are any on which the same gradients are wrong."""
+        return other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
 
     def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
         outs = runner(case.probe.primals, case.probe.seeds)

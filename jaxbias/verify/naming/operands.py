@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import ReferenceValue
-from jaxbias.verify.naming.alignment import LAYOUT, Alignment, same
+from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, same
 from jaxbias.verify.naming.at_hand import AtHand, at_hand
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
@@ -59,13 +59,15 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             turned = lambda k, x, j=j: _jaxpr.apply(equation, [*x[:j], np.swapaxes(x[j], -1, -2), *x[j + 1 :]])[0]
             words = f"takes {alignment.text(n)} where its transpose is needed"
             yield Changed("transpose", words, 1.7, turned, repairs=(Repair("transposes"), Repair("letters")))
+        yield from _shifted(alignment, equation, j)
+        yield from _summed(alignment, equation, j)
         values = at_hand(alignment, n, now.shape[1:], n in alignment.linear)
         if equation.outputs[0] not in alignment.linear:  # the cotangent may be what it lacks
             values += at_hand(alignment, n, now.shape[1:], True)
         elif alignment.linear.issuperset(equation.inputs) and len(equation.inputs) == 2:  # or has too much
             values += at_hand(alignment, n, now.shape[1:], False)
         for value in values:
-            if same(value.array, now.astype(value.array.dtype)):
+            if same(value.array, now):
                 continue
 
             def change(k: int, x: list[Any], j: int = j, array: np.ndarray = value.array) -> Any:
@@ -111,6 +113,38 @@ def masked(given: np.ndarray, wanted: np.ndarray) -> bool:
     size = float(np.max(np.abs(given), initial=0.0))
     kept = np.abs(wanted - given) <= 1e-9 * size
     return bool(np.any(kept) and not np.all(kept) and not np.any(wanted[~kept]))
+
+
+def _shifted(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
+    """The entries before or after along an axis, with zeros at its end, as states of the step before."""
+    n = equation.inputs[j]
+    now, taken = alignment.column(n), alignment.text(n)
+    if now.dtype.kind not in "fc" or n in alignment.constant:
+        return
+    for axis, by in itertools.product(range(1, now.ndim), (1, -1)):
+        if now.shape[axis] < 3:
+            continue
+        array = np.roll(now, by, axis)
+        np.moveaxis(array, axis, 0)[0 if by > 0 else -1] = 0
+        change = lambda k, x, a=array: _jaxpr.apply(equation, [*x[:j], a[k], *x[j + 1 :]])[0]
+        which = "before" if by > 0 else "after"
+        words = f"takes the entries of {taken} along axis {axis - 1}, and must take those {which} them"
+        yield Changed("wrong-index", words, 1.45, change)
+
+
+def _summed(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
+    """The sum over some axes in the place of what is to be added up."""
+    n = equation.inputs[j]
+    now, taken = alignment.column(n), alignment.text(n)
+    if now.dtype.kind not in "fc" or n in alignment.constant or equation.name in PICKS:
+        return
+    for size in range(1, now.ndim):
+        for axes in itertools.combinations(range(1, now.ndim), size):
+            if any(now.shape[axis] > 1 for axis in axes):
+                array = np.broadcast_to(now.sum(axis=axes, keepdims=True), now.shape)
+                change = lambda k, x, a=array: _jaxpr.apply(equation, [*x[:j], a[k], *x[j + 1 :]])[0]
+                words = f"takes {taken} where its sum over axis {listed(a - 1 for a in axes)} is needed"
+                yield Changed("broadcast-not-summed", words, 1.3, change)
 
 
 def _opposite_mask(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
@@ -173,7 +207,8 @@ def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) ->
     n = equation.inputs[j]
     taken = alignment.text(n)
     for value in at_hand(alignment, n, alignment.program.shapes[n], False):
-        if value.derivative or value.kind_of_factor in ("missing-mask", "sign"):
+        total = equation.name == "reduce_sum" and np.ptp(np.abs(value.array)) > 0
+        if total or value.derivative or value.kind_of_factor in ("missing-mask", "sign"):
 
             def change(k: int, x: list[Any], array: np.ndarray = value.array) -> Any:
                 return _jaxpr.apply(equation, [*x[:j], x[j] * array[k], *x[j + 1 :]])[0]

@@ -13,7 +13,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import backward_slice, depends_on
 from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
 from jaxbias.verify.naming.at_hand import at_hand
-from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.difference import Relation, constant_factor
 from jaxbias.verify.naming.operands import (
     HIDDEN,
     SIGNS,
@@ -33,17 +33,23 @@ MOST_OPERATIONS = 60
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 
 
-def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int) -> Iterator[Relation]:
-    """Every change of one operation, between right values and this one, that gives it the wanted value."""
-    region = _region(alignment, number)
+def edits(
+    alignment: Alignment, number: int, wanted: np.ndarray, deadline: float | int, *, exact: bool = True
+) -> Iterator[Relation]:
+    """Every change of one operation, between right values and this one, that gives it the wanted value.
+
+    Args:
+        exact: else a constant times it.
+    """
+    region = unknown_above(alignment, number)
     if len(region) > MOST_OPERATIONS:
         return
     # of what is done in every pass of a loop one may be right by chance, as that with which it begins
     places = [[alignment.position[n] for n in group] for group in alignment.passes]
     also = {p for group in places if not set(region).isdisjoint(group) for p in group}
-    trial = _Trial(alignment, _onwards(alignment, also.union(region), number), number, wanted)
+    trial = _Trial(alignment, _onwards(alignment, also.union(region), number), number, wanted, exact)
     for edit in itertools.chain(
-        *(find(alignment, trial) for find in (_shared_operands, _in_all_passes, _all_reductions))
+        *(find(alignment, trial) for find in (_shared_operands, _turned, _in_all_passes, _all_reductions))
     ):
         if time.process_time() > deadline:
             return
@@ -55,7 +61,9 @@ def edits(alignment: Alignment, number: int, wanted: np.ndarray, deadline: float
                 return
             if trial({position: changed.change}):
                 place = equation.outputs[0] if changed.number is None else changed.number
-                yield Relation(changed.kind, changed.text, changed.cost, place, changed.repairs, changed.about)
+                mending = {equation.outputs[0]: trial.outputs(position, changed.change)}
+                its = Relation(changed.kind, changed.text, changed.cost, place, changed.repairs, changed.about, mending)
+                yield its if exact else replace(its, factor=1 / trial.factor)
 
 
 def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
@@ -82,6 +90,22 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation
             words = f"takes {taken} where {value.name} is needed"
             cost = 1.35 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
             yield Relation(kind, words, cost, place, value.instead_of(taken))
+
+
+def _turned(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
+    """The sign of what several operations take, as a helper does the sine that it turns by."""
+    equations = [alignment.program.equations[p] for p in trial.region]
+    inside = {n for e in equations for n in e.outputs}
+    alike: dict[bytes, set[int]] = {}
+    for n in {n for e in equations for n in e.inputs if n not in inside}:
+        now = alignment.column(n)
+        if now.dtype.kind == "f" and np.ptp(np.abs(now)) > 0:
+            alike.setdefault(now.tobytes(), set()).add(n)
+    for numbers in alike.values():
+        users = [e for e in equations if numbers.intersection(e.inputs)]
+        if len(users) > 1 and trial.with_values({n: -alignment.column(n) for n in numbers}):
+            words = f"takes {alignment.text(min(numbers))} with the wrong sign"
+            yield Relation("sign", words, 1.2, trial.number)
 
 
 def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
@@ -158,7 +182,7 @@ def _with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Chang
     return lambda k, x: _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
 
 
-def _region(alignment: Alignment, number: int) -> list[int]:
+def unknown_above(alignment: Alignment, number: int) -> list[int]:
     """Positions of the equations between right values and this one."""
     positions, todo = set(), [number]
     while todo:
@@ -184,8 +208,9 @@ def _onwards(alignment: Alignment, positions: set[int], number: int) -> list[int
 class _Trial:
     """Carries a region out with one operation changed."""
 
-    def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray):
-        self.alignment, self.region, self.number = alignment, region, number
+    def __init__(self, alignment: Alignment, region: list[int], number: int, wanted: np.ndarray, exact: bool):
+        self.alignment, self.region, self.number, self.exact = alignment, region, number, exact
+        self.factor = 1.0
         matters = alignment.matters(number)
         self.matters = matters if matters.shape == wanted.shape else np.ones(wanted.shape, bool)
         self.wanted = np.where(self.matters, wanted, 0)
@@ -200,6 +225,13 @@ class _Trial:
             if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
+
+    def outputs(self, position: int, change: Change) -> np.ndarray:
+        """What the operation gives with the change, on all probes."""
+        inputs = self.alignment.program.equations[position].inputs
+        with np.errstate(all="ignore"):
+            outs = [change(k, [values[i] for i in inputs]) for k, values in enumerate(self.alignment.values)]
+        return np.stack([np.asarray(out) for out in outs])
 
     def with_values(self, arrays: Mapping[int, np.ndarray]) -> bool:
         """Is what is wanted got, where these values are others?"""
@@ -218,7 +250,12 @@ class _Trial:
 
     def _is_wanted(self, out: np.ndarray, k: int) -> bool:
         matters = self.matters[k]
-        return out.shape == matters.shape and same(np.where(matters, out, 0)[None], self.wanted[k : k + 1])
+        if out.shape != matters.shape:
+            return False
+        given, wanted = np.where(matters, out, 0)[None], self.wanted[k : k + 1]
+        if k == 0 and not self.exact:
+            self.factor = constant_factor(given, wanted) or np.nan
+        return same(given, self.factor * wanted)
 
     def _run(self, k: int, changes: Mapping[int, Change]) -> Any:
         values, changed = self.alignment.values[k], {}
@@ -271,9 +308,13 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                     yield Changed("wrong-reduction-axis", text, 0.8, change, repairs=repairs)
     if name == "scatter":
         adding = replace(equation, name="scatter-add")
-        words = "overwrites where indices are repeated, and must add"
+        indices = alignment.column(equation.inputs[1])[0]
+        rows = indices.reshape(-1, indices.shape[-1] if indices.ndim else 1)
+        words, kind = "overwrites what is there, and must add to it", "only-some-elements"
+        if len(np.unique(rows, axis=0)) < len(rows):
+            words, kind = "overwrites where indices are repeated, and must add", "index-collision"
         repairs = (Repair("calls", "add", "set"),)
-        yield Changed("index-collision", words, 0.7, lambda k, x: apply(adding, x), repairs=repairs)
+        yield Changed(kind, words, 0.7, lambda k, x: apply(adding, x), repairs=repairs)
     if name == "dynamic_update_slice":
         words, repairs = "overwrites what is there, and must add to it", (Repair("calls", "add", "set"),)
         change = lambda k, x: x[0] + apply(equation, [np.zeros_like(x[0]), *x[1:]])

@@ -34,7 +34,11 @@ def relation(
         deadline: in `time.process_time`.
     """
     difference = Difference(alignment, number, given, wanted, shapes, deadline)
-    return min(_relations(difference), key=lambda r: r.cost, default=None)
+    with np.errstate(all="ignore"):
+        best = min(_relations(difference), key=lambda r: r.cost, default=None)
+        if (best is None or best.kind == "unexplained") and np.any(given) and difference.equation is not None:
+            best = min(with_a_constant(difference), key=lambda r: r.cost, default=best)
+        return best
 
 
 def _relations(d: Difference) -> Iterator[Relation]:
@@ -52,6 +56,7 @@ def _relations(d: Difference) -> Iterator[Relation]:
     yield from constant(d)
     yield from layout(d)
     yield from conjugate(d)
+    yield from weighted(d)
     scalar = d.given.ndim == 1
     if not scalar:
         yield from factor(d)
@@ -61,6 +66,9 @@ def _relations(d: Difference) -> Iterator[Relation]:
         yield from slope(d)
     if d.equation is not None:
         yield from edits(d.alignment, d.number, d.wanted, d.deadline)
+    if (source := d.alignment.source(d.number)) != d.number and source in d.alignment.position:
+        for changed in edits(d.alignment, source, d.wanted, d.deadline):  # handed on in the place of something alike
+            yield replace(changed, number=None, repairs=(), cost=changed.cost + 0.1)
     yield from own_terms(d)
     yield from parts(d)
     if d.given[0].size <= MOST_ENTRIES and not scalar:
@@ -155,6 +163,41 @@ def constant(d: Difference) -> Iterator[Relation]:
         )
 
 
+def weighted(d: Difference) -> Iterator[Relation]:
+    """A sum or mean without the weights of what it adds up."""
+    above = total_above(d.alignment, d.number)
+    if above is None:
+        return
+    (e, constants), below = above, divided_below(d.alignment, d.number)
+    operand, axes = d.alignment.column(e.inputs[0]), tuple(a + 1 for a in e.params["axes"])
+    count = float(np.prod([operand.shape[a] for a in axes]))
+    for value in d.at_hand(operand.shape[1:], False):
+        if np.ptp(np.abs(value.array)) == 0:
+            continue
+        total = (operand * value.array).sum(axis=axes)
+        for _, laid in layouts(total, d.wanted.shape[1:]):
+            factor = constant_factor(np.asarray(laid), d.wanted)
+            if factor is not None and (close(factor, below) or close(factor * constants, 1)):
+                mean = close(factor, below) and close(constants * below * count, 1) and count > 1
+                words = f"takes the mean, and must take the sum weighted by {value.bracketed}"
+                words = words if mean else f"adds up without the factor {value.bracketed}"
+                yield Relation(value.kind_of_factor, words, 1.5 + 0.05 * value.cost)
+            break
+
+
+def with_a_constant(d: Difference) -> Iterator[Relation]:
+    """A change of one operation that leaves a constant factor, which is another mistake."""
+    for changed in edits(d.alignment, d.number, d.wanted, d.deadline, exact=False):
+        if changed.mending and (named := name_constant([changed.factor] * len(d.given), d.shapes)) is not None:
+            yield replace(changed, cost=changed.cost + 1.0 + 0.1 * (named.kind != "sign"))
+    match = d.alignment.matcher(d.wanted, d.linear)
+    if match is not None and not match.exact and not match.layout and not d.linear:
+        array = d.wanted / match.factor
+        kind = "missing-mask" if set(np.unique(array)) <= {0.0, 1.0} else "wrong-operand"
+        words = f"must be {d.alignment.own_name(match.value)}"
+        yield Relation(kind, words, 2.4, mending={d.number: array}, factor=float(np.real(match.factor)))
+
+
 def scalars(d: Difference) -> Iterator[AtHand]:
     """Numbers with a name, which the rule has computed."""
     alignment = d.alignment
@@ -167,6 +210,9 @@ def scalars(d: Difference) -> Iterator[AtHand]:
 
 def layout(d: Difference) -> Iterator[Relation]:
     for layout, turned in layouts(d.given, d.wanted.shape[1:]):
+        if layout == "transposed" and same(d.given + turned, 2 * d.wanted):
+            by = "({} + {}.T) / 2"
+            yield Relation("transpose", "must be symmetrised", 1.2, repairs=(Repair("wrap", by),))
         if layout == "transposed" and same(turned, d.wanted):
             yield Relation("transpose", "must be transposed", 1.1, repairs=(Repair("transposes"), Repair("letters")))
     for axis in range(1, d.given.ndim):
@@ -234,8 +280,9 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
         if e.name in ("mul", "div"):
             return "wrong-operand", f"has the factor {alignment.text(other)} too much: must be {name}"
     maker = alignment.program.equations[alignment.position[number]]
-    if maker.name in ("add", "add_any") and d.number in maker.inputs:
-        other = maker.inputs[1 - maker.inputs.index(d.number)]
+    source = alignment.source(d.number)
+    if maker.name in ("add", "add_any") and source in maker.inputs:
+        other = maker.inputs[1 - maker.inputs.index(source)]
         return "missing-term", f"lacks the term {alignment.text(other)}: must be {name}"
     return "wrong-operand", f"must be {name}"
 

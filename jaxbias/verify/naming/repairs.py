@@ -28,7 +28,7 @@ class Repair(NamedTuple):
 
 def texts(code: str, repairs: tuple[Repair, ...]) -> list[str]:
     """The expression repaired, the likeliest text first; empty where it cannot be read."""
-    prefix, expression = _value_of(code)
+    prefix, expression = value_of(code)
     if expression is None:
         return []
     made: dict[str, None] = {}
@@ -46,7 +46,7 @@ def _parsed(text: str) -> ast.expr | None:
         return None
 
 
-def _value_of(code: str) -> tuple[str, ast.expr | None]:
+def value_of(code: str) -> tuple[str, ast.expr | None]:
     """The expression that a piece of code is, or that it assigns, and its tree."""
     if (tree := _parsed(code)) is not None:
         return code, tree
@@ -66,14 +66,14 @@ def is_code(name: str) -> bool:
     return name.isascii() and "`" not in name and _parsed(name) is not None
 
 
-def _put(text: str, node: ast.AST, by: str) -> str:
+def put(text: str, node: ast.AST, by: str) -> str:
     """The text with another one in the place of a node."""
     raw = text.encode()
     start, end = getattr(node, "col_offset", 0), getattr(node, "end_col_offset", len(raw))
     return raw[:start].decode() + by + raw[end:].decode()
 
 
-def _of(text: str, node: ast.AST) -> str:
+def source_of(text: str, node: ast.AST) -> str:
     return ast.get_source_segment(text, node) or ""
 
 
@@ -105,7 +105,7 @@ def _swap(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and ast.dump(node) == ast.dump(wanted):
-            yield _put(text, node, repair.by if node is tree else bracketed(repair.by, products=True))
+            yield put(text, node, repair.by if node is tree else bracketed(repair.by, products=True))
 
 
 def _without(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
@@ -119,37 +119,37 @@ def _without(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
             if first and not isinstance(node.op, ast.Mult | ast.Add):
                 continue
             if ast.dump(side) == ast.dump(named) if named is not None else isinstance(side, ast.Constant):
-                yield _put(text, node, _of(text, other))
+                yield put(text, node, source_of(text, other))
     if named is None:
         return
     for node in ast.walk(tree):
-        square = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and _of(text, node.right) == "2"
+        square = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and source_of(text, node.right) == "2"
         if isinstance(node, ast.BinOp) and square and ast.dump(node.left) == ast.dump(named):
-            yield _put(text, node, _of(text, node.left))
+            yield put(text, node, source_of(text, node.left))
 
 
 def _signs(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
     """A sign turned."""
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
-        yield _of(text, tree.operand)
+        yield source_of(text, tree.operand)
     leading = tree
     while isinstance(leading, ast.BinOp) and isinstance(leading.op, ast.Mult | ast.Div | ast.MatMult):
         leading = leading.left
     if leading is not tree and isinstance(leading, ast.UnaryOp) and isinstance(leading.op, ast.USub):
-        yield _put(text, leading, _of(text, leading.operand))
+        yield put(text, leading, source_of(text, leading.operand))
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            left, right = _of(text, node.left), _of(text, node.right)
+            left, right = source_of(text, node.left), source_of(text, node.right)
             raw = text.encode()
             between = raw[node.left.end_col_offset : node.right.col_offset].decode()
             before, after = text.encode()[: node.col_offset].decode(), raw[node.end_col_offset :].decode()
             turned = between.replace("+", "-") if isinstance(node.op, ast.Add) else between.replace("-", "+")
             yield f"{before}{left}{turned}{right}{after}"
             if isinstance(node.op, ast.Sub):
-                yield _put(text, node, f"{right} - {left}")
+                yield put(text, node, f"{right} - {left}")
     for node in ast.walk(tree):
         if node is not tree and isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            yield _put(text, node, _of(text, node.operand))
+            yield put(text, node, source_of(text, node.operand))
     by = bracketed(text)
     yield f"-{by}"
 
@@ -159,18 +159,18 @@ def _calls(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else _of(text, node.func)
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else source_of(text, node.func)
         if called != repair.code:
             continue
         if not repair.by:
-            yield _put(text, node, bracketed(_of(text, node.args[0])) if node.args else _receiver(text, node))
+            yield put(text, node, bracketed(source_of(text, node.args[0])) if node.args else _receiver(text, node))
         elif isinstance(node.func, ast.Attribute):
             raw, end = text.encode(), node.func.end_col_offset or 0
             yield raw[: end - len(called.encode())].decode() + repair.by + raw[end:].decode()
 
 
 def _receiver(text: str, node: ast.Call) -> str:
-    return _of(text, node.func.value) if isinstance(node.func, ast.Attribute) else text
+    return source_of(text, node.func.value) if isinstance(node.func, ast.Attribute) else text
 
 
 def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
@@ -181,17 +181,17 @@ def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if called not in ("sum", "mean", "cumsum", "max", "prod"):
             continue
-        method = isinstance(node.func, ast.Attribute) and _of(text, node.func.value) not in ("jnp", "np", "numpy")
+        method = isinstance(node.func, ast.Attribute) and source_of(text, node.func.value) not in ("jnp", "np", "numpy")
         given = next((k.value for k in node.keywords if k.arg == "axis"), None)
         place = 0 if method else 1
         if given is None and len(node.args) > place:
             given = node.args[place]
         if given is not None:
-            yield _put(text, given, repair.by)
+            yield put(text, given, repair.by)
         else:
-            whole = _of(text, node)
+            whole = source_of(text, node)
             comma = ", " if node.args or node.keywords else ""
-            yield _put(text, node, f"{whole[:-1]}{comma}axis={repair.by})")
+            yield put(text, node, f"{whole[:-1]}{comma}axis={repair.by})")
 
 
 def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
@@ -199,18 +199,18 @@ def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
     named = _parsed(repair.code) if repair.code else None
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "T":
-            yield _put(text, node, _of(text, node.value))
+            yield put(text, node, source_of(text, node.value))
     for node in ast.walk(tree):
         wanted = ast.dump(node) == ast.dump(named) if named is not None else isinstance(node, ast.Name)
-        if wanted and isinstance(node, ast.expr) and _of(text, node) not in ("jnp", "np", "jax", "lax"):
-            yield _put(text, node, f"{bracketed(_of(text, node), products=True)}.T")
+        if wanted and isinstance(node, ast.expr) and source_of(text, node) not in ("jnp", "np", "jax", "lax"):
+            yield put(text, node, f"{bracketed(source_of(text, node), products=True)}.T")
     yield f"{bracketed(text, products=True)}.T"
 
 
 def _letters(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
     """The letters of one operand of an einsum exchanged."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _of(text, node.func).endswith("einsum") and node.args:
+        if isinstance(node, ast.Call) and source_of(text, node.func).endswith("einsum") and node.args:
             subscripts = node.args[0]
             if not isinstance(subscripts, ast.Constant) or not isinstance(subscripts.value, str):
                 continue
@@ -222,15 +222,15 @@ def _letters(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
                         turned = list(term)
                         turned[i], turned[j] = turned[j], turned[i]
                         parts = [*terms[:k], "".join(turned), *terms[k + 1 :]]
-                        yield _put(text, subscripts, f'"{",".join(parts)}{arrow}{out}"')
+                        yield put(text, subscripts, f'"{",".join(parts)}{arrow}{out}"')
 
 
 def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
     """Another comparison."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and len(node.comparators) == 1:
-            left, right = _of(text, node.left), _of(text, node.comparators[0])
-            yield _put(text, node, f"{left} {repair.by} {right}")
+            left, right = source_of(text, node.left), source_of(text, node.comparators[0])
+            yield put(text, node, f"{left} {repair.by} {right}")
 
 
 def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
@@ -238,10 +238,10 @@ def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple | ast.Slice | ast.Constant):
             continue
-        index = _of(text, node.slice)
+        index = source_of(text, node.slice)
         for sign, other in (("+", "-"), ("-", "+")):
             shorter = index.removesuffix(f" {other} 1")
-            yield _put(text, node.slice, shorter if shorter != index else f"{index} {sign} 1")
+            yield put(text, node.slice, shorter if shorter != index else f"{index} {sign} 1")
 
 
 Way = Callable[[str, ast.expr, Repair], Iterator[str]]

@@ -5,6 +5,7 @@ it and the replaced code; a function that holds it by other ways than its closur
 keeps the old code.
 """
 
+import ast
 import functools
 import linecache
 import types
@@ -56,11 +57,31 @@ def _key(code: types.CodeType) -> Any:
 
 def _codes(file: str, changes: list[tuple[Segment, str]]) -> Iterator[tuple[Any, types.CodeType]]:
     """Code of the file's functions that changes, and what it becomes."""
-    build = lambda lines: compile("".join(lines), file, "exec", dont_inherit=True)
-    before, after = build(linecache.getlines(file)), build(_with_changes(file, changes))
+    lines = tuple(linecache.getlines(file))
+    imports, others = _statements(lines)
+    places = range(min(segment.line for segment, _ in changes), max(segment.line for segment, _ in changes) + 1)
+    its = [*imports, *(span for span in others if set(span).intersection(places))]
+    kept = {number for span in its for number in span}
+    blank = lambda lines: [line if k in kept else "\n" for k, line in enumerate(lines, 1)]
+    build = lambda lines: compile("".join(blank(lines)), file, "exec", dont_inherit=True)
+    before, after = build(lines), build(_with_changes(file, changes))
     for old, new in zip(_nested(before), _nested(after), strict=False):
         if old != new:
             yield _key(old), new
+
+
+@functools.lru_cache(16)
+def _statements(lines: tuple[str, ...]) -> tuple[list[range], list[range]]:
+    """Lines of the imports of a file, which decide on the code of what follows, and of each of its other statements."""
+    imports: list[range] = []
+    others: list[range] = []
+    for node in ast.parse("".join(lines)).body:
+        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+        function = isinstance(node, ast.FunctionDef | ast.ClassDef)
+        importing = any(isinstance(inner, ast.Import | ast.ImportFrom) for inner in ast.walk(node))
+        statements = imports if importing and not function else others
+        statements.append(range(first, (node.end_lineno or node.lineno) + 1))
+    return imports, others
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -1,14 +1,14 @@
 """Where a rule goes wrong: the earliest of its values that mends gradients when the right one is put in its place."""
 
-import math
+import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
-from jaxbias.verify.naming.alignment import Alignment, layouts, same
+from jaxbias.verify.naming.alignment import SAME, Alignment, addends, layouts, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.wanted import wanted_operand
 
@@ -37,6 +37,10 @@ class Slip:
     mending: dict[int, np.ndarray]
 
 
+Way = tuple[Slip, ...]
+"""One slip, or several that are wrong together: each goes into the value that a hit replaces."""
+
+
 def find_slips(
     alignment: Alignment, paths: list[str], words: Callable[[Slip], Relation | None], deadline: float | int
 ) -> Iterator[tuple[Slip, Relation | None]]:
@@ -52,14 +56,42 @@ def find_slips(
     """
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
-        slips = _next(alignment, wrong, paths, deadline) if wrong else []
-        said = [(slip, words(slip)) for slip in slips]
-        if not said or time.process_time() > deadline:
+        best: list[_Said] = []
+        for ways in filter(None, _next(alignment, wrong, paths, deadline) if wrong else ()):
+            said = min(([(slip, words(slip)) for slip in way] for way in ways), key=_cost)
+            if not best or _cost(said) < UNTOLD:
+                best = said
+            if time.process_time() > deadline or _cost(best) < UNTOLD:
+                break
+        if not best or time.process_time() > deadline:
             return
-        slip, relation = min(said, key=lambda pair: math.inf if pair[1] is None else pair[1].cost)
-        yield slip, relation
-        alignment.commit(slip.mending)
-        alignment.mended.add(slip.number)
+        for slip, relation in best:
+            if all(same(alignment.column(n), array) for n, array in slip.mending.items()):
+                continue  # what was mended before it is what was wrong with it
+            others = [i for i in alignment.above if i not in alignment.right]
+            cause = relation.mending if relation is not None else {}
+            right = alignment.right_after(cause, others) if cause else frozenset()
+            in_part = relation is not None and relation.factor != 1
+            if slip.leaves <= right or in_part:  # mended at its cause, which may have made others wrong as well
+                yield replace(slip, leaves=right | slip.leaves), relation
+                alignment.commit(cause)
+            else:
+                yield slip, relation
+                alignment.commit(slip.mending)
+            alignment.mended.add(slip.number)
+
+
+_Said = tuple[Slip, Relation | None]
+
+
+UNTOLD = 1e6
+"""What it costs to have no words for a slip."""
+
+
+def _cost(way: list[_Said]) -> float | int:
+    """What it costs to say it; one mistake is likelier than two."""
+    told = lambda relation: relation is not None and relation.kind != "unexplained"
+    return sum(relation.cost if relation is not None and told(relation) else UNTOLD for _, relation in way)
 
 
 @dataclass(frozen=True)
@@ -80,29 +112,35 @@ MOST_CHOICES = 3
 """Reference values that a value could be meant to be, with words sought for each."""
 
 
-def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> list[Slip]:
-    """The first slip; more than one where it could be meant to be another value as well."""
-    ends = {alignment.leaves[i]: i for i in wrong}
+def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: float | int) -> Iterator[list[Way]]:
+    """The first slip; more than one way to see it where it could be meant to be another value as well.
+
+    Where gradients are wrong apart from each other, the ways of each: the first that can be told in words comes first.
+    """
+    gradients = [n for i in wrong if (n := alignment.leaves[i]) is not None]
+    ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
     if upstream:
-        order = lambda hit: (alignment.position[hit.number], -len(hit.leaves), hit.value.rank)
+        order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
         best = min(upstream, key=order)
         alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
-        return [slip for hit in sorted(alike, key=order)[:MOST_CHOICES] for slip in [*_located(alignment, hit)][::-1]]
+        chosen = sorted(alike, key=order)[:MOST_CHOICES]
+        ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
+        yield ways
+        told = {slip.number for way in ways for slip in way}
+        yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
+        return
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
-    own = [i for i in own if alignment.leaves[i] in alignment.position]
-    if not own:
-        return []
-    i = min(own, key=suspects)
-    number = alignment.leaves[i]
-    assert number is not None
-    value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-    return [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
+    for i in sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects):
+        number = alignment.leaves[i]
+        assert number is not None
+        value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
+        yield [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
 
 
 def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
@@ -114,7 +152,7 @@ def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[i
 
 def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
     """Whether a value that is right for something else may be the mistake: no gradient that is right needs it."""
-    return number in alignment.linear and number not in alignment.feeds_right and number not in alignment.mended
+    return number in alignment.linear and not alignment.feeds_right(number) and number not in alignment.mended
 
 
 def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
@@ -168,13 +206,29 @@ def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | 
     A backward pass goes through a loop from its end, or, as it may recompute the forward, from its beginning.
     """
     above = set().union(*(alignment.above[i] for i in wrong))
-    for group in alignment.passes:
+    for group in [*alignment.passes, *_carried(alignment)]:
         known = all(map(alignment.known, group))
         if not above.intersection(group) or (known and not all(_may_be_misplaced(alignment, n) for n in group)):
             continue
         hits = list(_as_families(alignment, group, *_leaves(alignment, wrong, group[0]), known, deadline))
         if hits:  # a sum over the passes is right in any order of them: what mends more tells the order
             yield max(hits, key=lambda hit: len(hit.leaves))
+
+
+def _carried(alignment: Alignment) -> list[tuple[int, ...]]:
+    """Of what the passes of a loop hand on, where they begin with an argument or a cotangent: that, and what is
+    computed in each pass for the next."""
+    program = alignment.program
+    groups: dict[tuple[int, ...], None] = {}
+    for group in alignment.passes:
+        for numbers in zip(*(program.equations[alignment.position[n]].inputs for n in group)):
+            if numbers[0] in program.inputs and alignment.position.keys() >= set(numbers[1:]) and _all_differ(numbers):
+                groups[numbers] = None
+    return list(groups)
+
+
+def _all_differ(numbers: Sequence[int]) -> bool:
+    return len(set(numbers)) == len(numbers)
 
 
 def _as_families(
@@ -200,16 +254,43 @@ def _as_families(
                     yield _Hit(group[first], values[first], mending, right & set(mine))
 
 
-def _located(alignment: Alignment, hit: _Hit) -> Iterator[Slip]:
+def _located(alignment: Alignment, hit: _Hit) -> Iterator[Way]:
     """The hit, or the operand further up at which it goes wrong, what that must be being worked out.
 
     Of a sum that goes wrong in one operand, the sum itself as well: any of its terms may be meant.
     """
-    number, wanted = hit.number, hit.array
-    value: ReferenceValue | None = hit.value
-    mending, in_loop = hit.mending, len(hit.mending) > 1
+    yield from _further_up(alignment, hit, hit.number, hit.array, hit.value, {})
+
+
+def _further_up(
+    alignment: Alignment,
+    hit: _Hit,
+    number: int,
+    wanted: np.ndarray,
+    value: ReferenceValue | None,
+    beside: dict[int, np.ndarray],
+) -> Iterator[Way]:
+    """From a value on; `beside` are those that have to be replaced together with it."""
+    in_loop = len(hit.mending) > 1
+    mending = hit.mending if in_loop else {number: wanted}
+    mends = lambda arrays: alignment.right_after(beside | arrays, hit.leaves).issuperset(hit.leaves)
+    slip = lambda: _slip(alignment, hit, number, wanted, value, mending, beside)
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
+        parts = {} if in_loop else _parts(alignment, number, wanted)
+        if len(parts) > 1 and mends(parts):
+            yield (slip(),)
+            others = lambda n: beside | {m: array for m, array in parts.items() if m != n}  # noqa: B023
+            ways = [
+                list(_further_up(alignment, hit, n, array, _exactly(alignment, n, array), others(n)))[-1]
+                for n, array in parts.items()
+            ]
+            yield tuple(itertools.chain(*ways))
+            return
+        if len(parts) == 1 and mends(parts):
+            ((number, wanted),) = parts.items()
+            value, mending = _exactly(alignment, number, wanted), parts
+            continue
         # what a pass of a loop picks for itself is misplaced as it stands
         picked = in_loop and equation.name == "squeeze"
         doubtful = [k for k, n in enumerate(equation.inputs) if picked or not alignment.known(n)]
@@ -226,18 +307,59 @@ def _located(alignment: Alignment, hit: _Hit) -> Iterator[Slip]:
             break
         operand = equation.inputs[k]
         if equation.name in ("add", "add_any", "sub"):
-            yield _slip(alignment, hit, number, wanted, value, mending)
+            yield (slip(),)
         if array.shape != operands[k].shape:
             number, wanted, value = operand, array, None
             break
         if not in_loop:
-            if not alignment.right_after({operand: array}, hit.leaves).issuperset(hit.leaves):
+            if not mends({operand: array}):
                 break
             mending = {operand: array}
-        number, wanted = operand, array
-        match = alignment.matcher(wanted, number in alignment.linear)
-        value = match.value if match is not None and match.exact else None
-    yield _slip(alignment, hit, number, wanted, value, mending)
+        number, wanted, value = operand, array, _exactly(alignment, operand, array)
+    yield (slip(),)
+
+
+def _as_hit(alignment: Alignment, hit: _Hit) -> Way:
+    """Where the value is replaced, whatever is wrong above it: what it is computed from may be right for another."""
+    return (_slip(alignment, hit, hit.number, hit.array, hit.value, hit.mending, {}),)
+
+
+def _exactly(alignment: Alignment, number: int, wanted: np.ndarray) -> ReferenceValue | None:
+    """The reference value that this is."""
+    match = alignment.matcher(wanted, number in alignment.linear)
+    return match.value if match is not None and match.exact else None
+
+
+MOST_TERMS = 6
+
+
+def _parts(alignment: Alignment, number: int, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    """Operands that are wrong, each for itself, and what they must be: pieces that are put together, terms of a sum.
+
+    A sum is what is wanted where every term has another factor. There is one set of factors, if the terms differ; a
+    term that is wrong alone is so only if it is a gradient then, as else the sum may have it wrongly.
+    """
+    equation = alignment.program.equations[alignment.position[number]]
+    if equation.name == "concatenate":
+        sizes = [alignment.program.shapes[n][equation.params["dimension"]] for n in equation.inputs]
+        pieces = np.split(wanted, np.cumsum(sizes)[:-1], axis=equation.params["dimension"] + 1)
+        return {n: x for n, x in zip(equation.inputs, pieces) if not same(x, alignment.column(n))}
+    if equation.name not in ("add", "add_any", "sub"):
+        return {}
+    terms, signs = zip(*addends(alignment, number))
+    if not 1 < len(set(terms)) == len(terms) <= MOST_TERMS or wanted.ndim == 1:
+        return {}
+    arrays = [alignment.column(n) for n in terms]
+    spread = [np.broadcast_to(_full(x, wanted.ndim), wanted.shape).ravel() for x in arrays]
+    columns = np.stack(spread, axis=1) * signs
+    factors, _, rank, _ = np.linalg.lstsq(columns, wanted.ravel(), rcond=1e-9)
+    off = np.abs(factors - 1) > SAME
+    if rank < len(terms) or not same((columns @ factors).reshape(wanted.shape), wanted) or np.any(abs(factors) < SAME):
+        return {}
+    parts = {n: f * x for n, x, f, wrong in zip(terms, arrays, factors, off) if wrong}
+    if any(map(alignment.known, parts)):
+        return {}
+    return parts if len(parts) > 1 or all(_exactly(alignment, n, x) for n, x in parts.items()) else {}
 
 
 def _slip(
@@ -247,11 +369,12 @@ def _slip(
     wanted: np.ndarray,
     value: ReferenceValue | None,
     mending: dict[int, np.ndarray],
+    beside: dict[int, np.ndarray],
 ) -> Slip:
     given = alignment.column(number)
     name = value.name if value is not None else ""
     others = [i for i in alignment.above if i not in alignment.right and i not in hit.leaves]
-    leaves = hit.leaves | alignment.right_after(mending, others)  # of which nothing else is wrong
+    leaves = hit.leaves | alignment.right_after(beside | mending, others)  # of which nothing else is wrong
     return Slip(
         number, wanted, np.asarray(np.broadcast_to(_full(given, wanted.ndim), wanted.shape)), name, leaves, mending
     )

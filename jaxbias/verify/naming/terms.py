@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxbias.verify.naming.alignment import same
+from jaxbias.verify.naming.alignment import addends, same
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.constants import name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
@@ -21,10 +21,10 @@ SIMPLE = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25)
 
 def own_terms(d: Difference) -> Iterator[Relation]:
     """One of the terms that the rule adds up here is too much, has a wrong factor, or lacks one."""
-    terms = list(_addends(d, d.number, 1.0))
+    terms = list(addends(d.alignment, d.number))
     lacking = d.wanted - d.given
     for n, sign in terms if len(terms) > 1 else ():
-        name, own = d.alignment.text(n), sign * _full(d, n)
+        name, own = d.alignment.text(n), sign * np.broadcast_to(_full(d, n), d.given.shape)
         if own.shape != d.given.shape or not np.any(own):
             continue
         needed = own + lacking
@@ -37,7 +37,8 @@ def own_terms(d: Difference) -> Iterator[Relation]:
             continue
         factor = constant_factor(own, needed)
         named = name_constant([factor] * len(own), d.shapes) if factor is not None else None
-        values = [v for v in d.at_hand(d.given.shape[1:], False) if same(own * v.array, needed)]
+        lacks_the_cotangent = d.linear and n not in d.alignment.linear
+        values = [v for v in d.at_hand(d.given.shape[1:], lacks_the_cotangent) if same(own * v.array, needed)]
         for v in values[:1]:
             repairs = (Repair("swap", f"{bracketed(name)} * {bracketed(v.code)}", name),) if v.code else ()
             words = f"the term {name} lacks the factor {v.bracketed}"
@@ -51,19 +52,6 @@ def own_terms(d: Difference) -> Iterator[Relation]:
 def _full(d: Difference, number: int) -> np.ndarray:
     x = d.alignment.column(number)
     return x if x.ndim > 1 else np.broadcast_to(x.reshape(-1, *(1,) * (d.given.ndim - 1)), d.given.shape)
-
-
-def _addends(d: Difference, number: int, sign: float) -> Iterator[tuple[int, float]]:
-    """Values that are added up to this one, with their signs."""
-    at = d.alignment.position.get(number)
-    e = None if at is None else d.alignment.program.equations[at]
-    if e is not None and e.name in ("add", "add_any", "sub"):
-        yield from _addends(d, e.inputs[0], sign)
-        yield from _addends(d, e.inputs[1], -sign if e.name == "sub" else sign)
-    elif e is not None and e.name == "neg":
-        yield from _addends(d, e.inputs[0], -sign)
-    else:
-        yield number, sign
 
 
 def term(d: Difference) -> Iterator[Relation]:

@@ -68,6 +68,89 @@ def test_two_slips_are_two_findings_each_with_its_line():
     assert report.to_dict()["lines"][3]["status"] == "wrong" and "ds = p * dp" in report._repr_html_()
 
 
+def batch_norm(x):
+    centred = x - x.mean(axis=0)
+    return centred / jnp.sqrt((centred**2).mean(axis=0) + 0.1)
+
+
+def two_terms(args, g):
+    (x,) = args
+    n, centred = x.shape[0], x - x.mean(axis=0)
+    std = jnp.sqrt((centred**2).mean(axis=0) + 0.1)
+    dvar = (g * centred).sum(axis=0) * -0.5 / std**3
+    dmean = g.sum(axis=0) / std
+    from_var = dvar * centred / n
+    return (g / std + from_var + dmean / n,)
+
+
+def gates(x, u, v):
+    z = x @ jnp.concatenate([u, v], axis=1)
+    return jnp.tanh(z[:, :3]) * jax.nn.sigmoid(z[:, 3:])
+
+
+def two_pieces(args, g):
+    x, u, v = args
+    h, s = jnp.tanh(x @ u), jax.nn.sigmoid(x @ v)
+    dh = g * s * (1 - h)
+    ds = g * h * s
+    dz = jnp.concatenate([dh, ds], axis=1)
+    dw = x.T @ dz
+    return dz @ jnp.concatenate([u, v], axis=1).T, dw[:, :3], dw[:, 3:]
+
+
+TOGETHER = {
+    "terms of a sum": (batch_norm, two_terms, ((6, 4),), ["dmean =", "from_var ="]),
+    "pieces put together": (gates, two_pieces, ((5, 4), (4, 3), (4, 3)), ["dh =", "ds ="]),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_slips_that_go_into_one_value_are_told_apart(name):
+    forward, rule, shapes, lines = TOGETHER[name]
+    report = verify.vjp(forward, rule, normal(*shapes))
+    wrong = [line.text for line in report.lines if line.status == "wrong"]
+    assert [line.split("=")[0] + "=" for line in wrong] == lines, str(report)
+    assert len(report.diagnoses) == 2 and all(d.kind != "unexplained" for d in report.diagnoses), str(report)
+
+
+def residual_loss(x, y):
+    return 0.5 * ((x - y) ** 2).sum()
+
+
+def handed_on(args, g):
+    x, y = args
+    dx = g * (x - y)
+    dy = dx
+    return dx, dy
+
+
+def test_what_is_returned_twice_is_wrong_where_it_is_handed_on():
+    (diagnosis,) = verify.vjp(residual_loss, handed_on, normal((3, 4), (3, 4))).diagnoses
+    assert (diagnosis.leaf, diagnosis.kind, diagnosis.patch) == ("y", "sign", "dy = -dx")
+    assert diagnosis.rule_line.endswith(": dy = dx")
+
+
+def triangular(l, b):
+    return jax.scipy.linalg.solve_triangular(l, b, lower=True)
+
+
+def operand_and_sign(args, g):
+    l, b = args
+    db = jax.scipy.linalg.solve_triangular(l, g, lower=True, trans="T")
+    outer = db @ b.T
+    dl = jnp.tril(outer)
+    return dl, db
+
+
+def test_a_slip_that_leaves_a_constant_is_told_and_the_constant_after_it():
+    x = normal((4, 4), (4, 2))
+    report = verify.vjp(triangular, operand_and_sign, (jnp.tril(x[0]) + 3 * jnp.eye(4), x[1]))
+    assert [(d.kind, d.rule_line.split(": ")[-1]) for d in report.diagnoses] == [
+        ("wrong-operand", "outer = db @ b.T"),
+        ("sign", "dl = jnp.tril(outer)"),
+    ], str(report)
+
+
 def test_a_line_of_the_rule_is_not_called_one_of_the_forward():
     (diagnosis,) = verify.vjp(attention, other_axis, QKV).diagnoses
     assert diagnosis.kind == "wrong-reduction-axis" and diagnosis.source == ""

@@ -1,0 +1,71 @@
+"""What a rule returns twice, returns and goes on computing with, or returns without computing it, as zeros: there the
+place of a gradient is where it is handed on, `dy = dx` or an entry of the `return`, and not the line that computes it.
+"""
+
+import ast
+import dataclasses
+import linecache
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
+
+from jaxbias import _jaxpr
+from jaxbias._jaxpr.sources import Segment
+
+
+def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple[_jaxpr.Program, list[int | None]]:
+    """The program with an equation of its own for each such gradient, and the numbers of all gradients in it."""
+    numbers = [n for n in leaves if n is not None]
+    taken = Counter(numbers) + Counter(n for equation in program.equations for n in set(equation.inputs))
+    made = {n for equation in program.equations for n in equation.outputs}
+    shared = [i for i, n in enumerate(leaves) if n is not None and (taken[n] > 1 or n not in made)]
+    places = dict(_places(program, leaves, made)) if shared else {}
+    if not places.keys() & set(shared):
+        return program, list(leaves)
+    copies = {name: list(getattr(program, name)) for name in ("equations", "shapes", "dtypes")}
+    longer, moved = dataclasses.replace(program, **copies), list(leaves)
+    for i in shared:
+        if i in places and (number := leaves[i]) is not None:
+            out = longer.value(program.shapes[number], program.dtypes[number])
+            equation = _jaxpr.Equation("copy", (number,), (out,), {}, longer)
+            equation.segments, equation.source = (places[i],), None
+            longer.equations.append(equation)
+            moved[i] = out
+    return longer, moved
+
+
+def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int]) -> Iterator[tuple[int, Segment]]:
+    """Where each gradient is handed on, in the function that the last of them is computed in."""
+    outermost = [equation.segments[-1] for equation in program.equations if equation.segments]
+    function = _function_around(outermost[-1]) if outermost else None
+    if function is None:
+        return
+    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+    if len(returned) != 1 or not isinstance(returned[0], ast.Tuple) or len(returned[0].elts) != len(leaves):
+        return
+    assigned = {
+        target.id: node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for i, entry in enumerate(returned[0].elts):
+        its = assigned.get(entry.id, entry) if isinstance(entry, ast.Name) else entry
+        node = its if isinstance(its, ast.Name) or leaves[i] not in made else entry
+        end = node.end_lineno or node.lineno, node.end_col_offset or 0
+        yield i, Segment(outermost[-1].file, node.lineno, node.col_offset, *end, function.name)
+
+
+def _function_around(segment: Segment) -> ast.FunctionDef | None:
+    """The function that a piece of code stands in."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(segment.file)))
+    except (SyntaxError, ValueError):
+        return None
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == segment.function
+        and node.lineno <= segment.line <= (node.end_lineno or node.lineno)
+    ]  # fmt: skip
+    return around[-1] if around else None
