@@ -267,12 +267,15 @@ def limit_from_differences(checker: "Checker", case: "Case", i: int) -> tuple[bo
         if not ends or (last is None and len(ends) < 3):
             decided = False
             continue
-        steps = [abs(a[0] - b[0]) for a, b in itertools.pairwise(one_sided)]
-        drift = max((change for change in steps if np.isfinite(change)), default=0.0)
-        slack = 2 * drift + 1e-4 * (1 + abs(float(actual[index])))
-        if drift > 1e2 * (1 + abs(float(actual[index]))):
+        changes = np.abs(np.diff(one_sided, axis=0))  # to both sides, from one step to the next
+        known = np.isfinite(changes)
+        drift = float(np.max(changes[known], initial=0.0))
+        unit = 1 + abs(float(actual[index]))
+        grows = known.all(axis=0) & (changes[1] > np.maximum(changes[0] / 2, 1e-4 * unit))
+        if drift > 1e2 * unit or np.any(grows):
             decided = False  # the slope has no limit
             continue
+        slack = 2 * drift + 1e-4 * unit
         if not min(ends) - slack <= float(actual[index]) <= max(ends) + slack:
             agrees = False
     return decided and agrees, decided

@@ -179,3 +179,28 @@ def test_the_first_of_ordered_values_moves_too():
     knots = np.array([0.5, 1.0, 2.5, 3.0], np.float32)
     held = lambda args, ct: (jnp.stack([2 * ct[0] * 0.5, *(2 * ct * args[0])[1:]]),)
     assert verify.vjp(lambda x: x * x, held, (knots,), diagnose=False).verdict == "wrong"
+
+
+# --- given values at the border of the forward's domain ----------------------------------------------------------------
+
+AT_THE_BORDER = {
+    "arctanh": (jnp.arctanh, [-1.0, -0.99, 0.1, 0.5, 0.9999], lambda x: 1 / ((1 - x) * (1 + x))),
+    "log": (jnp.log, [0.0, 0.2, 3.0], lambda x: 1 / x),
+    "arcsin": (jnp.arcsin, [0.3, 1.0], lambda x: 1 / jnp.sqrt((1 - x) * (1 + x))),
+    "root": (jnp.sqrt, [0.0, 0.0, 2.0], lambda x: 0.5 / jnp.sqrt(x)),
+}
+
+
+@pytest.mark.parametrize("name", AT_THE_BORDER)
+def test_entries_at_the_border_of_the_domain_are_compared_inside_of_it(name):
+    """A rule is judged where there is a derivative; what it gives at the border itself is its own affair."""
+    forward, values, slope = AT_THE_BORDER[name]
+    x = jnp.asarray(values, jnp.float32)
+    at_the_border = ~np.isfinite(slope(x))
+    judged = lambda rule: verify.vjp(lambda x: forward(x), rule, (x,), diagnose=False)
+    assert judged(lambda args, ct: (ct * slope(args[0]),)).ok
+    assert judged(lambda args, ct: (jnp.where(jnp.isfinite(slope(args[0])), ct * slope(args[0]), 0),)).ok
+    report = judged(lambda args, ct: (ct * slope(args[0]) * jnp.where(at_the_border, 1.01, 1).astype(ct.dtype),))
+    wrong = report.leaves["x"].wrong
+    assert report.verdict == "wrong" and wrong is not None
+    assert np.any(wrong) and not np.any(wrong & ~at_the_border), report
