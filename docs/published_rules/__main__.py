@@ -4,6 +4,7 @@ import argparse
 import importlib
 import importlib.metadata
 import re
+import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import jax
 
 from docs.published_rules import of_distributions, of_jax, of_solvers, of_transport
-from docs.published_rules.judge import NOT_CHECKED, outcome
+from docs.published_rules.judge import NOT_CHECKED, Row, outcome
 from docs.published_rules.rule import Package
 
 PAGE = Path(__file__).parent.with_suffix(".md")
@@ -34,6 +35,7 @@ described in [found.md](found.md), with 50 digits.
 
 COLUMNS = "| rule | kind | verdict | evidence |\n|---|---|---|---|"
 ROW = re.compile(r"^\| (.*?) \| (.*?) \| (.*?) \| (.*) \|$", flags=re.MULTILINE)
+VERTICAL = "\\|"
 SECTION = re.compile(r"^## (.+?) \S+\n(?:.*\n)*?(?=^## |\Z)", flags=re.MULTILINE)
 
 
@@ -44,8 +46,19 @@ def version_of(module: str) -> str:
     return importlib.metadata.version(sorted(names)[-1])
 
 
+def row_of(row: Row) -> str:
+    """A line of a table; `|` would end a cell."""
+    return f"| {' | '.join(cell.replace('|', VERTICAL) for cell in row)} |"
+
+
+def rows_of(page: str) -> list[Row]:
+    """The rows of all tables of a page."""
+    rows = [Row(*(cell.replace(VERTICAL, "|") for cell in cells)) for cells in ROW.findall(page)]
+    return [row for row in rows if row.verdict not in ("verdict", "---")]
+
+
 def section(title: str, package: Package) -> str:
-    """The table of a package; each row is also printed, with its seconds of processor time.
+    """The table of a package; each row is also printed as it comes, with its seconds of processor time.
 
     Raises:
         Exception: whatever a package raises that does not fit the versions around it.
@@ -53,22 +66,22 @@ def section(title: str, package: Package) -> str:
     importlib.import_module(package.module)
     lines = [f"## {title} {version_of(package.module)}", "", COLUMNS]
     try:
+        start = time.process_time()
         for rule in package.rules():
             row = outcome(rule)
-            print(f"{title}: {row.rule}: {row.verdict} ({row.seconds:.1f} s): {row.evidence}", flush=True)
-            cells = (cell.replace("|", "\\|") for cell in (row.rule, row.kind, row.verdict, row.evidence))
-            lines.append(f"| {' | '.join(cells)} |")
+            seconds, start = time.process_time() - start, time.process_time()
+            print(f"{title}: {row.rule}: {row.verdict} ({seconds:.1f} s): {row.evidence}", flush=True)
+            lines.append(row_of(row))
     except (ImportError, AttributeError) as error:  # another version of the package has moved something
         lines += ["", f"The rest is not checked: {error}."]
     return "\n".join(lines) + "\n\n"
 
 
-def counts(tables: str) -> str:
+def counts(rows: Sequence[Row]) -> str:
     """How many rules were judged, and how; those without a kind are read by autodiff and not counted."""
-    rows = [row for row in ROW.findall(tables) if row[2] not in ("verdict", "---")]
-    verdicts = Counter(verdict for _, kind, verdict, _ in rows if kind)
+    verdicts = Counter(row.verdict for row in rows if row.kind)
     judged = verdicts.total() - verdicts[NOT_CHECKED]
-    plain = [name for name, kind, *_ in rows if not kind]
+    plain = [row.rule for row in rows if not row.kind]
     told = f"{judged} rules judged: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     return f"{told}." + (f" Without a rule of their own, and not counted: {', '.join(plain)}." if plain else "")
 
@@ -92,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"skipped: {title} ({type(error).__name__}: {error})")
             continue
         tables = "".join(sections[title] for title in PACKAGES if title in sections)
-        text = f"{HEAD}\n{counts(tables)}\n\n{tables}".rstrip("\n") + "\n"
+        text = f"{HEAD}\n{counts(rows_of(tables))}\n\n{tables}".rstrip("\n") + "\n"
         PAGE.write_text(text, encoding="utf-8")
 
 

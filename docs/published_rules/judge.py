@@ -1,6 +1,5 @@
 """A rule of a package, judged."""
 
-import time
 from typing import NamedTuple
 
 import jax
@@ -26,31 +25,29 @@ KINDS = {
 NOT_CHECKED = "not checked"
 
 
-class Outcome(NamedTuple):
-    """A row of the table.
+class Row(NamedTuple):
+    """Of the table.
 
     Attributes:
         kind: of the function's own rule; empty where autodiff reads through it.
         verdict: of the checker, or `NOT_CHECKED`.
-        seconds: of processor time.
     """
 
     rule: str
     kind: str
     verdict: str
     evidence: str
-    seconds: float
 
 
-def outcome(rule: Rule) -> Outcome:
+def outcome(rule: Rule) -> Row:
     """The verdict of one rule, and what it rests on."""
-    start, kind = time.process_time(), ""
+    kind = ""
     try:
         kind = kind_of(rule)
         judged = checked(rule)
     except Exception as error:
         line = next((line for line in str(error).splitlines() if line.strip()), "")
-        return Outcome(rule.name, kind, NOT_CHECKED, f"{type(error).__name__}: {line[:160]}", seconds_since(start))
+        return Row(rule.name, kind, NOT_CHECKED, f"{type(error).__name__}: {line[:160]}")
     worst = next((r for r in judged if not r.ok), next((r for r in judged if r.verdict != "right"), judged[-1]))
     if worst.ok:
         said = []
@@ -66,11 +63,7 @@ def outcome(rule: Rule) -> Outcome:
         said.append("against a closed form")
     if rule.found and not worst.ok:
         said.append(f"[found](found.md#{rule.found})")
-    return Outcome(rule.name, kind, worst.verdict, "; ".join(said), seconds_since(start))
-
-
-def seconds_since(start: float) -> float:
-    return time.process_time() - start
+    return Row(rule.name, kind, worst.verdict, "; ".join(said))
 
 
 def kind_of(rule: Rule) -> str:

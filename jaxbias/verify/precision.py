@@ -202,9 +202,7 @@ def judge_precision(
     return diagnoses, contradicted
 
 
-def remark(
-    checker: "Checker", calls: "Calls", case: "Case", precision: dict[int, Diagnosis], notes: list[str]
-) -> None:
+def remark(checker: "Checker", calls: "Calls", case: "Case", precision: dict[int, Diagnosis], notes: list[str]) -> None:
     """Turn into a note what `judge_precision` found, and take it out, where nothing but rounding is behind it.
 
     The verdict is on the formula. Where the program of the rule as it is called, in the dtypes of the arguments, gives

@@ -181,7 +181,7 @@ def test_the_first_of_ordered_values_moves_too():
     assert verify.vjp(lambda x: x * x, held, (knots,), diagnose=False).verdict == "wrong"
 
 
-# --- given values at the border of the forward's domain ----------------------------------------------------------------
+# --- given values at the border of the forward's domain ---------------------------------------------------------------
 
 AT_THE_BORDER = {
     "arctanh": (jnp.arctanh, [-1.0, -0.99, 0.1, 0.5, 0.9999], lambda x: 1 / ((1 - x) * (1 + x))),
