@@ -107,7 +107,7 @@ def check(
         _compare_values(problem, cases[0], notes)
 
     wrong = {i for i, j in enumerate(judged) if j.wrong is not None} | set(shape_found)
-    nonlinear = not_linear(checker, cases[0], calls, rng)
+    nonlinear = not_linear(checker, cases[0], calls, rng, notes)
     if nonlinear is not None and not wrong:
         return broken(nonlinear, nonlinear.leaf.split(", "))
     if not wrong and not precision:

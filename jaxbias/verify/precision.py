@@ -248,12 +248,12 @@ def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:
         runner = checker.traced_in(dtypes)[1]
         try:
             program = runner.program(primals, seeds)
+            if program is None:
+                continue
+            outs = _jaxpr.run(program, [*primals, *seeds], rounded=True)
         except Exception as error:
             notes.append(f"the rule does not run in {name}: {first_line(error)}")
             continue
-        if program is None:
-            continue
-        outs = _jaxpr.run(program, [*primals, *seeds], rounded=True)
         for i, ((path, _, _), out) in enumerate(zip(problem.leaves, runner.placed(primals, seeds, outs))):
             if out is None or np.shape(out) != np.shape(truth.expected[i]):
                 continue
