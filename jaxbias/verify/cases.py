@@ -17,7 +17,7 @@ from jaxbias._jaxpr.queries import outcomes
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.enclosures import NEGLIGIBLE
-from jaxbias.verify.probes import Probe, generic, random_seeds, redraw
+from jaxbias.verify.probes import Probe, generic, random_seeds, redraw, without_symmetry
 from jaxbias.verify.problem import Problem, RuleError, exact_context
 
 NEAREST, FARTHEST, FINEST = -6.0, 40.0, 1 / 8
@@ -108,6 +108,31 @@ def _inward(checker: Checker, cases: list[Case], rng: np.random.Generator) -> Pr
     moved = set(range(len(cases[0].probe.primals)) if numbers is None else (numbers[i] for i in missed))
     primals = [_halfway(x) if k in moved else x for k, x in enumerate(cases[0].probe.primals)]
     return Probe("halfway to the mean of the given values", primals, random_seeds(checker.problem, rng))
+
+
+def only_at_symmetric_matrices(checker: Checker, given: Case, rng: np.random.Generator) -> str:
+    """A note on a rule that is right at symmetric matrices, as the given ones are, and not at others; "" of any other.
+
+    A quadratic form's gradient is 2 A x for a symmetric A, and an inverse needs no transpose: that is right as long as
+    symmetric matrices are all that there are, and what is drawn for a given one is symmetric too.
+    """
+    moved = without_symmetry(given.probe, rng)
+    if moved is None or checker.short_of_time(0.4):
+        return ""
+    probe, symmetric = moved
+    try:
+        case = checker.case(probe)
+    except (RuleError, RuntimeError):  # neither needs to take such a matrix
+        return ""
+    if case is None or not _any(case.wrong):
+        return ""
+    leaves, numbers = [path for path, _, _ in checker.problem.leaves], checker.problem.leaf_primal or ()
+    paths = ", ".join(path for path, mask in zip(leaves, case.wrong) if np.any(mask))
+    which = ", ".join(path for path, k in zip(leaves, numbers) if k in symmetric) or "the matrix"
+    return (
+        f"{paths}: right where {which} is symmetric, as given; where it is not, the rule is off by up to "
+        f"{max(_errors(case)):.2g}"
+    )
 
 
 def _halfway(x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from jaxbias._trees import in_one_line
 from jaxbias.verify import remarks
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
-from jaxbias.verify.cases import cases_of, never_compared
+from jaxbias.verify.cases import cases_of, never_compared, only_at_symmetric_matrices
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
@@ -115,6 +115,7 @@ def check(
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
         in_lower_dtypes(checker, cases[0], notes)
+        notes += filter(None, [only_at_symmetric_matrices(checker, cases[0], rng)])
     listing = Listing()
     if cases and not shape_found and (explain or (diagnose and wrong)):
         try:

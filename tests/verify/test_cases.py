@@ -204,3 +204,30 @@ def test_entries_at_the_border_of_the_domain_are_compared_inside_of_it(name):
     wrong = report.leaves["x"].wrong
     assert report.verdict == "wrong" and wrong is not None
     assert np.any(wrong) and not np.any(wrong & ~at_the_border), report
+
+
+# --- symmetric matrices -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_is_right_at_symmetric_matrices_only(key, symmetric):
+    """Such a rule is right on its domain; but one that forgot a transpose must not pass without a word."""
+    a = jax.random.normal(key, (3, 3), jnp.float32) + 3 * jnp.eye(3, dtype=jnp.float32)
+    a = (a + a.T) / 2 if symmetric else a
+    x = jnp.arange(1.0, 4.0, dtype=jnp.float32)
+    inverse = lambda args, ct: -jnp.linalg.inv(args[0]).T @ ct @ jnp.linalg.inv(args[0]).T
+    rules = {
+        "inverse": (jnp.linalg.inv, lambda args, ct: (inverse(args, ct.T).T,), (a,), "a"),
+        "quadratic form": (
+            lambda a, x: x @ a @ x,
+            lambda args, ct: (ct * jnp.outer(args[1], args[1]), 2 * ct * args[0] @ args[1]),
+            (a, x),
+            "x",
+        ),
+    }
+    for forward, rule, args, leaf in rules.values():
+        report = verify.vjp(forward, rule, args, diagnose=False)
+        assert report.verdict == ("right" if symmetric else "wrong")
+        noted = [note for note in report.notes if note.startswith(f"{leaf}: right where a is symmetric, as given")]
+        assert len(noted) == symmetric, report
+    assert not verify.vjp(jnp.linalg.inv, lambda args, ct: (inverse(args, ct),), (a,)).notes
