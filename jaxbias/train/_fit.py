@@ -376,7 +376,7 @@ def fit(
 
 
 def _optimizer_digest(optimizer: optax.GradientTransformationExtraArgs, learned: Learned) -> str:
-    """Of its update on a stand-in for the gradient; cause line searches ask for is in the network's own digest.
+    """Of its update on a stand-in for the gradient; what line searches ask for is in the network's own digest.
 
     Of the update alone where that takes no more: checkpoints of fit as it was before optimizers were told more say so.
     """
