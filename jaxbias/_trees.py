@@ -3,6 +3,7 @@
 `leaf_errors` is the innermost step of every check: how far each leaf is from its reference, relative to its size.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +23,18 @@ def is_float(x: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
+RAISED = re.compile(r"^[\w.]*(?:Error|Exception): (.+)$", re.MULTILINE)
+"""The line of a traceback that names an exception."""
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says; "" where it says nothing."""
-    return (str(error).strip().splitlines() or [""])[0]
+    """The first line of what an exception says; "" where it says nothing.
+
+    Where that holds a traceback, as of what was raised in a compiled program, what is said at the end of it.
+    """
+    text = str(error).strip()
+    raised_inside = RAISED.findall(text)
+    return raised_inside[-1] if raised_inside else (text.splitlines() or [""])[0]
 
 
 def in_one_line(error: BaseException) -> str:

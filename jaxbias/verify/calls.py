@@ -166,8 +166,10 @@ def _floats(primals: Arrays) -> Arrays:
 # --- linear, eager, traced, batched -----------------------------------------------------------------------------------
 
 
-def not_linear(checker: "Checker", case: "Case", calls: Calls, rng: np.random.Generator) -> Diagnosis | None:
-    """Is the rule additive in the cotangent, and zero for a zero cotangent?
+def not_linear(
+    checker: "Checker", case: "Case", calls: Calls, rng: np.random.Generator, notes: list[str]
+) -> Diagnosis | None:
+    """Is the rule additive in the cotangent, and zero for a zero cotangent? Notes say where it could not be asked.
 
     In float64, to the reference's rounding; what rounding of the rule may explain too is asked again as any probe is.
     """
@@ -183,7 +185,8 @@ def not_linear(checker: "Checker", case: "Case", calls: Calls, rng: np.random.Ge
     cotangents = second_seeds, [a + b for a, b in zip(first_seeds, second_seeds)], list(map(np.zeros_like, first_seeds))
     try:
         other, total, zero = map(at, cotangents)
-    except RuleError:
+    except RuleError as error:
+        notes.append(f"linearity in the {problem.seed_word} is not checked: {error.explanation}")
         return None
     wrong = []
     for i, (a, b, c, z, e, t) in enumerate(zip(case.actual, other, total, zero, case.expected, case.tolerance)):

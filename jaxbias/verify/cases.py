@@ -17,7 +17,7 @@ from jaxbias._jaxpr.queries import outcomes
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.enclosures import NEGLIGIBLE
-from jaxbias.verify.probes import Probe, generic, random_seeds, redraw
+from jaxbias.verify.probes import Probe, generic, random_seeds, redraw, without_symmetry
 from jaxbias.verify.problem import Problem, RuleError, exact_context
 
 NEAREST, FARTHEST, FINEST = -6.0, 40.0, 1 / 8
@@ -82,7 +82,64 @@ def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, no
     if len(cases) > 1:
         for probe in _other_outcomes(checker, cases, rng):
             judge(probe)
+    if (probe := _inward(checker, cases, rng)) is not None:
+        judge(probe)
     return cases
+
+
+def never_compared(cases: list[Case], i: int) -> int:
+    """How many elements of a gradient autodiff gives at no probe of the given sizes."""
+    alike = [
+        np.isfinite(case.expected[i]) for case in cases if np.shape(case.expected[i]) == np.shape(cases[0].expected[i])
+    ]
+    return int(np.sum(~np.any(alike, axis=0))) if alike else 0
+
+
+def _inward(checker: Checker, cases: list[Case], rng: np.random.Generator) -> Probe | None:
+    """Given values moved halfway to their mean, where autodiff gives no number of an element at any probe.
+
+    A value at the border of the forward's domain, as 1 is for arctanh and 0 for log, leads whatever is drawn like it
+    out of that domain, or stays there; the middle of the given values lies in it if it is convex.
+    """
+    missed = [i for i in range(len(checker.problem.leaves)) if never_compared(cases, i)]
+    if not missed or checker.short_of_time(0.5):
+        return None
+    numbers = checker.problem.leaf_primal
+    moved = set(range(len(cases[0].probe.primals)) if numbers is None else (numbers[i] for i in missed))
+    primals = [_halfway(x) if k in moved else x for k, x in enumerate(cases[0].probe.primals)]
+    return Probe("halfway to the mean of the given values", primals, random_seeds(checker.problem, rng))
+
+
+def only_at_symmetric_matrices(checker: Checker, given: Case, rng: np.random.Generator) -> str:
+    """A note on a rule that is right at symmetric matrices, as the given ones are, and not at others; "" of any other.
+
+    A quadratic form's gradient is 2 A x for a symmetric A, and an inverse needs no transpose: that is right as long as
+    symmetric matrices are all that there are, and what is drawn for a given one is symmetric too.
+    """
+    moved = without_symmetry(given.probe, rng)
+    if moved is None or checker.short_of_time(0.4):
+        return ""
+    probe, symmetric = moved
+    try:
+        case = checker.case(probe)
+    except (RuleError, RuntimeError):  # neither needs to take such a matrix
+        return ""
+    if case is None or not _any(case.wrong):
+        return ""
+    leaves, numbers = [path for path, _, _ in checker.problem.leaves], checker.problem.leaf_primal or ()
+    paths = ", ".join(path for path, mask in zip(leaves, case.wrong) if np.any(mask))
+    which = ", ".join(path for path, k in zip(leaves, numbers) if k in symmetric) or "the matrix"
+    return (
+        f"{paths}: right where {which} is symmetric, as given; where it is not, the rule is off by up to "
+        f"{max(_errors(case)):.2g}"
+    )
+
+
+def _halfway(x: np.ndarray) -> np.ndarray:
+    """To the mean of the entries, or to 0 where they are all alike; matrices keep what they are."""
+    if not is_float(x) or not np.size(x) or (x.ndim >= 2 and x.shape[-1] == x.shape[-2]):
+        return x
+    return x / 2 if np.all(x == x.flat[0]) else (x + np.mean(x)) / 2
 
 
 def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generator) -> list[Probe]:

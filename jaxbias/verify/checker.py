@@ -259,15 +259,21 @@ class Checker:
     # --- the rule ---
 
     def run_rule(self, probe: Probe) -> Arrays:
-        """What the rule gives in float64, zeros for None; falls back to the given dtype where it insists on that."""
+        """What the rule gives in float64, None for zeros; falls back to the given dtype where it insists on that.
+
+        Raises:
+            RuleError: it does not run at these values, as a solver in it may break down.
+        """
         try:
-            outs = self.rule(probe.primals, probe.seeds)
-        except RuleError:
-            if not self.exact or self.dtype == np.float64:
+            return self.rule(probe.primals, probe.seeds)
+        except (RuleError, RuntimeError) as error:
+            refuses = isinstance(error, RuleError) or probe.of_user  # else it is these values that it cannot take
+            if refuses and self.exact and self.dtype != np.float64:
+                self.use_given_dtypes()
+                return self.run_rule(probe)
+            if isinstance(error, RuleError):
                 raise
-            self.use_given_dtypes()
-            outs = self.rule(probe.primals, probe.seeds)
-        return outs
+            raise RuleError(f"the rule raised {in_one_line(error)}", "make the rule run") from error
 
     def case(self, probe: Probe) -> Case | None:
         """Reference and rule on one probe; None outside of the forward's domain.

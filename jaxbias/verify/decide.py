@@ -12,13 +12,13 @@ from jaxbias._trees import in_one_line
 from jaxbias.verify import remarks
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
-from jaxbias.verify.cases import cases_of
+from jaxbias.verify.cases import cases_of, never_compared, only_at_symmetric_matrices
 from jaxbias.verify.certificate import certificate
 from jaxbias.verify.checker import SECONDS, Case, Checker
 from jaxbias.verify.kinks import judge_kinks, limit_from_differences
 from jaxbias.verify.naming.diagnoses import diagnoses_of, with_lines
 from jaxbias.verify.naming.localise import Listing, list_lines
-from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision
+from jaxbias.verify.precision import Judged, in_lower_dtypes, judge_precision, remark
 from jaxbias.verify.probes import make_probes, singular_probes
 from jaxbias.verify.problem import Problem, RuleError, widen
 from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report, Verdict
@@ -89,8 +89,9 @@ def check(
         differs = eager_differs(checker, cases[0], [*contradicted, *precision])
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
+    remark(checker, calls, cases[0], precision, notes)
     for i, (path, shape, _) in enumerate(leaves):
-        missed = _never_compared(cases, i)
+        missed = never_compared(cases, i)
         if missed:
             judged[i].undefined = True
             entries = "" if missed == int(np.prod(shape)) else f" in {missed} of {int(np.prod(shape))} elements"
@@ -106,7 +107,7 @@ def check(
         _compare_values(problem, cases[0], notes)
 
     wrong = {i for i, j in enumerate(judged) if j.wrong is not None} | set(shape_found)
-    nonlinear = not_linear(checker, cases[0], calls, rng)
+    nonlinear = not_linear(checker, cases[0], calls, rng, notes)
     if nonlinear is not None and not wrong:
         return broken(nonlinear, nonlinear.leaf.split(", "))
     if not wrong and not precision:
@@ -114,6 +115,7 @@ def check(
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
         in_lower_dtypes(checker, cases[0], notes)
+        notes += filter(None, [only_at_symmetric_matrices(checker, cases[0], rng)])
     listing = Listing()
     if cases and not shape_found and (explain or (diagnose and wrong)):
         try:
@@ -133,9 +135,9 @@ def check(
         explained = nonlinear is not None
         named, reproduction = diagnoses_of(checker, cases, listing, unnamed, rng, explained=explained)
         diagnoses += named
-        diagnoses += [d for i, d in precision.items() if i not in wrong]
     else:
         diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(wrong)]
+    diagnoses += [d for i, d in precision.items() if i not in wrong]
     wrong |= set(precision)
     undecided = [i for i in range(len(leaves)) if i not in wrong and _undecided(cases, i)]
     notes += _open(cases, [every[i] for i in undecided])
@@ -223,14 +225,6 @@ def _judge(problem, checker, cases: list[Case], rng, notes: list[str]) -> list[J
     return judged
 
 
-def _never_compared(cases: list[Case], i: int) -> int:
-    """How many elements of a gradient autodiff gives at no probe of the given sizes."""
-    alike = [
-        np.isfinite(case.expected[i]) for case in cases if np.shape(case.expected[i]) == np.shape(cases[0].expected[i])
-    ]
-    return int(np.sum(~np.any(alike, axis=0))) if alike else 0
-
-
 def _cancels(cases: list[Case], i: int) -> bool:
     """Is the true gradient nothing but rounding on every probe?"""
     if not cases or not cases[0].expected[i].size or np.iscomplexobj(cases[0].expected[i]):
@@ -244,7 +238,8 @@ def _cancels(cases: list[Case], i: int) -> bool:
 def _share(case: Case, i: int) -> float:
     """Largest error of a leaf, relative to its largest entry."""
     finite = np.isfinite(case.expected[i]) & np.isfinite(case.actual[i])
-    error = np.where(finite, np.abs(case.actual[i] - case.expected[i]), 0.0)
+    with np.errstate(all="ignore"):
+        error = np.where(finite, np.abs(case.actual[i] - case.expected[i]), 0.0)
     return float(np.max(error, initial=0.0) / (np.max(np.abs(case.expected[i][finite]), initial=0.0) or 1.0))
 
 

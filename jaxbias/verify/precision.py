@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import coarsest_constant
 from jaxbias._trees import first_line
 from jaxbias.verify.case import SLACK_IN_FLOAT64
 from jaxbias.verify.checker import SLACK_IN_ARGUMENT_DTYPE
-from jaxbias.verify.problem import Arrays, narrow_np, widen
+from jaxbias.verify.measured import COARSE
+from jaxbias.verify.problem import Arrays, RuleError, narrow_np, widen
 from jaxbias.verify.report import Diagnosis
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ LOWER = jnp.float32, jnp.bfloat16
 
 NARROW = jnp.float32, jnp.float16, jnp.bfloat16
 """Dtypes that a gradient may have been cast to on the way."""
+
+REMARKED = 0.01
+"""Of its largest entry: what a gradient may lose in operations that the rule casts to a narrower dtype, as products in
+half precision are, and still be right, with a remark. Beyond it too few digits are left to use it."""
 
 
 @dataclass
@@ -196,6 +202,35 @@ def judge_precision(
     return diagnoses, contradicted
 
 
+def remark(checker: "Checker", calls: "Calls", case: "Case", precision: dict[int, Diagnosis], notes: list[str]) -> None:
+    """Turn into a note what `judge_precision` found, and take it out, where nothing but rounding is behind it.
+
+    The verdict is on the formula. Where the program of the rule as it is called, in the dtypes of the arguments, gives
+    the true gradient when nothing in it rounds, what it loses is a property of the operations that it chose.
+    """
+    if checker.rtol is not None or checker.atol is not None:
+        return
+    primals, seeds = _inputs(case, checker.given_dtypes)
+    truth = _truth(checker, checker.given_dtypes, checker.eps, primals, seeds)
+    runner = checker.traced_in(checker.given_dtypes)[1]
+    try:
+        program = runner.program(primals, seeds)
+    except RuleError:
+        return
+    if program is None or truth is None:
+        return
+    read = runner.placed(primals, seeds, _jaxpr.run(program, [*primals, *seeds]))
+    held = min(COARSE, 16 * max(float(jnp.finfo(jnp.float32).eps), coarsest_constant(program)))
+    for i in list(precision):
+        expected = truth.expected[i]
+        largest = np.max(np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0)
+        with np.errstate(all="ignore"):
+            formula = np.abs(np.asarray(read[i]) - expected) <= held * largest
+            little = np.abs(calls.first[i] - expected) <= REMARKED * largest
+        if np.all(formula & little):
+            notes.append(f"{precision[i].leaf}: dtype-precision. {precision.pop(i).explanation}")
+
+
 def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:
     """Note where a right rule loses more in a narrower dtype than rounding and autodiff do, or does not run there."""
     problem = checker.problem
@@ -213,12 +248,12 @@ def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:
         runner = checker.traced_in(dtypes)[1]
         try:
             program = runner.program(primals, seeds)
+            if program is None:
+                continue
+            outs = _jaxpr.run(program, [*primals, *seeds], rounded=True)
         except Exception as error:
             notes.append(f"the rule does not run in {name}: {first_line(error)}")
             continue
-        if program is None:
-            continue
-        outs = _jaxpr.run(program, [*primals, *seeds], rounded=True)
         for i, ((path, _, _), out) in enumerate(zip(problem.leaves, runner.placed(primals, seeds, outs))):
             if out is None or np.shape(out) != np.shape(truth.expected[i]):
                 continue

@@ -187,6 +187,20 @@ def drawn_without_structure(probe: Probe) -> Probe:
     return Probe("square matrices of any kind", primals, probe.seeds)
 
 
+def without_symmetry(probe: Probe, rng: np.random.Generator) -> tuple[Probe, list[int]] | None:
+    """The probe with its symmetric matrices moved to some that are none, and the numbers of these; None without any."""
+    symmetric = [
+        k
+        for k, x in enumerate(probe.primals)
+        if is_float(x) and np.ndim(x) >= 2 and x.shape[-1] == x.shape[-2] > 1 and not np.any(x - np.swapaxes(x, -1, -2))
+    ]
+    if not symmetric:
+        return None
+    moved = lambda x: x + 0.3 * _spread(np.abs(x)) * rng.standard_normal(x.shape)
+    primals = [moved(x) if k in symmetric else x for k, x in enumerate(probe.primals)]
+    return Probe("matrices that are not symmetric", primals, probe.seeds), symmetric
+
+
 def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Probe]:
     """The given input first, then random and designed ones. Few for large arguments: memory stays O(size of args)."""
     given = [widen(x) for x in problem.primals]

@@ -154,7 +154,8 @@ class Report:
     """Answer of a check. `ok` says whether the rule may be used; `verdict` and `diagnoses` say why.
 
     Attributes:
-        verdict: "right"; "wrong"; "right up to convention": differs only where the function has a kink, within the
+        verdict: "right": the formula is, and a note says what it loses in the dtype of the arguments, up to a percent;
+            "wrong"; "right up to convention": differs only where the function has a kink, within the
             interval of the one-sided derivatives; "reference imprecise": autodiff in the dtype of the arguments loses
             against float64, the rule does not; "reference undefined": autodiff gives NaN, the rule the limit;
             "undecided": neither proved different nor seen to be equal, and a note says what would decide.

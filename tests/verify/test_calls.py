@@ -136,3 +136,34 @@ def test_a_barrier_around_several_values(args):
         return rule(args, ct)
 
     assert verify.vjp(forward, fenced, args, diagnose=False).verdict == "right"
+
+
+# --- rules that refuse values -----------------------------------------------------------------------------------------
+
+
+def refusing(refuses):
+    """2 ct, by a callback that raises for some cotangents, as a solver does that breaks down."""
+
+    def on_the_host(ct):
+        if refuses(np.asarray(ct)):
+            raise RuntimeError("the solver broke down")
+        return 2 * np.asarray(ct)
+
+    def rule(args, ct):
+        return (jax.pure_callback(on_the_host, jax.ShapeDtypeStruct(ct.shape, ct.dtype), ct, vmap_method="sequential"),)
+
+    return rule
+
+
+def test_a_rule_that_refuses_a_cotangent_is_judged_by_the_others():
+    report = verify.vjp(lambda x: 2 * x, refusing(lambda ct: not np.any(ct)), (jnp.arange(1.0, 4.0),))
+    assert report.verdict == "right"
+    assert any("linearity in the cotangent is not checked" in n and "broke down" in n for n in report.notes), report
+    report = verify.vjp(lambda x: 3 * x, refusing(lambda ct: not np.any(ct)), (jnp.arange(1.0, 4.0),))
+    assert report.verdict == "wrong"
+
+
+def test_a_rule_that_refuses_every_value_is_wrong():
+    report = verify.vjp(lambda x: 2 * x, refusing(lambda ct: True), (jnp.arange(1.0, 4.0),))
+    assert report.verdict == "wrong" and report.diagnoses[0].kind == "wrong-structure"
+    assert "broke down" in report.diagnoses[0].explanation

@@ -159,7 +159,7 @@ def test_a_forward_of_a_bounded_domain_is_asked_at_more_than_the_given_values():
 
 
 def test_elements_that_autodiff_gives_nowhere_are_counted():
-    at_the_border = np.array([0.0, 0.3, 0.0, 2.0], np.float32)
+    at_the_border = np.array([[0.0, 0.3], [0.0, 2.0]], np.float32)  # a triangular matrix keeps its zeros
     rule = lambda args, ct: (0.5 * ct / jnp.sqrt(args[0]),)
     report = verify.vjp(jnp.sqrt, rule, (at_the_border,), diagnose=False)
     assert report.verdict == "reference undefined" and any("in 2 of 4 elements" in note for note in report.notes), (
@@ -179,3 +179,55 @@ def test_the_first_of_ordered_values_moves_too():
     knots = np.array([0.5, 1.0, 2.5, 3.0], np.float32)
     held = lambda args, ct: (jnp.stack([2 * ct[0] * 0.5, *(2 * ct * args[0])[1:]]),)
     assert verify.vjp(lambda x: x * x, held, (knots,), diagnose=False).verdict == "wrong"
+
+
+# --- given values at the border of the forward's domain ---------------------------------------------------------------
+
+AT_THE_BORDER = {
+    "arctanh": (jnp.arctanh, [-1.0, -0.99, 0.1, 0.5, 0.9999], lambda x: 1 / ((1 - x) * (1 + x))),
+    "log": (jnp.log, [0.0, 0.2, 3.0], lambda x: 1 / x),
+    "arcsin": (jnp.arcsin, [0.3, 1.0], lambda x: 1 / jnp.sqrt((1 - x) * (1 + x))),
+    "root": (jnp.sqrt, [0.0, 0.0, 2.0], lambda x: 0.5 / jnp.sqrt(x)),
+}
+
+
+@pytest.mark.parametrize("name", AT_THE_BORDER)
+def test_entries_at_the_border_of_the_domain_are_compared_inside_of_it(name):
+    """A rule is judged where there is a derivative; what it gives at the border itself is its own affair."""
+    forward, values, slope = AT_THE_BORDER[name]
+    x = jnp.asarray(values, jnp.float32)
+    at_the_border = ~np.isfinite(slope(x))
+    judged = lambda rule: verify.vjp(lambda x: forward(x), rule, (x,), diagnose=False)
+    assert judged(lambda args, ct: (ct * slope(args[0]),)).ok
+    assert judged(lambda args, ct: (jnp.where(jnp.isfinite(slope(args[0])), ct * slope(args[0]), 0),)).ok
+    report = judged(lambda args, ct: (ct * slope(args[0]) * jnp.where(at_the_border, 1.01, 1).astype(ct.dtype),))
+    wrong = report.leaves["x"].wrong
+    assert report.verdict == "wrong" and wrong is not None
+    assert np.any(wrong) and not np.any(wrong & ~at_the_border), report
+
+
+# --- symmetric matrices -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_is_right_at_symmetric_matrices_only(key, symmetric):
+    """Such a rule is right on its domain; but one that forgot a transpose must not pass without a word."""
+    a = jax.random.normal(key, (3, 3), jnp.float32) + 3 * jnp.eye(3, dtype=jnp.float32)
+    a = (a + a.T) / 2 if symmetric else a
+    x = jnp.arange(1.0, 4.0, dtype=jnp.float32)
+    inverse = lambda args, ct: -jnp.linalg.inv(args[0]).T @ ct @ jnp.linalg.inv(args[0]).T
+    rules = {
+        "inverse": (jnp.linalg.inv, lambda args, ct: (inverse(args, ct.T).T,), (a,), "a"),
+        "quadratic form": (
+            lambda a, x: x @ a @ x,
+            lambda args, ct: (ct * jnp.outer(args[1], args[1]), 2 * ct * args[0] @ args[1]),
+            (a, x),
+            "x",
+        ),
+    }
+    for forward, rule, args, leaf in rules.values():
+        report = verify.vjp(forward, rule, args, diagnose=False)
+        assert report.verdict == ("right" if symmetric else "wrong")
+        noted = [note for note in report.notes if note.startswith(f"{leaf}: right where a is symmetric, as given")]
+        assert len(noted) == symmetric, report
+    assert not verify.vjp(jnp.linalg.inv, lambda args, ct: (inverse(args, ct),), (a,)).notes

@@ -1,5 +1,7 @@
 """What the checker decides: right rules, wrong rules, kinks, cancellation, precision, bad input."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -245,12 +247,42 @@ def test_values_rounded_by_the_user_and_positions_outside_are_no_mistakes():
     assert verify.vjp(interpolate, rule, (x, jnp.array([2.9, 0.4, 1.2], jnp.float32))).ok
 
 
-def test_precision_is_judged_in_the_dtype_of_the_arguments(dense_args):
+def test_what_a_right_formula_loses_in_a_narrower_dtype_is_a_remark(dense_args):
     def rounded(args, ct):
         return tuple(g.astype(jnp.bfloat16).astype(g.dtype) for g in dense_rule(args, ct))
 
     report = verify.vjp(dense, rounded, dense_args)
-    assert {d.kind for d in report.diagnoses} == {"dtype-precision"}
+    assert report.verdict == "right" and not report.diagnoses
+    assert sum("dtype-precision" in note for note in report.notes) == 3, report.notes
+    assert not verify.vjp(dense, rounded, dense_args, rtol=1e-5, diagnose=False).ok
+
+
+def half_products(args, ct, factor=1.0, half=jnp.float16):
+    x, w, b = args
+    narrow = lambda v: v.astype(half)
+    dx, dw = narrow(ct) @ narrow(w).T, narrow(x).T @ narrow(ct)
+    return dx.astype(x.dtype), factor * dw.astype(w.dtype), ct.sum(0)
+
+
+@pytest.mark.parametrize("half", [jnp.float16, jnp.bfloat16])
+def test_products_in_half_precision_under_float32_arguments(key, half):
+    affine, rule = lambda x, w, b: x @ w + b[None, :], functools.partial(half_products, half=half)
+    keys = jax.random.split(key, 3)
+    args = [jax.random.normal(k, s, jnp.float32) for k, s in zip(keys, [(4, 3), (3, 2), (2,)])]
+    report = verify.vjp(affine, rule, tuple(args))
+    assert report.verdict == "right" and any(note.startswith("w: dtype-precision") for note in report.notes)
+    only_in_float32 = lambda args, ct: rule(args, ct, 1.003 if args[0].dtype == jnp.float32 else 1.0)
+    for wrong in (functools.partial(rule, factor=1.001), functools.partial(rule, factor=-1.0), only_in_float32):
+        report = verify.vjp(affine, wrong, tuple(args), diagnose=False)
+        assert report.verdict == "wrong" and not report.leaves["w"].ok and report.leaves["b"].ok
+
+
+def test_a_gradient_of_which_rounding_leaves_nothing_is_wrong(key):
+    def cancelled(args, ct):
+        return (ct * (2 + ((args[0] + 1e8) - 1e8) - args[0]),)
+
+    report = verify.vjp(lambda x: 2 * x, cancelled, (jax.random.normal(key, (5,), jnp.float32),))
+    assert report.verdict == "wrong" and {d.kind for d in report.diagnoses} == {"dtype-precision"}
 
 
 def test_a_gradient_that_went_through_bfloat16(key):
@@ -258,9 +290,9 @@ def test_a_gradient_that_went_through_bfloat16(key):
     x = (jax.random.normal(key, (7, 3)) * 1e-2 + 1).astype(jnp.float32)
     forward, right = planted.RULES["std"].forward, planted.RULES["std"].rule
     narrowed = lambda args, ct: tuple(g.astype(jnp.bfloat16).astype(g.dtype) for g in right(args, ct))
-    (found,) = verify.vjp(forward, narrowed, (x,)).diagnoses
-    assert found.kind == "dtype-precision" and "only numbers of bfloat16" in found.explanation
-    assert verify.vjp(forward, right, (x,)).ok
+    report = verify.vjp(forward, narrowed, (x,))
+    assert report.ok and any("dtype-precision" in n and "only numbers of bfloat16" in n for n in report.notes)
+    assert not any("dtype-precision" in note for note in verify.vjp(forward, right, (x,)).notes)
     assert verify.vjp(forward, narrowed, (x,), rtol=1e-2).ok
 
 

@@ -1,5 +1,7 @@
 """Ties and kinks: what a convention may be, what it excuses and what it does not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,3 +145,18 @@ def test_where_the_forward_jumps_nothing_is_asked_of_a_rule():
     assert any("gives no number" in note for note in report.notes)
     halved = lambda args, ct: of_full_rank(args, ct, 0.5)
     assert verify.vjp(jnp.linalg.pinv, halved, args, diagnose=False).verdict == "wrong"
+
+
+@pytest.mark.parametrize("small", [2e-4, 1e-6])
+def test_a_tie_behind_a_small_cotangent_is_one_too(small):
+    """What jumps there is less than a step moves what is smooth beside a large entry."""
+    x = jnp.asarray([[0.0, 0.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0]], jnp.float32)
+    ct = jnp.asarray([1.0, small], jnp.float32)
+
+    def first(args, ct, factor=1.0):
+        place = jax.nn.one_hot(args[0].argmax(axis=1), 4, dtype=ct.dtype)
+        return (ct[:, None] * place * jnp.asarray([[1.0], [factor]], ct.dtype),)
+
+    judged = lambda rule: verify.vjp(lambda x: x.max(axis=1), rule, (x,), cotangent=ct, diagnose=False).verdict
+    assert judged(first) == "right up to convention"
+    assert judged(functools.partial(first, factor=1.01)) == "wrong"
