@@ -187,7 +187,7 @@ def fit(
         metrics: name → `(out, targets) -> scalar`, a mean over rows, for example {"accuracy": jb.train.accuracy}.
         how: "delta" (hand-derived backward passes) or "autodiff".
         loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses;
-            a stream is always taken step by step.
+            of a stream, several small batches or, with "steps", one batch at a call.
         mesh: devices to train on. Its axis "data", or its first where none has that name, parts the rows of each
             batch; batch_size is still that of the whole step. Data become whole on every device, except arrays that
             lie on the mesh already. The result is that of one device up to the order in which sums over rows are
@@ -235,8 +235,10 @@ def fit(
         check_batch_size(batch_size, len(x))
     checked = None if validation is None else check_data(validation, "validation")
     if stream and loop == "scan":
-        raise ValueError('fit: a stream is taken step by step. Leave loop="auto".')
-    loop = "fed" if stream else choose_loop(network, how) if loop == "auto" else loop
+        raise ValueError('fit: batches of a stream come from outside of the program. Leave loop="auto".')
+    loop = choose_loop(network, how) if loop == "auto" else loop
+    if stream:
+        loop = "fed" if loop == "scan" else "fed singly"
     optimizer = prepared(masked(optimizer, params, trainable), "fit")
     params, state = placement.on_own_mesh((params, state))
     network_params = trained(params)

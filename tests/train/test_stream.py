@@ -161,7 +161,8 @@ def test_batches_are_read_while_steps_run_and_never_many_more():
 
     def batches():
         for i in range(6):
-            yield lambda i=i: read.append(i) or i
+            read.append(i)
+            yield i
 
     ahead = read_ahead(batches(), lambda batch: placed.set() or batch)
     assert next(ahead) == 0
@@ -196,7 +197,7 @@ def test_what_a_loader_raises_comes_out_and_bad_streams_are_refused(problem, key
         (ValueError, "a stream without a batch", iter([]), {"steps_per_epoch": 1}),
         (ValueError, "ended before the 9 batches", iter(good), {"steps_per_epoch": 9}),
         (ValueError, "steps_per_epoch is for batches", data, {"steps_per_epoch": 2}),
-        (ValueError, "taken step by step", good, {"loop": "scan"}),
+        (ValueError, "come from outside of the program", good, {"loop": "scan"}),
         (ValueError, "steps_per_epoch must be at least 1", good, {"steps_per_epoch": 0}),
         (TypeError, "data must be a pair", {"x": 1}, {}),
         (TypeError, "a batch of data must be a pair", iter([(1, 2, 3)]), {"steps_per_epoch": 1}),
