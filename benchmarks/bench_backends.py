@@ -139,7 +139,7 @@ def programs_to_compile(scale: str):
     from jaxbias import losses, value_and_grad
     from jaxbias.layers import attention, conv, layer_norm, max_pool, relu, reshape
 
-    n, width, size = (32, 128, 8) if scale == "tiny" else (1024, 4096, 32)
+    n, width, size = (8, 128, 8) if scale == "tiny" else (1024, 4096, 32)
     programs: dict[str, tuple[Any, tuple[Any, ...], tuple[bool, ...]]] = {}
     shape: Any = lambda *s: jax.ShapeDtypeStruct(s, jnp.bfloat16)
     params, x = Params(shape(width, width), shape(width)), shape(n, width)

@@ -54,18 +54,21 @@ def test_collectives_products_and_transfers_are_read_from_the_program():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the extra gpu-compile is missing")
 @pytest.mark.parametrize(
-    ("only", "leaves", "products", "entries"),
+    ("only", "leaves", "products", "entries", "epilogue"),
     [
-        ("dense + GELU, bias", 2, 3, 128 * 128 + 128),
-        ("dense + tanh, bias", 2, 3, 128 * 128 + 128),
-        ("dense + GELU, no bias", 1, 3, 128 * 128),
-        ("training step, two layers, Adam", 4, 5, 128 * 128 + 128 + 128 * 10 + 10),
+        # tanh is all that its backward keeps. GELU's wants what comes before it, so GELU is a loop of its own. Where
+        # params are rounded to bfloat16 inside of the step, XLA adds the bias in a loop: no claim about that.
+        ("dense + tanh, bias", 2, 3, 4096 * 4096 + 4096, (1, 1)),
+        ("dense + GELU, bias", 2, 3, 4096 * 4096 + 4096, (1, 0)),
+        ("dense + GELU, no bias", 1, 3, 4096 * 4096, (0, 0)),
+        ("training step, two layers, Adam", 4, 5, 4096 * 4096 + 4096 + 4096 * 10 + 10, None),
     ],
 )
-def test_what_must_hold_of_programs_for_gpus(only, leaves, products, entries):
+def test_what_must_hold_of_programs_for_gpus(only, leaves, products, entries, epilogue):
+    """1,024 rows, 4,096 wide; on smaller parts of it XLA sums a product in pieces, which have no epilogue."""
     for gpus in (1, 8):
         target = Target("H100", "", gpus)
-        job = {"target": target, "scale": "tiny", "only": only}
+        job = {"target": target, "scale": "quick", "only": only}
         (answer,) = in_process("benchmarks.bench_backends", job, env=target.environment)
         assert answer.get("status", "ok") == "ok", answer
         assert answer["kinds"].keys() <= {"all-reduce"} and answer["collectives"] <= (leaves + 1) * (gpus > 1), answer
@@ -73,7 +76,5 @@ def test_what_must_hold_of_programs_for_gpus(only, leaves, products, entries):
         assert answer["summed_bytes"] == 0 if gpus == 1 else 2 * entries <= answer["summed_bytes"] <= 4 * entries + 4
         assert answer["transfers"] == 0 and answer["products"] == products, answer
         assert all(name.startswith(("__cublas", "__cudnn", "__triton")) for name in answer["custom_calls"]), answer
-        assert (answer["products_with_bias"] > 0) == ("no bias" not in only), answer
-        # Where the output is what backward keeps. GELU's backward wants what comes before it: the product gives that,
-        # and GELU is a loop of its own.
-        assert answer["products_with_activation"] == ("tanh" in only), answer
+        if gpus == 1 and epilogue is not None:
+            assert (answer["products_with_bias"], answer["products_with_activation"]) == epilogue, answer
