@@ -32,7 +32,7 @@ from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_di
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
-from jaxbias.train._processes import SharedStore, all_arrive, broadcast
+from jaxbias.train._processes import SharedStore, all_arrive, broadcast, while_all_are_here
 from jaxbias.train._program import Carry, Program
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key
 from jaxbias.train._stream import stream_of
@@ -112,6 +112,12 @@ def _device(params: Tree) -> Any:
     leaves = jax.tree.leaves(params)
     devices = leaves[0].devices() if leaves and isinstance(leaves[0], jax.Array) else jax.devices()
     return next(iter(devices))
+
+
+def _remedy(store: SharedStore | None) -> str:
+    """For a process that others have left."""
+    goes_on = "" if store is None else f": training goes on from the newest checkpoint in {store.directory}"
+    return f"Start all again{goes_on}."
 
 
 def _saved(store: SharedStore, epoch: int, carry: Carry, seen: bytes, unsaved: str) -> str:
@@ -208,6 +214,7 @@ def fit(
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
             unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
         TimeoutError: another process did not call `fit` in time.
+        ConnectionError: another process ended while this one trained. Start all again.
         MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
 
     Warns:
@@ -268,6 +275,7 @@ def fit(
 
     with ExitStack() as held:
         store, done, save_every = None, 0, epochs
+        held.enter_context(while_all_are_here(lambda: f"after epoch {done} of {epochs}. {_remedy(store)}"))
         if checkpoint is not None:
             checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
             save_every = checkpoint.every

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import jaxbias as jb
-from jaxbias.train._stream import AHEAD, read_ahead
+from jaxbias.train._stream import AHEAD, read_ahead, together
+from tests.peers import torch_or_skip
 
 NETWORK = jb.chain(jb.layers.dense.layer(5), jb.layers.tanh, jb.layers.dense.layer(2))
 LOSS = jb.losses.mean_squared_error
@@ -206,8 +207,45 @@ def test_what_a_loader_raises_comes_out_and_bad_streams_are_refused(problem, key
             fit(params, stream, key, **changes)
 
 
+def test_a_last_chunk_with_fewer_batches_trains_on_each_of_them_once(problem, key, tmp_path):
+    """Nine steps: a chunk of five batches, and one of four that is filled up."""
+    params, data = problem
+    files = mapped(data, tmp_path)
+    pairs = [tuple(a[i : i + 2] for a in data) for i in range(0, ROWS, 2)]
+    assert together(pairs[0], 2, 9) == 5 and together(pairs[0], 2, 8) == 8 and together(pairs[0], 2**20, 9) == 1
+    arguments = {"batch_size": 2, "checkpoint": tmp_path / "run"}
+    at_rest = fit(params, data, key, batch_size=2, loop="steps")
+    fit(params, files, key, epochs=1, **arguments)
+    resumed = fit(params, files, key, **arguments)
+    assert resumed.resumed == 1 and resumed.history["step_loss"].shape == (EPOCHS, 9) and same(resumed, at_rest)
+    singly = fit(params, files, key, batch_size=2, loop="steps")
+    assert same(singly, at_rest)
+    wanted, losses = by_hand(params, pairs * EPOCHS)
+    fitted = fit(params, pairs, key, batch_size=2)
+    np.testing.assert_allclose(fitted.history["step_loss"].ravel(), losses, rtol=1e-12)
+    for got, want in zip(jax.tree.leaves(fitted.params), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
+    with pytest.raises(ValueError, match="another run: loop"):
+        fit(params, files, key, loop="steps", **arguments)
+
+
+def test_a_language_model_from_a_stream_is_that_from_arrays(key, tmp_path):
+    L = jb.layers
+    mix = jb.residual(jb.chain(L.layer_norm.layer(), L.attention.layer(2, 3, causal=True)))
+    network = jb.chain(L.embedding.layer(7, 6), L.positions.layer(4), mix, L.dense.layer(7))
+    ids = np.random.default_rng(0).integers(0, 7, (ROWS, 5)).astype(np.int32)
+    data = ids[:, :-1], ids[:, 1:]
+    arguments = {"epochs": 2, "batch_size": 2, "key": key, "metrics": {"accuracy": jb.train.accuracy}}
+    params = network.init(jax.random.key(1), data[0][:1])
+    trained = lambda given, **how: jb.train.fit(
+        network, jb.losses.cross_entropy, params, given, optax.adam(1e-2), **arguments, **how
+    )
+    at_rest = trained(data, loop="steps")
+    assert same(trained(mapped(data, tmp_path)), at_rest) and at_rest.history["step_loss"].shape == (2, 9)
+
+
 def test_loaders_of_pytorch(problem, key):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     params, data = problem
     rows = torch.utils.data.TensorDataset(*(torch.from_numpy(array.copy()) for array in data))
     loader = lambda: torch.utils.data.DataLoader(
