@@ -62,7 +62,7 @@ def seconds_per_step(network, params, data, how, loop, epochs, *, batch=BATCH, *
 
 
 def run(setting: Setting) -> Iterator[list[Record]]:
-    rows, epochs, repeats = {"tiny": (128, 2, 1), "quick": (1437, 5, 5), "full": (1437, 10, 11)}[setting.scale]
+    rows, epochs, repeats = {"tiny": (128, 2, 1), "quick": (1437, 10, 5), "full": (1437, 30, 9)}[setting.scale]
     names = {"tiny": ["two units"], "quick": ["dense", "conv"], "full": list(NETS)}[setting.scale]
     generator = np.random.default_rng(0)
     for name in names:

@@ -21,7 +21,8 @@ from benchmarks.record import Record, note_of
 
 COMPILED = "compiled, not run"
 _FOR_TPU = {
-    # the compiler is used alone: no metadata server, no device to look for
+    # the compiler is used alone: no metadata server, no device to look for, none that two processes could not share
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",

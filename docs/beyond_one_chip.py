@@ -36,7 +36,7 @@ On a ring of n devices each sends, for arrays of B bytes,
 
 and no other way sends less. So, with d devices along "data", m along "model" and r rows on each,
 
-- **rows**: params whole on every device, an all-reduce of the gradient: 2 (n − 1)/n · 2 bytes · entries, for a dense
+- **rows**: params whole on every device, an all-reduce of the gradient: 2 (n − 1)/n · 2 bytes · entries, of a dense
   layer {width} wide, GELU and ten outputs;
 - **rows and roles**: two residual blocks (norm, {width} → {wide} → {width}, GELU between) and ten outputs, cut by
   `jb.shardings` over m = {model} devices. Each block sums twice over "model", its output and the error signal that it
@@ -48,9 +48,10 @@ afterwards, so it sends twice that; XLA for TPUs sums in bfloat16.
 
 "Of the step, work" sets the work beside what is sent, at the full rates of the data sheets: work is the compiler's
 count of operations or of memory traffic, whichever takes longer (for GPUs, whose compiler counts neither, the
-operations of the products), and links carry what is sent. The first figure is work / (work + links), where a step waits
-for its sums; the second is work / max(work, links), where all of them pass while it works. It is the weak-scaling
-efficiency that remains if chip and links keep what their data sheets say: an estimate, no measurement.
+operations of the products, so their share is a lower bound), and links carry what is sent. The first figure is
+work / (work + links), where a step waits for its sums; the second is work / max(work, links), where all of them pass
+while it works. It is the weak-scaling efficiency that remains if chip and links keep what their data sheets say: an
+estimate, no measurement.
 """
 
 SHEET = """
@@ -87,8 +88,8 @@ def _compiled(records: Sequence[Record]) -> str:
         if (chip := r.case.split()[1]) in CHIPS:
             work, links = step_of(r, chip)
             share = f"{100 * work / (work + links):.0f} to {100 * work / max(work, links):.0f} %"
-        sums = "; ".join(f"{count} over {kind.split()[-1]}" for kind, (count, _) in r.extra["groups"].items())
-        others = {kind for kind in r.extra["kinds"] if kind != "all-reduce"}
+        sums = "; ".join(f"{count} over {kind.split()[-1]}" for kind, (count, _) in r.extra.get("groups", {}).items())
+        others = {kind for kind in r.extra.get("kinds", {}) if kind != "all-reduce"}
         formula, sent = r.extra["formula_bytes"], r.extra["sent_bytes"]
         operations = r.flops or r.extra["products_flops"]
         rows.append(

@@ -161,6 +161,7 @@ class Loader:
             raise ValueError(
                 "fit: data is a stream that does not say how many batches it has (it has no len). Pass steps_per_epoch."
             ) from None
+        self._tell(0)  # it may have been gone through before
         self._iterator = iter(loader)
         batch = next(self._iterator, _END)
         if batch is _END:
@@ -208,12 +209,15 @@ class Loader:
 
     def _batches(self, epoch: int) -> Iterator[tuple[Any, Any]]:
         if not self._goes_on and not self._peeked:
-            for part in self._numbered:
-                part.set_epoch(epoch)
+            self._tell(epoch)
             self._iterator = iter(self._loader)
         for _ in range(self.steps - 1):
             yield self._read()
         yield self._read() if self._goes_on else self._read_last()
+
+    def _tell(self, epoch: int) -> None:
+        for part in () if self._goes_on else self._numbered:
+            part.set_epoch(epoch)
 
     @property
     def _numbered(self) -> list[Any]:

@@ -5,9 +5,10 @@ import importlib.util
 import pytest
 
 from benchmarks import bench_weak_scaling as suite
-from benchmarks.compiled import Collective, Target, collectives_of, facts_of
+from benchmarks.compiled import COMPILED, Collective, Target, collectives_of, facts_of
 from benchmarks.peers import in_process
 from benchmarks.record import Record
+from docs import beyond_one_chip
 
 TEXT = """
 ENTRY main {
@@ -58,6 +59,16 @@ def test_work_and_links_are_set_beside_each_other_by_the_data_sheet():
     assert suite.step_of(tpu, "v5e") == (2.0, 1.0)
     gpu = Record("weak_scaling", "16 H100", "rows", {"chips": 16}, extra=facts)
     assert suite.step_of(gpu, "H100") == (1.0, 0.5)
+
+
+def test_the_page_is_what_the_results_say():
+    records = beyond_one_chip.stored()
+    page = beyond_one_chip.PAGE.read_text(encoding="utf-8")
+    assert page == beyond_one_chip.render(records), "python -m docs.beyond_one_chip writes it"
+    figures = [line for line in page.splitlines() if line.endswith(f"{COMPILED} |")]
+    compiled = [r for r in records if r.suite == suite.SUITE and r.measured == COMPILED and r.status == "ok"]
+    assert len(figures) == len(compiled) > 0
+    assert all(r.extra["kinds"].keys() == {"all-reduce"} for r in compiled if r.extra["collectives"])
 
 
 def compiled(target, width=64):

@@ -134,6 +134,8 @@ def test_batches_of_a_loader_are_taken_as_they_come(problem, key):
         np.testing.assert_allclose(fitted.history["step_loss"].ravel(), losses, rtol=1e-12)
         for got, want in zip(jax.tree.leaves(fitted.params), jax.tree.leaves(params_wanted), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
+    loader = Reshuffled(data)
+    assert same(fit(params, loader, key), fit(params, loader, key))  # that it was gone through before does not matter
     again = fit(params, batches_of(data) * 1, key)  # a list is gone through once an epoch, in its order
     np.testing.assert_allclose(again.history["step_loss"].ravel(), by_hand(params, batches_of(data) * EPOCHS)[1])
 
