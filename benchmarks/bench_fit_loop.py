@@ -83,8 +83,9 @@ def run(setting: Setting) -> Iterator[list[Record]]:
 class _Loader:
     """The rows that `fit` draws from arrays, as the batches of a loader."""
 
-    def __init__(self, data, batch):
+    def __init__(self, data, batch, epochs):
         self.data, self.batch, self.epoch = data, batch, 0
+        self.orders = [np.asarray(epoch_order(jax.random.key(KEY), i, len(data[0]), batch)) for i in range(epochs)]
 
     def __len__(self):
         return len(self.data[0]) // self.batch
@@ -93,7 +94,7 @@ class _Loader:
         self.epoch = epoch
 
     def __iter__(self):
-        for rows in np.asarray(epoch_order(jax.random.key(KEY), self.epoch, len(self.data[0]), self.batch)):
+        for rows in self.orders[self.epoch]:
             yield tuple(array[rows] for array in self.data)
 
 
@@ -106,7 +107,7 @@ def _compare(case, network, data, how, batch, epochs, repeats) -> list[Record]:
     with tempfile.TemporaryDirectory() as directory:
         np.savez(f"{directory}/rows.npz", x=data[0], y=data[1])
         rows = jb.data.mapped(f"{directory}/rows.npz")
-        given = {"stream": (rows["x"], rows["y"]), "loader": _Loader(data, batch)}
+        given = {"stream": (rows["x"], rows["y"]), "loader": _Loader(data, batch, epochs)}
         for _ in range(repeats):
             for way in ways:
                 loop = "auto" if way in given else way

@@ -234,7 +234,7 @@ def fit(
     placement.check_batch_size(batch_size)
     if placement.processes > 1:
         all_arrive(wait_s)
-    order = lambda epoch, rows: row_order(key, epoch, rows, batch_size)
+    order = jax.jit(lambda epoch, rows: row_order(key, epoch, rows, batch_size), static_argnums=1)
     stream = stream_of(data, batch_size, steps_per_epoch, order, placement.rows_here(batch_size))
     x, targets = stream.first if stream else check_data(data, "data")
     check_dtype(trained(params), x)
