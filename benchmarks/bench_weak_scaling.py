@@ -35,7 +35,7 @@ SUITE = "weak_scaling"
 TOPOLOGIES = {
     "tiny": [],
     "quick": ["v5e:2x2"],
-    "full": ["v5e:2x2", "v5e:8x8", "v5e:16x16", "v5p:2x2x1", "v5p:8x8x16"],
+    "full": ["v5e:2x2", "v5e:8x8", "v5e:16x16", "v5p:8x8x16"],
 }
 GPUS = {"tiny": [], "quick": [8], "full": [8, 16]}
 CPUS = {"tiny": [4], "quick": [8], "full": [8]}

@@ -22,7 +22,7 @@ from jaxbias.train._data import check_count, check_data
 AHEAD = 2
 """Chunks that are read, and calls that are begun, before they are needed."""
 
-TOGETHER, CHUNK_BYTES = 8, 2**22
+TOGETHER, CHUNK_BYTES = 16, 2**22
 """Batches of a chunk: so many, or fewer where they have more bytes than that."""
 
 T = TypeVar("T")
