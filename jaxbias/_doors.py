@@ -120,6 +120,12 @@ def check_number(value: Any, function: str, argument: str) -> None:
         raise TypeError(f"{function}: {argument} must be a number, got {describe(value)}.")
 
 
+def check_flag(value: Any, function: str, argument: str) -> None:
+    """Raise a TypeError unless value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: {argument} must be True or False, got {describe(value)}.")
+
+
 def check_key(key: Any, function: str) -> None:
     """Raise a TypeError unless key is a JAX key, of the new or the old kind."""
     is_key = hasattr(key, "dtype") and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)

@@ -45,10 +45,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _files
+from jaxbias._doors import describe
 from jaxbias.foreign.traced import split_params
 from jaxbias.layouts import Arrays, Layout
 from jaxbias.leaves import get_weights, named_parameters, set_weights
-from jaxbias.params import Layer, SomeTree, Tree, map_layers
+from jaxbias.params import Layer, SomeTree, Tree, as_layer, map_layers
 
 SomeState = TypeVar("SomeState")
 """The tree of a network's state; it comes out with the type that it went in with."""
@@ -71,13 +72,22 @@ def save(path: str | Path, params: Tree, *, metadata: Mapping[str, str] | None =
         metadata: texts by name, for readers of the file: `safetensors.safe_open(path, "numpy").metadata()`.
 
     Raises:
-        ValueError: nothing can be written at that path.
+        TypeError: a leaf of a dtype that `load` does not read, such as complex64 or a key.
+        ValueError: nothing can be written at that path, no array in params, or two under one path.
     """
     import safetensors.numpy
 
     path = _files.check_writable(path, "io.save")
     split = split_params(params)
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in zip(split.paths, split.leaves)}
+    arrays: dict[str, np.ndarray] = {}
+    for name, leaf in zip(split.paths, split.leaves):
+        if name in arrays:
+            raise ValueError(f"io.save: two leaves of params are called {name}, with a dot in a key. Rename one.")
+        if getattr(leaf, "dtype", None) not in map(np.dtype, _DTYPES.values()):
+            raise TypeError(f"io.save: {name} is {describe(leaf)}, which a safetensors file does not hold for `load`.")
+        arrays[name] = np.ascontiguousarray(leaf)
+    if not arrays:
+        raise ValueError(f"io.save: there is no array in params, which is {describe(params)}.")
     _files.write(path, safetensors.numpy.save(arrays, metadata={**(metadata or {}), "format": "jaxbias"}))
 
 
@@ -109,6 +119,8 @@ def load(
     """
     import safetensors
 
+    if network is not None:
+        as_layer(network, "io.load")
     if source not in (None, "jaxbias", "pytorch"):
         raise ValueError(f'io.load: source must be "jaxbias" or "pytorch", got {source!r}.')
     path = Path(path)
@@ -119,6 +131,9 @@ def load(
         entries = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
         raise ValueError(f"io.load: {path} is damaged or not a safetensors file ({error}).") from None
+    for name, entry in entries.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"io.load: {path}: {name} has the dtype {entry['dtype']}. Known: {', '.join(_DTYPES)}.")
     arrays = {
         name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
         for name, entry in entries.items()
@@ -155,7 +170,7 @@ def _fill(like: Tree, arrays: Mapping[str, np.ndarray], where: str) -> Tree:
     if unknown := [name for name in arrays if name not in named]:
         raise ValueError(f"{where} holds another network: params has no {', '.join(unknown)}.")
     for name, leaf in named.items():
-        if arrays[name].shape != leaf.shape:
+        if arrays[name].shape != np.shape(leaf):
             raise ValueError(
                 f"{where} holds another network: {name} has shape {arrays[name].shape} there and {leaf.shape} in "
                 f"params."
@@ -308,6 +323,7 @@ def _by_layer(
 
     Where there is a state, the leaves of it that the other library keeps among its arrays stand among them.
     """
+    as_layer(network, function)
     layers = []
     named, of_state = named_parameters(params), named_parameters(state)
 

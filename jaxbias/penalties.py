@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxbias._doors import check_number, describe
 from jaxbias._numerics import accumulation_dtype, widen
 from jaxbias._trees import path_name
 from jaxbias.params import Tree
@@ -42,6 +43,7 @@ def l2(strength: float, *, biases: bool = False, roles: Tree = None) -> Penalty:
             field is named `weight` (and `bias`), which counts the scale of a norm among the weights.
 
     Raises:
+        TypeError: λ is no number.
         ValueError: a negative λ.
     """
     return _penalty("l2", strength, jnp.square, lambda w: 2 * w, biases, roles)
@@ -60,6 +62,7 @@ def _penalty(
     biases: bool,
     roles: Tree,
 ) -> Penalty:
+    check_number(strength, f"penalties.{name}", "strength")
     if not strength >= 0:
         raise ValueError(f"penalties.{name}: strength must be 0 or more, got {strength}.")
     counted = {"weight", "bias"} if biases else {"weight"}
@@ -88,7 +91,14 @@ def add(value_and_grad: SomeFunction, *penalties: Penalty) -> SomeFunction:
 
     Args:
         value_and_grad: from `jb.value_and_grad` or `jax.value_and_grad`, without aux.
+
+    Raises:
+        TypeError: what is no `Penalty`.
     """
+
+    for penalty in penalties:
+        if not isinstance(penalty, Penalty):
+            raise TypeError(f"penalties.add: a penalty is what l2(1e-4) or l1(1e-4) returns, got {describe(penalty)}.")
 
     def penalised(params, *args, **kwargs):
         loss, grads = value_and_grad(params, *args, **kwargs)

@@ -465,10 +465,24 @@ BAD_NPZ = [
 
 
 @pytest.mark.parametrize(("arrays", "match"), BAD_NPZ)
-def test_bad_npz(tmp_path, arrays, match):
+def test_bad_npz_arrays(tmp_path, arrays, match):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=match):
         data.load(tmp_path / "a.npz")
+
+
+def test_a_file_that_is_no_npz(tmp_path):
+    np.savez(tmp_path / "whole.npz", x=np.ones((20, 2)), y=np.arange(20) % 2)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "text.npz").write_text("a,b\n1,2\n")
+    (tmp_path / "damaged.npz").write_bytes(whole.replace(b"\x3f" * 1, b"\x41"))
+    np.save(tmp_path / "one.npy", np.ones((20, 2)))
+    (tmp_path / "one.npz").write_bytes((tmp_path / "one.npy").read_bytes())
+    for name in ("cut", "empty", "text", "damaged", "one"):
+        with pytest.raises(ValueError, match=f"{name}.npz cannot be read as .npz"):
+            data.load(tmp_path / f"{name}.npz")
 
 
 def test_files_that_are_not_there_or_not_ours(tmp_path):

@@ -15,7 +15,6 @@ import pytest
 import jaxbias as jb
 from jaxbias.layers import (
     activations,
-    attention,
     avg_pool,
     batch_norm,
     bias_neuron,
@@ -29,7 +28,6 @@ from jaxbias.layers import (
     group_norm,
     layer_norm,
     max_pool,
-    positions,
     relu,
     reshape,
     rms_norm,
@@ -38,6 +36,7 @@ from jaxbias.layers import (
 )
 from jaxbias.losses import binary_cross_entropy, cross_entropy, half_squared_error, hinge, huber, mean_squared_error
 from jaxbias.params import Params, init_state, run_forward
+from jaxbias.selfcheck.derivations import layer_derivations
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -97,6 +96,11 @@ def square_loss(params, example):
     return jnp.sum(params["w"] * example)
 
 
+def affine(params, x):
+    return jnp.tanh(x @ params["w"] + params["b"][None])
+
+
+AFFINE = {"w": floats(3, 2), "b": floats(2)}
 PARAMS = params_of(NETWORK, floats(3, 5))
 DENSE = Params(floats(5, 2), floats(2))
 IMAGE = floats(6, 5, 3)
@@ -692,6 +696,92 @@ WRONG_CALLS = rows(
         lambda: jb.delta_histograms(square_loss, 3, 1),
         (ValueError, "highest must be a whole number of at least 4, got the int 1"),
     ),
+    # numbers that are none, and answers that nobody would see
+    (
+        "clipped_grad with NaN for a norm",
+        lambda: jb.clipped_grad(square_loss, l2_clip_norm=np.nan),
+        (ValueError, "l2_clip_norm must be 0 or larger, got nan"),
+    ),
+    (
+        "assert_vjp with any tolerance",
+        lambda: jb.verify.assert_vjp(jnp.sin, lambda args, ct: (ct,), (floats(3),), rtol=np.inf),
+        (ValueError, "rtol must be finite and not negative, got inf"),
+    ),
+    (
+        "drop_bias of a weight",
+        lambda: jb.surgery.drop_bias(affine, AFFINE, floats(4, 3), bias="w"),
+        (ValueError, "w is no bias but weight; the biases are b"),
+    ),
+    (
+        "add_bias of other rows",
+        lambda: jb.surgery.add_bias(floats(4, 2), floats(5, 3)),
+        (ValueError, r"rows of x \(5, 3\) do not fit a weight of shape \(4, 2\)"),
+    ),
+    (
+        "roles with a role misspelt",
+        lambda: jb.roles(affine, AFFINE, floats(4, 3), unused="bais"),
+        (ValueError, 'unused must be "error" or a role', "got 'bais'"),
+    ),
+    (
+        "labels of a number",
+        lambda: jb.labels(jb.roles(affine, AFFINE, floats(4, 3)), muon=3),
+        (TypeError, "labels: muon must be a role or several, got the int 3"),
+    ),
+    ("a penalty of text", lambda: jb.penalties.l2("0.1"), (TypeError, "strength must be a number, got the str '0.1'")),
+    (
+        "a penalty that is a number",
+        lambda: jb.penalties.add(jb.value_and_grad(NETWORK, mean_squared_error), 0.1),
+        (TypeError, r"a penalty is what l2\(1e-4\) or l1\(1e-4\) returns, got the float 0\.1"),
+    ),
+    (
+        "normal of a negative width",
+        lambda: jb.initializers.normal(-1.0),
+        (ValueError, "at least 0, got -1"),
+    ),
+    ("normal of NaN", lambda: jb.initializers.normal(np.nan), (ValueError, "std must be at least 0, got nan")),
+    ("elu of NaN", lambda: activations.make_elu(np.nan), (ValueError, "alpha must be at least 0, got nan")),
+    (
+        "use_bias as text",
+        lambda: dense.layer(3, use_bias="no").init(KEY, floats(4, 3)),
+        (TypeError, "dense: use_bias must be True or False, got the str 'no'"),
+    ),
+    (
+        "an initializer of another shape",
+        lambda: dense.layer(2, weight_init=lambda key, shape, dtype: jnp.ones(2, dtype)).init(KEY, floats(4, 3)),
+        (ValueError, r"dense: weight_init must return a float64 array of shape \(3, 2\), got a float64 array of shape"),
+    ),
+    (
+        "an initializer of whole numbers",
+        lambda: dense.layer(2, bias_init=lambda key, shape, dtype: jnp.ones(shape, int)).init(KEY, floats(4, 3)),
+        (ValueError, r"dense: bias_init must return a float64 array of shape \(2,\), got an int64 array"),
+    ),
+    ("digits of another form", lambda: jb.data.digits(form="row"), (ValueError, "flat, image, sequence, got 'row'")),
+    ("a mapped file that is none", lambda: jb.data.mapped("no.npz"), (FileNotFoundError, r"there is no file no\.npz")),
+    (
+        "save without an array",
+        lambda: jb.io.save("params.safetensors", None),
+        (ValueError, "io.save: there is no array in params, which is None"),
+    ),
+    (
+        "save of complex numbers",
+        lambda: jb.io.save("params.safetensors", {"a": np.ones(3, np.complex64)}),
+        (TypeError, r"a is a complex64 array of shape \(3,\), which a safetensors file does not hold"),
+    ),
+    (
+        "save of a key",
+        lambda: jb.io.save("params.safetensors", {"k": KEY}),
+        (TypeError, r"k is a key<fry> array of shape \(\), which a safetensors file does not hold"),
+    ),
+    (
+        "save of two leaves under one path",
+        lambda: jb.io.save("params.safetensors", {"a.b": floats(2), "a": {"b": floats(3)}}),
+        (ValueError, "two leaves of params are called a.b"),
+    ),
+    (
+        "to_pytorch with arguments exchanged",
+        lambda: jb.io.to_pytorch(PARAMS, NETWORK),
+        (TypeError, "io.to_pytorch: a tuple of 3 is no layer"),
+    ),
 )
 
 
@@ -708,12 +798,8 @@ def test_a_wrong_call_gets_one_clear_line(call, error, pieces):
 
 # --- δ into every backward --------------------------------------------------------------------------------------------
 
-MODULES = (
-    *(activations, avg_pool, batch_norm, bias_neuron, bilinear, conv, conv_transpose, dense, dropout, embedding),
-    *(global_avg_pool, group_norm, layer_norm, max_pool, reshape, rms_norm, rnn),
-    *(attention, positions),
-)
-DERIVATIONS = [derivation for module in MODULES for derivation in module.DERIVATIONS]
+A_SCALAR = "linear_cross_entropy"  # its δ is one number
+DERIVATIONS = [derivation for name, derivation in layer_derivations().items() if name != A_SCALAR]
 LAYERS = {derivation.name: derivation.examples[0] for derivation in DERIVATIONS} | {
     f"{derivation.name}, {example.label}": example
     for derivation in DERIVATIONS
@@ -760,7 +846,8 @@ def test_a_wrong_delta_is_refused_by_every_backward(name):
             backward_of(LAYERS[name], np.float32, delta_of)
         message = str(raised.value)
         assert re.search(words, message), (kind, message)
-        assert re.match(rf"{layer_name}\.(inference_)?backward: ", message), (kind, message)
+        inside = {"weight_norm": "dense", "spectral_norm": "dense"}.get(layer_name, layer_name)  # whose δ it is
+        assert re.match(rf"{inside}\.(inference_)?backward: ", message), (kind, message)
         assert "\n" not in message
 
 
@@ -773,8 +860,18 @@ def test_a_delta_of_numpy_or_of_another_float_is_taken(name):
                 LAYERS[name], np.float32, lambda out, dtype=dtype: np.ones(out.shape, dtype)
             )
         assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
-        x = example_input(LAYERS[name], np.float32)
-        assert delta_x is None or jax.tree.map(jnp.shape, delta_x) == jax.tree.map(jnp.shape, x)
+        x = jax.tree.leaves(example_input(LAYERS[name], np.float32))
+        assert [given.shape for given in jax.tree.leaves(delta_x)] in (
+            [],
+            [x_.shape for x_ in x if x_.dtype.kind == "f"],
+        )
+
+
+@pytest.mark.parametrize("delta", [np.ones(3, np.float32), np.ones((1, 1), np.float32), np.int32(1), [1.0], None])
+def test_the_delta_of_a_loss_with_params_is_one_number(delta):
+    example = layer_derivations()[A_SCALAR].examples[0]
+    with pytest.raises((TypeError, ValueError), match=r"linear_cross_entropy\.backward: delta"):
+        backward_of(example, np.float32, lambda out: delta)
 
 
 def test_a_concatenation_refuses_a_delta_of_another_width():

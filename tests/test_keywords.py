@@ -209,7 +209,7 @@ def test_a_door_of_the_checker_shows_its_options_and_names_itself():
     assert keyword_only(jb.verify.layer) == options | {"state"}
     with pytest.raises(TypeError, match=r"layer\(\) got an unexpected keyword argument 'sekonds'"):
         jb.verify.layer(tanh, (), X, sekonds=1)  # pyright: ignore[reportCallIssue]
-    with pytest.raises(ValueError, match=r"^verify\.layer: rtol must not be negative"):
+    with pytest.raises(ValueError, match=r"^verify\.layer: rtol must be finite and not negative"):
         jb.verify.layer(tanh, (), X, rtol=-1)
     with pytest.raises(TypeError, match=r"^verify\.assert_vjp: rule must be a function"):
         jb.verify.assert_vjp(jnp.sin, None, (X,))  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxbias import _files
 from jaxbias._derive import derive
 from jaxbias.app.verify_command import load, said
 
@@ -30,7 +31,13 @@ def run(target: str, *, shapes: str, argnums: str, keep: str, style: str, out: P
     if not callable(function):
         raise ValueError(f"derive: {target} is no function.")
     args = arguments(function, shapes)
+    if not all(part.strip().isdecimal() for part in filter(None, argnums.split(","))):
+        raise ValueError(
+            f"derive: --argnums must be places of arguments, counted from 0, such as 0,2; got {argnums!r}."
+        )
     chosen = [int(part) for part in argnums.split(",")] if argnums else None
+    if out is not None:
+        _files.check_writable(out, "derive: --out")
     try:
         derived = derive(function, args, argnums=chosen, keep=keep, style=style)
     except (ValueError, TypeError) as error:

@@ -32,10 +32,9 @@ ACTIVATIONS = tuple(sorted(name for name, value in vars(layers).items() if isins
 
 
 def _sizes(text: str) -> list[int]:
-    sizes = [int(part) for part in text.split("x")]
-    if min(sizes) < 1:
-        raise ValueError(text)
-    return sizes
+    if not all(part.isdecimal() and int(part) for part in text.split("x")):
+        raise ValueError(f"{text!r} is no size: whole numbers of at least 1, with an x between them")
+    return [int(part) for part in text.split("x")]
 
 
 def _conv(size: str, **options: Any) -> Layer:

@@ -3,9 +3,10 @@
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def load(target: str, command: str = "verify") -> Any:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
     except ModuleNotFoundError as error:
         raise ValueError(f"{command}: there is no module {error.name}, which {target} needs.") from error
+    except SystemExit as error:
+        raise ValueError(f"{command}: {where} cannot be imported: it ends the program (sys.exit).") from error
     except Exception as error:
         raise ValueError(f"{command}: {where} cannot be imported: {said(error)}.") from error
     finally:
@@ -67,11 +70,16 @@ def reports(value: Any, target: str) -> list[Report]:
         AssertionError: of the function, for example from `assert_vjp`.
     """
     if callable(value) and not isinstance(value, Report):
+        if needed := _needed(value):
+            raise TypeError(
+                f"verify: {target} takes {', '.join(needed)}, but what is checked takes no argument and returns a "
+                f"Report: write a function that calls jaxbias.verify.vjp(forward, rule, args)."
+            )
         try:
             value = value()
         except AssertionError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"verify: {target} raises {said(error)}") from error
     if isinstance(value, Report):
         return [value]
@@ -83,6 +91,16 @@ def reports(value: Any, target: str) -> list[Report]:
         f"verify: {target} must be or return a Report, for example jaxbias.verify.vjp(forward, rule, args), or several "
         f"in a list; got {type(value).__name__}."
     )
+
+
+def _needed(function: Callable[..., Any]) -> list[str]:
+    """The arguments without a default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some functions written in C say nothing
+        return []
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in several]
 
 
 def run(target: str, *, as_json: bool = False, certificate: Path | None = None, recheck: Path | None = None) -> int:

@@ -16,8 +16,11 @@ def digits(*, form: Form = "flat") -> Data:
             top to bottom, each with 8 features.
 
     Raises:
+        ValueError: another form.
         ModuleNotFoundError: scikit-learn, which holds the data, is not installed.
     """
+    if form not in _DIGIT_SHAPES:
+        raise ValueError(f"data.digits: form must be {', '.join(_DIGIT_SHAPES)}, got {form!r}.")
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:

@@ -17,6 +17,7 @@ def mapped(path: str | Path) -> dict[str, np.ndarray]:
         path: of an `.npz` file that is not compressed.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: another kind of file, a compressed one, arrays of objects.
 
     Example:
@@ -28,6 +29,8 @@ def mapped(path: str | Path) -> dict[str, np.ndarray]:
         >>> arrays["x"].shape, arrays["y"][2].item()
         ((4, 3), 2)
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"data: there is no file {path}. Write one with np.savez(path, x=x, y=y).")
     try:
         with zipfile.ZipFile(path) as file, open(path, "rb") as raw:
             return {Path(entry.filename).stem: _array(Path(path), raw, entry) for entry in file.infolist()}

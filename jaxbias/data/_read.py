@@ -1,5 +1,7 @@
 """What a file holds: arrays of `.npz`, columns of a table."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,9 +40,12 @@ class FileRows(NamedTuple):
 
 def read_npz(path: Path) -> FileRows:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds one array alone, as np.save writes it")
+        with loaded as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         hint = " Save text with np.array(labels, dtype=str)." if "Object arrays" in str(error) else ""
         raise ValueError(f"data: {path} cannot be read as .npz ({error}).{hint}") from None
     if not {"x", "y"} <= arrays.keys():

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxbias._doors import describe
 from jaxbias.foreign import _nnx
 from jaxbias.foreign.traced import split_params
 from jaxbias.foreign.uses import Uses, trace_uses
@@ -44,11 +45,13 @@ def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error", **optio
         options: keyword arguments of fn, such as `train=False`; only arrays among them are data.
 
     Raises:
-        ValueError: a leaf never meets data, and `unused` is "error".
+        ValueError: a leaf never meets data, and `unused` is "error"; an `unused` that is no role.
 
     Warns:
         UserWarning: a leaf is "other" because the operation at which it meets data is not known here.
     """
+    if unused not in ("error", *ROLES):
+        raise ValueError(f'roles: unused must be "error" or a role ({", ".join(ROLES)}), got {unused!r}.')
     uses = trace_uses(fn, params, args, options)
     if unused == "error":
         uses.check_all_met("roles")
@@ -174,6 +177,9 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
     Raises:
         ValueError: a name that is no role, or a leaf that fits no group while there is no default.
     """
+    for label, names in groups.items():
+        if not isinstance(names, Iterable):
+            raise TypeError(f"labels: {label} must be a role or several, got {describe(names)}.")
     sets = {label: {names} if isinstance(names, str) else set(names) for label, names in groups.items()}
     _check(roles, {name for names in sets.values() for name in names}, "labels")
 

@@ -30,6 +30,7 @@ from jaxbias.foreign.norms import fold_batch_norms as fold_batch_norms
 from jaxbias.foreign.redundant import Redundant as Redundant
 from jaxbias.foreign.redundant import parts_of
 from jaxbias.foreign.redundant import redundant_biases as redundant_biases
+from jaxbias.foreign.uses import trace_uses
 from jaxbias.foreign.whole import add_biases as add_biases
 from jaxbias.foreign.whole import center as center
 from jaxbias.foreign.whole import drop_biases as drop_biases
@@ -168,12 +169,27 @@ def drop_bias(fn: Callable, params: Any, *args: Any, bias: str) -> Surgery:
 
     Raises:
         KeyError: a path that does not exist.
+        ValueError: a leaf that is no bias, by what fn does with it.
     """
-    return _done(fn, params, set_leaves(params, {bias: jnp.zeros_like(get_leaf(params, bias, "drop_bias"))}), args)
+    zero = jnp.zeros_like(get_leaf(params, bias, "drop_bias"))
+    uses = trace_uses(fn, params, args)
+    roles = dict(zip(uses.paths, uses.roles()))
+    if "bias" not in roles[bias].split("+"):
+        biases = [path for path, role in roles.items() if "bias" in role.split("+")]
+        raise ValueError(
+            f"drop_bias: {bias} is no bias but {roles[bias]}; the biases are {', '.join(biases) or 'none'}."
+        )
+    return _done(fn, params, set_leaves(params, {bias: zero}), args)
 
 
 def add_bias(weight: Float[Array, "*axes out"], x: Float[Array, "n fan_in"]) -> Surgery:
-    """`(weight, bias)` with a zero bias for a layer that had none; the change on x is measured, and is 0."""
+    """`(weight, bias)` with a zero bias for a layer that had none; the change on x is measured, and is 0.
+
+    Raises:
+        ValueError: x has no row for each input of the weight.
+    """
+    if weight.ndim == 0 or x.ndim == 0 or x.shape[-1] != weight.size // weight.shape[-1]:
+        raise ValueError(f"add_bias: rows of x {x.shape} do not fit a weight of shape {weight.shape}, outputs last.")
     flat = weight.reshape(-1, weight.shape[-1])
     bias = jnp.zeros(weight.shape[-1], weight.dtype)
     before, after = x @ flat, x @ flat + bias[None, :]

@@ -37,7 +37,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from jaxbias._doors import check_key, check_size, describe
+from jaxbias._doors import check_flag, check_key, check_size, describe
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.initializers._data_dependent import data_dependent
 from jaxbias.initializers._presets import RULES, CellDefault, LibraryDefault, drawn, preset
@@ -117,7 +117,13 @@ def constant(value: float) -> Draw:
 
 
 def normal(std: float = 0.01, mean: float = 0.0) -> Draw:
-    """N(mean, std²), not truncated."""
+    """N(mean, std²), not truncated.
+
+    Raises:
+        ValueError: std is negative or NaN.
+    """
+    if not std >= 0:
+        raise ValueError(f"initializers.normal: std must be at least 0, got {std}.")
 
     def init(key, shape, dtype=jnp.float32):
         return mean + drawn(_normal, key, tuple(shape), dtype, std)
@@ -437,8 +443,9 @@ def affine(
         layer, groups: whose params they are, for the presets of other libraries.
 
     Raises:
-        TypeError: key is no JAX key, or a length is no whole number.
-        ValueError: an unknown name, a negative length, or an initializer that makes no sense for the shape.
+        TypeError: key is no JAX key, a length is no whole number, or use_bias neither True nor False.
+        ValueError: an unknown name, a negative length, an initializer that makes no sense for the shape, or one
+            that returns another shape or dtype.
     """
     check_key(key, "init")
     for size in (*weight_shape, *bias_shape):
@@ -449,7 +456,16 @@ def affine(
         for init in (weight_init, bias_init)
     )
     of_layer = FanInUniform(fan_in if fan_in is not None else math.prod(weight_shape[:-1]))
-    weight = (of_layer if weight_init == fan_in_uniform else weight_init)(weight_key, weight_shape, dtype)
-    if not use_bias:
-        return Params(weight, None)
-    return Params(weight, (of_layer if bias_init == fan_in_uniform else bias_init)(bias_key, bias_shape, dtype))
+    check_flag(use_bias, f"{layer or 'init'}", "use_bias")
+
+    def draw(role: str, init: Draw, key: Array, shape: tuple[int, ...]) -> Array:
+        leaf = (of_layer if init == fan_in_uniform else init)(key, shape, dtype)
+        if getattr(leaf, "shape", None) != shape or getattr(leaf, "dtype", None) != dtype:
+            raise ValueError(
+                f"{layer or 'init'}: {role}_init must return a {jnp.dtype(dtype).name} array of shape {shape}, got "
+                f"{describe(leaf)}."
+            )
+        return leaf
+
+    weight = draw("weight", weight_init, weight_key, weight_shape)
+    return Params(weight, draw("bias", bias_init, bias_key, bias_shape) if use_bias else None)

@@ -105,7 +105,7 @@ def make_elu(alpha: float = 1.0) -> Layer[tuple[()]]:
         ValueError: a negative alpha: then a no longer tells the sign of z.
     """
     check_number(alpha, "make_elu", "alpha")
-    if alpha < 0:
+    if not alpha >= 0:
         raise ValueError(f"make_elu: alpha must be at least 0, got {alpha}.")
     return elementwise(
         "elu",

@@ -46,6 +46,8 @@ class Checkpoint:
     keep: int = 3
 
     def __post_init__(self) -> None:
+        if not str(self.directory):
+            raise ValueError("Checkpoint: the directory has no name. Give a path, such as runs/1.")
         for name in ("every", "keep"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"Checkpoint: {name} must be a whole number from 1, got {getattr(self, name)!r}.")

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, DTypeLike
 
+from jaxbias._doors import check_key, describe
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.params import (
     Layer,
@@ -70,7 +71,8 @@ class Fit(NamedTuple, Generic[P]):
         opt_state: of the optimizer after the last step.
         history: name → array. "loss" (epochs,): mean over the steps of an epoch; "step_loss" (epochs, steps); one
             (epochs,) entry per metric; with validation data also "validation_loss" and "validation_<metric>".
-        diverged: first epoch (from 1) with a loss that is not finite; None where there is none.
+        diverged: first epoch (from 1) with a loss, or a validation loss, that is not finite; the last one where params
+            are not finite after it; None where there is none.
         resumed: epochs that came from a checkpoint.
         compile_s: seconds spent tracing and compiling.
         unsaved: why the last checkpoints could not be written, and which is the newest; empty where all were.
@@ -87,8 +89,26 @@ class Fit(NamedTuple, Generic[P]):
 
 
 def accuracy(out: Array, targets: Array) -> Array:
-    """Share of the rows whose largest output is the target: an integer class, or the largest entry of a dense row."""
-    wanted = targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(axis=-1)
+    """Share of the rows whose largest output is the target: an integer class, or the largest entry of a dense row.
+
+    Args:
+        out: (..., classes), with two classes or more.
+        targets: integers (...,), or (..., classes).
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: a single column, or targets of another shape.
+    """
+    classes = jnp.issubdtype(targets.dtype, jnp.integer)
+    if out.ndim == 0 or out.shape[-1] < 2 or targets.shape != (out.shape[:-1] if classes else out.shape):
+        raise ValueError(
+            f"accuracy: out must have one column for each of two or more classes, and targets be whole numbers of "
+            f"shape {out.shape[:-1]} or rows of shape {out.shape}, got {describe(out)} and {describe(targets)}. "
+            f"Where one column stands for two classes compare its sign, for example (out[:, 0] > 0) == targets."
+        )
+    wanted = targets if classes else targets.argmax(axis=-1)
     return (out.argmax(axis=-1).astype(wanted.dtype) == wanted).mean(dtype=jnp.float32)
 
 
@@ -133,6 +153,24 @@ def _saved(store: SharedStore, epoch: int, carry: Carry, seen: bytes, unsaved: s
     if not unsaved:
         warnings.warn(f"fit: {why}. Training goes on.", stacklevel=3)
     return why
+
+
+def _check_state(network: Layer, loss: Loss, batch: Any, state: Tree, key: Array) -> None:
+    """Raise a ValueError unless state is a tree as the network's own."""
+    wanted = jax.eval_shape(lambda *batch: init_state(network, state_key(key), network_input(loss, *batch)), *batch)
+    if jax.tree.structure(wanted) != jax.tree.structure(state):
+        own = "keeps none: leave state=None" if wanted is None else f"has {describe(wanted)}: take a Fit's state"
+        raise ValueError(f"fit: state must be that of the network, which {own}; got {describe(state)}.")
+
+
+@jax.jit
+def _all_finite(leaves: list[Array]) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _is_finite(params: Tree) -> bool:
+    leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return not leaves or bool(_all_finite(leaves))
 
 
 def fit(
@@ -229,6 +267,9 @@ def fit(
     if loop not in LOOPS:
         raise ValueError(f'fit: loop must be "auto", "scan" or "steps", got {loop!r}.')
     check_compute_dtype(compute_dtype, how)
+    check_key(key, "fit")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"fit: progress must be a function of a Progress, got {describe(progress)}.")
     optimizer = prepared(optimizer, "fit")
     placement = Placement.of(mesh, shardings, trained(params))
     placement.check_batch_size(batch_size)
@@ -257,8 +298,10 @@ def fit(
     first = _whole_batch(stream.first, batch_size) if stream else (x[:batch_size], targets[:batch_size])
     if state is None:
         state = init_state(network, state_key(key), network_input(loss, *first))
-    # The layers' and the loss' own errors, before any work.
-    jax.eval_shape(objective.gradient, network_params, *first, state)
+    _check_state(network, loss, first, state, key)
+    # The layers' and the loss' own errors, and those of the metrics, before any work.
+    (value, (out, _)), _ = jax.eval_shape(objective.gradient, network_params, *first, state)
+    record = jax.eval_shape(objective.measured, value, out, first[1])
     device = placement.devices[0] if placement.devices else _device(params)
     unallocated = jax.eval_shape(lambda *of: Learned.at_start(optimizer, *of), params, state)
     _memory.require(
@@ -266,11 +309,17 @@ def fit(
         f"Params have {_memory.size(params):,} bytes: take fewer units, or an optimizer that keeps less, such as sgd.",
     )  # fmt: skip
     initial = params, state
+    steps = stream.steps if stream else len(x) // batch_size
+    recorded = int(epochs) * (steps + (checked is not None)) * sum(result.dtype.itemsize for result in record.values())
+    _memory.require(
+        recorded, device, f"fit: the history of {epochs:,} epochs needs",
+        "Take fewer epochs, and go on from the params that they give.",
+    )  # fmt: skip
     learned = Learned.at_start(optimizer, params, state)
     # Copied: the program gives its inputs' memory away, and some optimizers keep params themselves in their state.
     learned = placement.put(learned, None if placement.mesh is None else placement.of_learned(learned))
     program = Program(objective, optimizer, key, batch_size, placement)
-    carry = program.before(learned, first, stream.steps if stream else len(x) // batch_size, checked, epochs)
+    carry = program.before(learned, first, steps, checked, epochs)
     given = stream or (x, targets)
 
     with ExitStack() as held:
@@ -326,15 +375,13 @@ def fit(
                 progress(Progress(done, epochs, latest, compile_s, time.perf_counter() - trained_from))
 
     history = _history(carry)
-    not_finite = np.flatnonzero(~np.isfinite(history["loss"]))
-    diverged = int(not_finite[0]) + 1 if not_finite.size else None
-    if diverged is not None:
-        warnings.warn(
-            f"fit: the loss is not finite from epoch {diverged} on: training diverged. Try a smaller learning rate.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
     params, opt_state, state = carry.learned
+    losses = [history[name] for name in ("loss", "validation_loss") if name in history]
+    not_finite = np.flatnonzero(~np.isfinite(np.stack(losses)).all(axis=0))
+    diverged = int(not_finite[0]) + 1 if not_finite.size else None if _is_finite(params) else epochs
+    if diverged is not None:
+        what = f"the loss is not finite from epoch {diverged} on" if not_finite.size else "params are not finite"
+        warnings.warn(f"fit: {what}: training diverged. Try a smaller learning rate.", RuntimeWarning, stacklevel=2)
     return Fit(params, state, opt_state, history, diverged, resumed, compile_s, unsaved)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
+from jaxbias._doors import describe
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.grads import ValueAndGradWithAux, value_and_grad
 from jaxbias.params import Layer, Loss, Tree, inference, network_input, run_forward
@@ -16,6 +17,9 @@ from jaxbias.train._optimizer import as_optax_computes, evaluated, extra_argumen
 
 Metric = Callable[[Any, Any], Array]
 """`(out, targets) -> scalar`, a mean over rows."""
+
+
+RESERVED = ("loss", "step_loss")
 
 
 class Learned(NamedTuple):
@@ -59,11 +63,18 @@ class Objective(NamedTuple):
         place: Callable[[Tree], Tree] = lambda batch: batch,
     ) -> "Objective":
         gradient = value_and_grad(in_dtype(network, compute_dtype), loss, how, has_aux=True)
-        return cls(network, loss, dict(metrics or {}), gradient, compute_dtype, place)
+        return cls(network, loss, _checked(metrics), gradient, compute_dtype, place)
 
     def measured(self, value: Array, out: Any, targets: Any) -> dict[str, Array]:
         """The loss and the metrics, in at least float32."""
-        results = {"loss": value, **{name: metric(out, targets) for name, metric in self.metrics.items()}}
+        results = {"loss": value}
+        for name, metric in self.metrics.items():
+            results[name] = jnp.asarray(metric(out, targets))
+            if results[name].shape:
+                raise ValueError(
+                    f"fit: the metric {name} must return a scalar, such as a mean over rows, got shape "
+                    f"{results[name].shape} for an output of {jax.tree.map(jnp.shape, out)}."
+                )
         return {name: result.astype(accumulation_dtype(result.dtype)) for name, result in results.items()}
 
     def step(
@@ -117,6 +128,23 @@ class Objective(NamedTuple):
             total = last if total is None else jax.tree.map(jnp.add, total, last)
         assert total is not None  # check_data refuses data without rows
         return total
+
+
+def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:
+    """The metrics by name.
+
+    Raises:
+        TypeError: no mapping of names to functions.
+        ValueError: a name that the history has for itself.
+    """
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f'fit: metrics must be a dict such as {{"accuracy": train.accuracy}}, got {describe(metrics)}.')
+    for name, metric in (metrics or {}).items():
+        if not isinstance(name, str) or not callable(metric):
+            raise TypeError(f"fit: a metric is a name and a function, got {name!r} and {describe(metric)}.")
+        if name in RESERVED:
+            raise ValueError(f"fit: no metric may be called {name}: the history has {' and '.join(RESERVED)} itself.")
+    return dict(metrics or {})
 
 
 def _as_before(before: Tree, after: Tree) -> Tree:

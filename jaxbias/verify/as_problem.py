@@ -101,8 +101,8 @@ def check_options(owner: str, functions: dict[str, Any], key: Any, rtol: Any, at
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and (isinstance(value, bool | str) or not np.isscalar(value) or not np.isreal(value)):
             raise TypeError(f"{owner}: {name} must be a number, got {type(value).__name__} {value!r}.")
-        if not (value is None or np.real(value) >= 0):
-            raise ValueError(f"{owner}: {name} must not be negative, got {value}.")
+        if not (value is None or 0 <= np.real(value) < np.inf):
+            raise ValueError(f"{owner}: {name} must be finite and not negative, got {value}.")
 
 
 def admit(

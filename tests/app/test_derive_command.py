@@ -57,6 +57,8 @@ BAD = [
     (("model.py:attention", "--shapes", "w=5"), "names w, but the arguments are q, k, v"),
     (("model.py:branch", "--shapes", "x=3"), "derive: the forward looks at the values of its arguments (model.py:14"),
     (("model.py:unit_length", "--shapes", "x=3", "--style", "short"), 'style must be "steps" or "closed"'),
+    (("model.py:unit_length", "--shapes", "x=3", "--argnums", "x"), "--argnums must be places of arguments, counted"),
+    (("model.py:unit_length", "--shapes", "x=3", "--out", "."), "--out: . is a directory, wanted the path of a file"),
     (("model.py:nothing",), "derive: model.py has no nothing"),
     (("model.py:number",), "derive: model.py:number is no function"),
 ]

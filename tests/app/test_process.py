@@ -1,8 +1,6 @@
 """The program as its users start it: a process of its own, with signals, full disks and too little memory."""
 
-import contextlib
 import io
-import os
 import re
 import shutil
 import signal
@@ -21,53 +19,6 @@ from jaxbias.app import failure, progress
 
 SMALL = ("--network", "dense:4,relu,dense:2", "--batch-size", "8", "--no-cache")
 WIDE = ("--network", "dense:40000,relu,dense:2", "--batch-size", "8", "--no-cache", "--optimizer", "sgd")  # 1 MB
-
-
-@contextlib.contextmanager
-def _interrupts(disposition):
-    before = signal.signal(signal.SIGINT, disposition)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start a process in `tmp_path`; whatever happens in the test, it does not outlive it."""
-    started = []
-
-    def start(*command, ignoring_interrupts=False, **changes):
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu", "COLUMNS": "80",
-            "JAXBIAS_CACHE_DIR": str(tmp_path / "cache"), "JAXBIAS_DEBUG": "",
-        }  # fmt: skip
-        # A process inherits an ignored Ctrl-C, as under nohup, and no handler: say which it is to have.
-        with _interrupts(signal.SIG_IGN if ignoring_interrupts else signal.default_int_handler):
-            process = subprocess.Popen(
-                command, env=environment | changes, cwd=tmp_path, text=True, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def run(start):
-    """(exit status, standard output, lines of standard error that are the program's) of `jaxbias ...`."""
-
-    def run(*words, command=(sys.executable, "-m", "jaxbias"), **changes):
-        process = start(*command, *words, **changes)
-        out, err = process.communicate(timeout=180)
-        assert "Traceback" not in err or changes.get("JAXBIAS_DEBUG"), err
-        return process.returncode, out, [line for line in err.splitlines() if line.startswith("jaxbias: ")]
-
-    return run
 
 
 AT_IMPORT = """
@@ -129,13 +80,17 @@ module.program()
     assert (process.returncode, err) == (130, "jaxbias: interrupted\n")
 
 
+def _wait_for_a_checkpoint(directory, process):
+    deadline = time.monotonic() + 120
+    while not list(directory.glob("epoch-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_one_run_at_a_time_and_ctrl_c_leaves_it_resumable(blobs, start, run, tmp_path):
     words = ("train", blobs, *SMALL, "--epochs", "100000", "--checkpoint", str(tmp_path / "run"))
     first = start(sys.executable, "-m", "jaxbias", *words)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "run").glob("epoch-*")) and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    _wait_for_a_checkpoint(tmp_path / "run", first)
     status, out, (line,) = run(*words)
     assert status == 2 and out == "" and re.search(rf"in use by another run: process {first.pid} on \S+ since 20", line)
     first.send_signal(signal.SIGINT)
@@ -143,6 +98,18 @@ def test_one_run_at_a_time_and_ctrl_c_leaves_it_resumable(blobs, start, run, tmp
     assert first.returncode == 130 and err.splitlines()[-1] == "jaxbias: interrupted" and "Traceback" not in err
     newest = max((tmp_path / "run").glob("epoch-*"), key=lambda path: int(path.name.removeprefix("epoch-")))
     assert (newest / "manifest.json").is_file() and not list((tmp_path / "run").glob(".owner*"))
+
+
+@pytest.mark.slow
+def test_an_owner_that_was_killed_blocks_nobody(blobs, start, run, tmp_path):
+    words = ("train", blobs, *SMALL, "--checkpoint", str(tmp_path / "run"))
+    first = start(sys.executable, "-m", "jaxbias", *words, "--epochs", "100000")
+    _wait_for_a_checkpoint(tmp_path / "run", first)
+    first.kill()
+    first.wait(timeout=60)
+    done = max(int(path.name.removeprefix("epoch-")) for path in (tmp_path / "run").glob("epoch-*"))
+    status, out, lines = run(*words, "--epochs", str(done + 2))
+    assert status == 0 and out.startswith(f"{done + 2} epochs, {done} of them from {tmp_path / 'run'}: loss "), lines
 
 
 @pytest.mark.slow
@@ -199,20 +166,9 @@ sys.exit(failure.say(keep.write(Path("no/params"), lambda path: path.write_text(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal of a test is a Unix matter")
 @pytest.mark.parametrize(("answers", "last"), [("nor/this\nhere\n", "are in here instead"), ("\n", "params are lost")])
-def test_a_person_at_a_terminal_is_asked_for_another_path(tmp_path, answers, last):
-    ours, theirs = os.openpty()
-    code = [sys.executable, "-c", ASKED]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(code, cwd=tmp_path, env=environment, stdin=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        os.write(ours, answers.encode())
-        said = b""
-        with contextlib.suppress(OSError):  # how Linux ends the reading of a terminal whose last user has left
-            while chunk := os.read(ours, 4096):
-                said += chunk
-        assert process.wait(timeout=60) == failure.FAILED
-    os.close(ours)
-    text = said.decode()
+def test_a_person_at_a_terminal_is_asked_for_another_path(terminal, tmp_path, answers, last):
+    status, text = terminal(sys.executable, "-c", ASKED, answers=answers)
+    assert status == failure.FAILED
     assert "cannot be written to no/params (No such file or directory)." in text and "Another path, or nothing" in text
     assert last in text.splitlines()[-1] and (tmp_path / "here").exists() == ("here" in answers)
     assert ("nor/this cannot be written either" in text) == ("nor" in answers)

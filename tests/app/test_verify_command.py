@@ -34,6 +34,12 @@ def number():
 def raising():
     return {}["rate"]
 
+def rule(args, ct):
+    return (ct,)
+
+def ending():
+    raise SystemExit(5)
+
 def unusable():
     return verify.vjp(jnp.argmax, lambda args, ct: (ct,), (x,))
 """
@@ -46,6 +52,7 @@ def file(tmp_path):
     (tmp_path / "helper.py").write_text("")
     (tmp_path / "held.py").write_text("import derivations\n\nreport = derivations.sine()\n")
     (tmp_path / "broken.py").write_text("import jax\n\n1 / 0\n")
+    (tmp_path / "ending.py").write_text("import sys\n\nsys.exit(5)\n")
     (tmp_path / "needy.py").write_text("import no_such_module\n")
     return path
 
@@ -77,7 +84,10 @@ def test_json(file, capsys):
         ("no_such_module:f", "there is no module no_such_module"),
         ("{folder}/needy.py:f", "there is no module no_such_module, which"),
         ("{folder}/broken.py:f", "cannot be imported: ZeroDivisionError: division by zero (broken.py:3: 1 / 0)"),
+        ("{folder}/ending.py:f", "cannot be imported: it ends the program (sys.exit)"),
         ("{file}:nothing", "has no nothing"),
+        ("{file}:rule", "takes args, ct, but what is checked takes no argument and returns a Report"),
+        ("{file}:ending", "raises SystemExit"),
         ("{file}:number", "must be or return a Report"),
         ("{file}:raising", "raises KeyError: 'rate' (derivations.py:"),
         ("{file}:unusable", "a gradient needs at least one float output"),

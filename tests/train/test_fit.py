@@ -143,6 +143,29 @@ def test_divergence_is_reported(problem, key):
     assert fitted.diverged == 2 and not np.isfinite(fitted.history["loss"][1:]).any()
 
 
+def test_divergence_in_the_last_step_is_seen_in_params(problem, key):
+    with pytest.warns(RuntimeWarning, match="params are not finite"):
+        fitted = run(problem, key, optimizer=optax.sgd(np.nan), batch_size=23, epochs=1)
+    assert fitted.diverged == 1 and np.isfinite(fitted.history["loss"]).all()
+
+
+def test_divergence_of_validation_counts(problem, key):
+    _, (x, y) = problem
+    with pytest.warns(RuntimeWarning, match="not finite from epoch 1 on"):
+        fitted = run(problem, key, optimizer=optax.sgd(1e200), batch_size=23, epochs=1, validation=(x, y))
+    assert fitted.diverged == 1 and np.isfinite(fitted.history["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("out", "targets"),
+    [((4, 1), (4,)), ((4, 2), (4, 5)), ((4, 2), (3,)), ((), ()), ((4, 2), (4, 2, 1))],
+)
+def test_accuracy_of_other_shapes_is_refused(out, targets):
+    dtype = int if len(targets) < len(out) else float
+    with pytest.raises(ValueError, match="one column for each of two or more classes"):
+        train.accuracy(jnp.ones(out), jnp.ones(targets, dtype))
+
+
 @pytest.mark.parametrize(("how", "expected"), [("delta", "scan"), ("autodiff", "steps")])
 def test_loop_choice_for_convolutions_on_cpu(how, expected):
     network = jb.chain(jb.residual(jb.layers.tanh._replace(convolves=True)))
@@ -182,11 +205,21 @@ BAD = [
     ({"trainable": (True, False)}, ValueError, "fit: trainable must be a tree like params"),
     ({"trainable": "bias"}, TypeError, 'fit: trainable must hold "train" and "freeze"'),
     ({"trainable": False}, ValueError, "nothing to train"),
+    ({"metrics": {"loss": train.accuracy}}, ValueError, "no metric may be called loss: the history has loss and step_"),
+    ({"metrics": [train.accuracy]}, TypeError, "metrics must be a dict such as .* got a list of 1"),
+    ({"metrics": {"a": 3}}, TypeError, "a metric is a name and a function, got 'a' and the int 3"),
+    ({"metrics": {"a": lambda out, _: out}}, ValueError, r"the metric a must return a scalar.* got shape \(\d+, 2\)"),
+    ({"checkpoint": ""}, ValueError, "the directory has no name"),
+    ({"key": 0}, TypeError, "fit: key must be a JAX key"),
+    ({"state": {"a": 1}}, ValueError, "state must be that of the network, which keeps none: leave state=None; got a d"),
+    ({"progress": "yes"}, TypeError, "progress must be a function of a Progress, got the str 'yes'"),
+    ({"epochs": 2**70}, MemoryError, "the history of 1,180,591,620,717,411,303,424 epochs needs"),
+    ({"epochs": 10**12}, MemoryError, "Take fewer epochs"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "error", "match"), BAD)
 def test_bad_input_is_refused_before_any_work(problem, key, changes, error, match, tmp_path, as_users_run_it):
     with pytest.raises(error, match=match):
-        run(problem, key, checkpoint=tmp_path / "run", **changes)
+        run(problem, **{"key": key, "checkpoint": tmp_path / "run"} | changes)
     assert not (tmp_path / "run").exists()

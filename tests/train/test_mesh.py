@@ -12,6 +12,7 @@ def test_in_short(tmp_path):
     assert run_script(SCRIPT, tmp_path, *checks) == checks
 
 
+@pytest.mark.slow
 def test_planted_mistakes_in_the_step_are_caught(tmp_path):
     lines = run_script(SCRIPT, tmp_path, "planted_mistakes")
     assert len(lines) == 6 and lines[-1] == "planted_mistakes", lines

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxbias._doors import check_size, describe
+from jaxbias._doors import check_flag, check_size, describe
 from jaxbias._jaxpr import Program
 from jaxbias._meshes import of_one, varying, varying_axes
 from jaxbias._trees import path_name
@@ -130,12 +129,6 @@ class PerExample:
                 f"{self.function}: argnums={self.argnums} and batch_argnums={self.batch_argnums} count from 0 and name "
                 f"argument {last}, but loss takes {count} arguments. Change them, or the loss."
             )
-
-
-def check_flag(value: Any, function: str, argument: str) -> None:
-    """Raise a TypeError unless value is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{function}: {argument} must be True or False, got {describe(value)}.")
 
 
 def trace_loss(asked: PerExample, args: tuple[Any, ...], remat: bool = True) -> TracedLoss:

@@ -11,13 +11,13 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 from jaxbias import _jaxpr
-from jaxbias._doors import check_size
+from jaxbias._doors import check_flag, check_size
 from jaxbias._jaxpr.queries import backward_slice
 from jaxbias._meshes import varying, varying_axes
 from jaxbias._numerics import accumulation_dtype
 from jaxbias.foreign.capture._backward import Readings, backward, backward_twice, squared_norms
 from jaxbias.foreign.capture._plan import Method, Tap, form_all, forming_is_enough, plan
-from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, as_tuple, check_flag, trace_loss
+from jaxbias.foreign.capture._traced import MEMORY_LIMIT, PerExample, TracedLoss, as_tuple, trace_loss
 
 HOWS = ("auto", "book-keeping", "two-pass", "formed")
 
@@ -134,9 +134,9 @@ def clipped_grad(
     """
     if how not in HOWS:
         raise ValueError(f"clipped_grad: how must be one of {', '.join(HOWS)}, got {how!r}.")
-    if isinstance(l2_clip_norm, float | int) and l2_clip_norm < 0:
+    if isinstance(l2_clip_norm, float | int) and not l2_clip_norm >= 0:
         raise ValueError(f"clipped_grad: l2_clip_norm must be 0 or larger, got {l2_clip_norm}.")
-    if isinstance(normalize_by, float | int) and normalize_by <= 0:
+    if isinstance(normalize_by, float | int) and not normalize_by > 0:
         raise ValueError(f"clipped_grad: normalize_by must be larger than 0, got {normalize_by}.")
     if pre_clipping_transform is not _unchanged:
         raise ValueError(

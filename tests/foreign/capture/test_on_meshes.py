@@ -8,10 +8,16 @@ SCRIPT = "foreign/capture/on_eight_devices.py"
 
 
 def test_inside_shard_map_every_device_has_its_own_examples():
-    checks = ["params_that_all_devices_share", "without_marks_it_is_refused_or_wrong", "vmap_of_grad_as_the_docs_say"]
+    assert run_script(SCRIPT, "params_that_all_devices_share") == ["params_that_all_devices_share"]
+
+
+@pytest.mark.slow
+def test_what_marks_are_for_and_what_vmap_of_grad_means_there():
+    checks = ["without_marks_it_is_refused_or_wrong", "vmap_of_grad_as_the_docs_say"]
     assert run_script(SCRIPT, *checks) == checks
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_hand_derived_function_inside_shard_map_is_that_of_autodiff():
     assert run_script(SCRIPT, "as_function_inside_shard_map") == ["as_function_inside_shard_map"]
 
