@@ -5,6 +5,7 @@ Everything in it is read from the results of `python -m benchmarks weak_scaling`
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bench_weak_scaling import CHIPS, MODEL, PROGRAMS, SUITE, step_of
 from benchmarks.record import RESULTS, Record, load
@@ -60,9 +61,9 @@ SHEET = """
 """
 
 
-def render(records: Sequence[Record]) -> str:
-    """The page."""
-    own = [r for r in records if r.suite == SUITE and r.status == "ok"]
+def render(files: Sequence[dict[str, Any]]) -> str:
+    """The page for these results files."""
+    own = [r for file in files for r in file["records"] if r.suite == SUITE and r.status == "ok"]
     compiled = [r for r in own if r.measured != "run"]
     sizes = compiled[0].sizes
     width = sizes["width"]
@@ -75,7 +76,9 @@ def render(records: Sequence[Record]) -> str:
     for program in PROGRAMS:
         of_program = [r for r in compiled if r.contender == program]
         parts.append(f"\n## {program.capitalize()}, compiled, not run\n\n" + _compiled(of_program))
-    parts.append(_here([r for r in own if r.measured == "run"]))
+    for file in files:
+        if measured := [r for r in file["records"] if r in own and r.measured == "run"]:
+            parts.append(_here(measured, _load_before(file)))
     return "".join(parts)
 
 
@@ -107,9 +110,13 @@ def _compiled(records: Sequence[Record]) -> str:
     return _table(head, rows)
 
 
-def _here(records: Sequence[Record]) -> str:
-    if not records:
-        return ""
+def _load_before(file: dict[str, Any]) -> float:
+    """The largest load average before the runs of this suite."""
+    runs = [run for environment in file["environments"].values() for run in environment.get("runs", ())]
+    return max(run["load_1min"] for run in runs if SUITE in run["suites"])
+
+
+def _here(records: Sequence[Record], load_before: float) -> str:
     head = (
         "",
         "how many",
@@ -131,7 +138,7 @@ def _here(records: Sequence[Record]) -> str:
         f"`fit` with `mesh=` on {sizes['rows']:,} rows in batches of {sizes['batch']}, dense 64-{sizes['width']}-10.\n"
         "The rows are the same in all, so what is over 1 is what meshes and collectives cost. Fake devices, and\n"
         "processes with gloo, share two cores: this says that the result is the same and what is lost, and nothing\n"
-        "about how a step scales.\n\n" + _table(head, rows)
+        f"about how a step scales. The load average was {load_before:.1f} before.\n\n" + _table(head, rows)
     )
 
 
@@ -144,9 +151,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def stored() -> list[Record]:
-    """The records of the results files that are kept in the repository."""
-    return [record for path in sorted(RESULTS.glob("*.json")) for record in load(path)["records"]]
+def stored() -> list[dict[str, Any]]:
+    """The results files that are kept in the repository."""
+    return [load(path) for path in sorted(RESULTS.glob("*.json"))]
 
 
 if __name__ == "__main__":
