@@ -138,7 +138,9 @@ def _here(records: Sequence[Record], load_before: float) -> str:
         f"`fit` with `mesh=` on {sizes['rows']:,} rows in batches of {sizes['batch']}, dense 64-{sizes['width']}-10.\n"
         "The rows are the same in all, so what is over 1 is what meshes and collectives cost. Fake devices, and\n"
         "processes with gloo, share two cores: this says that the result is the same and what is lost, and nothing\n"
-        f"about how a step scales. The load average was {load_before:.1f} before.\n\n" + _table(head, rows)
+        f"about how a step scales. The load average was {load_before:.1f} before; where that is more than two, others\n"
+        "shared the cores, and the processor time of all devices or processes together says more than the ratio.\n\n"
+        + _table(head, rows)
     )
 
 

@@ -258,8 +258,8 @@ def _forms(batch: tuple[Any, Any]) -> str:
 
 def together(first: tuple[Any, Any], batch_size: int, steps: int) -> int:
     """How many batches with rows like those of the first make a chunk, of an epoch of so many steps."""
-    one = batch_size * sum(math.prod(part.shape[1:]) * part.dtype.itemsize for part in first)
-    most = max(1, min(TOGETHER, steps, CHUNK_BYTES // max(one, 1)))
+    size = batch_size * sum(math.prod(part.shape[1:]) * part.dtype.itemsize for part in first)
+    most = max(1, min(TOGETHER, steps, CHUNK_BYTES // max(size, 1)))
     return -(-steps // -(-steps // most))  # chunks that are alike, so that the last one is hardly filled up
 
 
