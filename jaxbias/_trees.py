@@ -54,7 +54,9 @@ def relative_errors(actual: Any, expected: Any) -> dict[str, float]:
     for path, leaf in expected_leaves.items():
         want, got = np.asarray(leaf, np.float64), np.asarray(actual_leaves[path], np.float64)
         if want.shape != got.shape:
-            raise ValueError(f"{path}: the backward returned shape {got.shape}, expected {want.shape}.")
+            raise ValueError(
+                f"{path or 'the only leaf'}: the backward returned shape {got.shape}, expected {want.shape}."
+            )
         scale = np.max(np.abs(want), initial=0.0)
         errors[path] = float(np.max(np.abs(got - want), initial=0.0) / (scale or 1.0))
     return errors

@@ -83,7 +83,7 @@ def save(path: str | Path, params: Tree, *, metadata: Mapping[str, str] | None =
     for name, leaf in zip(split.paths, split.leaves):
         if name in arrays:
             raise ValueError(f"io.save: two leaves of params are called {name}, with a dot in a key. Rename one.")
-        if getattr(leaf, "dtype", None) not in map(np.dtype, _DTYPES.values()):
+        if getattr(leaf, "dtype", None) not in [np.dtype(dtype) for dtype in _DTYPES.values()]:
             raise TypeError(f"io.save: {name} is {describe(leaf)}, which a safetensors file does not hold for `load`.")
         arrays[name] = np.ascontiguousarray(leaf)
     if not arrays:

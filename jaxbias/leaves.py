@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from jaxbias._doors import describe
 from jaxbias._trees import path_name
 from jaxbias.params import SomeTree, Tree
 
@@ -42,8 +43,11 @@ def set_weights(params: SomeTree, weights: Sequence[Any]) -> SomeTree:
     """A tree like `params` with these arrays, in the order and of the shapes of `get_weights`; its inverse.
 
     Raises:
+        TypeError: no list of arrays.
         ValueError: another number of arrays, or an array of another shape.
     """
+    if not isinstance(weights, Iterable):
+        raise TypeError(f"set_weights: weights must be a list of arrays, got {describe(weights)}.")
     named, weights = named_parameters(params), list(weights)
     if len(weights) != len(named):
         raise ValueError(
@@ -64,6 +68,7 @@ def freeze(params: Tree, leaves: str | Iterable[str] | Callable[[str, Array], bo
             that hold them, such as ["0", "2.bias"]; or a predicate `(path, leaf) -> bool`.
 
     Raises:
+        TypeError: what is none of these.
         ValueError: another word, or a path that params does not have.
     """
     names = list(named_parameters(params))
@@ -77,6 +82,8 @@ def freeze(params: Tree, leaves: str | Iterable[str] | Callable[[str, Array], bo
             )
         chosen = lambda name, leaf: is_bias(name) == (leaves == "biases")
     else:
+        if not isinstance(leaves, Iterable):
+            raise TypeError(f"freeze: leaves must be a word, a list of paths or a predicate, got {describe(leaves)}.")
         paths = list(leaves)
         for path in paths:
             if not any(_holds(path, name) for name in names):

@@ -727,6 +727,27 @@ WRONG_CALLS = rows(
         lambda: jb.labels(jb.roles(affine, AFFINE, floats(4, 3)), muon=3),
         (TypeError, "labels: muon must be a role or several, got the int 3"),
     ),
+    (
+        "lr_by_role without roles",
+        lambda: jb.lr_by_role(None, bias=2.0),
+        (TypeError, "roles must be a tree of role names as jb.roles returns it, got a leaf of type NoneType"),
+    ),
+    (
+        "lr_by_role with text for a number",
+        lambda: jb.lr_by_role(jb.roles(affine, AFFINE, floats(4, 3)), bias="2"),
+        (TypeError, "lr_by_role: bias must be a number, got the str '2'"),
+    ),
+    (
+        "freeze of a number",
+        lambda: jb.freeze(PARAMS, 3),
+        (TypeError, "a word, a list of paths or a predicate, got the"),
+    ),
+    ("set_weights of nothing", lambda: jb.set_weights(PARAMS, None), (TypeError, "must be a list of arrays, got None")),
+    (
+        "labels as a list",
+        lambda: cross_entropy.forward(floats(3, 2), [0, 1, 0]),
+        (TypeError, r"of labels jnp\.asarray\(targets\)", "got a list of 3"),
+    ),
     ("a penalty of text", lambda: jb.penalties.l2("0.1"), (TypeError, "strength must be a number, got the str '0.1'")),
     (
         "a penalty that is a number",

@@ -71,6 +71,6 @@ def test_what_a_page_names_in_code_is_there():
         paths = re.findall(
             r"`((?:jaxbias|tests|benchmarks|docs|\.ci|\.github)/[\w./]+|[A-Z]+\.(?:md|cff))`", read(page)
         )
-        examples = ("jaxbias/layers/swish.py", "tests/layers/test_swish.py")
+        examples = ("jaxbias/layers/scaled_tanh.py", "tests/layers/test_scaled_tanh.py")
         missing = [path for path in paths if path not in examples and not (ROOT / path).exists()]
         assert not missing, f"{page} names {missing}"

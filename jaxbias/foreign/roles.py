@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxbias._doors import describe
+from jaxbias._doors import check_number, describe
 from jaxbias.foreign import _nnx
 from jaxbias.foreign.traced import split_params
 from jaxbias.foreign.uses import Uses, trace_uses
@@ -128,7 +128,7 @@ def _is_role(leaf: Any) -> bool:
 
 
 def _check(roles: Tree, names: Iterable[str], function: str) -> None:
-    for leaf in jax.tree.leaves(roles):
+    for leaf in jax.tree.leaves(roles) or [None]:
         if not _is_role(leaf):
             raise TypeError(
                 f"{function}: roles must be a tree of role names as jb.roles returns it, got a leaf of type "
@@ -177,9 +177,9 @@ def labels(roles: Tree, default: str | None = None, /, **groups: str | Iterable[
     Raises:
         ValueError: a name that is no role, or a leaf that fits no group while there is no default.
     """
-    for label, names in groups.items():
+    for group, names in groups.items():
         if not isinstance(names, Iterable):
-            raise TypeError(f"labels: {label} must be a role or several, got {describe(names)}.")
+            raise TypeError(f"labels: {group} must be a role or several, got {describe(names)}.")
     sets = {label: {names} if isinstance(names, str) else set(names) for label, names in groups.items()}
     _check(roles, {name for names in sets.values() for name in names}, "labels")
 
@@ -230,9 +230,12 @@ def lr_by_role(roles: Tree, default: float = 1.0, **factors: float) -> optax.Gra
     `optax.chain(optax.adam(1e-3), jb.lr_by_role(roles, bias=2.0, scale=0.5))`.
 
     Raises:
+        TypeError: `roles` is not what `jb.roles` returned, a factor that is no number.
         ValueError: a name that is no role.
     """
     _check(roles, factors, "lr_by_role")
+    for name, factor in {"default": default, **factors}.items():
+        check_number(factor, "lr_by_role", name)
     tree = jax.tree.map(lambda leaf: min(factors.get(name, default) for name in leaf.split("+")), roles)
     return optax.stateless(
         lambda updates, _: jax.tree.map(lambda factor, update: (factor * update).astype(update.dtype), tree, updates)

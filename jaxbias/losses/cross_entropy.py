@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxbias._doors import check_float, check_number
+from jaxbias._doors import check_float, check_number, describe
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, generator, uniform
 from jaxbias.losses._loss import (
@@ -186,7 +186,12 @@ def _read_targets(out: Any, targets: Any, ignore_label: int | None) -> tuple[Sha
     """The targets, and whether they are dense; raises where they do not fit."""
     function = "cross_entropy.forward"
     check_out(out, function)
-    if not hasattr(targets, "dtype") or not jnp.issubdtype(targets.dtype, jnp.integer):
+    if not hasattr(targets, "dtype"):
+        raise TypeError(
+            f"{function}: targets must be an array, of labels jnp.asarray(targets), of dense rows "
+            f"jnp.asarray(targets, jnp.float32); got {describe(targets)}."
+        )
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
         check_float(targets, function, "targets")
         if targets.shape != out.shape:
             raise ValueError(

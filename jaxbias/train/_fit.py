@@ -380,8 +380,8 @@ def fit(
     not_finite = np.flatnonzero(~np.isfinite(np.stack(losses)).all(axis=0))
     diverged = int(not_finite[0]) + 1 if not_finite.size else None if _is_finite(params) else epochs
     if diverged is not None:
-        what = f"the loss is not finite from epoch {diverged} on" if not_finite.size else "params are not finite"
-        warnings.warn(f"fit: {what}: training diverged. Try a smaller learning rate.", RuntimeWarning, stacklevel=2)
+        cause = f"the loss is not finite from epoch {diverged} on" if not_finite.size else "params are not finite"
+        warnings.warn(f"fit: {cause}: training diverged. Try a smaller learning rate.", RuntimeWarning, stacklevel=2)
     return Fit(params, state, opt_state, history, diverged, resumed, compile_s, unsaved)
 
 

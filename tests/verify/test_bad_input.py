@@ -95,7 +95,7 @@ def test_another_float_dtype_is_noted(args):
 @pytest.mark.usefixtures("as_users_run_it")
 def test_options(args):
     for wrong, error, words in (
-        ({"rtol": -1}, ValueError, "rtol must not be negative, got -1"),
+        ({"rtol": -1}, ValueError, "rtol must be finite and not negative, got -1"),
         ({"atol": "1e-3"}, TypeError, "atol must be a number, got str '1e-3'"),
         ({"key": 3}, TypeError, r"key must be a JAX key such as jax\.random\.key\(0\), got int 3"),
         ({"names": ["x"]}, ValueError, "names must name the 2 arguments"),
