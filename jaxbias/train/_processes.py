@@ -50,13 +50,13 @@ def all_arrive(seconds: float) -> None:
 
 @contextmanager
 def while_all_are_here(where: Callable[[], str]) -> Iterator[None]:
-    """What collectives say when another process has ended becomes one line, and this process leaves the group.
+    """What collectives say when another process does not answer becomes one line, and this process leaves the group.
 
     Args:
         where: how far this process is, for the message.
 
     Raises:
-        ConnectionError: another process has ended.
+        ConnectionError: another process has ended, or is so late that the collective gave it up.
     """
     try:
         yield
@@ -65,11 +65,11 @@ def while_all_are_here(where: Callable[[], str]) -> Iterator[None]:
             raise
         _leave()
         raise ConnectionError(
-            f"fit: another process of {jax.process_count()} ended while this one trained, {where()}"
+            f"fit: another process of {jax.process_count()} ended, or no longer answers: this one trained, {where()}"
         ) from None
 
 
-_ENDED = re.compile(r"Gloo \S+ failed|remote process exited|Connection (?:reset|closed|refused)|UNAVAILABLE")
+_ENDED = re.compile(r"Gloo .*failed|remote process exited|Connection (?:reset|closed|refused)|UNAVAILABLE")
 
 
 def _leave() -> None:

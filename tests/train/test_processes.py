@@ -111,7 +111,7 @@ def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
         processes[1 - survivor].communicate(timeout=120)
         assert processes[1 - survivor].returncode == -signal.SIGKILL
         _, said = processes[survivor].communicate(timeout=30)
-        wanted = r"ConnectionError: fit: another process of 2 ended while this one trained, after epoch [1-3] of 4\."
+        wanted = r"ConnectionError: fit: another process of 2 ended, or no longer answers: .* after epoch [1-3] of 4\."
         assert re.search(wanted, said), said[-3000:]
         # The first process is the coordinator: without it JAX ends the others by itself, after its own words.
         assert processes[survivor].returncode in ((1,) if survivor == 0 else (1, -signal.SIGABRT))
