@@ -131,6 +131,8 @@ library that it calls. Checks of arguments are left out.
 REASONS = {
     "linear_cross_entropy": "its forward forms both gradients while it has the logits; the backward scales them",
     "dropout": "the mask is applied by a function that the forward calls too",
+    "entmax15": "the sum over the support stands for the slopes of τ, which need not be taken",
+    "implicit": "it solves for the error signal where z stands; the derived one goes back through every iterate",
 }
 """Why a hand-written backward is shorter, where it is not for what it calls."""
 

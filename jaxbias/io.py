@@ -18,8 +18,11 @@
                      (heads, size, out)
     glu              gate.weight, up.weight, down.…      gate_proj, up_proj, down_proj, weights (out, in)
     lora             base, down, up, magnitude           base_layer, lora_A, lora_B, … of the package peft
+    crf              start, transitions, end             start_transitions, transitions, end_transitions of the package
+                                                         pytorch-crf
     weight_norm      direction, gain                     parametrizations.weight.original1, …original0
     spectral_norm    weight                              parametrizations.weight.original
+    weight_standardization  weight, gain                 weight as the layer inside has it; gain as here
     others           as here                             as here (biases, the scale of a norm, embeddings)
 
 Keras keeps attention, dense, einsum_dense, conv, embedding, prelu, layer_norm, group_norm and rms_norm as here,

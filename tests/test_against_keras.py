@@ -271,6 +271,10 @@ LOSSES = {  # (loss, targets here, targets of Keras, how Keras is asked, what of
         losses.binary_cross_entropy, (DRAWN > 0).astype(np.float32), (DRAWN > 0).astype(np.float32),
         lambda k: lambda y, z: 3 * k.losses.BinaryCrossentropy(from_logits=True)(y, z), SAME,
     ),
+    "Dice": (
+        losses.dice.loss(axis=1, smooth=1e-7), (DRAWN > 0).astype(np.float32), (DRAWN > 0).astype(np.float32),
+        lambda k: lambda y, z: k.ops.mean(k.losses.Dice(reduction=None, axis=1)(y, z)), jax.nn.sigmoid,
+    ),
     "MeanSquaredError": (
         losses.mean_squared_error, DRAWN, DRAWN, lambda k: k.losses.MeanSquaredError(), SAME,
     ),

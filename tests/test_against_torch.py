@@ -82,6 +82,17 @@ def torch_pool(function, **configuration):
     return lambda p, x: channels_last(function(channels_first(x), **configuration))
 
 
+def torch_unfold(x, **how):
+    """Channels before places there, and all positions in one axis."""
+    rows = F.unfold(channels_first(x), **how)
+    return rows.unflatten(2, (3, 6)).unflatten(1, (3, 6)).permute(0, 3, 4, 2, 1).flatten(3)
+
+
+def torch_fold(x, size, **how):
+    rows = x.unflatten(3, (6, 3)).permute(0, 4, 3, 1, 2)
+    return channels_last(F.fold(rows.flatten(3).flatten(1, 2), size, **how))
+
+
 def torch_batch_norm(p, x):
     return channels_last(F.batch_norm(channels_first(x), None, None, p.weight, p.bias, training=True))
 
@@ -154,6 +165,11 @@ def torch_grouped_attention(p, x):
 def torch_glu(p, x):
     up, gate = (F.linear(x, each.weight.T, each.bias) for each in (p.up, p.gate))
     return F.linear(F.glu(torch.cat([up, gate], dim=-1)), p.down.weight.T, p.down.bias)
+
+
+def torch_standardised(p, x):
+    """As published models do it: a batch norm of the weight, with the fan-in as its batch."""
+    return F.linear(x, F.batch_norm(p.weight, None, None, p.gain, training=True).T, p.bias)
 
 
 conv = layers.conv
@@ -267,6 +283,16 @@ LAYERS = {
         (2, 4, 2, 3),
         torch_pool(F.pixel_unshuffle, downscale_factor=2),
     ),
+    "unfold": (
+        layers.unfold.layer((3, 2), stride=(2, 1), padding=1, dilation=(1, 2)),
+        (2, 5, 6, 3),
+        lambda p, x: torch_unfold(x, kernel_size=(3, 2), stride=(2, 1), padding=1, dilation=(1, 2)),
+    ),
+    "fold": (
+        layers.fold.layer((5, 6), window=(3, 2), stride=(2, 1), padding=1, dilation=(1, 2)),
+        (2, 3, 6, 18),
+        lambda p, x: torch_fold(x, (5, 6), kernel_size=(3, 2), stride=(2, 1), padding=1, dilation=(1, 2)),
+    ),
     "upsample nearest": (
         layers.upsample.layer(size=(7, 2)),
         (2, 3, 4, 2),
@@ -328,6 +354,16 @@ LAYERS = {
     "hard_sigmoid": (layers.hard_sigmoid, (50, 3), lambda p, x: F.relu6(x + 3) / 6),
     "hard_swish": (layers.hard_swish, (50, 3), lambda p, x: F.hardswish(x)),
     "hard_tanh": (layers.hard_tanh, (5, 3), lambda p, x: F.hardtanh(x)),
+    "maxout": (
+        layers.maxout.layer(4, pieces=3),
+        (5, 3),
+        lambda p, x: (torch.einsum("ni,ipj->npj", x, p.weight) + p.bias).amax(1),
+    ),
+    "weight_standardization": (
+        layers.weight_standardization.layer(layers.dense.layer(4)),
+        (5, 3),
+        torch_standardised,
+    ),
     "prelu": (layers.prelu.layer(), (5, 3), lambda p, x: F.prelu(x, p.weight)),
     "softmax": (layers.softmax, (5, 3), lambda p, x: F.softmax(x, -1)),
     "log_softmax": (layers.log_softmax, (5, 3), lambda p, x: F.log_softmax(x, -1)),
@@ -366,6 +402,12 @@ def torch_ctc(out, targets, lengths):
     log_p, sizes = F.log_softmax(out, -1).transpose(0, 1), (targets >= 0).sum(1)
     costs = F.ctc_loss(log_p, targets.clamp(min=0), lengths, sizes, blank=4, reduction="none", zero_infinity=True)
     return costs.sum()
+
+
+def torch_negative_binomial(out, y):
+    z, s = out.chunk(2, -1)
+    counts = torch.distributions.NegativeBinomial(s.exp(), logits=z - s)
+    return -(counts.log_prob(y) + torch.lgamma(y + 1)).sum()
 
 
 LOSSES = {
@@ -440,6 +482,17 @@ LOSSES = {
         lambda out, y: F.gaussian_nll_loss(out[:, :6], y, torch.exp(out[:, 6:]), reduction="sum") / len(y),
         (5, 12),
     ),
+    "negative_binomial_nll": (
+        losses.negative_binomial_nll.loss(reduction="sum"),
+        np.array([[0.0, 3], [1, 7], [12, 2], [0, 0], [5, 1]]),
+        torch_negative_binomial,
+        (5, 4),
+    ),
+    "dice, per class": (
+        losses.dice.loss(axis=0, smooth=0.1),
+        DENSE,
+        lambda out, y: (1 - (2 * (out.sigmoid() * y).sum(0) + 0.1) / (out.sigmoid().sum(0) + y.sum(0) + 0.1)).mean(),
+    ),
     "ctc": (
         losses.ctc.loss(blank=4, reduction="sum", skip_infeasible=True),
         SEQUENCES,
@@ -460,6 +513,20 @@ def test_loss(key, name):
     expected.backward()
     assert_close(value, expected, "loss")
     assert_close(loss.backward(residuals), torch_out.grad, "delta")
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_triplet(key, squared):
+    out = tuple(jax.random.normal(key, (3, 6, 4), jnp.float64))
+    value, residuals = losses.triplet.forward(out, margin=0.7, squared=squared)
+    deltas = losses.triplet.backward(residuals)
+    distance = (lambda a, b: (a - b).square().sum(-1)) if squared else (lambda a, b: F.pairwise_distance(a, b, eps=0))
+    torch_out = to_torch(out)
+    expected = F.triplet_margin_with_distance_loss(*torch_out, distance_function=distance, margin=0.7)
+    expected.backward()
+    assert_close(value, expected, "loss")
+    for delta, tensor in zip(deltas, torch_out, strict=True):
+        assert_close(delta, tensor.grad, "delta")
 
 
 def test_running_statistics(key):

@@ -819,8 +819,8 @@ def test_a_wrong_call_gets_one_clear_line(call, error, pieces):
 
 # --- δ into every backward --------------------------------------------------------------------------------------------
 
-A_SCALAR = "linear_cross_entropy"  # its δ is one number
-DERIVATIONS = [derivation for name, derivation in layer_derivations().items() if name != A_SCALAR]
+A_SCALAR = "linear_cross_entropy", "crf"  # δ of a loss is one number
+DERIVATIONS = [derivation for name, derivation in layer_derivations().items() if name not in A_SCALAR]
 LAYERS = {derivation.name: derivation.examples[0] for derivation in DERIVATIONS} | {
     f"{derivation.name}, {example.label}": example
     for derivation in DERIVATIONS
@@ -867,7 +867,8 @@ def test_a_wrong_delta_is_refused_by_every_backward(name):
             backward_of(LAYERS[name], np.float32, delta_of)
         message = str(raised.value)
         assert re.search(words, message), (kind, message)
-        inside = {"weight_norm": "dense", "spectral_norm": "dense"}.get(layer_name, layer_name)  # whose δ it is
+        wrappers = "weight_norm", "spectral_norm", "weight_standardization"
+        inside = "dense" if layer_name in wrappers else layer_name  # whose δ it is
         assert re.match(rf"{inside}\.(inference_)?backward: ", message), (kind, message)
         assert "\n" not in message
 
@@ -889,9 +890,10 @@ def test_a_delta_of_numpy_or_of_another_float_is_taken(name):
 
 
 @pytest.mark.parametrize("delta", [np.ones(3, np.float32), np.ones((1, 1), np.float32), np.int32(1), [1.0], None])
-def test_the_delta_of_a_loss_with_params_is_one_number(delta):
-    example = layer_derivations()[A_SCALAR].examples[0]
-    with pytest.raises((TypeError, ValueError), match=r"linear_cross_entropy\.backward: delta"):
+@pytest.mark.parametrize("name", A_SCALAR)
+def test_the_delta_of_a_loss_with_params_is_one_number(name, delta):
+    example = layer_derivations()[name].examples[0]
+    with pytest.raises((TypeError, ValueError), match=rf"{name}\.backward: delta"):
         backward_of(example, np.float32, lambda out: delta)
 
 

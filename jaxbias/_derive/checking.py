@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxbias import verify
+from jaxbias import _jaxpr, verify
 from jaxbias._derive.writing import Written
 from jaxbias._trees import in_one_line, is_float
 
@@ -78,6 +78,8 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
         grads = pull(run(*tree.unflatten(_replaced(leaves, wanted, some)))[1], delta)
         return tuple(grads[k] for k in wanted)
 
+    if written.values.drawn:  # rounded once, as in the code: exact ones would be other numbers
+        of_wanted = _jaxpr.with_draws_held(of_wanted, *(leaves[k] for k in wanted))
     report = verify.vjp(of_wanted, rule_of_wanted, tuple(leaves[k] for k in wanted), diagnose=False)
     if not report.ok:
         raise NotDerived(f"derive: what was written is not the gradient.\n{report}\n{written.code}")

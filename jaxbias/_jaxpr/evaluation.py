@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxbias._jaxpr import in_numpy
 from jaxbias._jaxpr.in_numpy import as_array, cast
-from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, Equation, Program, read
+from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, Equation, Program, read, trace_inlined
 
 Step = Callable[[int, Equation, list[Any]], Sequence[Any]]
 """`(position, equation, inputs) -> outputs` of one equation."""
@@ -35,6 +36,25 @@ def run_by(step: Step, program: Program, inputs: Iterable[Any]) -> list[Any]:
 def run_in_jax(program: Program, inputs: Iterable[Any]) -> list[Any]:
     """Outputs of the program under JAX, so that it can be traced, differentiated and mapped again."""
     return run_by(lambda _, equation, values: equation.bind(*values), program, inputs)
+
+
+def with_draws_held(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """`function` for arguments like these, with all that depends on none of them computed in its own dtypes.
+
+    Random numbers from a key that it closes over are then constants, whoever evaluates it, and in whatever precision.
+    """
+    program, shapes = trace_inlined(function, *args)
+
+    def step(_, equation: Equation, values: list[Any]) -> list[Any]:
+        if any(isinstance(value, Tracer) for value in values):
+            return equation.bind(*values)
+        with jax.ensure_compile_time_eval():
+            return equation.bind(*values)
+
+    def run(*args: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(shapes), run_by(step, program, jax.tree.leaves(args)))
+
+    return run
 
 
 # --- in NumPy ---------------------------------------------------------------------------------------------------------

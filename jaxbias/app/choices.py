@@ -32,9 +32,12 @@ LOSSES = {
 
 NOT_OFFERED = {
     "ctc": "its targets are sequences of labels",
+    "dice": "its targets are masks, of which no data set here has any",
     "info_nce": "it compares the embeddings of two networks",
     "kl_divergence": "it takes the logits of a teacher in the place of labels",
+    "negative_binomial_nll": "its outputs are a log mean and a log concentration, not the value that errors are of",
     "poisson_nll": "its output is a log rate, not the value of which errors are printed",
+    "triplet": "it compares the embeddings of three rows",
 }
 """Loss → why no command line takes it."""
 

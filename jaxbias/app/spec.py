@@ -5,7 +5,7 @@
 
 `dense:128` has 128 units. `conv:16x3x3` has 16 filters with a 3×3 kernel, padding "SAME" unless said otherwise
 (`conv:16x3x3:padding=VALID:stride=2`). `swiglu:128` has 128 gates and as many outputs as inputs, `swiglu:128x10` ten,
-`geglu`, `reglu` and `glu` likewise. `lstm:64:output=last` gives its state
+`geglu`, `reglu` and `glu` likewise. `maxout:64x3` has 64 units of 3 pieces. `lstm:64:output=last` gives its state
 after the last step, `lstm:64:both_directions=true` that of each step from both ends; the digits are then sequences of
 lines. `ssm:16` has 16 states for each feature. `max_pool:2` takes windows of 2 along every spatial axis. Options are
 the keywords of the layer.
@@ -37,12 +37,21 @@ def _sizes(text: str) -> list[int]:
     return [int(part) for part in text.split("x")]
 
 
-def _conv(size: str, **options: Any) -> Layer:
-    channels, *kernel = _sizes(size)
-    if not kernel:
-        raise ValueError(size)
-    options.setdefault("padding", "SAME")
-    return layers.conv.layer(channels, kernel, **options)
+def _with_kernel(module: Any, **default: Any) -> Callable[..., Layer]:
+    """A layer with so many filters of that kernel: 16x3x3."""
+
+    def build(size: str, **options: Any) -> Layer:
+        channels, *kernel = _sizes(size)
+        if not kernel:
+            raise ValueError(size)
+        return module.layer(channels, kernel, **{**default, **options})
+
+    return build
+
+
+def _maxout(size: str, **options: Any) -> Layer:
+    units, *pieces = _sizes(size)
+    return layers.maxout.layer(units, **dict(zip(("pieces",), pieces, strict=True)), **options)
 
 
 def _window(size: str) -> int | list[int]:
@@ -85,7 +94,10 @@ def _embedding(size: str, vocabulary: int | None = None, **options: Any) -> Laye
 _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     # name: (an example of the size, or "" where none is taken; whether there is a bias to switch off; how to build it)
     "dense": ("128", True, lambda size, **options: layers.dense.layer(*_sizes(size), **options)),
-    "conv": ("16x3x3", True, _conv),
+    "conv": ("16x3x3", True, _with_kernel(layers.conv, padding="SAME")),
+    "maxout": ("128x2", True, _maxout),
+    "implicit": ("128", True, lambda size, **options: layers.implicit.layer(*_sizes(size), **options)),
+    "locally_connected": ("16x3x3", True, _with_kernel(layers.locally_connected)),
     "glu": ("128", True, _glu()),
     "swiglu": ("128", True, _glu(gate="silu")),
     "geglu": ("128", True, _glu(gate="gelu")),
@@ -100,7 +112,9 @@ _BUILDERS: dict[str, tuple[str, bool, Callable[..., Layer]]] = {
     "prelu": ("", False, lambda **options: layers.prelu.layer(**options)),
     "upsample": ("2", False, lambda size, **options: layers.upsample.layer(_window(size), **options)),
     "pixel_shuffle": ("2", False, lambda size, **options: layers.pixel_shuffle.layer(_window(size), **options)),
+    "unfold": ("3", False, lambda size, **options: layers.unfold.layer(_window(size), **options)),
     "dropout": ("0.5", False, lambda size, **options: layers.dropout.layer(float(size), **options)),
+    "gumbel_softmax": ("0.5", False, lambda size, **options: layers.gumbel_softmax.layer(float(size), **options)),
     "flatten": ("", False, lambda: layers.reshape.layer()),
     "positions": ("64", False, lambda size, **options: layers.positions.layer(*_sizes(size), **options)),
     "rnn": ("64", True, _over_time(layers.rnn)),
@@ -122,12 +136,15 @@ NOT_WRITTEN = {
     "bias_neuron": "it is dense with the bias as a row of its weight",
     "bilinear": "it takes two inputs",
     "conv_transpose": "no data set here has images as targets",
+    "crf": "it is the loss too, and takes the labels",
     "einsum_dense": "an equation has a comma, as a list of layers has",
+    "fold": "it takes the windows of images of one size",
     "linear_cross_entropy": "it is the loss too, and takes the labels",
     "lora": "it goes around the dense layers of a trained network, by lora.adapt",
     "moe": "its experts are layers of their own",
     "spectral_norm": "it goes around another layer",
     "weight_norm": "it goes around another layer",
+    "weight_standardization": "it goes around another layer",
 }
 """Layers that no spec names, and why; `jb.chain` builds them."""
 

@@ -1,4 +1,4 @@
-"""A convolution as one matrix product: each window of the image a row of a matrix, (5.1) as (5), (8) and (10).
+"""The windows of an image as rows of a matrix, and a convolution as one product with it: (5.1) as (5), (8) and (10).
 
 With P[r, (u, c)] = x̄[S i + F u − P, c], a row r = (n, i) for every position of every image and a column for every place
 u of the kernel and channel c, and W the kernel as a matrix of the same columns:
@@ -13,13 +13,23 @@ holds it once for each place of the kernel, so this form pays only where P is na
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxbias._numerics import accumulation_dtype, matmul, rows
+from jaxbias._numerics import accumulation_dtype, matmul, rows, widen
+from jaxbias.layers._windows import (
+    Padding,
+    check_lengths,
+    check_window_fits,
+    dilated,
+    per_axis,
+    resolve_padding,
+    spatial_axes,
+)
 
 NARROW = 56
 """Columns of P (kernel size × channels) up to which the matrix product is faster at every size, on CPU."""
@@ -46,38 +56,72 @@ def on_cpu(product: Callable[..., Array], convolution: Callable[..., Array], *ar
     return lax.platform_dependent(*arrays, cpu=product, default=convolution)
 
 
-def forward(x: Array, weight: Array, geometry) -> Array:
-    """z = P W, of shape (n, *positions, channels_out)."""
-    patches = _patches(x, weight.shape[:-2], geometry)
-    return matmul(patches, rows(weight))
+@runtime_checkable
+class Geometry(Protocol):
+    """How a window moves over an image, one entry per spatial axis; pads are (low, high)."""
+
+    @property
+    def stride(self) -> tuple[int, ...]: ...
+
+    @property
+    def pads(self) -> tuple[tuple[int, int], ...]: ...
+
+    @property
+    def kernel_dilation(self) -> tuple[int, ...]: ...
 
 
-def grad_weight(x: Array, delta: Array, kernel: tuple[int, ...], geometry) -> Array:
-    """∂L/∂W = Pᵀ δ, of shape (*kernel, channels_in, channels_out)."""
-    patches = _patches(x, kernel, geometry)
-    return matmul(rows(patches).T, rows(delta)).reshape(*kernel, x.shape[-1], delta.shape[-1])
+class Moves(NamedTuple):
+    """A window on an image of these lengths: `Geometry`, and how many positions there are."""
+
+    window: tuple[int, ...]
+    stride: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    kernel_dilation: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        return tuple(
+            (n + sum(pair) - dilated(k, f)) // s + 1
+            for n, k, s, pair, f in zip(self.lengths, self.window, self.stride, self.pads, self.kernel_dilation)
+        )
 
 
-def grad_input(delta: Array, weight: Array, lengths: tuple[int, ...], geometry) -> Array:
-    """∂L/∂x of spatial shape `lengths`: entry (r, (u, c)) of δ Wᵀ added at S i + F u − P, dropped in the padding."""
-    *kernel, channels_in, _ = weight.shape
-    columns = jnp.matmul(delta, rows(weight).T, preferred_element_type=accumulation_dtype(delta.dtype))
-    columns = columns.reshape(*delta.shape[:-1], math.prod(kernel), channels_in)  # -1 fails without rows
-    total = jnp.zeros((), columns.dtype)
-    for place, u in enumerate(itertools.product(*map(range, kernel))):
-        spread = []
-        for n, i, v, s, f, (low, _) in zip(
-            lengths, delta.shape[1:-1], u, geometry.stride, geometry.kernel_dilation, geometry.pads
-        ):
-            first = f * v - low
-            spread.append((first, n - first - (i - 1) * s - 1, s - 1))
-        total = total + lax.pad(columns[..., place, :], jnp.zeros((), columns.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
-    return total.astype(delta.dtype)
+def moves(
+    x_shape: tuple[int, ...],
+    window: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: Padding,
+    dilation: int | Sequence[int],
+    function: str,
+) -> Moves:
+    """The window on x (n, *spatial, channels), checked.
+
+    Raises:
+        ValueError: x has no spatial axis, a keyword does not fit its spatial axes, or the window is larger than the
+            padded input.
+    """
+    axes = spatial_axes(x_shape, function)
+    windows = per_axis(window, axes, function, "window", x_shape)
+    strides = per_axis(stride, axes, function, "stride", x_shape)
+    dilations = per_axis(dilation, axes, function, "dilation", x_shape)
+    spans = tuple(dilated(w, d) for w, d in zip(windows, dilations))
+    pads = resolve_padding(padding, x_shape[1:-1], spans, strides, function)
+    check_window_fits(x_shape[1:-1], spans, pads, function, "window", x_shape)
+    return Moves(windows, strides, pads, dilations, x_shape[1:-1])
 
 
-def _patches(x: Array, kernel: tuple[int, ...], geometry) -> Array:
+def check_moves(
+    window: int | Sequence[int], stride: int | Sequence[int], dilation: int | Sequence[int], function: str
+) -> None:
+    """What can be said of the keywords before there is an image: whole numbers of at least 1."""
+    for argument, value in (("window", window), ("stride", stride), ("dilation", dilation)):
+        check_lengths(value, function, argument)
+
+
+def unfold(x: Array, kernel: tuple[int, ...], geometry: Geometry) -> Array:
     """P as (n, *positions, kernel size × channels)."""
-    n, *lengths, channels = x.shape
+    n, *_, channels = x.shape
     padded = lax.pad(
         x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in geometry.pads), (0, 0, 0)]
     )
@@ -87,3 +131,45 @@ def _patches(x: Array, kernel: tuple[int, ...], geometry) -> Array:
         limit = [m - f * (k - 1 - v) for m, f, k, v in zip(padded.shape[1:-1], geometry.kernel_dilation, kernel, u)]
         slices.append(lax.slice(padded, (0, *start, 0), (n, *limit, channels), (1, *geometry.stride, 1)))
     return jnp.concatenate(slices, axis=-1)
+
+
+def fold(columns: Array, kernel: tuple[int, ...], lengths: tuple[int, ...], geometry: Geometry) -> Array:
+    """The transpose of `unfold`: each entry added at the place it was read from, dropped in the padding.
+
+    Args:
+        columns: (n, *positions, kernel size × channels).
+        lengths: of the spatial axes of what comes out, which is in at least float32.
+    """
+    n, *positions, width = columns.shape
+    size = math.prod(kernel)
+    columns = widen(columns).reshape(n, *positions, size, width // size)
+    total = jnp.zeros((), columns.dtype)
+    for place, u in enumerate(itertools.product(*map(range, kernel))):
+        spread = []
+        for length, i, v, s, f, (low, _) in zip(
+            lengths, positions, u, geometry.stride, geometry.kernel_dilation, geometry.pads
+        ):
+            first = f * v - low
+            spread.append((first, length - first - (i - 1) * s - 1, s - 1))
+        total = total + lax.pad(columns[..., place, :], jnp.zeros((), columns.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    return total
+
+
+# --- a convolution as a product ---------------------------------------------------------------------------------------
+
+
+def forward(x: Array, weight: Array, geometry: Geometry) -> Array:
+    """z = P W, of shape (n, *positions, channels_out)."""
+    return matmul(unfold(x, weight.shape[:-2], geometry), rows(weight))
+
+
+def grad_weight(x: Array, delta: Array, kernel: tuple[int, ...], geometry: Geometry) -> Array:
+    """∂L/∂W = Pᵀ δ, of shape (*kernel, channels_in, channels_out)."""
+    patches = unfold(x, kernel, geometry)
+    return matmul(rows(patches).T, rows(delta)).reshape(*kernel, x.shape[-1], delta.shape[-1])
+
+
+def grad_input(delta: Array, weight: Array, lengths: tuple[int, ...], geometry: Geometry) -> Array:
+    """∂L/∂x of spatial shape `lengths`: entry (r, (u, c)) of δ Wᵀ added at S i + F u − P, dropped in the padding."""
+    columns = jnp.matmul(delta, rows(weight).T, preferred_element_type=accumulation_dtype(delta.dtype))
+    return fold(columns, weight.shape[:-2], lengths, geometry).astype(delta.dtype)

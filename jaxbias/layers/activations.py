@@ -1,4 +1,4 @@
-"""Activations a = σ(z): elementwise, but for softmax and log_softmax, which couple the entries of one axis. No params.
+"""Activations a = σ(z): elementwise, but for those of the last lines, which couple the entries of one axis. No params.
 
 Forward     a = σ(z)
 Backward    ∂L/∂z = δ σ′(z)                       elementwise σ (7)
@@ -24,6 +24,8 @@ Backward    ∂L/∂z = δ σ′(z)                       elementwise σ (7)
     hard_tanh      clip(z, −1, 1)               [−1 < a < 1]                              a      0              (9.10.6)
     softmax        e^z / Σ e^z                  a (δ − Σ a δ)                             a
     log_softmax    z − log Σ e^z                δ − eᵃ Σ δ                                a
+    sparsemax      max(z − τ, 0),  Σ a = 1      [a > 0] (δ − Σ_K δ/|K|),  K = {a > 0}     a      0             (9.10.10)
+    entmax15       max(z/2 − τ, 0)²,  Σ a = 1   g (δ − Σ g δ/Σ g),  g = √a                a                    (9.10.11)
 
 with u = √(2/π) (z + 0.044715 z³), and Φ, φ the distribution and density function of the standard normal.
 σ′ is written from the output a where σ can be undone, because the layer above keeps a anyway; silu, gelu, mish and
@@ -31,31 +33,38 @@ hard_swish take some values twice, and a rounded hard_sigmoid may be 1 where z i
 Every σ′ is finite at every finite z, and half-precision ones are computed in float32.
 
 A plain name (`relu`, `gelu`, `softmax`) is a ready `Layer` with the usual constants; `make_leaky_relu`, `make_elu`,
-`make_celu`, `make_gelu`, `make_softmax` and `make_log_softmax` build it with other ones. One that learns is a module
-of its own: `prelu`.
+`make_celu`, `make_gelu`, `make_softmax`, `make_log_softmax`, `make_sparsemax` and `make_entmax15` build it with other
+ones. One that learns is a module of its own: `prelu`.
 
     >>> a, z = mish.forward((), jnp.array([1.0, -1.0]))
     >>> _, delta_x = mish.backward(z, jnp.ones(2))
 
 Source: derivation sheet 4.3; D.-A. Clevert et al., ELU (2016); D. Hendrycks and K. Gimpel, GELU (2016), sec. 2;
 S. Elfwing et al., SiLU (2018); G. Klambauer et al., SELU (2017), sec. 2; J. Barron, CELU (2017); D. Misra, Mish (2019);
-A. Howard et al., MobileNetV3 (2019), hard swish; C. Bishop, PRML (2006), eq. 4.106 (softmax).
+A. Howard et al., MobileNetV3 (2019), hard swish; C. Bishop, PRML (2006), eq. 4.106 (softmax); A. Martins and
+R. Astudillo, From Softmax to Sparsemax (2016); B. Peters, V. Niculae and A. Martins, Sparse Sequence-to-Sequence Models
+(2019), 1.5-entmax.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from jaxbias._doors import check_delta, check_float, check_no_params, check_number, describe
-from jaxbias._numerics import widen
+from jaxbias._doors import check_delta, check_float, check_no_params, check_number
 from jaxbias.derivation import Derivation, Example, normal
+from jaxbias.layers import _coupled
+from jaxbias.layers._coupled import entmax15 as entmax15
+from jaxbias.layers._coupled import log_softmax as log_softmax
+from jaxbias.layers._coupled import make_entmax15 as make_entmax15
+from jaxbias.layers._coupled import make_log_softmax as make_log_softmax
+from jaxbias.layers._coupled import make_softmax as make_softmax
+from jaxbias.layers._coupled import make_sparsemax as make_sparsemax
+from jaxbias.layers._coupled import softmax as softmax
+from jaxbias.layers._coupled import sparsemax as sparsemax
 from jaxbias.layers._elementwise import elementwise as elementwise
-from jaxbias.layers._elementwise import without_params
 from jaxbias.params import Layer, Static
 
 # --- elementwise ------------------------------------------------------------------------------------------------------
@@ -251,68 +260,6 @@ hard_tanh: Layer[tuple[()]] = elementwise(
 """a = clip(z, −1, 1); σ′ = [−1 < a < 1], 0 at both kinks (9.10.6)."""
 
 
-# --- coupled along one axis -------------------------------------------------------------------------------------------
-
-
-def _check_axis(axis: int, function: str) -> Callable[[Any, str], None]:
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        raise TypeError(f"{function}: axis must be the number of one axis, got {describe(axis)}.")
-
-    def check(x: Any, function: str) -> None:  # at init, x may be a ShapeDtypeStruct
-        check_float(x, function)
-        if not -len(x.shape) <= axis < len(x.shape):
-            raise ValueError(f"{function}: axis={axis} does not exist in x of shape {x.shape}.")
-
-    return check
-
-
-def _shifted(z: Array, axis: int) -> Array:
-    """z less its maximum, in at least float32. A shift changes neither function, so no derivative runs through it."""
-    z = widen(z)
-    return z - jax.lax.stop_gradient(z.max(axis=axis, keepdims=True, initial=-jnp.inf))
-
-
-def make_softmax(axis: int = -1) -> Layer[tuple[()]]:
-    """a = e^z / Σ e^z along `axis`; ∂L/∂z = a (δ − Σ a δ), whose sum along the axis is 0.
-
-    Raises (from init and forward):
-        ValueError: x has no such axis.
-    """
-
-    def function(z):
-        exp = jnp.exp(_shifted(z, axis))
-        return (exp / exp.sum(axis=axis, keepdims=True)).astype(z.dtype)
-
-    def error_signal(a, delta):
-        return a * (delta - (a * delta).sum(axis=axis, keepdims=True))
-
-    return without_params("softmax", function, error_signal, "output", _check_axis(axis, "make_softmax"))
-
-
-def make_log_softmax(axis: int = -1) -> Layer[tuple[()]]:
-    """a = z − log Σ e^z along `axis`; ∂L/∂z = δ − eᵃ Σ δ, whose sum along the axis is 0.
-
-    Raises (from init and forward):
-        ValueError: x has no such axis.
-    """
-
-    def function(z):
-        shifted = _shifted(z, axis)
-        return (shifted - jnp.log(jnp.exp(shifted).sum(axis=axis, keepdims=True))).astype(z.dtype)
-
-    def error_signal(a, delta):
-        return delta - jnp.exp(a) * delta.sum(axis=axis, keepdims=True)
-
-    return without_params("log_softmax", function, error_signal, "output", _check_axis(axis, "make_log_softmax"))
-
-
-softmax: Layer[tuple[()]] = make_softmax()
-"""Softmax along the last axis."""
-
-log_softmax: Layer[tuple[()]] = make_log_softmax()
-"""Log-softmax along the last axis; stable where the logarithm of a softmax would be log 0."""
-
-
 def _both_sides(key: Array, dtype: DTypeLike) -> Array:
     """Values on every piece of the hard activations."""
     return (4 * normal(key, (5, 3), jnp.float64)).astype(dtype)
@@ -434,24 +381,5 @@ DERIVATIONS = (
         "equation (9.10.6)",
         Example("matrix", hard_tanh, _both_sides),
     ),
-    _derivation(
-        "softmax",
-        r"a_k = e^{z_k} / \sum_i e^{z_i}",
-        r"a \left(\delta - \sum_i a_i \delta_i\right)",
-        "Bishop (2006), eq. 4.106",
-        Example("matrix", softmax, (5, 3)),
-        Example("middle axis", make_softmax(axis=1), (2, 3, 4)),
-        Example("one class", softmax, (5, 1)),
-        Example("no rows", softmax, (0, 3)),
-    ),
-    _derivation(
-        "log_softmax",
-        r"a_k = z_k - \log \sum_i e^{z_i}",
-        r"\delta - e^{a} \sum_i \delta_i",
-        "Bishop (2006), eq. 4.106",
-        Example("matrix", log_softmax, (5, 3)),
-        Example("first axis", make_log_softmax(axis=0), (2, 3, 4)),
-        Example("one class", log_softmax, (5, 1)),
-        Example("no classes", log_softmax, (5, 0)),
-    ),
+    *_coupled.DERIVATIONS,
 )

@@ -18,6 +18,7 @@ from . import (
     binary_cross_entropy,
     cross_entropy,
     ctc,
+    dice,
     focal,
     gaussian_nll,
     half_squared_error,
@@ -27,8 +28,10 @@ from . import (
     kl_divergence,
     log_cosh,
     mean_squared_error,
+    negative_binomial_nll,
     pinball,
     poisson_nll,
+    triplet,
 )
 from ._loss import with_row_weight
 
@@ -38,6 +41,7 @@ __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "ctc",
+    "dice",
     "focal",
     "gaussian_nll",
     "half_squared_error",
@@ -47,8 +51,10 @@ __all__ = [
     "kl_divergence",
     "log_cosh",
     "mean_squared_error",
+    "negative_binomial_nll",
     "of_network",
     "pinball",
     "poisson_nll",
+    "triplet",
     "with_row_weight",
 ]

@@ -71,6 +71,19 @@ def check_same_shape(out: Array, targets: Array, function: str) -> None:
         )
 
 
+def check_counts(targets: Array, function: str) -> None:
+    """Raise a ValueError where a target is negative or NaN, as far as they have values here."""
+    if isinstance(targets, Tracer):
+        return
+    known = np.asarray(targets)
+    wrong = known[~(known >= 0)]
+    if wrong.size:
+        raise ValueError(
+            f"{function}: targets are counts and must not be negative, got {wrong[0]}. Standardised targets are none: "
+            f"take them as they were counted."
+        )
+
+
 def read_labels(out: Any, labels: Any, function: str, ignore_label: int | None = None) -> Integer[Array, "*batch"]:
     """The labels, one per row, in integers of at least 32 bits, which can count the classes.
 

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxbias._numerics import widen
 from jaxbias.derivation import Derivation, LossExample, generator
 from jaxbias.losses._loss import (
     Rows,
+    check_counts,
     check_reduction,
     check_same_shape,
     only_counted,
@@ -58,7 +58,7 @@ def forward(
     """
     check_reduction(reduction, "poisson_nll.forward")
     check_same_shape(out, targets, "poisson_nll.forward")
-    _check_counts(targets)
+    check_counts(targets, "poisson_nll.forward")
     z, y = widen(out), widen(targets)
     per_row = (jnp.exp(z) - y * z).sum(axis=-1)
     rows = weigh_rows(per_row, reduction, row_weight, "poisson_nll.forward")
@@ -84,18 +84,6 @@ def loss(*, row_weight: Any = None, reduction: str = "mean") -> ConfiguredLoss:
     """The loss with its weights and reduction bound; keywords as for `forward`."""
     check_reduction(reduction, "poisson_nll.loss")
     return ConfiguredLoss(partial(forward, row_weight=row_weight, reduction=reduction), backward, "poisson_nll")
-
-
-def _check_counts(targets: Array) -> None:
-    if isinstance(targets, Tracer):
-        return
-    known = np.asarray(targets)
-    wrong = known[~(known >= 0)]
-    if wrong.size:
-        raise ValueError(
-            f"poisson_nll.forward: targets are counts and must not be negative, got {wrong[0]}. Standardised targets "
-            f"are none: take them as they were counted."
-        )
 
 
 ROW_WEIGHT = np.array([0.5, 2, 0, 1, 1.5])

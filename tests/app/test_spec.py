@@ -33,6 +33,12 @@ def test_a_gated_unit_keeps_its_width_unless_told(key):
     assert params[0].gate.weight.shape == (64, 128) and params[0].down.weight.shape == (128, 64)
 
 
+def test_pieces_kernels_and_windows_are_sizes(key):
+    shape, params = shape_of("unfold:2,locally_connected:5x3x2:stride=2,flatten,maxout:6x3", (2, 8, 8, 1), key)
+    assert shape == (2, 6) and params[3].weight.shape == (3 * 3 * 5, 3, 6)
+    assert params[1].weight.shape == (3, 3, 3, 2, 4, 5) and params[1].bias.shape == (3, 3, 5)
+
+
 @pytest.mark.parametrize("name", spec.NAMES)
 def test_every_name_builds_and_runs(key, name):
     example = spec._BUILDERS[name][0] if name not in spec.ACTIVATIONS else ""
@@ -86,6 +92,8 @@ BAD = [
     ("dense:0", "cannot build 'dense:0' .*'0' is no size.*It is written like dense:128"),
     ("dense:x", "cannot build 'dense:x'"),
     ("conv:16", "cannot build 'conv:16' .*It is written like conv:16x3x3"),
+    ("maxout:16", "cannot build 'maxout:16' .*It is written like maxout:128x2"),
+    ("crf", "crf in 'crf' cannot be written as text: it is the loss too, and takes the labels"),
     ("relu:3", "relu takes no size, got 'relu:3'"),
     ("flatten:3", "flatten takes no size, got 'flatten:3'"),
     ("dense:3:colour=red", "cannot build 'dense:3:colour=red' .*colour"),

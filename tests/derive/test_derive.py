@@ -286,6 +286,20 @@ def test_what_is_drawn_from_a_key_argument_is_constant():
     np.testing.assert_allclose(*grads, rtol=1e-6)
 
 
+def test_what_is_drawn_from_a_key_that_it_closes_over_is_judged_as_it_was_rounded():
+    """Noise in float32 is a constant of the code; of exact noise y would be another number, and so its slope."""
+
+    def gumbel_softmax(z):
+        noise = jax.random.gumbel(jax.random.key(0), (5, 3), jnp.float32)
+        return jax.nn.softmax((z + noise) / 0.5, axis=-1)
+
+    z = jnp.linspace(-1, 1, 15, dtype=jnp.float32).reshape(5, 3)
+    written = jb.derive(gumbel_softmax, (z,))
+    assert written.report.verdict == "right" and "gumbel" not in written.code
+    pulled = [jax.vjp(function, z)[1](jnp.sin(9 * z))[0] for function in (gumbel_softmax, written.function)]
+    np.testing.assert_allclose(*pulled, rtol=0, atol=4 * float(jnp.finfo(jnp.float32).eps))
+
+
 def test_second_order():
     """The backward of a backward, against autodiff of autodiff."""
     forward, args = FORWARDS["dense_tanh"]

@@ -320,6 +320,17 @@ PLANTED = {
         lambda a, d: d - jnp.exp(a) * d,
         lambda a, d: d - jnp.exp(a) * d.sum(0, keepdims=True),
     ],
+    "sparsemax": [
+        lambda a, d: jnp.where(a > 0, d - d.mean(-1, keepdims=True), 0),  # mean over all classes
+        lambda a, d: jnp.where(a > 0, d, 0),
+        lambda a, d: d - jnp.where(a > 0, d, 0).sum(-1, keepdims=True) / (a > 0).astype(d.dtype).sum(-1, keepdims=True),
+        lambda a, d: a * (d - (a * d).sum(-1, keepdims=True)),  # the rule of softmax
+    ],
+    "entmax15": [
+        lambda a, d: a * (d - (a * d).sum(-1, keepdims=True) / a.sum(-1, keepdims=True)),  # a for √a
+        lambda a, d: jnp.sqrt(a) * (d - (jnp.sqrt(a) * d).sum(-1, keepdims=True)),
+        lambda a, d: 2 * layers.entmax15.backward(a, d)[1],  # the exponent of the square
+    ],
 }
 
 

@@ -57,6 +57,21 @@ def without_mask(*fields):
     return core, "_tile_backward", wrong
 
 
+def by_minus_theta(*how):
+    return RIGHT[2](*how, back=True)
+
+
+def turned_back(rotation):
+    """The right rotation where forward is computed again, and another one for the error signal."""
+
+    def wrong(z, first, pairing, base, size, back=False):
+        if not back:
+            return RIGHT[2](z, first, pairing, base, size)
+        return rotation(z, first, pairing, base, size)
+
+    return wrong
+
+
 RIGHT_HEADS = attention.heads_backward
 
 
@@ -103,6 +118,18 @@ FAULTS = {
     ),
     "rotation by +θ": (
         (_query_norm, "rotated", lambda *args, back=False: RIGHT[2](*args)),
+        Q | K | {"1.x"},
+    ),
+    "the last features turned back for the first": (
+        (
+            _query_norm,
+            "rotated",
+            turned_back(lambda z, *how: jnp.roll(by_minus_theta(jnp.roll(z, 2, -1), *how), -2, -1)),
+        ),
+        Q | K | {"1.x"},
+    ),
+    "turned back from the next position": (
+        (_query_norm, "rotated", turned_back(lambda z, first, *how: by_minus_theta(z, first + 1, *how))),
         Q | K | {"1.x"},
     ),
     "row of the appended key added to the last key": (

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 import jaxbias as jb
-from jaxbias.layers import attention, glu, linear_cross_entropy, lstm, ssm
+from jaxbias.layers import attention, glu, linear_attention, linear_cross_entropy, lstm, ssm
 
+PLATFORMS = ("cpu", "cuda", "tpu")
 X = jax.ShapeDtypeStruct((2, 9, 8), jnp.float32)
 FORMS = {
     "attention": (attention.layer(2, 4, causal=True, window=3, rotary="half", block=4), X),
@@ -39,10 +40,18 @@ def lowered(layer, x, platform):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_no_platform_has_a_program_of_its_own(name):
-    texts = {platform: lowered(*FORMS[name], platform) for platform in ("cpu", "cuda", "tpu")}
+    texts = {platform: lowered(*FORMS[name], platform) for platform in PLATFORMS}
     text, calls = texts["cpu"]
     assert "dot_general" in text and not calls
     assert all(other == texts["cpu"] for other in texts.values())
+
+
+def test_linear_attention_is_one_program_but_for_the_running_sums_of_jax():
+    """JAX lowers `cumsum` itself, since 0.12 as a scan on CUDA and as a window elsewhere; all around it is the same."""
+    texts = {platform: lowered(linear_attention.layer(2, 4, chunk=4), X, platform) for platform in PLATFORMS}
+    around = {re.sub(r"func\.func private @cumsum.*?\n  }\n", "", text, flags=re.DOTALL) for text, _ in texts.values()}
+    assert len(around) == 1 and "dot_general" in around.pop()
+    assert all(not calls for _, calls in texts.values()) and texts["cpu"] == texts["tpu"]
 
 
 def test_a_call_of_the_host_would_be_seen():
