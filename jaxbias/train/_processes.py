@@ -65,7 +65,8 @@ def while_all_are_here(where: Callable[[], str]) -> Iterator[None]:
             raise
         _leave()
         raise ConnectionError(
-            f"fit: another process of {jax.process_count()} ended, or no longer answers: this one trained, {where()}"
+            f"fit: another process of {jax.process_count()} ended, or no longer answers: this one trained, {where()} "
+            f"({str(error).splitlines()[0]:.150})"
         ) from None
 
 
