@@ -24,7 +24,7 @@ NAMES = (
 )  # fmt: skip
 SIZES = {"tiny": (4, 6, 5), "quick": (256, 256, 64), "full": (1024, 1024, 256)}
 TINY = ("swiglu", "soft_cross_entropy")
-"""What the tests run, under strict promotion of ranks, which the code that is written does not keep to."""
+"""What the tests run, under strict promotion of ranks, which not all of these forwards keep to, nor then their code."""
 
 
 @functools.cache

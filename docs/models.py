@@ -49,7 +49,9 @@ FIRST = (
     "155 of 159 leaves were right; the other four were wrong without a warning: VectorQuantizer's codebook, and three "
     "leaves of BlockNeuralAutoregressiveNN whose logarithms are added to a log-determinant entry by entry. Five leaves "
     "had been written down under wrong names, and one model (WeightNorm, PReLU) was called wrongly and did not run. "
-    "What multiplies data as an exponential is no bias since; the table shows the second run"
+    "Both kinds have rules since, which the table shows: what multiplies data as an exponential is no bias, and what "
+    "only chooses says less than what reaches the output. Of 17 further architectures, in plain JAX and written down "
+    "in the same way (`tests/foreign/test_unseen.py`), 137 of 140 leaves were right at the first run"
 )
 
 
@@ -77,12 +79,14 @@ def read(package: str, name: str, model: Model) -> tuple[str, ...]:
     version = importlib.metadata.version(package)
     with warnings.catch_warnings(record=True) as caught, jax.numpy_dtype_promotion("standard"):
         warnings.simplefilter("always")
-        roles = jb.named_parameters(jb.roles(model.fn, model.params, *model.args, unused="unused"))
+        roles = jb.named_parameters(jb.roles(model.fn, model.params, *model.args, unused="other"))
         said = "".join(str(w.message) for w in caught)
+        contacts = jb.contacts(model.fn, model.params, *model.args, unused="left out")
+    used = {path for contact in contacts for path in contact.leaves}
     wrong = {
         path: f"{path}: {role} for {expected(model, path)}"
         for path, role in roles.items()
-        if role not in (expected(model, path), "unused")
+        if path in used and role != expected(model, path)
     }
     warned = sum(path in said for path in wrong)
     misses = "; ".join([*wrong.values()][:4]) + (f" ({warned} with a warning)" if warned else "")

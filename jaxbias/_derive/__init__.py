@@ -2,7 +2,7 @@
 
 derived     the door: `derive`, and what it gives
 reading     a traced forward as steps on expressions; `values` numbers them, `scope` is what has been read of a function
-sizes       which numbers of a trace are sizes of arguments
+sizes       which numbers of a trace are sizes of arguments; `by_size` which of what is written are
 rules       each primitive: its expression, and the error signals of its operands
 fused       library functions that a trace has taken apart
 control     loops and choices: both halves, with a body that is derived as a function is

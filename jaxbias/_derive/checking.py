@@ -65,6 +65,11 @@ def checked(forward: Any, args: Any, tree: Any, wanted: Any, written: Written) -
 
     function.defvjp(run, back)
     expected, actual = _quickly(lambda *args: (forward(*args), run(*args)[0]))(*args)
+    if not all(np.isfinite(out).all() for out in jax.tree.leaves(expected) if is_float(out)):
+        raise ValueError(
+            "derive: what forward gives at args is not finite, so nothing that is written can be compared with it. "
+            "Hand over shapes (jax.ShapeDtypeStruct), for which values are drawn, or others within its domain."
+        )
     errors = verify.relative_errors(actual=actual, expected=expected)
     if not all(error < 1e-3 for error in errors.values()):
         raise NotDerived(f"derive: the forward that was written is another ({errors}):\n{written.code}")

@@ -3,6 +3,8 @@
 import functools
 import html
 import inspect
+import itertools
+import keyword
 import linecache
 import re
 from collections.abc import Callable, Sequence
@@ -14,15 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr, verify
+from jaxbias._derive.by_size import holds_at
 from jaxbias._derive.checking import autodiff_bytes, bytes_of, checked
 from jaxbias._derive.reading import Reading
-from jaxbias._derive.sizes import digits_in, sizes_in
+from jaxbias._derive.sizes import Twin, digits_in, sizes_in, twins_of
 from jaxbias._derive.values import Values
 from jaxbias._derive.writing import Written
 from jaxbias._doors import describe
 from jaxbias._jaxpr.sources import place
 from jaxbias._trees import in_one_line, is_float, path_name
 from jaxbias.symbols import expressions as ex
+
+MOST_TWINS = 12
+"""Pairs of other sizes at which the function is written, for its sizes to have names."""
 
 KEEP = ("named", "least")
 STYLES = ("steps", "closed")
@@ -44,6 +50,8 @@ class Derived:
         residual_bytes: what the backward keeps from the forward.
         autodiff_bytes: what autodiff keeps.
         notes: what else is worth knowing.
+        any_size: whether `code` holds at other sizes too, at those that the function itself takes: tried at a set of
+            them. Else its numbers are sizes of these arguments.
         unwritten: operations that have no derivation here, with their lines; JAX carries them out inside of `function`,
             and `code` takes them as functions.
     """
@@ -60,6 +68,7 @@ class Derived:
     latex: str = field(repr=False)
     unwritten: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    any_size: bool = False
 
     def __str__(self) -> str:
         width = max((len(left) for left, _ in self.steps), default=0)
@@ -115,8 +124,10 @@ def derive(
             where the sum of products that comes out is shorter, as a norm's does; the bodies of loops stay in steps.
 
     Raises:
-        TypeError: args is no sequence, forward cannot be traced, or nothing in args can be differentiated.
-        ValueError: another `keep` or `style`, or argnums or names that do not fit args.
+        TypeError: args is no sequence, argnums no whole numbers, forward cannot be traced, or nothing in args can be
+            differentiated.
+        ValueError: another `keep` or `style`, argnums or names that do not fit args, args at which forward is not
+            finite.
         NotDerived: what was written is not the gradient; nothing that is wrong is shown.
     """
     if keep not in KEEP:
@@ -140,15 +151,36 @@ def derive(
     def flat(*leaves: Any) -> list[Any]:
         return jax.tree.leaves(forward(*tree.unflatten(leaves)))
 
-    program = _traced(flat, leaves)
+    program, ranks = _traced(flat, leaves), _ranks(flat, leaves)
     by_autodiff = autodiff_bytes(flat, leaves, wanted)
-    inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
-    sizes = sizes_in(program, flat, leaves, inputs)
-    captured = _closed_over(forward)
-    values = Values(inputs, captured, sizes, digits_in(program, flat, leaves))
-    written = Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep, style)
-    function, report, namespace = checked(forward, args, tree, wanted, written)
+
+    def written_at(program: _jaxpr.Program, leaves: Sequence[Any], other: Twin | None) -> Written:
+        inputs = [ex.name(text, np.shape(leaf), leaf.dtype) for text, leaf in zip(variables, leaves)]
+        sizes, digits = sizes_in(program, leaves, other, inputs), digits_in(program, flat, leaves)
+        values = Values(inputs, _closed_over(forward), sizes, digits)
+        with jax.numpy_rank_promotion(ranks):
+            return Written(Reading(values, program, [values.new(x) for x in inputs]), wanted, keep, style)
+
+    def has_sizes_by_name(written: Written, pair: tuple[Twin, Twin]) -> bool:
+        """Put sizes by name in place of numbers, if what comes out holds at other sizes."""
+        others = [written_at(twin.program, twin.leaves, Twin(leaves, program)) for twin in pair]
+        as_given, captured = written.texts, [written.values.captured[text] for text in written.captured]
+        if written.by_size(others) and holds_at(pair[1].leaves, flat, leaves, wanted, written.code, captured):
+            return True
+        written.texts = as_given
+        return False
+
+    written, any_size = None, False
+    for pair in itertools.islice(twins_of(program, flat, leaves), MOST_TWINS):
+        attempt = written_at(program, leaves, pair[0])
+        if any_size := has_sizes_by_name(attempt, pair):
+            written = attempt
+            break
+        written = written or attempt
+    written = written or written_at(program, leaves, None)
+    values = written.values
     captured = [values.captured[text] for text in written.captured]
+    function, report, namespace = checked(forward, args, tree, wanted, written)
     shapes = jax.eval_shape(namespace["forward"], *leaves, *captured)[1]
     first, then = written.formulas
     return Derived(
@@ -167,6 +199,7 @@ def derive(
             *(str(values.draws[text]) for text in written.draws),
         ),
         notes=() if _has_source(forward) else ("the source is not at hand: names of values are made up",),
+        any_size=any_size,
     )
 
 
@@ -195,6 +228,16 @@ def _traced(flat: Callable[..., Any], leaves: Sequence[Any]) -> _jaxpr.Program:
     return program
 
 
+def _ranks(flat: Callable[..., Any], leaves: Sequence[Any]) -> str:
+    """The strictest `jax_numpy_rank_promotion` that a forward runs under, which the code then runs under too."""
+    try:
+        with jax.numpy_rank_promotion("raise"):
+            jax.eval_shape(flat, *leaves)
+    except ValueError:
+        return "allow"
+    return "raise"
+
+
 def _drawn(leaf: Any, position: int) -> Any:
     """An array, or normal values for a shape.
 
@@ -214,7 +257,9 @@ def _drawn(leaf: Any, position: int) -> Any:
 def _chosen(args: tuple[Any, ...], argnums: int | Sequence[int] | None) -> set[int]:
     if argnums is None:
         return set(range(len(args)))
-    numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+    numbers = list(argnums) if isinstance(argnums, Sequence) and not isinstance(argnums, str) else [argnums]
+    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in numbers):
+        raise TypeError(f"derive: argnums must be a whole number or several, got {describe(argnums)}.")
     if wrong := [n for n in numbers if not -len(args) <= n < len(args)]:
         raise ValueError(f"derive: argnums names argument {wrong[0]}, but there are {len(args)}.")
     return {n % len(args) for n in numbers}
@@ -224,6 +269,9 @@ def _arguments(forward: Callable[..., Any], args: tuple[Any, ...], names: Sequen
     """A variable for each leaf: the argument's name, and the path inside of it where it is a tree."""
     if names is not None and len(names) != len(args):
         raise ValueError(f"derive: names must name each of the {len(args)} arguments, got {len(names)}.")
+    for name in names or ():
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or names.count(name) > 1:
+            raise ValueError(f"derive: names must be different names of Python variables, got {name!r}.")
     given = list(names) if names is not None else _signature(forward, len(args))
     paths = [path for path, _ in jax.tree.leaves_with_path(args)]
     texts = [_identifier(path_name(path[1:])) if path[1:] else given[path[0].idx] for path in paths]

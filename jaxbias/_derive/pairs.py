@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from jaxbias._derive.backward import Backward
 from jaxbias._derive.closed import closed
 from jaxbias._derive.scope import Scope
-from jaxbias._derive.statements import Assign, Line, Lines, Statement
+from jaxbias._derive.statements import Assign, Line, Lines, Statement, printer
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols import queries
 from jaxbias.symbols.expressions import Expression
-from jaxbias.symbols.python import Printer
 from jaxbias.symbols.queries import parts
 
 
@@ -107,9 +106,9 @@ class Pair:
         Args:
             besides: names that are needed too.
         """
-        printer = Printer(self._in_forward)
-        texts = [printer(x) for x in results]
-        needed = printer.names | (besides or set())
+        write = printer(self._in_forward)
+        texts = [write(x) for x in results]
+        needed = write.names | (besides or set())
         self.written = []
         for statement in reversed(self.statements):
             if needed & (targets := {x.detail for x in statement.targets}):
@@ -151,15 +150,15 @@ class Pair:
             need([gradient], None)
             total = totals.get(self.wanted[position])
             whole = gradient if total is None else ex.add(total, gradient)
-            printer = Printer(lambda x: self.texts.get(x) or later.get(x))
-            text = printer(whole)
+            write = printer(lambda x: self.texts.get(x) or later.get(x))
+            text = write(whole)
             if names is not None and not text.isidentifier():
                 taken = names[position] in self.values.taken
                 text = self.values.unique(names[position]) if taken else names[position]
                 ordered.append((Assign(ex.name(text, whole.shape, whole.dtype), whole), dict(later)))
                 reads.add(text)
             else:
-                reads |= printer.names
+                reads |= write.names
             texts.append(text)
         left: list[Lines] = []
         for statement, known in reversed(ordered):

@@ -103,11 +103,17 @@ class Reading(Scope):
         return tuple(number(i) for i in program.outputs)
 
     def _draws(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> bool:
-        """Whether what comes out is made of keys alone: random numbers, for which there is no error signal."""
+        """Whether what comes out is made of keys alone: random numbers, for which there is no error signal.
+
+        What the user's code computes of them is written: from a draw that has a name, or that a call has returned.
+        """
         values = self.values
         unknown = [i for i in inputs if i not in values.known]
-        keys = [i for i in unknown if i in values.of_keys or _is_key(values.of[i].dtype)]
-        return (bool(keys) and len(keys) == len(unknown)) or (bool(unknown) and equation.name == "random_wrap")
+        keys = [i for i in unknown if _is_key(values.of[i].dtype) or (i in values.of_keys and not values.of[i].detail)]
+        if not unknown or len(keys) < len(unknown):
+            return bool(unknown) and equation.name == "random_wrap"
+        computes = equation.caller is None and not equation.bodies and not equation.name.startswith("random_")
+        return not computes or any(_is_key(values.of[i].dtype) for i in keys)
 
     def _from_keys(self, equation: _jaxpr.Equation, inputs: Sequence[int]) -> list[int]:
         """Numbers of what is made of keys, which has no name until something else reads it."""

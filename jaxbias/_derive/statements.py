@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from textwrap import indent
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import jax
+
 from jaxbias.symbols import expressions as ex
 from jaxbias.symbols.expressions import Expression
 from jaxbias.symbols.latex import Latex, equation
@@ -12,6 +14,12 @@ from jaxbias.symbols.python import Printer
 
 TextOf = Callable[[Expression], str | None]
 """The name of an expression that has one."""
+
+
+def printer(text_of: TextOf) -> Printer:
+    """Writes Python that runs where `jax_numpy_rank_promotion` is what it is now."""
+    return Printer(text_of, jax.numpy_rank_promotion.value == "raise")
+
 
 AT_ONCE = {"contract", "total", "call", "placed"}
 """What is no elementwise function: it is kept rather than computed again."""
@@ -110,11 +118,11 @@ class Assign:
         return names_in(self.roots)
 
     def write(self, text_of: TextOf, needed: set[str] | None) -> Lines:
-        printer = Printer(lambda x: None if x is self.value else text_of(x))
-        text, name = printer(self.value), self.variable.detail
-        mathematics = equation(name, Latex(printer.text_of)(self.value))
+        write = printer(lambda x: None if x is self.value else text_of(x))
+        text, name = write(self.value), self.variable.detail
+        mathematics = equation(name, Latex(write.text_of)(self.value))
         line = Line(f"{name} = {text}", name, mathematics)
-        return Lines((name,), (line,), frozenset(printer.names), _cheap(self.value, text_of))
+        return Lines((name,), (line,), frozenset(write.names), _cheap(self.value, text_of))
 
 
 def _cheap(x: Expression, text_of: TextOf) -> bool:
@@ -184,9 +192,9 @@ class Loop:
         body = self.body(wanted)
         used = [name.detail in body.reads for name in self.taken]
         taken = [name.detail for name, keep in zip(self.taken, used) if keep]
-        printer = Printer(text_of)
-        starts = [printer(x) for x in self.starts]
-        sequences = [printer(x) for x, keep in zip(self.sequences, used) if keep]
+        write = printer(text_of)
+        starts = [write(x) for x in self.starts]
+        sequences = [write(x) for x, keep in zip(self.sequences, used) if keep]
         ends = [x.detail if needed is None or x.detail in needed else "_" for x in self.ends]
         stacks = [x.detail for x, keep in zip(self.stacks, wanted) if keep]
         carried = [x.detail for x in self.carried]
@@ -205,7 +213,7 @@ class Loop:
             *_call(call, given, f"last line of {self.function}"),
         ]
         inside = body.reads - {*carried, *taken}
-        return Lines(tuple(x.detail for x in self.targets), tuple(lines), frozenset(printer.names | inside))
+        return Lines(tuple(x.detail for x in self.targets), tuple(lines), frozenset(write.names | inside))
 
 
 def _call(start: str, given: Sequence[str], about: str) -> list[Line]:
@@ -251,8 +259,8 @@ class Choice:
         return names_in(self.roots) | self.free
 
     def write(self, text_of: TextOf, needed: set[str] | None) -> Lines:
-        printer = Printer(text_of)
-        which, lines, reads = printer(ex.bare(self.which)), [], set(printer.names)
+        write = printer(text_of)
+        which, lines, reads = write(ex.bare(self.which)), [], set(write.names)
         for function, body in zip(self.functions, self.branches()):
             lines += [
                 Line(f"def {function}():", f"first line of {function}"),

@@ -73,6 +73,7 @@ class Values:
     def __init__(self, arguments: Sequence[Expression], closed_over: Variables, sizes: Sizes, digits: Digits):
         self.of: list[Expression] = []
         self.known: dict[int, Any] = {}
+        self._computed: dict[int, Any] = {}
         self.functions: dict[Any, str] = {}
         self.captured: dict[str, Any] = {}
         self.drawn: set[str] = set()
@@ -102,12 +103,13 @@ class Values:
     def held(self, number: int) -> Any:
         """What a known value is, computed when first asked for."""
         value = self.known[number]
-        if isinstance(value, Later):
+        if not isinstance(value, Later):
+            return value
+        if number not in self._computed:
             inputs = [self.held(number) for number in value.inputs]
             with jax.ensure_compile_time_eval():  # it may first be asked for inside of a trace
-                value = value.equation.bind(*inputs)[value.place]
-            self.known[number] = value
-        return value
+                self._computed[number] = value.equation.bind(*inputs)[value.place]
+        return self._computed[number]
 
     def keys_of(self, number: int) -> tuple[int, ...]:
         """The keys that a value is made of."""
@@ -119,16 +121,17 @@ class Values:
         return tuple(dict.fromkeys(key for i in inputs for key in self.keys_of(i)))
 
     def drawn_by(self, draw: Draw) -> Callable[..., Any]:
-        """The function of the keys that a draw is."""
+        """The function of the keys that a draw is: the forward's own operations, those on numbers too."""
 
         def run(*keys: Any) -> Any:
             made = dict(zip(draw.keys, keys))
 
             def value(number: int) -> Any:
-                if number in self.known:
-                    return self.held(number)
+                known = self.known.get(number)
+                if known is not None and not isinstance(known, Later):
+                    return known
                 if number not in made:
-                    equation, inputs, place = self.of_keys[number]
+                    equation, inputs, place = known or self.of_keys[number]
                     made[number] = equation.bind(*map(value, inputs))[place]
                 return made[number]
 

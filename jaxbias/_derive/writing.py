@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from textwrap import indent
 
+from jaxbias._derive.by_size import renamed, sizes_of
 from jaxbias._derive.pairs import Pair
 from jaxbias._derive.reading import Reading
 from jaxbias._derive.statements import Assign, Line, bracketed
@@ -48,9 +49,58 @@ class Written:
         self.unwritten = [t for t in values.unwritten if {t, f"{t}_pull"} & (needed | read)]
         self.draws = [text for text in values.draws if text in needed | read]
         self.captured = [text for text in values.captured if text in needed | read]
-        arguments = [*self.arguments, *self.captured]
-        self.residuals = [text for text in [*arguments, *self.pair.made] if text in read]
-        self.code = self._module(arguments, outs)
+        self._outs: Sequence[str] = outs
+        self.residuals = [text for text in [*self.arguments, *self.captured, *self.pair.made] if text in read]
+
+    @property
+    def code(self) -> str:
+        return self._module([*self.arguments, *self.captured], self._outs)
+
+    def by_size(self, twins: Sequence["Written"]) -> bool:
+        """Put sizes by name in place of numbers, as what is written at other sizes tells; whether that is possible.
+
+        It is not, and nothing is changed, where something else differs than sizes, or sizes do not make a number.
+        """
+        if self.unwritten or self.draws:  # JAX carries those out at the sizes that they were traced at
+            return False
+        written = [self, *twins]
+        names = [x._named() for x in written]
+        if any([list(n) for n in others] != [list(n) for n in names[0]] for others in names):
+            return False
+        forward, backward = (
+            [size for text in at[0] for size in sizes_of(text, [named[text].shape for named in at])]
+            for at in zip(*names)
+        )
+        made = []
+        for sizes, *texts in zip((forward, forward, backward, backward), *(x.texts for x in written)):
+            if len(set(map(len, texts))) > 1:
+                return False
+            new = [renamed(lines, sizes) for lines in zip(*texts)]
+            if None in new:
+                return False
+            made.append([text for text in new if text is not None])
+        self.texts = made
+        return True
+
+    @property
+    def texts(self) -> Sequence[Sequence[str]]:
+        """Of the lines of the forward, what it returns, the lines of the backward, what that returns."""
+        lines, back = ([line.text for line in lines] for lines in (self.forward_lines, self.pair.backward_lines))
+        return lines, self._outs, back, self.gradients
+
+    @texts.setter
+    def texts(self, texts: Sequence[Sequence[str]]) -> None:
+        lines, self._outs, back, gradients = texts
+        self.gradients = list(gradients)
+        self.forward_lines = [line._replace(text=text) for line, text in zip(self.forward_lines, lines)]
+        self.pair.backward_lines = [line._replace(text=text) for line, text in zip(self.pair.backward_lines, back)]
+
+    def _named(self) -> tuple[dict[str, Expression], dict[str, Expression]]:
+        """What has a name in all of the forward, and in all of the backward."""
+        arguments = dict(zip(self.arguments, (self.values.of[n] for n in self.pair.reading.inputs)))
+        made = {**arguments, **self.pair.made}
+        kept = {text: made[text] for text in self.residuals if text in made}
+        return arguments, kept | {d.detail: d for d in self.deltas if d is not None}
 
     def _output(self, reading: Reading, k: int, x: Expression, count: int) -> Expression:
         """An output under a name, so that the backward can keep it."""

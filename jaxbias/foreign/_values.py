@@ -35,6 +35,8 @@ class Use:
         level: how much it counts, see `uses`.
         known: False for an operation that is not known here, so that "other" only says that it was not recognised.
         logarithm: an exponential of the leaf was taken on the way.
+        determinant: a logarithm of what was made of the leaf was taken on the way.
+        chooses: no number leads from here to the output, only what is chosen by it.
     """
 
     leaf: int
@@ -43,6 +45,13 @@ class Use:
     place: Place
     known: bool = True
     logarithm: bool = False
+    determinant: bool = False
+    chooses: bool = False
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How much it counts, the least the most: a choice less than what is computed, more than a penalty."""
+        return (1, 1 + self.level) if self.chooses and self.level < 2 else (self.level, 0)
 
 
 @dataclass(eq=False)
@@ -72,6 +81,7 @@ class Thread:
         reduced: it went through a reduction on every way here.
         gathered: constants chose rows of it.
         logarithm: an exponential of it was taken on some way here.
+        determinant: a logarithm of what was made of it was taken on some way here.
         claim: role that it took where it met constants, noise or other leaves; "" for none so far.
         firm: that role holds even where the value is then multiplied into data as a weight is.
         claimed_at: where it took it.
@@ -85,6 +95,7 @@ class Thread:
     reduced: bool = False
     gathered: bool = False
     logarithm: bool = False
+    determinant: bool = False
     claim: str = ""
     firm: bool = True
     claimed_at: Place | None = None
@@ -164,6 +175,7 @@ def merge(threads: Iterable[Thread]) -> tuple[Thread, ...]:
             reduced=old.reduced and thread.reduced,
             gathered=old.gathered or thread.gathered,
             logarithm=old.logarithm or thread.logarithm,
+            determinant=old.determinant or thread.determinant,
             pick=old.pick or thread.pick,
         )
     return tuple(merged.values())

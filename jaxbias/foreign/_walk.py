@@ -206,7 +206,9 @@ class Walk:
         if thread.claim and role == thread.claim and thread.claimed_at is not None:
             place = thread.claimed_at
         known = known or role != "other"
-        self.claims.recorded.append(Use(thread.leaf, role, thread.level, place, known, thread.logarithm))
+        self.claims.recorded.append(
+            Use(thread.leaf, role, thread.level, place, known, thread.logarithm, thread.determinant)
+        )
 
     # --- params, constants, noise ---
 
@@ -238,6 +240,7 @@ class Walk:
                         reduced=t.reduced or lost,
                         gathered=t.gathered or rows,
                         logarithm=t.logarithm or name in ("exp", "exp2"),
+                        determinant=t.determinant or name in ("log", "log1p"),
                         firm=t.firm or name not in LINEAR,
                     )
                 )

@@ -17,11 +17,12 @@ What multiplies data as an exponential is a logarithm; where what is computed of
 log-determinant.
 
 How much a use counts: 0, nothing but layout between the leaf and data; 1, computed from params; 2, that went through a
-reduction too (penalties, priors, log-determinants); 3, no data at all.
+reduction too (penalties, priors, log-determinants); 3, no data at all. Where no number leads on to the output (a
+product whose argmax says which row is taken) it counts less than 1 and more than 2: a codebook is an embedding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ import jax.numpy as jnp
 from jaxbias._jaxpr import Program
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.foreign import _axes
+from jaxbias.foreign._reach import by_numbers
 from jaxbias.foreign._values import NOISE, PARAMS, TOKEN, Thread, Use, Value, data_from
 from jaxbias.foreign._walk import Walk
 from jaxbias.foreign.traced import traced
@@ -45,12 +47,12 @@ class Uses:
     uses: tuple[Use, ...]
 
     def of(self, leaf: int) -> list[Use]:
-        """The uses of one leaf that count: those of the lowest level, a logarithm's as what its exponential is."""
+        """The uses of one leaf that count the most, without the log-determinant of what it multiplies."""
         uses = [use for use in self.uses if use.leaf == leaf]
-        uses = [use for use in uses if use.level == min(use.level for use in uses)]
-        if any(use.logarithm and use.role in ("weight", "scale") for use in uses):
-            uses = [use for use in uses if use.role != "bias"]  # the log-determinant of what it multiplies
-        return uses
+        factors = [use for use in uses if use.role in ("weight", "scale") and use.level < 2]
+        logarithm = any(use.logarithm for use in factors)
+        uses = [use for use in uses if not (use.role == "bias" and factors and (logarithm or use.determinant))]
+        return [use for use in uses if use.counts == min(use.counts for use in uses)]
 
     def roles(self, unused: str = "other") -> list[str]:
         """The role of every leaf; `unused` for one without a use."""
@@ -63,6 +65,9 @@ class Uses:
         names = list(dict.fromkeys("other" if use.role == TOKEN else use.role for use in self.of(leaf)))
         if len(names) > 1 and "other" in names:  # a known use says more than an unknown one
             names.remove("other")
+        added = [use.place.equation.name for use in self.of(leaf) if use.role == "bias"]
+        if "embedding" in names and added and all(name in ("add", "add_any") for name in added):
+            names.remove("embedding")  # scores that are added; some are read as well, as a path is scored
         return "+".join(names)
 
     def check_all_met(self, function: str) -> None:
@@ -89,7 +94,9 @@ def uses_of(program: Program, paths: tuple[str, ...]) -> Uses:
     values += [Value(NOISE) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else data_from(()) for x in data]
     walk = Walk(leaves)
     walk.run(program, values)
-    return Uses(program, paths, tuple(leaves), tuple(walk.resolved()))
+    reaching = by_numbers(program)
+    uses = (replace(use, chooses=id(use.place.equation) not in reaching) for use in walk.resolved())
+    return Uses(program, paths, tuple(leaves), tuple(uses))
 
 
 def trace_uses(fn: Callable, params: Any, args: tuple[Any, ...], options: dict[str, Any] | None = None) -> Uses:

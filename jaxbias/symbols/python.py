@@ -19,6 +19,8 @@ _OWN = re.compile(r"([A-Za-z_]\w*)\(")
 _SIMPLE = re.compile(r"[\w.]+")
 """Names, attributes and numbers, which stand close to ** as formatters have it."""
 
+ELEMENTWISE = frozenset(("add", "mul", "div", "negative", "power", "apply", "compare", "where", "cast"))
+
 LETTERS = "ijklmnopqrstuvwxyzabcdefgh"
 
 
@@ -43,6 +45,8 @@ class Printer(Sums):
 
     Args:
         text_of: the name of an expression that has one; None for others, which are written out.
+        ranks: write axes in front that NumPy puts there by itself, `b[None, :]`, as `jax_numpy_rank_promotion="raise"`
+            wants them.
 
     Attributes:
         names: the variables that what was printed reads.
@@ -50,8 +54,8 @@ class Printer(Sums):
 
     sum_level, product_level = SUM, PRODUCT
 
-    def __init__(self, text_of: Callable[[Expression], str | None] = lambda x: None):
-        self.text_of = text_of
+    def __init__(self, text_of: Callable[[Expression], str | None] = lambda x: None, ranks: bool = False):
+        self.text_of, self.ranks = text_of, ranks
         self.names: set[str] = set()
 
     def __call__(self, x: Expression, level: int = COMPARE) -> str:
@@ -64,7 +68,18 @@ class Printer(Sums):
         if (known := self.text_of(x)) is not None:
             self.names.add(known)
             return known, ATOM
+        x = self._aligned(x, x.ndim, True) if self.ranks else x
         return getattr(self, x.op)(x)
+
+    def _aligned(self, x: Expression, ndim: int, whole: bool = False) -> Expression:
+        """An operand with axes in front, as many as an elementwise function has that it goes into."""
+        if x.op in ELEMENTWISE and ndim > 1 and (whole or (0 < x.ndim < ndim and self.text_of(x) is None)):
+            args = [self._aligned(arg, ndim) for arg in x.args]
+            shape = (*(1,) * (ndim - x.ndim), *x.shape)
+            return ex.make(x.op, args, x.detail, shape, x.dtype)
+        if not 0 < x.ndim < ndim:
+            return x
+        return ex.make("lead", (x,), None, (*(1,) * (ndim - x.ndim), *x.shape), x.dtype)
 
     # --- leaves ---
 
@@ -150,6 +165,11 @@ class Printer(Sums):
         marks = ["None" if k in axes else ":" for k in range(x.ndim)]
         while len(marks) > 1 and marks[-1] == ":":
             marks.pop()
+        return f"{self(core, ATOM)}[{', '.join(marks)}]", ATOM
+
+    def lead(self, x: Expression) -> tuple[str, int]:
+        (core,) = x.args
+        marks = ["None"] * (x.ndim - core.ndim) + [":"] * (core.ndim == 1)
         return f"{self(core, ATOM)}[{', '.join(marks)}]", ATOM
 
     def drop(self, x: Expression) -> tuple[str, int]:

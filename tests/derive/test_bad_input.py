@@ -38,6 +38,18 @@ BAD = [
     (lambda: jb.derive(jnp.sin, (X,), style="short"), ValueError, 'style must be "steps" or "closed", got \'short\''),
     (lambda: jb.derive(jnp.sin, (X,), argnums=4), ValueError, "argnums names argument 4"),
     (lambda: jb.derive(jnp.sin, (X,), names=("a", "b")), ValueError, "names must name each"),
+    (
+        lambda: jb.derive(jnp.sin, (X,), names=("class",)),
+        ValueError,
+        "different names of Python variables, got 'class'",
+    ),
+    (lambda: jb.derive(jnp.sin, (X,), names=("a b",)), ValueError, "different names of Python variables, got 'a b'"),
+    (lambda: jb.derive(jnp.sin, (X,), names=(3,)), ValueError, "different names .* got 3"),  # type: ignore[arg-type]
+    (lambda: jb.derive(jnp.add, (X, X), names=("a", "a")), ValueError, "names must be different .* got 'a'"),
+    (lambda: jb.derive(jnp.sin, (X,), argnums="x"), TypeError, "argnums must be a whole number"),  # type: ignore[arg-type]
+    (lambda: jb.derive(jnp.sin, (X,), argnums=0.0), TypeError, "got the float 0.0"),  # type: ignore[arg-type]
+    (lambda: jb.derive(jnp.sin, (jnp.full(3, jnp.nan),)), ValueError, "not finite, so nothing .* can be compared"),
+    (lambda: jb.derive(jnp.exp, (jnp.full(3, 1e3),)), ValueError, "not finite"),
     (lambda: jb.derive(lambda i: i + 1, (jnp.arange(3),)), TypeError, "no argument holds floating-point"),
 ]
 

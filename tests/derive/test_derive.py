@@ -15,6 +15,7 @@ import jaxbias as jb
 from jaxbias._derive import statements
 from jaxbias.symbols.latex import symbol
 from tests.derive.bank import FORWARDS, libraries, research
+from tests.derive.bank.further import FURTHER
 from tests.derive.bank.unseen import KEPT_ASIDE, TRIED
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
@@ -38,8 +39,11 @@ SOME_UNSEEN = (
     "vector_quantised_bottleneck",
     "direct_preference",
     "hyperbolic_distance",
+    "separable_convolution",
+    "retention",
+    "hidden_markov",
 )
-"""`python -m tests.derive.bank unseen research` runs all of them."""
+"""`python -m tests.derive.bank unseen research further` runs all of them."""
 
 
 def derived(name):
@@ -81,7 +85,7 @@ def test_every_forward_is_written(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOME_UNSEEN)
 def test_forwards_that_no_rule_was_made_for(name):
-    assert_written(name, {**TRIED, **KEPT_ASIDE, **research.FORWARDS})
+    assert_written(name, {**TRIED, **KEPT_ASIDE, **research.FORWARDS, **FURTHER})
 
 
 @pytest.mark.slow
@@ -283,6 +287,32 @@ def test_what_is_drawn_from_a_key_argument_is_constant():
     written = jb.derive(noisy, (jax.random.key(0), x))
     assert "eps = draw_eps(key)" in written.code and "random numbers" in written.unwritten[0]
     grads = (jax.grad(lambda x, f=f: f(jax.random.key(5), x).sum())(x) for f in (noisy, written.function))
+    np.testing.assert_allclose(*grads, rtol=1e-6)
+
+
+def test_what_is_computed_of_draws_is_written():
+    """A draw is only what a call of jax.random returns; near 1 - alpha**2 = 0 a rounded draw would be another one."""
+
+    def noised(key, x):
+        at, noise_key = jax.random.split(key)
+        t = jax.random.uniform(at, (x.shape[0], 1))
+        alpha = jnp.cos(0.5 * jnp.pi * t)
+        return jnp.tanh(alpha * x + jnp.sqrt(1 - alpha**2) * jax.random.normal(noise_key, x.shape))
+
+    x = jnp.asarray([[0.5, -1.0, 2.0], [1.5, 0.1, -0.3]], jnp.float32)
+    with jax.enable_x64(False):
+        written = jb.derive(noised, (jax.random.key(3), x))
+    assert "alpha = jnp.cos(1.5707963267948966 * t)" in written.code and len(written.unwritten) == 2
+
+
+def test_whole_exponents_and_the_kinks_of_relu6():
+    def decayed(x, n):
+        return jax.nn.relu6(x) * 2.0 ** (-1 - n)
+
+    x = jnp.asarray([-1.0, 0.0, 3.0, 6.0, 7.0], jnp.float32)
+    written = jb.derive(decayed, (x, jnp.arange(5)))
+    np.testing.assert_allclose(written.function(x, jnp.arange(5)), decayed(x, jnp.arange(5)), rtol=1e-6)
+    grads = (jax.grad(lambda x, f=f: f(x, jnp.arange(5)).sum())(x) for f in (decayed, written.function))
     np.testing.assert_allclose(*grads, rtol=1e-6)
 
 

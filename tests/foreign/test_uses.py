@@ -3,47 +3,18 @@
 The functions are written as the packages that they are named after write theirs.
 """
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-import jaxbias as jb
+from tests.foreign.cases import IDS, KEY, OLD_KEY, ROW, B, W, X, check, entering, shapes
 
 pytestmark = pytest.mark.usefixtures("by_the_rules_of_jax")  # these functions are written as people write them
 
-X = jax.ShapeDtypeStruct((5, 3), jnp.float32)
-ROW = jax.ShapeDtypeStruct((3,), jnp.float32)
-INDEX = jax.ShapeDtypeStruct((), jnp.int32)
-IDS = jax.ShapeDtypeStruct((5,), jnp.int32)
-KEY = jax.eval_shape(lambda: jax.random.key(0))
-OLD_KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
-
-W, B = (3, 4), (4,)
-
-
-def shapes(**leaves):
-    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in leaves.items()}
-
-
-def check(fn, params, args, expected):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # no "other" here comes from an operation that is not known
-        assert jb.roles(fn, params, *args) == expected
-
-
 CASES = []
-
-
-def case(kind, params, args, **expected):
-    def register(fn):
-        CASES.append(pytest.param(fn, params, args, expected, id=f"{kind}: {fn.__name__}"))
-        return fn
-
-    return register
+case = entering(CASES)
 
 
 # --- a product without contraction is no weight -----------------------------------------------------------------------
@@ -105,73 +76,6 @@ def noisy_net(p, x, key):
     signed = lambda e: jnp.sign(e) * jnp.sqrt(jnp.abs(e))
     w = p["mu_w"] + p["sigma_w"] * signed(into) * signed(out)
     return x @ w + p["mu_b"] + p["sigma_b"] * signed(out)
-
-
-# --- rows chosen by data, then used -----------------------------------------------------------------------------------
-
-CHOSEN = "chosen by data, then used"
-
-
-@case(CHOSEN, shapes(w=(7, *W), b=(7, *B)), [ROW, INDEX], w="weight", b="bias")
-def expert(p, x, i):
-    return x @ p["w"][i] + p["b"][i]
-
-
-@case(CHOSEN, shapes(router=(3, 7), w=(7, *W), b=(7, *B)), [X], router="weight", w="weight", b="bias")
-def one_hot_dispatch(p, x):
-    gates = jax.nn.softmax(x @ p["router"])
-    chosen = jax.nn.one_hot(jnp.argmax(gates, axis=-1), 7)
-    out = jnp.einsum("nk,nd,kde->ne", chosen, x, p["w"]) + jnp.einsum("nk,ke->ne", chosen, p["b"])
-    return out * jnp.max(gates, axis=-1, keepdims=True)
-
-
-@case(CHOSEN, shapes(router=(3, 7), w=(7, *W), b=(7, *B)), [ROW], router="weight", w="weight", b="bias")
-def routed_rows(p, x):
-    best, index = lax.top_k(jax.nn.softmax(x @ p["router"]), 2)
-    w, b = jnp.take(p["w"], index, axis=0), jnp.take(p["b"], index, axis=0)
-    return jnp.einsum("k,ke->e", best, jnp.einsum("d,kde->ke", x, w) + b)
-
-
-@case(CHOSEN, shapes(gamma=(7, 3), beta=(7, 3)), [ROW, INDEX], gamma="scale", beta="bias")
-def conditional_norm(p, x, label):
-    return p["gamma"][label] * (x - x.mean()) + p["beta"][label]
-
-
-@case(CHOSEN, shapes(w0=W, w1=W, b0=B, b1=B), [X, INDEX], w0="weight", w1="weight", b0="bias", b1="bias")
-def switched(p, x, i):
-    w, b = lax.switch(i, [lambda: (p["w0"], p["b0"]), lambda: (p["w1"], p["b1"])])
-    return x @ w + b
-
-
-@case(CHOSEN, shapes(table=(7, 3), kinds=(2, 3), w=W, b=B), [IDS, IDS], table="embedding", kinds="embedding",
-      w="weight", b="bias")  # fmt: skip
-def nothing_follows(p, ids, kinds):
-    return (p["table"][ids] * jnp.sqrt(3.0) + p["kinds"][kinds]) @ p["w"] + p["b"]
-
-
-@case(CHOSEN, shapes(users=(7, 3), items=(9, 3), b=(7,)), [IDS, IDS], users="embedding", items="embedding",
-      b="embedding")  # fmt: skip
-def factorised(p, users, items):
-    return jnp.sum(p["users"][users] * p["items"][items], axis=-1) + p["b"][users]
-
-
-@case(CHOSEN, shapes(table=(7, 4), w=W), [X, IDS], table="embedding", w="weight")
-def a_class_beside_data(p, x, ids):
-    return x @ p["w"] + p["table"][ids]
-
-
-@case(CHOSEN, shapes(table=(7, 3), w=(3, 3), g=(3,), u=(3, 7)), [IDS], table="embedding", w="weight", g="scale",
-      u="weight")  # fmt: skip
-def padded_residual(p, ids):
-    h = p["table"][ids] * (ids > 0)[:, None]
-    h = h + jnp.tanh(h @ p["w"]) * p["g"]
-    return h @ p["u"]
-
-
-@case(CHOSEN, shapes(w=(7, 4), u=(4, 4), b=B), [IDS], w="embedding", u="weight", b="bias")
-def characters_one_hot(p, ids):
-    step = lambda h, x: (jnp.tanh(x @ p["w"] + h @ p["u"] + p["b"]), None)
-    return lax.scan(step, jnp.zeros(4), jax.nn.one_hot(ids, 7))[0]
 
 
 # --- a leaf that meets a constant or another leaf first ---------------------------------------------------------------
@@ -268,6 +172,28 @@ def block_of_a_neural_flow(p, x):
     z = x @ (jnp.exp(p["gain"]) * w / norm) + p["b"]
     log_slopes = jnp.diag(p["w"]) + p["gain"] - jnp.log(norm)
     return jnp.tanh(z), jnp.log1p(-(jnp.tanh(z) ** 2)) + log_slopes
+
+
+@case(SCALARS, shapes(log_scale=(3,), shift=(3,)), [X], log_scale="scale", shift="bias")
+def affine_flow_entry_by_entry(p, x):
+    z = (x - p["shift"]) * jnp.exp(-p["log_scale"])
+    return -0.5 * z**2 - p["log_scale"]
+
+
+@case(SCALARS, shapes(rho=(3,), shift=(3,)), [X], rho="scale", shift="bias")
+def affine_flow_by_softplus(p, x):
+    scale = jax.nn.softplus(p["rho"]) + 1e-3
+    return -0.5 * (x * scale + p["shift"]) ** 2 + jnp.log(scale)
+
+
+@case(SCALARS, shapes(r=(3,), shift=(3,)), [X], r="scale", shift="bias")
+def affine_flow_by_sigmoid(p, x):
+    return -0.5 * (x * jax.nn.sigmoid(p["r"]) + p["shift"]) ** 2 + jax.nn.log_sigmoid(p["r"])
+
+
+@case(SCALARS, shapes(mean=(3,), log_sigma=(3,)), [X], mean="bias", log_sigma="scale")
+def normal_density(p, x):
+    return jnp.mean(0.5 * jnp.square((x - p["mean"]) / jnp.exp(p["log_sigma"])) + p["log_sigma"] + 0.92)
 
 
 @case(SCALARS, shapes(b=(3,), w=(3, 4), c=(4,)), [X], b="bias", w="weight", c="bias")

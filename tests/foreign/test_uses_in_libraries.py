@@ -13,7 +13,8 @@ from jax import lax
 import jaxbias as jb
 from docs.zoo import MODELS
 from docs.zoo_unseen import UNSEEN
-from tests.foreign.test_uses import KEY, QUERIES, ROW, B, W, X, check, learned_queries, shapes
+from tests.foreign.cases import KEY, ROW, B, W, X, check, shapes
+from tests.foreign.test_uses import QUERIES, learned_queries
 
 pytestmark = pytest.mark.usefixtures("by_the_rules_of_jax")  # these functions are written as people write them
 
@@ -227,6 +228,60 @@ def test_contacts_name_what_claims_and_leave_out_what_is_unused():
     meets = {c.leaves[0]: c for c in jb.contacts(learned_queries, QUERIES, X)}
     assert (meets["q"].role, meets["q"].operation, meets["q"].shape) == ("other", "dot_general", (2, 4))
     assert (meets["wq"].contracted, meets["wq"].free, meets["bq"].operation) == ((0,), (1,), "add")
+
+
+def _linen_with_a_spare_head():
+    class Spare(nn.Module):
+        def setup(self):
+            self.used, self.spare = nn.Dense(4), nn.Dense(2)
+
+        def __call__(self, x, both=False):
+            y = self.used(x)
+            return (y, self.spare(x)) if both else y
+
+    params = jax.eval_shape(lambda: Spare().init(jax.random.key(0), jnp.ones(X.shape, X.dtype), both=True))
+    return Spare().apply, params
+
+
+def _equinox_with_a_spare_layer():
+    keys = jax.random.split(jax.random.key(0), 2)
+    layers = {"used": eqx.nn.Linear(3, 4, key=keys[0]), "spare": eqx.nn.Linear(3, 2, key=keys[1])}
+    return lambda layers, x: jax.vmap(layers["used"])(x), layers
+
+
+def _nnx_with_a_spare_layer():
+    class Spare(nnx.Module):
+        def __init__(self):
+            self.used, self.spare = nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            return self.used(x)
+
+    return lambda model, x: model(x), Spare()
+
+
+def _haiku_with_a_spare_layer():
+    def model(x):
+        hk.Linear(2, name="spare")(x)
+        return hk.Linear(4, name="used")(x)
+
+    net = hk.without_apply_rng(hk.transform(model))
+    return net.apply, jax.eval_shape(net.init, jax.random.key(0), X)
+
+
+@pytest.mark.parametrize(
+    "make", [_linen_with_a_spare_head, _equinox_with_a_spare_layer, _nnx_with_a_spare_layer, _haiku_with_a_spare_layer]
+)
+def test_what_is_not_used_of_a_module(make):
+    fn, params = make()
+    for door in (jb.contacts, jb.roles):
+        with pytest.raises(ValueError, match=rf"{door.__name__}: the params leaf \S*spare"):
+            door(fn, params, X)
+    met = {path: contact.role for contact in jb.contacts(fn, params, X, unused="leave out") for path in contact.leaves}
+    assert sorted(met.values()) == ["bias", "weight"] and all("used" in path for path in met)
+    roles = roles_of(fn, params, X, unused="other")
+    assert {path: role for path, role in roles.items() if "used" in path} == met
+    assert [role for path, role in roles.items() if "spare" in path] == ["other", "other"]
 
 
 def test_axes_of_a_leaf_at_its_contact():

@@ -52,6 +52,8 @@ UNARY: dict[str, tuple[str, Callable[[Expression, Expression, Expression], Expre
                 lambda x, out, d: ex.multiply(
                     d, ex.call("jax.scipy.special.polygamma(1, {0})", [x], x.shape, x.dtype))),
     "relu": ("jax.nn.relu", lambda x, out, d: ex.where(ex.compare(">", x, constant(0, x)), d, constant(0, x))),
+    "relu6": ("jax.nn.relu6",
+              lambda x, out, d: ex.where(_between(x, constant(0, x), constant(6, x)), d, constant(0, x))),
     "softplus": ("jax.nn.softplus", lambda x, out, d: ex.multiply(d, ex.apply("jax.nn.sigmoid", x))),
 }  # fmt: skip
 
@@ -66,6 +68,10 @@ STEPS = {
 
 COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 BITWISE = {"and": "&", "or": "|", "xor": "^", "not": "~"}
+
+
+def _between(x: Expression, low: Expression, high: Expression) -> Expression:
+    return ex.apply("&", ex.compare(">", x, low), ex.compare("<", x, high), dtype=np.bool_)
 
 
 def _root(x: Expression) -> Expression:
@@ -163,7 +169,8 @@ class _Pow:
         exponent = ex.value_of(ex.bare(args[1]))
         if args[1].op != "size" and exponent is not None:
             return ex.spread(ex.power(args[0], float(exponent)), shape_of(eq))
-        return ex.apply("jnp.power", *args)
+        x, y = args
+        return ex.apply("jnp.power", x, ex.cast(y, x.dtype))  # a base 2.0 is written 2, which is whole beside whole y
 
     @staticmethod
     def pull(eq, args, out, d):
@@ -172,6 +179,7 @@ class _Pow:
         if exponent is not None:
             exponent = float(exponent)
             return [ex.multiply(ex.multiply(constant(exponent, x), d), ex.power(x, exponent - 1)), None]
+        y = ex.cast(y, x.dtype)
         slope = ex.multiply(y, ex.apply("jnp.power", x, ex.subtract(y, constant(1, y))))
         return [ex.multiply(d, slope), ex.multiply(ex.multiply(d, out), ex.apply("jnp.log", x))]
 
@@ -212,8 +220,7 @@ class _Clamp:
     @staticmethod
     def pull(eq, args, out, d):
         low, x, high = args
-        inside = ex.apply("&", ex.compare(">", x, low), ex.compare("<", x, high), dtype=np.bool_)
-        return [None, ex.where(inside, d, constant(0, x)), None]
+        return [None, ex.where(_between(x, low, high), d, constant(0, x)), None]
 
 
 @rule("select_n")

@@ -64,7 +64,10 @@ class _Fft:
             full = ex.call(f"jnp.pad({{0}}, {tuple(pad)})", [d], (*d.shape[:-1], n), d.dtype)
             return [ex.call("jnp.fft.fft({0}).real", [full], x.shape, x.dtype)]
         middle = f"[1{', 2' * (half - 1 - (n % 2 == 0))}{', 1' if n % 2 == 0 else ''}]"
-        return [ex.call(f"(jnp.array({middle}) * jnp.fft.rfft({{0}}) / {n}).conj()", [d], x.shape, x.dtype)]
+        weights = ex.call(f"jnp.array({middle})", [], x.shape[-1:], x.dtype)
+        spectrum = ex.call("jnp.fft.rfft({0})", [d], x.shape, x.dtype)
+        scaled = ex.divide(ex.multiply(weights, spectrum), ex.number(n, d.dtype))
+        return [ex.call("{0}.conj()", [scaled], x.shape, x.dtype)]
 
 
 _plain_abs = RULES["abs"]

@@ -2,8 +2,8 @@
 
 layers, sequences, losses, numerics   what rules were made for; those of `docs.forwards` are entered here too
 libraries                             functions of installed Flax, Equinox and optax
-unseen, research                      written before the rules that they need, and never looked at while making them:
-                                      `python -m tests.derive.bank unseen research` says how many are written
+unseen, research, further             written before the rules that they need, and never looked at while making them:
+                                      `python -m tests.derive.bank unseen research further` says how many are written
 """
 
 from docs.forwards import FORWARDS as SHOWN

@@ -17,8 +17,8 @@ MOST_SECONDS = 5.0
 """Of one processor, from nothing compiled."""
 
 
-PARTS = ("layers", "sequences", "losses", "numerics", "libraries", "unseen", "research")
-BANKS = ("FORWARDS", "TRIED", "KEPT_ASIDE")
+PARTS = ("layers", "sequences", "losses", "numerics", "libraries", "unseen", "research", "further")
+BANKS = ("FORWARDS", "TRIED", "KEPT_ASIDE", "FURTHER")
 
 
 def chosen(words: list[str]) -> dict[str, Forward]:
