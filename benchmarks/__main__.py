@@ -19,8 +19,9 @@ SUITES = {
     "per_example": "per-example gradient norms and clipped sums, over one batch gradient; Opacus, BackPACK",
     "verify": "time to check and to diagnose a derivation, against check_grads and torch's gradcheck",
     "startup": "import, first gradient, first training step, without and with the compilation cache",
-    "scaling": "time and memory as batch, width, depth and devices grow, with fitted exponents",
-    "backends": "an attached GPU or TPU; and the real TPU compiler without a TPU",
+    "scaling": "time and memory as batch, width and depth grow, with fitted exponents",
+    "weak_scaling": "a step on 1 to 1,024 devices: bytes moved by formula and by compiler; fake devices and processes",
+    "backends": "an attached GPU or TPU; and the real compilers for TPUs and GPUs without either",
 }
 
 DEFAULT = ("bias", "derivations", "training", "sweep", "per_example")
@@ -105,7 +106,7 @@ def _run(asked: argparse.Namespace) -> int:
     key = f"jax {record.versions()['jax']}"
     store = ResultStore(path, key, record.environment())  # an unwritable file is found before any work
     print(f"{machine['device_kind']}, {machine['processor']}, {machine['cores']} cores; {setting.scale} set; {path}")
-    compiling_only = asked.names == ["backends"] and machine["platform"] == "cpu"
+    compiling_only = asked.names and {*asked.names} <= {"backends", "weak_scaling"} and machine["platform"] == "cpu"
     limits = {} if compiling_only else roofline.limits(setting.scale)
     setting = dataclasses.replace(setting, limits=limits)
     names = asked.names or DEFAULT

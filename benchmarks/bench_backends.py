@@ -8,13 +8,9 @@ driver) they are compiled for one to sixteen H100: scratch memory, fusions, cust
 that compiler estimates no time and tunes nothing. All these records say "compiled, not run".
 """
 
-import importlib.util
 import json
 import math
-import re
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,14 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.case import Case, Setting, run_cases
-from benchmarks.cuda_targets import H100
+from benchmarks.compiled import COMPILED, Target, compiled_record, facts_of_compiled
 from benchmarks.peers import WorkerFailed, in_process
-from benchmarks.record import Record, note_of
+from benchmarks.record import Record
 from jaxbias import Params, chain
-from jaxbias.layers import dense, gelu
+from jaxbias.layers import dense, gelu, tanh
 
 SUITE = "backends"
-COLLECTIVES = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 TOPOLOGIES = {
     "tiny": ["v5e:2x2"],
     "quick": ["v5e:2x2"],
@@ -37,19 +32,11 @@ TOPOLOGIES = {
 }
 ACCELERATOR_WIDTH = {"tiny": 8, "quick": 8192, "full": 8192}
 GPUS = {"tiny": [1], "quick": [1, 4], "full": [1, 4, 8, 16]}
-TPU_ENVIRONMENT = {
-    # the compiler is used alone: no metadata server, no device to look for
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-}
 
 
 def run(setting: Setting) -> Iterator[list[Record]]:
     yield from _attached(setting)
-    yield from _compiled_for_tpu(setting)
-    yield from _compiled_for_gpu(setting)
+    yield from _compiled(setting)
 
 
 # --- what is attached -------------------------------------------------------------------------------------------------
@@ -122,55 +109,29 @@ def _attached(setting: Setting) -> Iterator[list[Record]]:
             yield from run_cases([case], setting)
 
 
-# --- compiled for a TPU that is not here ------------------------------------------------------------------------------
+# --- compiled for devices that are not here ---------------------------------------------------------------------------
 
 
-def _compiled_for_tpu(setting: Setting) -> Iterator[list[Record]]:
-    python = setting.pythons.get("libtpu")
-    for topology in TOPOLOGIES[setting.scale]:
-        case = f"compiled for TPU {topology}"
+def _compiled(setting: Setting) -> Iterator[list[Record]]:
+    tpus = list(map(Target.tpu, TOPOLOGIES[setting.scale]))
+    gpus = [Target("H100", "", count) for count in GPUS[setting.scale]]
+    for target in (*tpus, *gpus):
+        case = f"compiled for {target.chips} H100" if target in gpus else f"compiled for TPU {target.name}"
         if not setting.asks_for(case):
             continue
-        if importlib.util.find_spec("libtpu") is None and not python:
-            note = "libtpu is not installed: pip install libtpu"
-            yield [Record(SUITE, case, "all", status="skipped", note=note, measured="compiled, not run")]
+        python = None if target in gpus else setting.pythons.get("libtpu")
+        if target.missing and not python:
+            yield [Record(SUITE, case, "all", status="skipped", note=target.missing, measured=COMPILED)]
             continue
-        chip = topology.split(":")[0]
-        env = TPU_ENVIRONMENT | ({} if chip == "v5e" else {"TPU_ACCELERATOR_TYPE": f"{chip}-8"})
-        first = topology == TOPOLOGIES[setting.scale][0]  # the CNN takes half a minute: for one topology only
-        job = {"topology": topology, "scale": setting.scale if first else "quick"}
+        # the CNN takes half a minute: for one topology only
+        scale = "quick" if setting.scale == "full" and target != tpus[0] else setting.scale
+        job = {"target": target, "scale": scale}
         try:
-            answer = in_process("benchmarks.bench_backends", job, python=python, env=env)
+            answer = in_process("benchmarks.bench_backends", job, python=python, env=target.environment, timeout=900)
         except WorkerFailed as error:
-            yield [Record(SUITE, case, "all", status="failed", note=str(error), measured="compiled, not run")]
+            yield [Record(SUITE, case, "all", status="failed", note=str(error), measured=COMPILED)]
             continue
-        yield [_compiled_record(case, each) for each in answer]
-
-
-def _compiled_for_gpu(setting: Setting) -> Iterator[list[Record]]:
-    for gpus in GPUS[setting.scale]:
-        case = f"compiled for {gpus} H100"
-        if not setting.asks_for(case):
-            continue
-        if importlib.util.find_spec("jax_cuda13_plugin") is None:
-            note = "JAX's CUDA plugin is not installed: pip install 'jaxbias[gpu-compile]'"
-            yield [Record(SUITE, case, "all", status="skipped", note=note, measured="compiled, not run")]
-            continue
-        job = {"gpus": gpus, "scale": "quick" if setting.scale == "full" else setting.scale}
-        try:
-            answer = in_process("benchmarks.bench_backends", job, env={"JAX_PLATFORMS": "cpu"})
-        except WorkerFailed as error:
-            yield [Record(SUITE, case, "all", status="failed", note=str(error), measured="compiled, not run")]
-            continue
-        yield [_compiled_record(case, each) for each in answer]
-
-
-def _compiled_record(case: str, answer: dict[str, Any]) -> Record:
-    named = {k: answer.pop(k) for k in ("contender", "dtype", "sizes", "compile_s", "temp_bytes", "flops", "bytes")}
-    record = Record(SUITE, case, measured="compiled, not run", flops_from="compiler", **named)
-    record.status, record.note = answer.pop("status", "ok"), answer.pop("note", "")
-    record.extra = answer
-    return record
+        yield [compiled_record(SUITE, case, each) for each in answer]
 
 
 def programs_to_compile(scale: str):
@@ -203,6 +164,7 @@ def programs_to_compile(scale: str):
     programs["dense + GELU, no bias"] = both(network), (no_bias, x, x), split
     programs["dense + GELU, bias"] = both(network), ((params, ()), x, x), split
     programs["dense + GELU, bias, autodiff"] = autodiff(network), ((params, ()), x, x), split
+    programs["dense + tanh, bias"] = both(chain(dense.layer(width), tanh)), ((params, ()), x, x), split
     norm, norm_params = layer_norm.layer(), Params(shape(width), shape(width))
     programs["layer norm"] = both(norm), (norm_params, x, x), split
     programs["layer norm, autodiff"] = autodiff(norm), (norm_params, x, x), split
@@ -211,7 +173,8 @@ def programs_to_compile(scale: str):
     heads_params = jax.eval_shape(heads.init, jax.random.key(0), sequence)
     programs["attention"] = both(heads), (heads_params, sequence, sequence), split
     programs["attention, autodiff"] = autodiff(heads), (heads_params, sequence, sequence), split
-    programs["training step, two layers, Adam"] = training_step(width, n)
+    two_layers = chain(dense.layer(width), gelu, dense.layer(10))
+    programs["training step, two layers, Adam"] = training_step(two_layers, x)
     images, pooled = shape(n, size, size, 32), shape(n, size // 2, size // 2, 32)
     pool = max_pool.layer(2)
     programs["max pool 2×2"] = both(pool), ((), images, pooled), split
@@ -227,15 +190,19 @@ def programs_to_compile(scale: str):
     return programs
 
 
-def training_step(width: int, n: int):
-    """Forward, backward and Adam: a network of two layers in bfloat16, its params and the moments in float32."""
+def training_step(network: Any, x: jax.ShapeDtypeStruct):
+    """Forward, backward and Adam of a network in bfloat16, its params and the moments in float32.
+
+    Returns:
+        (step, (learned, x, labels) as shapes, what of these is split by rows); learned = (params, optimizer's state).
+    """
     import optax
 
     from jaxbias import losses, value_and_grad
 
-    network, optimizer = chain(dense.layer(width), gelu, dense.layer(10)), optax.adam(1e-3)
+    optimizer = optax.adam(1e-3)
     gradient = value_and_grad(network, losses.cross_entropy)
-    x, labels = jax.ShapeDtypeStruct((n, width), jnp.bfloat16), jax.ShapeDtypeStruct((n,), jnp.int32)
+    labels = jax.ShapeDtypeStruct(x.shape[:1], jnp.int32)
     params = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))
     learned = params, jax.eval_shape(optimizer.init, params)
 
@@ -266,70 +233,14 @@ def _compile_one(name, program, mesh, platform) -> dict[str, Any]:
     args = tuple(placed(arg, rows) for arg, rows in zip(args, split))
     sizes = {"x": args[1].shape, "chips": chips}
     answer = {"contender": name, "dtype": str(args[1].dtype), "sizes": sizes}
-    began = time.perf_counter()
-    try:
-        compiled = jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).compile()
-    except Exception as error:
-        missing = dict.fromkeys(("compile_s", "temp_bytes", "flops", "bytes"))
-        return {**answer, **missing, "status": "failed", "note": note_of(error)}
-    cost, memory, text = compiled.cost_analysis() or {}, compiled.memory_analysis(), compiled.as_text() or ""
-    return {
-        **answer,
-        "compile_s": time.perf_counter() - began,
-        "flops": cost.get("flops"),
-        "bytes": cost.get("bytes accessed"),
-        "temp_bytes": getattr(memory, "temp_size_in_bytes", None),
-        # negative where the compiler has no estimate for some operation
-        "optimal_s": cost["optimal_seconds"] if cost.get("optimal_seconds", -1) > 0 else None,
-        "fusions": len(re.findall(r"= \S+ fusion\(|\) fusion\(", text)),
-        **facts_of(text),
-    }
-
-
-def _bytes_of(types: str) -> int:
-    """Of "(bf16[8,4]{1,0}, f32[])"."""
-    arrays = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", types)
-    return sum(int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n) for bits, shape in arrays)
-
-
-def facts_of(text: str) -> dict[str, Any]:
-    """What is read from a compiled program, for one device.
-
-    Returns:
-        collectives: how many. kinds: name → how many. summed_bytes: of the arrays that all-reduces add up; on a ring
-        each of n devices sends 2 (n − 1) / n of them. custom_calls: their targets. transfers: to or from the host.
-        products, products_with_bias: fusions with a product, and those of them that a vector goes into. Only in
-        programs for GPUs is a product a fusion.
-    """
-    kinds = Counter(re.findall(COLLECTIVES, text))
-    bodies = re.split(r"\n\n+", text)
-    products = [body for body in bodies if not body.lstrip().startswith("ENTRY") and re.search(r" dot\(", body)]
-    with_bias = [body for body in products if re.search(r"= \w+\[\d+\]\S* parameter\(", body)]
-    return {
-        "collectives": sum(kinds.values()),
-        "kinds": dict(kinds),
-        "summed_bytes": sum(map(_bytes_of, re.findall(r"= (.*?) all-reduce(?:-done)?\(", text))),
-        "custom_calls": sorted(set(re.findall(r'custom_call_target="([^"]*)"', text))),
-        "transfers": len(re.findall(r" (?:infeed|outfeed|send|recv)\(|S\(5\)", text)),  # S(5): memory of the host
-        "products": len(products),
-        "products_with_bias": len(with_bias),
-    }
+    return {**answer, **facts_of_compiled(function, args, platform, chips)}
 
 
 def _worker(job: dict[str, Any]) -> list[dict[str, Any]]:
-    import numpy as np
-    from jax.experimental import topologies
-
-    if "gpus" in job:
-        platform = "cuda"
-        shape = f"1x{max(1, job['gpus'] // 8)}x{min(8, job['gpus'])}"  # partitions, hosts, devices of each
-        topology = topologies.get_topology_desc(platform=platform, target_config=H100, topology=shape)
-    else:
-        platform = "tpu"
-        topology = topologies.get_topology_desc(topology_name=job["topology"], platform=platform)
-    mesh = jax.sharding.Mesh(np.array(topology.devices), ("rows",))
+    target = Target(*job["target"])
+    mesh = target.mesh(rows=target.chips)
     programs = {n: p for n, p in programs_to_compile(job["scale"]).items() if job.get("only", n) == n}
-    return [_compile_one(name, program, mesh, platform) for name, program in programs.items()]
+    return [_compile_one(name, program, mesh, target.platform) for name, program in programs.items()]
 
 
 if __name__ == "__main__":

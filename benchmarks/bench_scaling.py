@@ -1,4 +1,4 @@
-"""How time and memory grow with batch, width, depth, parameters and devices: fitted exponents, and where they bend.
+"""How time and memory grow with batch, width, depth and parameters: fitted exponents, and where they bend.
 
 For each sweep of one size n the time t = c n^p of a loss and its gradient is fitted by least squares of log t on log n;
 the interval is a bootstrap over the rounds, in which the sizes take turns. The ideal exponent is that of the operations
@@ -7,7 +7,7 @@ counted.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ import numpy as np
 
 from benchmarks import roofline
 from benchmarks.case import Setting, out_of_memory
-from benchmarks.peers import WorkerFailed, in_process
 from benchmarks.record import Record, note_of
 from benchmarks.timing import compile_apart, measure
 from jaxbias import chain, losses, value_and_grad
@@ -27,7 +26,6 @@ SWEEPS: dict[str, dict[str, Sequence[int]]] = {
     "width": {"tiny": (2, 4), "quick": (64, 128, 256, 512), "full": (32, 64, 128, 256, 512, 1024, 2048)},
     "depth": {"tiny": (1, 2), "quick": (1, 2, 4, 8), "full": (1, 2, 4, 8, 16, 32)},
 }
-DEVICES = {"tiny": (), "quick": (1, 2), "full": (1, 2, 4)}
 IDEAL = {"batch": 1.0, "width": 2.0, "depth": 1.0}
 """Exponents of the operations of a square dense network in each size."""
 
@@ -60,8 +58,6 @@ def _he(key, shape, dtype):
 def run(setting: Setting) -> Iterator[list[Record]]:
     for sweep in filter(setting.asks_for, SWEEPS):
         yield _sweep(sweep, setting)
-    if DEVICES[setting.scale] and setting.asks_for("devices"):
-        yield _devices(setting)
 
 
 def _sweep(sweep: str, setting: Setting) -> list[Record]:
@@ -140,53 +136,3 @@ def bends(timed: Sequence[Record], ideal: float, limits: dict[str, float]) -> li
             why = f"{shares}: the arrays of a call grow from {held[0]:.1f} to {held[1]:.1f} MiB, out of the caches"
         found.append(f"{small.contender} → {large.contender}: exponent {exponent:.2f}; {why}")
     return found
-
-
-def _devices(setting: Setting) -> list[Record]:
-    """The batch split over devices of this kind; on a CPU each is a process-wide host device of one process."""
-    records, one = [], None
-    for count in DEVICES[setting.scale]:
-        record = Record(SUITE, "devices", str(count), sizes={"devices": count, "batch": 1024, "width": 256, "depth": 4})
-        records.append(record)
-        env = {}
-        if jax.default_backend() == "cpu":
-            env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
-        elif count > jax.device_count():
-            record.status, record.note = "skipped", f"this machine has {jax.device_count()} devices"
-            continue
-        try:
-            answer = in_process("benchmarks.bench_scaling", {"devices": count, "rounds": setting.rounds}, env=env)
-        except WorkerFailed as error:
-            record.status, record.note = "failed", str(error)
-            continue
-        record.samples = answer["samples"]
-        one, now = one or record.median, record.median
-        assert one is not None and now is not None
-        record.extra = {"efficiency": one / now / count, "all_reduces": answer["all_reduces"]}
-    return records
-
-
-def sharded(count: int):
-    """(value_and_grad, args) with the rows of a batch split over the first `count` devices, params everywhere."""
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("rows",))
-    gradient, (params, x, targets) = problem(1024, 256, 4)
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    x, targets = jax.device_put((x, targets), NamedSharding(mesh, PartitionSpec("rows")))
-    return gradient, (params, x, targets)
-
-
-def _worker(job) -> dict:
-    gradient, args = sharded(job["devices"])
-    compiled: Callable = gradient.lower(*args).compile()
-    times = measure({"": lambda: compiled(*args)}, rounds=job["rounds"], seconds=1.0)[""]
-    text = compiled.as_text()  # type: ignore[attr-defined]
-    return {"samples": times.samples, "all_reduces": text.count(" all-reduce(") + text.count(" all-reduce-start(")}
-
-
-if __name__ == "__main__":
-    import json
-    import sys
-
-    print(json.dumps(_worker(json.loads(sys.argv[1]))))

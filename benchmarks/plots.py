@@ -199,9 +199,7 @@ def _times(records: list[Record], per_second: float, unit: str, title: str, leas
 
 def _scaling(records: list[Record]) -> Iterator[str]:
     plt = _pyplot()
-    sweeps = [
-        case for case in ("batch", "width", "depth", "devices") if any(r.case == case and r.samples for r in records)
-    ]
+    sweeps = [case for case in ("batch", "width", "depth") if any(r.case == case and r.samples for r in records)]
     figure, all_axes = plt.subplots(1, len(sweeps), figsize=(3.1 * len(sweeps), 3), squeeze=False)
     for axes, case in zip(all_axes[0], sweeps):
         own = sorted((r for r in records if r.case == case and r.samples), key=lambda r: int(r.contender))
@@ -210,8 +208,6 @@ def _scaling(records: list[Record]) -> Iterator[str]:
         if all(r.roofline for r in own):
             axes.loglog(x, [t * (r.roofline or 0.0) for t, r in zip(y, own)], "--", color=OTHER, label="roofline")
             axes.legend(fontsize=8, frameon=False)
-        if case == "devices":
-            axes.loglog(x, [y[0] * x[0] / n for n in x], "--", color=OTHER, label="ideal")
         log_ticks(axes.xaxis, *axes.get_xlim())
         axes.set_xticks(x[:: -(-len(x) // 5)])
         log_ticks(axes.yaxis, *axes.get_ylim())
@@ -220,7 +216,7 @@ def _scaling(records: list[Record]) -> Iterator[str]:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    yield _image(figure, "Time as batch, width, depth and devices grow")
+    yield _image(figure, "Time as batch, width and depth grow")
 
 
 PLOTS = {

@@ -20,6 +20,7 @@ PACKAGES = [
     "jax",
     "jaxlib",
     "libtpu",
+    "jax-cuda13-plugin",
     "optax",
     "flax",
     "equinox",

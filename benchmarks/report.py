@@ -52,6 +52,7 @@ TITLES = {
     "verify": "Checking a derivation",
     "startup": "Start-up",
     "scaling": "Scaling",
+    "weak_scaling": "A step on more devices than one",
     "backends": "Other backends",
 }
 NOTES = {
@@ -96,7 +97,7 @@ def render(files: Sequence[dict[str, Any]]) -> str:
     run = next((file for file in files if any(r.samples for r in file["records"])), files[0])
     compiled = sum(r.measured != "run" for file in files for r in file["records"])
     absent = [f"No {name} results on this machine." for name in ("GPU", "TPU") if name.lower() not in platforms]
-    absent += [f"{compiled} programs were compiled for a TPU, not run."] * bool(compiled)
+    absent += [f"{compiled} programs were compiled for TPUs and GPUs, not run."] * bool(compiled)
     first = "".join(f"<li>{_escape(line)}</li>" for line in (*first_lines(run), " ".join(absent)) if line)
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
@@ -199,8 +200,6 @@ def _suite(suite: str, title: str, records: list[Record]) -> Iterator[str]:
         yield f"<details{' open' * (len(rest) < 12)}><summary>{len(rest)} results</summary>{table}</details>"
     if exponents:
         yield _exponent_table(exponents)
-    if split := [r for r in records if "efficiency" in r.extra]:
-        yield _devices_table(split)
     if compiled:
         yield _compiled_table(compiled)
 
@@ -254,15 +253,6 @@ def _exponent_table(records: list[Record]) -> str:
     if not bends:
         return fitted
     return f"{fitted}<p>Where a curve leaves that exponent by more than 30 %:</p><ul>{''.join(bends)}</ul>"
-
-
-def _devices_table(records: list[Record]) -> str:
-    """How much of the ideal speed-up is reached by splitting the batch over devices."""
-    rows = [(r.contender, f"{100 * r.extra['efficiency']:.0f} %", r.extra["all_reduces"]) for r in records]
-    on_cpu = "On a CPU they are host devices of one process and share the cores that a single one already uses."
-    return f"<p>The batch split over devices. {on_cpu}</p>" + tables.as_html(
-        ("devices", "of the ideal speed-up", "all-reduces"), rows
-    )
 
 
 def _compiled_table(records: list[Record]) -> str:

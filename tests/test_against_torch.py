@@ -5,8 +5,6 @@ JAXBIAS_REQUIRE_TORCH is set (in CI, which installs it) a missing PyTorch is a f
 with PyTorch from params in this library's layout, so that PyTorch's gradients come back in that layout too.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +14,9 @@ import jaxbias as jb
 from jaxbias import layers, losses
 from jaxbias.derivation import random_like
 from jaxbias.params import init_state, out_shape, run_forward
+from tests.peers import torch_or_skip
 
-if os.environ.get("JAXBIAS_REQUIRE_TORCH"):
-    import torch
-else:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI installs its CPU build")
+torch = torch_or_skip()
 F = torch.nn.functional
 
 TOLERANCE = 1e-10

@@ -1,7 +1,5 @@
 """`preset(library)` draws what the library draws: a Kolmogorov-Smirnov test of both, for every layer that it takes."""
 
-import os
-
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
@@ -14,6 +12,7 @@ from scipy import stats
 
 from jaxbias import initializers, layers
 from jaxbias.initializers._presets import RECURRENT, RULES
+from tests.peers import torch_or_skip
 
 pytestmark = pytest.mark.usefixtures("by_the_rules_of_jax")
 
@@ -101,10 +100,7 @@ def test_draws_are_those_of_the_library(library, layer):
 
 @pytest.mark.parametrize("layer", [*RULES["pytorch"], *RECURRENT["pytorch"]])
 def test_draws_are_those_of_pytorch(layer):
-    if os.environ.get("JAXBIAS_REQUIRE_TORCH"):
-        import torch
-    else:
-        torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI installs its CPU build")
+    torch = torch_or_skip()
     torch.manual_seed(1)
     modules = {
         "dense": lambda: torch.nn.Linear(24, 600),

@@ -11,7 +11,12 @@ it at once: no norm, softmax or slice, no input and no output. Then, in the mann
 so a bias goes with its line: it is cut with the columns, and whole, added once, after the rows. Tables that data index
 are cut by vocabulary, or by feature where that does not divide. All else (norms, routers, the head) is whole.
 
-Source: M. Shoeybi et al., Megatron-LM (2019), section 3, for the rule; that it is read from the program is ours.
+Experts are params stacked along an axis that a product with data goes through block by block (a batch axis of it) and
+that no product with params sums over. With an axis "expert" of the mesh each device has some of the experts whole, or
+cut by "model" as above; what the router makes stays whole, so one sum over devices joins what the experts give.
+
+Sources: M. Shoeybi et al., Megatron-LM (2019), section 3; D. Lepikhin et al., GShard (2020), section 3.2; that both are
+read from the program is ours.
 """
 
 import math
@@ -28,8 +33,8 @@ from jaxbias.foreign.traced import split_params
 from jaxbias.foreign.uses import uses_of
 from jaxbias.params import Tree
 
-AXIS = "model"
-"""The mesh axis that params are cut over."""
+AXIS, EXPERTS = "model", "expert"
+"""The mesh axes that lines and stacked experts are cut over."""
 
 _ELEMENTWISE = frozenset(
     "abs add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy cos cosh div eq "  # noqa: SIM905
@@ -54,13 +59,14 @@ def shardings(
     row-parallel products by inputs, embeddings by vocabulary (by feature where that does not divide), and leaves norms,
     routers, biases of row-parallel products and everything unclear whole. A line of axes is cut only where every
     size that it takes, such as the number of heads, is a multiple of the axis. A fused product that is sliced (queries,
-    keys and values in one) stays whole: slices of a cut axis would be gathered first.
+    keys and values in one) stays whole: slices of a cut axis would be gathered first. An axis "expert" of the mesh cuts
+    the params of experts, which are stacked along one of theirs; their router is whole.
 
     Args:
         fn: the model or its loss, any traceable function, as for `jb.roles`.
         params: pytree of arrays or of `jax.ShapeDtypeStruct`. Leaves that are not arrays become None.
         args: data, arrays or `jax.ShapeDtypeStruct`: nothing is computed.
-        mesh: with an axis "model".
+        mesh: with an axis "model", an axis "expert", or both.
         rules: "megatron", or role → PartitionSpec, as {"weight": P(None, "model")}; roles that are not named stay
             whole. A leaf of two roles, as "embedding+weight", goes by its first that is named.
 
@@ -88,12 +94,13 @@ def shardings(
     if isinstance(rules, str):
         if rules != "megatron":
             raise ValueError(f'shardings: rules must be "megatron" or a mapping from roles, got {rules!r}.')
-        if AXIS not in mesh.axis_names:
+        parts = {name: mesh.shape[name] for name in (AXIS, EXPERTS) if name in mesh.axis_names}
+        if not parts:
             raise ValueError(
-                f'shardings: the mesh has the axes {mesh.axis_names}, but the rule "megatron" cuts over "{AXIS}". '
-                f'Name one so: jax.make_mesh((2, 4), ("data", "{AXIS}")).'
+                f'shardings: the mesh has the axes {mesh.axis_names}, but the rule "megatron" cuts over "{AXIS}", and '
+                f'experts over "{EXPERTS}". Name one so: jax.make_mesh((2, 4), ("data", "{AXIS}")).'
             )
-        specs = _by_lines(analysis, shapes, roles, mesh.shape[AXIS])
+        specs = _by_lines(analysis, shapes, roles, parts)
     else:
         specs = _by_roles(rules, roles)
     for path, spec, shape in zip(split.paths, specs, shapes):
@@ -126,29 +133,38 @@ def _check(spec: PartitionSpec, shape: tuple[int, ...], path: str, mesh: Mesh | 
             )
 
 
-def _by_lines(analysis: Analysis, shapes: list[tuple[int, ...]], roles: list[str], parts: int) -> list[PartitionSpec]:
-    lines = _Lines(analysis)
+def _by_lines(
+    analysis: Analysis, shapes: list[tuple[int, ...]], roles: list[str], parts: Mapping[str, int]
+) -> list[PartitionSpec]:
+    """Specs of the leaves; parts: the mesh axes to cut over, and their sizes."""
+    lines = _Lines(analysis, with_experts=EXPERTS in parts)
     leaves = [tuple(lines.new(size) for size in shape) for shape in shapes]
     data = [lines.blocked_axes(analysis.program.shapes[i]) for i in analysis.program.inputs[len(leaves) :]]
     for out in lines.walk(analysis.program, [*leaves, *data]):
         lines.block(*out)
-    cut: dict[int, int | None] = dict.fromkeys(range(len(leaves)))
-    for i, role in enumerate(roles):  # tables first: where tied to a head, the head goes by them
-        if "embedding" in role.split("+") and shapes[i]:
-            divisible = [axis for axis, size in enumerate(shapes[i]) if size % parts == 0]
-            cut[i] = divisible[0] if divisible else None
-    for line in lines.in_order_of_their_products():
-        cuttable = not lines.is_blocked(line) and all(size % parts == 0 for size in lines.sizes(line))
+    cut: list[dict[int, str]] = [{} for _ in leaves]
+
+    def cut_over(name: str, line: int) -> None:
         owners = [
             (i, axis) for i, axes in enumerate(leaves) for axis, own in enumerate(axes) if lines.root(own) == line
         ]
-        if cuttable and all(cut[i] is None for i, _ in owners) and len({i for i, _ in owners}) == len(owners):
-            cut.update(owners)
-    return [_spec(cut[i], len(shape)) for i, shape in enumerate(shapes)]
+        divisible = all(size % parts[name] == 0 for size in lines.sizes(line))
+        free = all(name not in cut[i].values() and axis not in cut[i] for i, axis in owners)
+        if divisible and free and len({i for i, _ in owners}) == len(owners):
+            for i, axis in owners:
+                cut[i][axis] = name
 
-
-def _spec(axis: int | None, rank: int) -> PartitionSpec:
-    return PartitionSpec() if axis is None else PartitionSpec(*(AXIS if k == axis else None for k in range(rank)))
+    if AXIS in parts:
+        for i, role in enumerate(roles):  # tables first: where tied to a head, the head goes by them
+            if "embedding" in role.split("+") and shapes[i]:
+                divisible = [axis for axis, size in enumerate(shapes[i]) if size % parts[AXIS] == 0]
+                cut[i] |= dict.fromkeys(divisible[:1], AXIS)
+        for line in lines.in_order_of_their_products():
+            if not lines.is_blocked(line):
+                cut_over(AXIS, line)
+    for line in lines.of_experts():
+        cut_over(EXPERTS, line)
+    return [PartitionSpec(*(axes.get(k) for k in range(len(shape) if axes else 0))) for axes, shape in zip(cut, shapes)]
 
 
 Axes = tuple[int, ...]
@@ -160,6 +176,7 @@ class _Lines:
     """Sets of axes that operations line up, as a union-find; roots carry what is known of a line."""
 
     analysis: Analysis
+    with_experts: bool
     parent: list[int] = field(default_factory=list)
     all_sizes: list[set[int]] = field(default_factory=list)
     blocked: list[bool] = field(default_factory=list)
@@ -167,6 +184,8 @@ class _Lines:
     """Lines that a product with params makes, in order."""
     summed: list[int] = field(default_factory=list)
     """Lines that a product with params sums over."""
+    stacked: list[int] = field(default_factory=list)
+    """Lines of params that a product with data goes through block by block; left empty where none is to be cut."""
 
     def __post_init__(self):
         programs, kinds = self.analysis.programs, self.analysis.kinds
@@ -212,6 +231,13 @@ class _Lines:
         summed = {self.root(line) for line in self.summed}
         return [line for line in dict.fromkeys(map(self.root, self.made)) if line in summed]
 
+    def is_of_experts(self, line: int) -> bool:
+        return self.root(line) in map(self.root, self.stacked)
+
+    def of_experts(self) -> list[int]:
+        summed = {self.root(line) for line in self.summed}  # heads, not experts
+        return [line for line in dict.fromkeys(map(self.root, self.stacked)) if line not in summed]
+
     # --- through a program ---
 
     def walk(self, program: Program, inputs: list[Axes]) -> list[Axes]:
@@ -230,9 +256,7 @@ class _Lines:
             return self._loop(equation, equation.body_inputs(operands))
         if name in _ELEMENTWISE:
             out = self.fresh(shapes.outputs[0])
-            for axes in operands:
-                if len(axes) == len(out):
-                    list(map(self.join, out, axes))
+            self._line_up(equation, operands, out)
             return [out] if len(equation.outputs) == 1 else operands
         step = getattr(self, "_" + name, None)
         if step is not None:
@@ -242,6 +266,20 @@ class _Lines:
         for axes in operands:  # of what is not known, nothing may be cut
             self.block(*axes)
         return [self.blocked_axes(shape) for shape in shapes.outputs]
+
+    def _line_up(self, equation: Equation, operands: list[Axes], out: Axes) -> None:
+        shapes = equation.shapes
+        for k, (line, size) in enumerate(zip(out, shapes.outputs[0])):
+            own = [
+                (axes[k], position)
+                for position, axes in enumerate(operands)
+                if len(axes) == len(out) and shapes.inputs[position][k] == size  # else it is repeated along the axis
+            ]
+            of_experts = any(self.is_of_experts(axis) for axis, _ in own)
+            for axis, position in own:
+                # What a router makes is no part of the experts' line where it weighs what they give.
+                if not of_experts or self.is_of_experts(axis) or self._is_params(equation, position):
+                    self.join(line, axis)
 
     def _bodies(self, equation: Equation, inputs: list[Axes]) -> list[Axes]:
         branches = [self.walk(body, inputs) for body in equation.bodies]
@@ -269,17 +307,33 @@ class _Lines:
 
     def _dot_general(self, equation: Equation, lhs: Axes, rhs: Axes) -> list[Axes]:
         of_lhs, of_rhs = equation.dot_axes()
-        for a, b in zip((*of_lhs.batch, *of_lhs.contracted), (*of_rhs.batch, *of_rhs.contracted)):
-            self.join(lhs[a], rhs[b])
         with_params = [self._is_params(equation, position) for position in (0, 1)]
-        contracted = [lhs[axis] for axis in of_lhs.contracted]
+        batch = [
+            self._block_by_block(lhs[a], rhs[b], with_params) for a, b in zip(of_lhs.batch, of_rhs.batch, strict=True)
+        ]
+        contracted = [(lhs[a], rhs[b]) for a, b in zip(of_lhs.contracted, of_rhs.contracted, strict=True)]
+        for a, b in contracted:
+            if any(with_params) or self.is_of_experts(a) == self.is_of_experts(b):
+                self.join(a, b)
+            if any(with_params):
+                self.summed.append(a)
+            else:  # of two activations, as scores of queries and keys: each device needs all of it
+                self.block(a, b)
         if any(with_params):
-            self.summed += contracted
             self.made += [lhs[axis] for axis in of_lhs.free] if with_params[0] else [rhs[axis] for axis in of_rhs.free]
-        else:  # of two activations, as scores of queries and keys: each device needs all of it
-            self.block(*contracted)
         free = [lhs[axis] for axis in of_lhs.free] + [rhs[axis] for axis in of_rhs.free]
-        return [(*(lhs[axis] for axis in of_lhs.batch), *free)]
+        return [(*batch, *free)]
+
+    def _block_by_block(self, of_lhs: int, of_rhs: int, with_params: list[bool]) -> int:
+        """The line of a batch axis. Rows that a router sent to experts are no part of the experts' line."""
+        if not self.with_experts or sum(with_params) != 1:
+            self.join(of_lhs, of_rhs)
+            return of_lhs
+        own, sent = (of_lhs, of_rhs) if with_params[0] else (of_rhs, of_lhs)
+        self.stacked.append(own)
+        if self.is_of_experts(sent) or not self.is_blocked(sent):
+            self.join(own, sent)
+        return own
 
     def _conv_general_dilated(self, equation: Equation, lhs: Axes, rhs: Axes) -> list[Axes]:
         spec, groups = equation.params["dimension_numbers"], equation.params["feature_group_count"]

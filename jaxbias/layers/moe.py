@@ -116,9 +116,9 @@ def _with_nothing(stacked: Array) -> Array:
 
 def _dispatched(rows: Array, slots: Array, experts: int, places: int) -> Array:
     """Rows, one for each choice (T, k, features), at their places (E, places, features); zeros where none is."""
-    empty = jnp.zeros((experts * places + 1, rows.shape[-1]), rows.dtype)
-    filled = empty.at[slots.reshape(-1)].set(rows.reshape(-1, rows.shape[-1]))
-    return filled[:-1].reshape(experts, places, rows.shape[-1])
+    empty = jnp.zeros((experts * places, rows.shape[-1]), rows.dtype)
+    filled = empty.at[slots.reshape(-1)].set(rows.reshape(-1, rows.shape[-1]), mode="drop")
+    return filled.reshape(experts, places, rows.shape[-1])
 
 
 def _forward(params: MoeParams, x: Array, selection: Array | None = None, *, setting: _Setting):

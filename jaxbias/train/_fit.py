@@ -33,7 +33,7 @@ from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_di
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
-from jaxbias.train._processes import SharedStore, all_arrive, broadcast
+from jaxbias.train._processes import SharedStore, all_arrive, broadcast, while_all_are_here
 from jaxbias.train._program import Carry, Program
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key
 from jaxbias.train._stream import stream_of
@@ -134,6 +134,12 @@ def _device(params: Tree) -> Any:
     return next(iter(devices))
 
 
+def _remedy(store: SharedStore | None) -> str:
+    """For a process that others have left."""
+    goes_on = "" if store is None else f": training goes on from the newest checkpoint in {store.directory}"
+    return f"Start all again{goes_on}."
+
+
 def _saved(store: SharedStore, epoch: int, carry: Carry, seen: bytes, unsaved: str) -> str:
     """ "" after a checkpoint that was written, else why it was not; a row of failures is warned of once."""
     try:
@@ -225,7 +231,7 @@ def fit(
         metrics: name → `(out, targets) -> scalar`, a mean over rows, for example {"accuracy": jb.train.accuracy}.
         how: "delta" (hand-derived backward passes) or "autodiff".
         loop: "scan" compiles all steps into one program, "steps" calls a compiled step from Python, "auto" chooses;
-            a stream is always taken step by step.
+            of a stream, several small batches or, with "steps", one batch at a call.
         mesh: devices to train on. Its axis "data", or its first where none has that name, parts the rows of each
             batch; batch_size is still that of the whole step. Data become whole on every device, except arrays that
             lie on the mesh already. The result is that of one device up to the order in which sums over rows are
@@ -246,6 +252,7 @@ def fit(
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
             unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
         TimeoutError: another process did not call `fit` in time.
+        ConnectionError: another process ended while this one trained. Start all again.
         MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
 
     Warns:
@@ -268,7 +275,7 @@ def fit(
     placement.check_batch_size(batch_size)
     if placement.processes > 1:
         all_arrive(wait_s)
-    order = lambda epoch, rows: row_order(key, epoch, rows, batch_size)
+    order = jax.jit(lambda epoch, rows: row_order(key, epoch, rows, batch_size), static_argnums=1)
     stream = stream_of(data, batch_size, steps_per_epoch, order, placement.rows_here(batch_size))
     x, targets = stream.first if stream else check_data(data, "data")
     check_dtype(trained(params), x)
@@ -276,8 +283,10 @@ def fit(
         check_batch_size(batch_size, len(x))
     checked = None if validation is None else check_data(validation, "validation")
     if stream and loop == "scan":
-        raise ValueError('fit: a stream is taken step by step. Leave loop="auto".')
-    loop = "fed" if stream else choose_loop(network, how) if loop == "auto" else loop
+        raise ValueError('fit: batches of a stream come from outside of the program. Leave loop="auto".')
+    loop = choose_loop(network, how) if loop == "auto" else loop
+    if stream:
+        loop = "fed" if loop == "scan" else "fed singly"
     optimizer = prepared(masked(optimizer, params, trainable), "fit")
     params, state = placement.on_own_mesh((params, state))
     network_params = trained(params)
@@ -315,6 +324,7 @@ def fit(
 
     with ExitStack() as held:
         store, done, save_every = None, 0, epochs
+        held.enter_context(while_all_are_here(lambda: f"after epoch {done} of {epochs}. {_remedy(store)}"))
         if checkpoint is not None:
             checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
             save_every = checkpoint.every

@@ -149,27 +149,24 @@ class Placement(NamedTuple):
         """Rows of a batch that the devices of this process hold."""
         if self.mesh is None:
             return batch_size
-        parts = filter(None, self._of_rows.addressable_devices_indices_map((batch_size,)).values())
+        rows = NamedSharding(self.mesh, PartitionSpec(self.rows))
+        parts = filter(None, rows.addressable_devices_indices_map((batch_size,)).values())
         return len({row for (part,) in parts for row in range(batch_size)[part]})
 
-    @property
-    def _of_rows(self) -> NamedSharding:
-        assert self.mesh is not None
-        return NamedSharding(self.mesh, PartitionSpec(self.rows))
-
-    def sent(self, batch: tuple[Any, ...], batch_size: int) -> tuple[jax.Array, ...]:
-        """A batch of the host on the devices: its rows here, or something that is indexed by what is wanted of it."""
+    def sent(self, chunk: tuple[Any, ...], batch_size: int) -> tuple[jax.Array, ...]:
+        """Stacked batches of the host on the devices: their rows here, or what is indexed by what is wanted of it."""
 
         if self.mesh is None:
-            return jax.device_put(tuple(map(np.asarray, batch)))
+            return jax.device_put(tuple(map(np.asarray, chunk)))
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, self.rows))
 
         def on_devices(part):
-            shape = (batch_size, *part.shape[1:])
+            shape = (len(part), batch_size, *part.shape[2:])
             if isinstance(part, np.ndarray):
-                return jax.make_array_from_process_local_data(self._of_rows, part, shape)
-            return jax.make_array_from_callback(shape, self._of_rows, lambda index: part[index])
+                return jax.make_array_from_process_local_data(sharding, part, shape)
+            return jax.make_array_from_callback(shape, sharding, lambda index: part[index])
 
-        return tuple(map(on_devices, batch))
+        return tuple(map(on_devices, chunk))
 
     def bytes_here(self, tree: Tree) -> int:
         """Bytes that a tree of params, or of what is kept for them, takes on one device (all of them, on a CPU)."""

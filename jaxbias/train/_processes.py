@@ -3,6 +3,7 @@
 Every process calls every function here, in the same order; the arrays travel by `jax.experimental.multihost_utils`.
 """
 
+import ctypes
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -45,6 +46,42 @@ def all_arrive(seconds: float) -> None:
             f"fit: {who} of {jax.process_count()} did not call fit within {seconds:g} s (wait_s). Every process must "
             f"run the same script; look whether it still runs."
         ) from None
+
+
+@contextmanager
+def while_all_are_here(where: Callable[[], str]) -> Iterator[None]:
+    """What collectives say when another process does not answer becomes one line, and this process leaves the group.
+
+    Args:
+        where: how far this process is, for the message.
+
+    Raises:
+        ConnectionError: another process has ended, or is so late that the collective gave it up.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # an unknown error of the runtime is a ValueError
+        if jax.process_count() == 1 or not _ENDED.search(str(error)):
+            raise
+        _leave()
+        raise ConnectionError(
+            f"fit: another process of {jax.process_count()} ended, or no longer answers: this one trained, {where()} "
+            f"({str(error).splitlines()[0]:.150})"
+        ) from None
+
+
+_ENDED = re.compile(r"Gloo .*failed|remote process exited|Connection (?:reset|closed|refused)|UNAVAILABLE")
+
+
+def _leave() -> None:
+    """At its end JAX would wait for the process that is gone, until the service ends this one by a signal."""
+    from jax._src import distributed
+
+    state = distributed.global_state
+    for part in (state.client, state.service):
+        if part is not None:  # never taken down, which would be an error of the service that ends this process too
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
+    state.client = state.service = None
 
 
 def broadcast(tree: Tree) -> Tree:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array
 
 from jaxbias.train._placement import Placement, constrained
 from jaxbias.train._step import Learned, Objective, row_order, take
-from jaxbias.train._stream import AHEAD, read_ahead
+from jaxbias.train._stream import AHEAD, read_ahead, together
 
 
 class Carry(NamedTuple):
@@ -79,8 +80,13 @@ class Program(NamedTuple):
         return carry._replace(validation=_set(carry.validation, epoch, results))
 
     def compiled(self, loop: str, carry: Carry, data: Any, validation: Any) -> "Compiled":
-        """The epochs from start to before stop; those of a stream are handed to the loop "fed"."""
-        loops = {"scan": self._one_program, "steps": self._step_by_step, "fed": self._fed}
+        """The epochs from start to before stop; those of a stream are fed, several batches with a call or singly."""
+        loops = {
+            "scan": self._one_program,
+            "steps": self._step_by_step,
+            "fed": self._fed,
+            "fed singly": partial(self._fed, several=False),
+        }
         return loops[loop](carry, data, validation)
 
     def _one_program(self, carry, data, validation):
@@ -126,33 +132,43 @@ class Program(NamedTuple):
 
         return Compiled.of(compiled_step, run, self.placement.sharing_memory)
 
-    def _fed(self, carry, stream, validation):
+    def _fed(self, carry, stream, validation, several=True):
+        """A chunk of batches with every call; one batch where a loop inside of the program would be slow."""
         del validation
-        out = self._out(carry)
+        out, length = self._out(carry), together(stream.first, self.batch_size, stream.steps) if several else 1
         after_epoch = jax.jit(self.after_epoch, donate_argnums=0, out_shardings=out)
+        send = lambda chunk: self.placement.sent(chunk, self.batch_size)
 
-        def step(carry, batch, epoch, i):
-            learned, record = self.step(carry.learned, batch)
-            return carry._replace(learned=learned, train=_set(carry.train, (epoch, i), record)), record["loss"]
+        def call(carry, chunk, epoch, first, steps):
+            def step(i, carry):
+                learned, record = self.step(carry.learned, take(chunk, i))
+                return carry._replace(learned=learned, train=_set(carry.train, (epoch, first + i), record))
 
-        send = lambda batch: self.placement.sent(batch, self.batch_size)
-        lowered = jax.jit(step, donate_argnums=0, out_shardings=None if out is None else (out, None)).lower(
-            carry, send(tuple(map(np.asarray, stream.first))), 0, 0
-        )
-        compiled_step = lowered.compile()
+            carry = step(0, carry) if length == 1 else jax.lax.fori_loop(0, steps, step, carry)
+            return carry, carry.train["loss"][epoch, first]
+
+        example = send(tuple(np.broadcast_to(part, (length, *part.shape)) for part in map(np.asarray, stream.first)))
+        jitted = jax.jit(call, donate_argnums=0, out_shardings=None if out is None else (out, None))
+        compiled = jitted.lower(carry, example, 0, 0, 0).compile()
 
         def run(carry, stream, validation, start, stop):
-            for epoch in range(start, stop):
-                begun: deque[Array] = deque()
-                for i, batch in enumerate(read_ahead(stream.epoch(epoch), send)):
-                    carry, loss = compiled_step(carry, batch, epoch, i)
-                    begun.append(loss)
-                    if len(begun) > AHEAD:  # else a slow device would have the batches of many steps waiting for it
-                        begun.popleft().block_until_ready()
-                carry = after_epoch(carry, validation, epoch)
+            firsts = range(0, stream.steps, length)
+            chunks = (
+                (epoch, first, chunk)
+                for epoch in range(start, stop)
+                for first, chunk in zip(firsts, stream.epoch(epoch, length))
+            )
+            begun: deque[Array] = deque()
+            for epoch, first, chunk in read_ahead(chunks, lambda read: (*read[:2], send(read[2]))):
+                carry, loss = compiled(carry, chunk, epoch, first, min(length, stream.steps - first))
+                begun.append(loss)
+                if len(begun) > AHEAD:  # else a slow device would have the chunks of many calls waiting for it
+                    begun.popleft().block_until_ready()
+                if first == firsts[-1] and validation is not None:
+                    carry = after_epoch(carry, validation, epoch)
             return carry
 
-        return Compiled.of(compiled_step, run, self.placement.sharing_memory)
+        return Compiled.of(compiled, run, self.placement.sharing_memory)
 
 
 def _set(buffers: dict[str, Array], index: Any, values: dict[str, Array]) -> dict[str, Array]:

@@ -1,15 +1,17 @@
 """Data that are not at rest on the devices: batches of a loader, or rows of a file that is mapped into memory.
 
-Batches are read ahead by a thread while steps run, never beyond the end of an epoch, so that what a loader has handed
-out between two epochs is what was trained on.
+Several batches go to the devices together, as what one call and one transfer cost would else be a good part of a small
+step. A thread reads them ahead while steps run, never beyond the epochs of one call of the program, so that what a
+loader has handed out when a checkpoint is written is what was trained on.
 """
 
 import itertools
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import jax
 import numpy as np
@@ -18,8 +20,12 @@ from jaxtyping import Array
 from jaxbias.train._data import check_count, check_data
 
 AHEAD = 2
-"""Batches that are read, and steps that are begun, before they are needed."""
+"""Chunks that are read, and calls that are begun, before they are needed."""
 
+TOGETHER, CHUNK_BYTES = 16, 2**22
+"""Batches of a chunk: so many, or fewer where they have more bytes than that."""
+
+T = TypeVar("T")
 _END = object()
 
 
@@ -34,8 +40,11 @@ class Stream(Protocol):
     steps: int
     first: tuple[Any, Any]
 
-    def epoch(self, epoch: int) -> Iterator[Callable[[], tuple[Any, Any]]]:
-        """The batches of one epoch, each read when it is called; epochs are asked for in order."""
+    def epoch(self, epoch: int, together: int) -> Iterator[tuple[Any, Any]]:
+        """The batches of one epoch in chunks (x, targets), each with a first axis of `together` batches.
+
+        A last chunk that has fewer repeats some. Epochs are asked for in order, each when the one before was read.
+        """
         ...
 
     def skip(self, epochs: int, state: bytes) -> None:
@@ -97,9 +106,11 @@ class MappedRows:
         self.steps = len(x) // batch_size
         self.first = check_data((x[:batch_size], targets[:batch_size]), "data")
 
-    def epoch(self, epoch: int) -> Iterator[Callable[[], tuple[Any, Any]]]:
-        for rows in np.asarray(self._order(epoch, len(self._data[0]))):
-            yield lambda rows=rows: (_Chosen(self._data[0], rows), _Chosen(self._data[1], rows))
+    def epoch(self, epoch: int, together: int) -> Iterator[tuple[Any, Any]]:
+        order = np.asarray(self._order(epoch, len(self._data[0])))
+        for i in range(0, self.steps, together):
+            rows = np.stack(_filled(list(order[i : i + together]), together))
+            yield _Chosen(self._data[0], rows), _Chosen(self._data[1], rows)
 
     def skip(self, epochs: int, state: bytes) -> None:
         del epochs, state  # the order of an epoch comes from its number
@@ -113,18 +124,26 @@ class MappedRows:
 
 
 class _Chosen:
-    """Rows of an array, read when they are asked for: on several processes each reads its own."""
+    """The rows of some batches, read when they are asked for: on several processes each reads its own."""
 
     def __init__(self, array: np.ndarray, rows: np.ndarray):
-        self.array, self.rows, self.shape = array, rows, (len(rows), *array.shape[1:])
+        self.array, self.rows, self.shape = array, rows, (*rows.shape, *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        rows, *others = index
-        return self.array[self.rows[rows]][(slice(None), *others)]
+        batches, rows, *others = index
+        return self.array[self.rows[batches, rows]][(slice(None), slice(None), *others)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
-        return np.asarray(self[(slice(None),)], dtype)
+        return np.asarray(self.array[self.rows], dtype)
+
+
+def _filled(batches: list[Any], together: int) -> list[Any]:
+    """As many as asked for: the last one stands for those that are missing, and is not trained on again."""
+    return batches + batches[-1:] * (together - len(batches))
 
 
 class Loader:
@@ -142,6 +161,7 @@ class Loader:
             raise ValueError(
                 "fit: data is a stream that does not say how many batches it has (it has no len). Pass steps_per_epoch."
             ) from None
+        self._tell(0)  # it may have been gone through before
         self._iterator = iter(loader)
         batch = next(self._iterator, _END)
         if batch is _END:
@@ -181,13 +201,23 @@ class Loader:
             )
         return last
 
-    def epoch(self, epoch: int) -> Iterator[Callable[[], tuple[Any, Any]]]:
+    def epoch(self, epoch: int, together: int) -> Iterator[tuple[Any, Any]]:
+        batches = self._batches(epoch)
+        for _ in range(0, self.steps, together):
+            x, targets = zip(*_filled(list(itertools.islice(batches, together)), together))
+            yield (x[0][None], targets[0][None]) if together == 1 else (np.stack(x), np.stack(targets))
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Any, Any]]:
         if not self._goes_on and not self._peeked:
-            for part in self._numbered:
-                part.set_epoch(epoch)
+            self._tell(epoch)
             self._iterator = iter(self._loader)
-        yield from itertools.repeat(self._read, self.steps - 1)
-        yield self._read if self._goes_on else self._read_last
+        for _ in range(self.steps - 1):
+            yield self._read()
+        yield self._read() if self._goes_on else self._read_last()
+
+    def _tell(self, epoch: int) -> None:
+        for part in () if self._goes_on else self._numbered:
+            part.set_epoch(epoch)
 
     @property
     def _numbered(self) -> list[Any]:
@@ -203,8 +233,8 @@ class Loader:
         if not self._peeked:
             return
         for epoch in range(epochs):
-            for read in self.epoch(epoch):
-                read()
+            for _ in self._batches(epoch):
+                pass
 
     def state(self) -> bytes:
         """Of an iterator that goes on and can be told, in one process; others are read again up to where they were."""
@@ -226,15 +256,18 @@ def _forms(batch: tuple[Any, Any]) -> str:
     return " and ".join(f"{jax.dtypes.canonicalize_dtype(array.dtype)}{list(array.shape)}" for array in batch)
 
 
-def read_ahead(
-    batches: Iterator[Callable[[], tuple[Any, Any]]], place: Callable[[tuple[Any, Any]], Any]
-) -> Iterator[Any]:
-    """The batches on the devices; a thread reads and sends some of them while the one before is worked on."""
+def together(first: tuple[Any, Any], batch_size: int, steps: int) -> int:
+    """How many batches with rows like those of the first make a chunk, of an epoch of so many steps."""
+    size = batch_size * sum(math.prod(part.shape[1:]) * part.dtype.itemsize for part in first)
+    most = max(1, min(TOGETHER, steps, CHUNK_BYTES // max(size, 1)))
+    return -(-steps // -(-steps // most))  # chunks that are alike, so that the last one is hardly filled up
+
+
+def read_ahead(chunks: Iterator[T], place: Callable[[T], Any]) -> Iterator[Any]:
+    """The chunks on the devices; a thread reads and sends some of them while the one before is worked on."""
     with ThreadPoolExecutor(1, thread_name_prefix="jaxbias-batches") as thread:
-        waiting: deque[Any] = deque()
-        for read in batches:
-            waiting.append(thread.submit(lambda read=read: place(read())))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        read = lambda: _END if (chunk := next(chunks, _END)) is _END else place(cast(T, chunk))
+        waiting = deque(thread.submit(read) for _ in range(AHEAD + 1))
+        while (chunk := waiting.popleft().result()) is not _END:
+            yield chunk
+            waiting.append(thread.submit(read))

@@ -64,6 +64,62 @@ def test_specs_of_other_libraries_models(name):
     }
 
 
+def experts(params, x, mixed=False):
+    """Rows go to the expert that the router likes best; or through all of them, mixed by the router."""
+    gates = (jax.nn.sigmoid if mixed else jax.nn.softmax)(x @ params["router"] + params["router bias"])
+    chosen = jax.nn.one_hot(gates.argmax(-1), gates.shape[-1], dtype=x.dtype)
+    sent = chosen[:, :, None] * jnp.eye(len(x), dtype=x.dtype)[:, None]
+    own = jnp.einsum("tec,td->ecd", sent, x)
+    h = jnp.einsum("td,edf->etf", x, params["up"]) if mixed else jnp.einsum("ecd,edf->ecf", own, params["up"])
+    h = jnp.einsum("ecf,efo->eco", jax.nn.relu(h + params["up bias"][:, None]), params["down"])
+    h = h + params["down bias"][:, None]
+    return (gates.T[:, :, None] * h).sum(0) if mixed else jnp.einsum("te,tec,eco->to", gates, sent, h)
+
+
+def heads(params, x):
+    """A product for every head is no expert: the line of the heads is summed over by the next product."""
+    h = jnp.einsum("thk,hkj->thj", jnp.einsum("td,dhk->thk", x, params["make"]), params["turn"])
+    return jnp.einsum("thj,hjo->to", h, params["sum"])
+
+
+def of_shapes(**shapes):
+    return {name.replace("_", " "): jax.ShapeDtypeStruct(shape, float) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_experts_are_cut_over_their_axis_and_a_router_is_whole(mixed):
+    def specs(number, *names):
+        sizes = {"router": (6, number), "router_bias": (number,), "up": (number, 6, 8), "up_bias": (number, 8)}
+        params = of_shapes(**sizes, down=(number, 8, 3), down_bias=(number, 3))
+        x = jax.ShapeDtypeStruct((7, 6), float)
+        found = jb.shardings(lambda p, x: experts(p, x, mixed), params, x, mesh=AbstractMesh((2,) * len(names), names))
+        return {name: spec for name, spec in found.items() if spec != P()}
+
+    by_model = {"up": P(None, None, "model"), "up bias": P(None, "model"), "down": P(None, "model", None)}
+    by_expert = {"up": P("expert", None, None), "up bias": P("expert", None), "down": P("expert", None, None)}
+    both = {"up": P("expert", None, "model"), "up bias": P("expert", "model"), "down": P("expert", "model", None)}
+    of_bias = {"down bias": P("expert", None)}
+    assert specs(4, "data", "model") == by_model
+    assert specs(4, "data", "expert") == by_expert | of_bias
+    assert specs(4, "data", "model", "expert") == both | of_bias
+
+
+def test_experts_that_do_not_divide_are_whole_and_heads_are_no_experts():
+    layer = jb.layers.moe.layer(jb.layers.dense.layer(3), experts=3, top=2)
+    params, x = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((7, 6))), jnp.ones((7, 6))
+    specs = lambda parts: jb.shardings(
+        lambda p, x: layer.forward(p, x)[0], params, x, mesh=AbstractMesh((2, parts), ("data", "expert"))
+    )
+    assert specs(2) == jax.tree.map(lambda _: P(), params)
+    assert specs(3).experts == jb.Params(P("expert", None, None), P("expert", None))
+    assert specs(3).router == jb.Params(P(), P())
+    mesh = AbstractMesh((2, 2), ("model", "expert"))
+    params = of_shapes(make=(6, 4, 5), turn=(4, 5, 5), sum=(4, 5, 3))
+    assert jb.shardings(heads, params, x, mesh=mesh) == {
+        "make": P(None, "model", None), "turn": P("model", None, None), "sum": P("model", None, None),
+    }  # fmt: skip
+
+
 def mlp(params, x):
     for weight, bias in params[:-1]:
         x = jnp.tanh(x @ weight + bias)
@@ -115,10 +171,10 @@ def test_rules_by_role_and_bad_input(as_users_run_it):
 @pytest.mark.slow
 def test_the_compiled_gradient_is_the_same_and_sums_over_devices_as_often_as_the_rule_says():
     # One for each row-parallel product. The transformer has two, two tables cut by vocabulary, and a softmax over the
-    # logits, cut like the table that makes them; XLA joins sums that are due at the same time.
+    # logits, cut like the table that makes them; XLA joins sums that are due at the same time. Experts: one more sum.
     assert run_script("foreign/sharded_models.py") == [
         "plain: 1", "linen attention: 1", "linen tied transformer: 5", "linen scan over layers: 1", "Equinox MLP: 1",
-        "Equinox conv: 1", "jaxbias: 1", "Haiku: 1",
+        "Equinox conv: 1", "jaxbias: 1", "Haiku: 1", "experts: 2", "plain experts: 2", "Equinox experts: 2",
     ]  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import jaxbias as jb
-from jaxbias.train._stream import AHEAD, read_ahead
+from jaxbias.train._stream import AHEAD, read_ahead, together
+from tests.peers import torch_or_skip
 
 NETWORK = jb.chain(jb.layers.dense.layer(5), jb.layers.tanh, jb.layers.dense.layer(2))
 LOSS = jb.losses.mean_squared_error
@@ -133,6 +134,8 @@ def test_batches_of_a_loader_are_taken_as_they_come(problem, key):
         np.testing.assert_allclose(fitted.history["step_loss"].ravel(), losses, rtol=1e-12)
         for got, want in zip(jax.tree.leaves(fitted.params), jax.tree.leaves(params_wanted), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
+    loader = Reshuffled(data)
+    assert same(fit(params, loader, key), fit(params, loader, key))  # that it was gone through before does not matter
     again = fit(params, batches_of(data) * 1, key)  # a list is gone through once an epoch, in its order
     np.testing.assert_allclose(again.history["step_loss"].ravel(), by_hand(params, batches_of(data) * EPOCHS)[1])
 
@@ -161,7 +164,8 @@ def test_batches_are_read_while_steps_run_and_never_many_more():
 
     def batches():
         for i in range(6):
-            yield lambda i=i: read.append(i) or i
+            read.append(i)
+            yield i
 
     ahead = read_ahead(batches(), lambda batch: placed.set() or batch)
     assert next(ahead) == 0
@@ -196,7 +200,7 @@ def test_what_a_loader_raises_comes_out_and_bad_streams_are_refused(problem, key
         (ValueError, "a stream without a batch", iter([]), {"steps_per_epoch": 1}),
         (ValueError, "ended before the 9 batches", iter(good), {"steps_per_epoch": 9}),
         (ValueError, "steps_per_epoch is for batches", data, {"steps_per_epoch": 2}),
-        (ValueError, "taken step by step", good, {"loop": "scan"}),
+        (ValueError, "come from outside of the program", good, {"loop": "scan"}),
         (ValueError, "steps_per_epoch must be at least 1", good, {"steps_per_epoch": 0}),
         (TypeError, "data must be a pair", {"x": 1}, {}),
         (TypeError, "a batch of data must be a pair", iter([(1, 2, 3)]), {"steps_per_epoch": 1}),
@@ -205,8 +209,45 @@ def test_what_a_loader_raises_comes_out_and_bad_streams_are_refused(problem, key
             fit(params, stream, key, **changes)
 
 
+def test_a_last_chunk_with_fewer_batches_trains_on_each_of_them_once(problem, key, tmp_path):
+    """Seventeen steps: a chunk of nine batches, and one of eight that is filled up."""
+    params, data = problem[0], tuple(a[:17] for a in problem[1])
+    files = mapped(data, tmp_path)
+    rows = [tuple(a[i : i + 1] for a in data) for i in range(17)]
+    assert [together(rows[0], size, 17) for size in (1, 2**15, 2**20)] == [9, 3, 1] and together(rows[0], 1, 16) == 16
+    arguments = {"batch_size": 1, "checkpoint": tmp_path / "run"}
+    at_rest = fit(params, data, key, batch_size=1)
+    fit(params, files, key, epochs=1, **arguments)
+    resumed = fit(params, files, key, **arguments)
+    assert resumed.resumed == 1 and resumed.history["step_loss"].shape == (EPOCHS, 17) and same(resumed, at_rest)
+    step_by_step = fit(params, data, key, batch_size=1, loop="steps")
+    assert same(fit(params, files, key, batch_size=1, loop="steps"), step_by_step)
+    wanted, losses = by_hand(params, rows * EPOCHS)
+    fitted = fit(params, rows, key, batch_size=1)
+    np.testing.assert_allclose(fitted.history["step_loss"].ravel(), losses, rtol=1e-12)
+    for got, want in zip(jax.tree.leaves(fitted.params), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
+    with pytest.raises(ValueError, match="another run: loop"):
+        fit(params, files, key, loop="steps", **arguments)
+
+
+def test_a_language_model_from_a_stream_is_that_from_arrays(key, tmp_path):
+    L = jb.layers
+    mix = jb.residual(jb.chain(L.layer_norm.layer(), L.attention.layer(2, 3, causal=True)))
+    network = jb.chain(L.embedding.layer(7, 6), L.positions.layer(4), mix, L.dense.layer(7))
+    ids = np.random.default_rng(0).integers(0, 7, (ROWS, 5)).astype(np.int32)
+    data = ids[:, :-1], ids[:, 1:]
+    arguments = {"epochs": 2, "batch_size": 2, "key": key, "metrics": {"accuracy": jb.train.accuracy}}
+    params = network.init(jax.random.key(1), data[0][:1])
+    trained = lambda given, **how: jb.train.fit(
+        network, jb.losses.cross_entropy, params, given, optax.adam(1e-2), **arguments, **how
+    )
+    at_rest = trained(data, loop="steps")
+    assert same(trained(mapped(data, tmp_path)), at_rest) and at_rest.history["step_loss"].shape == (2, 9)
+
+
 def test_loaders_of_pytorch(problem, key):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     params, data = problem
     rows = torch.utils.data.TensorDataset(*(torch.from_numpy(array.copy()) for array in data))
     loader = lambda: torch.utils.data.DataLoader(

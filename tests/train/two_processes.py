@@ -1,8 +1,8 @@
 """One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY WORDS`.
 
-With "kill" the last process ends itself after two epochs, as `kill -9` would. The data are whole on every device, or
-"own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With "absent" the second
-process never calls fit. With "sweep" they do not call it at all.
+With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would. The data are whole on
+every device, or "own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With
+"absent" the second process never calls fit. With "sweep" they do not call it at all.
 """
 
 import hashlib
@@ -47,7 +47,8 @@ if "sweep" in sys.argv:
 
 
 def ends_itself(progress):
-    if "kill" in sys.argv and index == processes - 1 and progress.epoch >= 2:
+    victim = {"kill last": processes - 1, "kill first": 0}.get(sys.argv[-1])
+    if index == victim and progress.epoch >= 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

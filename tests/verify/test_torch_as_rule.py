@@ -3,19 +3,16 @@
 Where the two differ by a convention at a kink (the gradient of a maximum at a tie), that is what the report says.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxbias import verify
+from tests.peers import torch_or_skip
 
-if not os.environ.get("JAXBIAS_REQUIRE_TORCH"):
-    pytest.importorskip("torch", reason="PyTorch is not installed")
-import torch
-from torch.nn import functional as F
+torch = torch_or_skip()
+F = torch.nn.functional
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
