@@ -1,6 +1,9 @@
+import hashlib
 import os
+import platform
 import time
 from importlib import metadata
+from pathlib import Path
 
 # Most of a JAX test's time is compiling, and these programs run once: skip the optimizer of the CPU backend, and where
 # XLA has both, take the code generator that is quicker than its successor. XLA refuses to start with an unknown flag.
@@ -13,8 +16,12 @@ import jaxtyping
 import platformdirs
 import pytest
 
-# What took long to compile is kept for the next run; the processes that tests start compile as users' do.
-KEPT = platformdirs.user_cache_path("jaxbias", appauthor=False) / "tests"
+# What took long to compile is kept for the next run, for each kind of processor: JAX does not ask whether a program uses
+# instructions that this one lacks. The processes that tests start compile as users' do.
+CPUINFO = Path("/proc/cpuinfo")
+LINES = CPUINFO.read_text().splitlines() if CPUINFO.exists() else [platform.processor()]
+KIND = sorted({line for line in LINES if not CPUINFO.exists() or line.startswith(("model name", "flags", "Features"))})
+KEPT = platformdirs.user_cache_path("jaxbias", appauthor=False) / "tests" / hashlib.md5(str(KIND).encode()).hexdigest()
 jax.config.update("jax_compilation_cache_dir", str(KEPT))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
