@@ -16,8 +16,8 @@ import jaxtyping
 import platformdirs
 import pytest
 
-# What took long to compile is kept for the next run, for each kind of processor: JAX does not ask whether a program uses
-# instructions that this one lacks. The processes that tests start compile as users' do.
+# What took long to compile is kept for the next run, for each kind of processor: JAX does not ask whether a program
+# uses instructions that this one lacks. The processes that tests start compile as users' do.
 CPUINFO = Path("/proc/cpuinfo")
 LINES = CPUINFO.read_text().splitlines() if CPUINFO.exists() else [platform.processor()]
 KIND = sorted({line for line in LINES if not CPUINFO.exists() or line.startswith(("model name", "flags", "Features"))})
