@@ -9,6 +9,7 @@ import ast
 import functools
 import linecache
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,7 +65,9 @@ def _codes(file: str, changes: list[tuple[Segment, str]]) -> Iterator[tuple[Any,
     kept = {number for span in its for number in span}
     blank = lambda lines: [line if k in kept else "\n" for k, line in enumerate(lines, 1)]
     build = lambda lines: compile("".join(blank(lines)), file, "exec", dont_inherit=True)
-    before, after = build(lines), build(_with_changes(file, changes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of the user's line it was said when the file was read
+        before, after = build(lines), build(_with_changes(file, changes))
     for old, new in zip(_nested(before), _nested(after), strict=False):
         if old != new:
             yield _key(old), new
