@@ -257,8 +257,10 @@ def _drawn(leaf: Any, position: int) -> Any:
 def _chosen(args: tuple[Any, ...], argnums: int | Sequence[int] | None) -> set[int]:
     if argnums is None:
         return set(range(len(args)))
-    numbers = list(argnums) if isinstance(argnums, Sequence) and not isinstance(argnums, str) else [argnums]
-    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in numbers):
+    numbers: list[int] = (
+        [argnums] if isinstance(argnums, int) else list(argnums) if isinstance(argnums, Sequence) else []
+    )
+    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
         raise TypeError(f"derive: argnums must be a whole number or several, got {describe(argnums)}.")
     if wrong := [n for n in numbers if not -len(args) <= n < len(args)]:
         raise ValueError(f"derive: argnums names argument {wrong[0]}, but there are {len(args)}.")
@@ -269,8 +271,8 @@ def _arguments(forward: Callable[..., Any], args: tuple[Any, ...], names: Sequen
     """A variable for each leaf: the argument's name, and the path inside of it where it is a tree."""
     if names is not None and len(names) != len(args):
         raise ValueError(f"derive: names must name each of the {len(args)} arguments, got {len(names)}.")
-    for name in names or ():
-        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or names.count(name) > 1:
+    for k, name in enumerate(names or ()):
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in (names or ())[:k]:
             raise ValueError(f"derive: names must be different names of Python variables, got {name!r}.")
     given = list(names) if names is not None else _signature(forward, len(args))
     paths = [path for path, _ in jax.tree.leaves_with_path(args)]
