@@ -50,8 +50,11 @@ class Uses:
         """The uses of one leaf that count the most, without the log-determinant of what it multiplies."""
         uses = [use for use in self.uses if use.leaf == leaf]
         factors = [use for use in uses if use.role in ("weight", "scale") and use.level < 2]
-        logarithm = any(use.logarithm for use in factors)
-        uses = [use for use in uses if not (use.role == "bias" and factors and (logarithm or use.determinant))]
+        logarithms = [use.level for use in factors if use.logarithm]
+        # What is compared with data too, as a sink of attention is, is a score and no determinant.
+        only_added = all(use.role == "bias" for use in uses if use.level == 0)
+        drops = lambda use: (use.determinant and factors) or any(n <= use.level or only_added for n in logarithms)
+        uses = [use for use in uses if not (use.role == "bias" and drops(use))]
         return [use for use in uses if use.counts == min(use.counts for use in uses)]
 
     def roles(self, unused: str = "other") -> list[str]:

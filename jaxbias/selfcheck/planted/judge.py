@@ -202,13 +202,15 @@ def judge(rule: Rule, mutant: Mutant, points: Any) -> Outcome | None:
     confident = set(kinds) - {"unexplained"}
     accepted = ACCEPTED[mutant.planted] | (set() if hidden else equivalent(rule, mutant, points))
     named = bool(said & accepted)
+    # What is lost in a dtype is no fault of the formula: it is said in a note, and the verdict is on the formula.
+    noted = mutant.planted == "dtype-precision" and any("dtype-precision" in note for note in report.notes)
     return Outcome(
         rule.name,
         mutant.planted,
         mutant.where,
-        report.verdict == "wrong",
+        report.verdict == "wrong" or noted,
         None if wrong is None else bool(localised and not report.ok),
-        named and not report.ok,
+        noted or (named and not report.ok),
         bool(confident) and not named,
         kinds,
         seconds,

@@ -155,7 +155,7 @@ def find_condition(checker: "Checker", cases: list["Case"], leaves: list[int], r
                 return "right only without repeated indices"
     leading = {np.shape(s)[0] for s in start.probe.seeds if np.ndim(s) > 0}
     for size in sorted(axis_sizes(base), key=lambda n: n not in leading):
-        if right(resize(base, {size: 1}), 1):
+        if all(right(resize(_from(base, size, first), {size: 1}), 1) for first in sorted({0, size // 2, size - 1})):
             where = [name for name, x in zip(problem.primal_names, base) if _array(x) and size in np.shape(x)]
             if size in leading and any(np.shape(x)[:1] == (size,) for x in base if _array(x)):
                 return "right only for batch 1"
@@ -186,6 +186,13 @@ def find_condition(checker: "Checker", cases: list["Case"], leaves: list[int], r
     if case is not None and all(np.any(case.expected[i]) and not np.any(case.wrong[i]) for i in leaves):
         return f"right only for a {problem.seed_word} of ones"
     return ""
+
+
+def _from(primals: list[Any], size: int, first: int) -> list[Any]:
+    """Axes of this size begin with another of their entries."""
+    order = np.roll(np.arange(size), -first)
+    axes = lambda x: [order if length == size else np.arange(length) for length in x.shape]
+    return [x[np.ix_(*axes(x))] if _array(x) and np.ndim(x) else x for x in primals]
 
 
 def _with(primals: list[Any], k: int, value: Any) -> list[Any]:

@@ -236,7 +236,10 @@ def _listing(
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
         again = _seen_again(checker, mender.others, deadline) if mender.others else None
         evidence = _evidence("seen", cases, mender.others)
-        slips = [(slip, located if located.patch else _proved(located, again, evidence)) for slip, located in slips]
+        slips = [
+            (slip, located if located.patch else _proved(located, again, evidence, _located(alignment, slip, None)))
+            for slip, located in slips
+        ]
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
 
 
@@ -300,14 +303,14 @@ def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | i
     return {(place, its.relation.kind) for its in located if its.relation for place in (its.line, its.leaves)}
 
 
-def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: str) -> Located:
+def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: str, unnamed: Located) -> Located:
     """With its name only where it has that name at other sizes, if there are any."""
     if located.relation is None or not located.named:
         return located
     if again is not None and again.isdisjoint(
         (place, located.relation.kind) for place in (located.line, located.leaves)
     ):
-        return replace(located, relation=None)
+        return replace(unnamed, leaves=located.leaves, source=located.source)
     return replace(located, evidence=evidence)
 
 

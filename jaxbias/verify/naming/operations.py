@@ -287,8 +287,13 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
         )
     if name in COMPARISONS:
         for other, sign in COMPARISONS.items():
-            if other != name:
-                flipped = replace(equation, name=other)
+            flipped = replace(equation, name=other)
+            outcomes = np.concatenate(
+                [np.ravel(apply(flipped, x)) for x in zip(*map(alignment.column, equation.inputs))]
+            )
+            if (
+                other != name and outcomes.any() and not outcomes.all()
+            ):  # what comes out the same everywhere only takes the mask away
                 yield Changed(
                     "missing-mask",
                     f"compares by {COMPARISONS[name]} in place of {sign}",

@@ -130,3 +130,16 @@ def test_a_missing_term_is_written_in_the_names_of_the_rule(key):
             "−softmax(args[0]) · Σ[axis 1](softmax(args[0]) · cotangent)."
         )
     ]
+
+
+def test_a_mask_that_would_be_the_same_everywhere_is_no_name():
+    """Any comparison that never holds takes a factor away; and the first entry alone says nothing of batch 1."""
+    x = jnp.array([-45.0, -20.0, -3.0, 0.5, 4.0, 25.0, 40.0], jnp.float32)
+
+    def rule(args, cotangent):
+        a = jax.nn.sigmoid(args[0])
+        return (cotangent * a * (1 - a) * jnp.where(args[0] > 3, jnp.float32(1.01), jnp.float32(1)),)
+
+    (diagnosis,) = verify.vjp(jax.nn.sigmoid, rule, (x,)).diagnoses
+    assert diagnosis.kind != "missing-mask" and "compares by" not in str(diagnosis)
+    assert "jnp.where" in diagnosis.rule_line and "batch 1" not in str(diagnosis)
