@@ -256,7 +256,7 @@ LOGITS = jnp.zeros((3, 4))
         (jnp.zeros(()), jnp.zeros((), jnp.int32), {}, ValueError, r"last axis of out .* got out \(\)"),
         (jnp.zeros((3, 0)), jnp.zeros(3, jnp.int32), {}, ValueError, r"outputs of one row, got out \(3, 0\)"),
         (LOGITS, jnp.zeros(3, bool), {}, TypeError, r"targets must be a floating-point array, got bool"),
-        (LOGITS, [0, 1, 2], {}, TypeError, r"targets must be a floating-point array, got list"),
+        (LOGITS, [0, 1, 2], {}, TypeError, r"targets must be an array, of labels jnp\.asarray\(targets\)"),
         (
             LOGITS,
             jnp.zeros((3, 1), jnp.int32),

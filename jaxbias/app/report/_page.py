@@ -119,7 +119,8 @@ def leaf_formulas(derivation: Derivation, leaves: Sequence[str]) -> tuple[list[s
     for tex in derivation.formulas:
         patterns: set[str] = set()
         for whole, letter in _GRADIENT.findall(tex):
-            patterns.update(derivation.symbols.get(whole, _LEAVES.get(letter, ())))
+            named = derivation.symbols
+            patterns.update(named.get(whole, named.get(letter, _LEAVES.get(letter, ()))))
         targets = [leaf for leaf in leaves if any(fnmatchcase(leaf, pattern) for pattern in patterns)]
         for leaf in targets:
             own[leaf].append(tex)
