@@ -316,9 +316,11 @@ def _has_custom_rule(program: Program) -> bool:
 
 
 def _by_bits(program: Program) -> bool:
-    """Does it compute with the bits of numbers? There autodiff sees no dependence."""
+    """Does it make numbers of bits? There autodiff sees no dependence; bits that only choose, as of a sign, hide none."""
     return any(
-        equation.name == "bitcast_convert_type" or any(map(_by_bits, equation.bodies)) for equation in program.equations
+        (equation.name == "bitcast_convert_type" and jnp.issubdtype(equation.params["new_dtype"], jnp.inexact))
+        or any(map(_by_bits, equation.bodies))
+        for equation in program.equations
     )
 
 

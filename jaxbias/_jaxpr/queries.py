@@ -108,7 +108,7 @@ def outcomes(program: Program, values: Sequence[Any]) -> list[frozenset[bool]]:
 
     A clamp is two comparisons. What is inside of a loop that stays one equation is not looked at.
     """
-    computed = depends_on(program, [i for i in program.inputs if np.issubdtype(program.dtypes[i], np.floating)])
+    computed = depends_on(program, [i for i in program.inputs if jnp.issubdtype(program.dtypes[i], jnp.floating)])
     ways: list[frozenset[bool]] = []
     for equation in program.equations:
         if computed.isdisjoint(equation.inputs) or equation.name not in COMPARING:
