@@ -316,7 +316,7 @@ def _has_custom_rule(program: Program) -> bool:
 
 
 def _by_bits(program: Program) -> bool:
-    """Does it make numbers of bits? There autodiff sees no dependence; bits that only choose, as of a sign, hide none."""
+    """Does it make numbers of bits? There autodiff sees no dependence; bits that only choose hide none."""
     return any(
         (equation.name == "bitcast_convert_type" and jnp.issubdtype(equation.params["new_dtype"], jnp.inexact))
         or any(map(_by_bits, equation.bodies))
