@@ -83,10 +83,11 @@ def save(path: str | Path, params: Tree, *, metadata: Mapping[str, str] | None =
     path = _files.check_writable(path, "io.save")
     split = split_params(params)
     arrays: dict[str, np.ndarray] = {}
+    read_back = {np.dtype(dtype) for dtype in _DTYPES.values()}
     for name, leaf in zip(split.paths, split.leaves):
         if name in arrays:
             raise ValueError(f"io.save: two leaves of params are called {name}, with a dot in a key. Rename one.")
-        if getattr(leaf, "dtype", None) not in [np.dtype(dtype) for dtype in _DTYPES.values()]:
+        if getattr(leaf, "dtype", None) not in read_back:
             raise TypeError(f"io.save: {name} is {describe(leaf)}, which a safetensors file does not hold for `load`.")
         arrays[name] = np.ascontiguousarray(leaf)
     if not arrays:

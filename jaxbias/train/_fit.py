@@ -155,9 +155,8 @@ def _saved(store: SharedStore, epoch: int, carry: Carry, seen: bytes, unsaved: s
     return why
 
 
-def _check_state(network: Layer, loss: Loss, batch: Any, state: Tree, key: Array) -> None:
+def _check_state(state: Tree, wanted: Tree) -> None:
     """Raise a ValueError unless state is a tree as the network's own."""
-    wanted = jax.eval_shape(lambda *batch: init_state(network, state_key(key), network_input(loss, *batch)), *batch)
     if jax.tree.structure(wanted) != jax.tree.structure(state):
         own = "keeps none: leave state=None" if wanted is None else f"has {describe(wanted)}: take a Fit's state"
         raise ValueError(f"fit: state must be that of the network, which {own}; got {describe(state)}.")
@@ -296,9 +295,11 @@ def fit(
 
     objective = Objective.of(network, loss, metrics, how, compute_dtype, placement.batch)
     first = _whole_batch(stream.first, batch_size) if stream else (x[:batch_size], targets[:batch_size])
+    own_state = lambda: init_state(network, state_key(key), network_input(loss, *first))
     if state is None:
-        state = init_state(network, state_key(key), network_input(loss, *first))
-    _check_state(network, loss, first, state, key)
+        state = own_state()
+    else:
+        _check_state(state, jax.eval_shape(own_state))
     # The layers' and the loss' own errors, and those of the metrics, before any work.
     (value, (out, _)), _ = jax.eval_shape(objective.gradient, network_params, *first, state)
     record = jax.eval_shape(objective.measured, value, out, first[1])
