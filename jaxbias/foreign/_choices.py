@@ -1,12 +1,14 @@
 """Data that say which: indices, masks, one-hot rows, softmax mixtures; recognised by how they are made."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbias._jaxpr import Equation
 from jaxbias._jaxpr.queries import LAYOUT
-from jaxbias.foreign._values import DATA, Value, fresh
+from jaxbias.foreign._values import CONSTANT, DATA, Value, fresh
 
 ELEMENTWISE_CHOICES = frozenset(
     "select_n lt le gt ge eq ne add sub mul rem clamp max min and or not sign div convert_element_type".split()  # noqa: SIM905
@@ -43,3 +45,20 @@ def selection(equation: Equation, values: list[Value]) -> dict[str, Any]:
     if discrete and dtype == jnp.bool_:
         return {"selects": "mask"}
     return {}
+
+
+def constant(held: Any) -> Value:
+    """A constant; one-hot rows of numbers say which."""
+    if np.ndim(held) < 2 or not jnp.issubdtype(jnp.result_type(held), jnp.floating):
+        return Value()
+    x = np.asarray(held, np.float32)
+    one_hot = np.isin(x, (0, 1)).all() and x.any() and (x.sum(-1) <= 1).all() | (x.sum(0) <= 1).all()
+    return Value(selects="rows" if one_hot and not x.all() else "")
+
+
+def constant_from(equation: Equation, values: Sequence[Value]) -> Value:
+    """A constant made of constants."""
+    if equation.name == "eq":
+        return Value(selects="rows" if len(equation.shapes.outputs[0]) > 1 else "")
+    rows = equation.name in LAYOUT and values[0].kind == CONSTANT
+    return Value(selects=values[0].selects if rows else "")

@@ -93,6 +93,7 @@ def claim_spread(claims: Claims, equation: Equation, values: list[Value], role: 
         claimed = value
         if value.leaves.isdisjoint(other.leaves) and not value.processed:
             product = other.processed or any(t.partner is not None for t in other.threads)
+            product = product and not (role == "scale" and all(t.logarithm for t in other.threads))
             if _lies_across(mine, theirs, shape):
                 claimed = claims.claimed(equation, position, value, role)
             elif product and not any(t.partner is not None for t in value.threads):

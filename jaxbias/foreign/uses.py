@@ -55,6 +55,8 @@ class Uses:
         only_added = all(use.role == "bias" for use in uses if use.level == 0)
         drops = lambda use: (use.determinant and factors) or any(n <= use.level or only_added for n in logarithms)
         uses = [use for use in uses if not (use.role == "bias" and drops(use))]
+        if any(use.role == "weight" and use.level == 0 for use in uses):  # w − rate · (a gradient by w): w is one
+            uses = [use for use in uses if not (use.again and use.role in ("bias", "scale"))]
         return [use for use in uses if use.counts == min(use.counts for use in uses)]
 
     def roles(self, unused: str = "other") -> list[str]:

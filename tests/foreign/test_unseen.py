@@ -1,7 +1,7 @@
 """Architectures whose roles were written down before `roles` saw them: every leaf right, or `other` with a warning.
 
-At the first run 137 of 140 leaves were right. Two were a bias of which one entry is read as well, which has a rule
-since; the third is in `MISSED`.
+At the first run 137 of 140 leaves were right. Two were a bias of which one entry is read as well, one a value that a
+gate of data mixes in, (1 - gate) * leaf; both kinds have rules since.
 """
 
 import warnings
@@ -19,9 +19,6 @@ X = jax.ShapeDtypeStruct((5, 6), jnp.float32)
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
 IDS = jax.ShapeDtypeStruct((5,), jnp.int32)
 KEY = jax.eval_shape(lambda: jax.random.key(0))
-
-MISSED = {"recurrence_with_gaps": {"fill": "scale"}}
-"""What a gate mixes in, (1 - gate) * leaf, is a factor of data as a scale is. Neither decays where scales do not."""
 
 MODELS = []
 
@@ -308,4 +305,4 @@ def test_unseen(fn, params, args, expected):
         roles = jb.roles(fn, params, *args)
     said = "".join(str(w.message) for w in caught)
     wrong = {k: roles[k] for k in roles if roles[k] != expected[k] and not (roles[k] == "other" and k in said)}
-    assert wrong == MISSED.get(fn.__name__, {})
+    assert not wrong

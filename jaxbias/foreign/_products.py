@@ -1,0 +1,188 @@
+"""What a leaf is that data multiplied: a scale, unless what follows the multiplication says more.
+
+    g a + (1 − g) x        a stands in the place of a value, as a token does: "other"
+    g a + (1 − g) b        a mixture of leaves is used as one leaf is: x·(g w + (1 − g) v) has two weights
+    x·(w s)                data repeated along axes of a leaf change it, and the product is the leaf still: a weight
+    Σ_i x_i a_i            a sum over an axis of the leaf, of nothing else, is a contraction: a weight
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from jaxbias._jaxpr import Equation
+from jaxbias._jaxpr.queries import LAYOUT
+from jaxbias.foreign import _axes
+from jaxbias.foreign._values import DATA, Factor, Place, Product, Thread, Value
+
+ADDS = ("add", "add_any", "sub")
+MULTIPLIES = ("mul", "div")
+
+
+def repeated_along(equation: Equation, position: int, value: Value) -> frozenset[int]:
+    """Axes of the output along which this operand is the same."""
+    shape, out = equation.shapes.inputs[position], equation.shapes.outputs[0]
+    if len(shape) != len(out):
+        return frozenset(range(len(out))) if not shape else frozenset()
+    return frozenset(i for i, (n, m) in enumerate(zip(shape, out)) if i in value.repeated or n == 1 < m)
+
+
+def product(equation: Equation, position: int, thread: Thread, values: Sequence[Value]) -> Product:
+    """Of a leaf in the operand at this position, which the other operand multiplies."""
+    axes = _axes.after(equation, position, thread.axes)
+    same = repeated_along(equation, 1 - position, values[1 - position])
+    whole = axes is not None and any(axes[i] and equation.shapes.outputs[0][i] > 1 for i in same)
+    return Product(replace(thread, axes=axes), equation, whole)
+
+
+def marks(equation: Equation, values: Sequence[Value]) -> dict[str, object]:
+    """What was just done to data, that a sum which follows may ask: attributes of the new `Value`."""
+    name = equation.name
+    data = [v for v in values if v.kind == DATA]
+    if name in LAYOUT:
+        axes = range(len(equation.shapes.outputs[0]))
+        if name == "broadcast_in_dim":
+            source = dict(zip(equation.params["broadcast_dimensions"], equation.shapes.inputs[0]))
+            repeated = frozenset(i for i in axes if source.get(i, 1) == 1 < equation.shapes.outputs[0][i])
+        else:
+            repeated = data[0].repeated if name == "convert_element_type" else frozenset()
+        return {
+            "repeated": repeated,
+            "complement": data[0].complement,
+            "factors": data[0].factors,
+            "grouped": data[0].grouped,
+        }
+    if name == "not" or (name == "sub" and len(data) == 1 and values[1].kind == DATA and _may_be_one(equation)):
+        return {"complement": data[0].idents}
+    if name == "mul":
+        return {"factors": tuple(Factor(v.idents, v.complement, v.selects == "mixture") for v in data)}
+    return {"grouped": name.startswith("ragged_dot")}
+
+
+def _may_be_one(equation: Equation) -> bool:
+    number = equation.inputs[0]
+    held = equation.program.constants.get(number)
+    return held is None or bool(np.all(np.asarray(held) == 1))
+
+
+def after(equation: Equation, values: Sequence[Value], alone: bool) -> tuple[Product, ...]:
+    """The products that are left after an equation on data, those that it tells told."""
+    operands = [(i, v) for i, v in enumerate(values) if v.kind == DATA]
+    if not any(v.products for _, v in operands):
+        return ()
+    name = equation.name
+    moved = [
+        replace(p, thread=replace(p.thread, axes=_axes.after(equation, i, p.thread.axes)), alone=p.alone and alone)
+        for i, v in operands
+        for p in v.products
+    ]
+    if len(operands) == 1:
+        if name == "reduce_sum" and alone:
+            _contracted_by_sum(equation, operands[0][1])
+        keeps = name in LAYOUT or name in (*MULTIPLIES, "neg", "stop_gradient")
+        return tuple(moved) if keeps else ()
+    if len(operands) > 2 or len(values) > 2:
+        return ()
+    (_, first), (_, second) = operands
+    if name in ADDS:
+        return _added(equation, operands, moved, _complementary(first, second))
+    if name in MULTIPLIES:  # of a leaf that data changed, changed again
+        return tuple(p for p in moved if p.whole and _changes(equation, operands, p))
+    for position, value in operands:
+        for p in value.products:
+            other = values[1 - position]
+            if (p.whole or p.mixed) and p.thread.leaf not in other.made_of and _contracts(equation, position, p):
+                p.is_now("weight", Place(equation, position, p.thread.axes))
+    return ()
+
+
+def contracted(equation: Equation, position: int, thread: Thread) -> bool:
+    """Whether a product sums over an axis of the leaf itself, and not only over the rows of it that data chose."""
+    rows = thread.pick.rows if thread.pick is not None else frozenset()
+    if equation.name != "dot_general" or thread.axes is None:
+        return True
+    return any(thread.axes[i] - rows for i in equation.dot_axes()[position].contracted)
+
+
+def is_whole(thread: Thread, equation: Equation, position: int, values: Sequence[Value]) -> bool:
+    """Whether data multiply the rows that they chose each as a whole: by numbers that are the same along its axes."""
+    axes = _axes.after(equation, position, thread.axes)
+    if axes is None:
+        return False
+    rows = thread.pick.rows if thread.pick is not None else frozenset()
+    own = {i for i, along in enumerate(axes) if along - rows and equation.shapes.outputs[0][i] > 1}
+    if equation.name == "dot_general":
+        batch = len(equation.dot_axes()[position].batch)
+        return bool(own) and min(own) >= batch
+    return bool(own) and own <= repeated_along(equation, 1 - position, values[1 - position])
+
+
+def free_of_rows(equation: Equation, position: int, value: Value) -> bool:
+    """Whether the output runs along an axis of the leaf itself, in rows of it that data chose."""
+    free = equation.dot_axes()[position].free
+    return any(
+        t.axes is not None and t.pick is not None and t.axes[i] - t.pick.rows for t in value.threads for i in free
+    )
+
+
+def _complementary(first: Value, second: Value) -> bool:
+    """Whether one was multiplied with g and the other one with 1 − g."""
+    return any(
+        (f.complement != g.complement and (f.complement == g.idents or g.complement == f.idents))
+        or (f.mixture and g.mixture and f.idents == g.idents)
+        for f in first.factors
+        for g in second.factors
+    )
+
+
+def _added(
+    equation: Equation, operands: Sequence[tuple[int, Value]], moved: list[Product], complementary: bool
+) -> tuple[Product, ...]:
+    """After a sum of products."""
+    leaves = all(v.products for _, v in operands)
+    for position, value in operands:
+        for p in value.products:
+            place = Place(equation, position, p.thread.axes)
+            if complementary:
+                p.is_now("other", place)
+            elif p.mixed and not leaves and not p.chosen:
+                p.is_now("bias", place)
+    whole = leaves and (complementary or all(p.whole for p in moved))
+    return tuple(replace(p, at=equation, mixed=True) for p in moved) if whole else ()
+
+
+def _changes(equation: Equation, operands: Sequence[tuple[int, Value]], p: Product) -> bool:
+    """Whether the operand without this leaf only changes the one that has it."""
+    return any(
+        value.products == () and (p.thread.leaf in value.made_of or repeated_along(equation, position, value))
+        for position, value in operands
+    )
+
+
+def _contracts(equation: Equation, position: int, p: Product) -> bool:
+    """Whether a product with other data sums over an axis of the leaf."""
+    if equation.name == "dot_general":
+        axes = equation.dot_axes()[position].contracted
+    elif equation.name == "conv_general_dilated" and position == 1:
+        axes = equation.params["dimension_numbers"].rhs_spec[1:]
+    else:
+        return False
+    return p.thread.axes is None or any(p.thread.axes[i] for i in axes)
+
+
+def _contracted_by_sum(equation: Equation, value: Value) -> None:
+    if not equation.shapes.outputs[0]:  # a sum over everything is a loss
+        return
+    for p in value.products:
+        rows = p.thread.pick.rows if p.thread.pick is not None else frozenset()
+        along = p.thread.axes or ()
+        summed = any(along[i] - rows and equation.shapes.inputs[0][i] > 1 for i in equation.params["axes"] if along)
+        if p.alone and not p.whole and p.at.name == "mul" and summed:
+            p.is_now("weight", Place(p.at, *_operand(p)))
+
+
+def _operand(p: Product) -> tuple[int, _axes.LeafAxes]:
+    assert p.thread.pick is not None
+    place = p.thread.pick.otherwise.place
+    return (place.position, place.axes) if place.equation is p.at else (0, p.thread.axes)
