@@ -49,16 +49,18 @@ def selection(equation: Equation, values: list[Value]) -> dict[str, Any]:
 
 def constant(held: Any) -> Value:
     """A constant; one-hot rows of numbers say which."""
-    if np.ndim(held) < 2 or not jnp.issubdtype(jnp.result_type(held), jnp.floating):
+    if not np.ndim(held):
         return Value()
+    if np.ndim(held) < 2 or not jnp.issubdtype(jnp.result_type(held), jnp.floating):
+        return Value(idents=fresh())
     x = np.asarray(held, np.float32)
     one_hot = np.isin(x, (0, 1)).all() and x.any() and (x.sum(-1) <= 1).all() | (x.sum(0) <= 1).all()
-    return Value(selects="rows" if one_hot and not x.all() else "")
+    return Value(selects="rows" if one_hot and not x.all() else "", idents=fresh())
 
 
-def constant_from(equation: Equation, values: Sequence[Value]) -> Value:
-    """A constant made of constants."""
-    if equation.name == "eq":
-        return Value(selects="rows" if len(equation.shapes.outputs[0]) > 1 else "")
-    rows = equation.name in LAYOUT and values[0].kind == CONSTANT
-    return Value(selects=values[0].selects if rows else "")
+def without_data(equation: Equation, values: Sequence[Value], kind: int) -> Value:
+    """Constants made of constants, or noise."""
+    moves = equation.name in LAYOUT or equation.name == "not"
+    rows = equation.name == "eq" and kind == CONSTANT and len(equation.shapes.outputs[0]) > 1
+    selects = values[0].selects if equation.name in LAYOUT else "rows" if rows else ""
+    return Value(kind, selects=selects, idents=values[0].idents if moves else fresh())

@@ -74,7 +74,7 @@ def _stand_for_data(claims: Claims, equation: Equation, values: list[Value]) -> 
         if vectors[0] != vectors[1]:
             return vectors
     spread = [
-        any(_axes.repeated(t.axes, claims.ranks[t.leaf], shape) for t in value.threads)
+        any(_axes.repeated(t.axes, claims.ranks[t.leaf], shape) for t in value.threads if t.claim != "scale")
         for value, shape in zip(values, equation.shapes.inputs)
     ]
     return spread if spread[0] != spread[1] else [False, False]

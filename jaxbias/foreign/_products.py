@@ -1,6 +1,7 @@
 """What a leaf is that data multiplied: a scale, unless what follows the multiplication says more.
 
     g a + (1 − g) x        a stands in the place of a value, as a token does: "other"
+    x + g (a − x)          the same
     g a + (1 − g) b        a mixture of leaves is used as one leaf is: x·(g w + (1 − g) v) has two weights
     x·(w s)                data repeated along axes of a leaf change it, and the product is the leaf still: a weight
     Σ_i x_i a_i            a sum over an axis of the leaf, of nothing else, is a contraction: a weight
@@ -8,13 +9,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 
 from jaxbias._jaxpr import Equation
 from jaxbias._jaxpr.queries import LAYOUT
 from jaxbias.foreign import _axes
-from jaxbias.foreign._values import DATA, Factor, Place, Product, Thread, Value
+from jaxbias.foreign._values import CONSTANT, DATA, NOISE, Factor, Place, Product, Thread, Value
 
 ADDS = ("add", "add_any", "sub")
 MULTIPLIES = ("mul", "div")
@@ -31,32 +33,40 @@ def repeated_along(equation: Equation, position: int, value: Value) -> frozenset
 def product(equation: Equation, position: int, thread: Thread, values: Sequence[Value]) -> Product:
     """Of a leaf in the operand at this position, which the other operand multiplies."""
     axes = _axes.after(equation, position, thread.axes)
+    if equation.name == "sub":
+        return Product(replace(thread, axes=axes), equation, differs_from=values[1 - position].idents)
     same = repeated_along(equation, 1 - position, values[1 - position])
     whole = axes is not None and any(axes[i] and equation.shapes.outputs[0][i] > 1 for i in same)
     return Product(replace(thread, axes=axes), equation, whole)
 
 
-def marks(equation: Equation, values: Sequence[Value]) -> dict[str, object]:
-    """What was just done to data, that a sum which follows may ask: attributes of the new `Value`."""
-    name = equation.name
-    data = [v for v in values if v.kind == DATA]
+class Marks(TypedDict, total=False):
+    """Attributes of a `Value`: what was just done to it, which a sum that follows may ask."""
+
+    repeated: frozenset[int]
+    complement: frozenset[int]
+    factors: tuple[Factor, ...]
+    grouped: bool
+
+
+def marks(equation: Equation, values: Sequence[Value]) -> Marks:
+    """What an equation does to its operands, whatever they are made of."""
+    name, first = equation.name, values[0] if values else Value()
     if name in LAYOUT:
-        axes = range(len(equation.shapes.outputs[0]))
+        repeated = first.repeated if name == "convert_element_type" else frozenset[int]()
         if name == "broadcast_in_dim":
             source = dict(zip(equation.params["broadcast_dimensions"], equation.shapes.inputs[0]))
-            repeated = frozenset(i for i in axes if source.get(i, 1) == 1 < equation.shapes.outputs[0][i])
-        else:
-            repeated = data[0].repeated if name == "convert_element_type" else frozenset()
+            repeated = frozenset(i for i, n in enumerate(equation.shapes.outputs[0]) if source.get(i, 1) == 1 < n)
         return {
             "repeated": repeated,
-            "complement": data[0].complement,
-            "factors": data[0].factors,
-            "grouped": data[0].grouped,
+            "complement": first.complement,
+            "factors": first.factors,
+            "grouped": first.grouped,
         }
-    if name == "not" or (name == "sub" and len(data) == 1 and values[1].kind == DATA and _may_be_one(equation)):
-        return {"complement": data[0].idents}
+    if name == "not" or (name == "sub" and first.kind == CONSTANT and _may_be_one(equation)):
+        return {"complement": values[-1].idents}
     if name == "mul":
-        return {"factors": tuple(Factor(v.idents, v.complement, v.selects == "mixture") for v in data)}
+        return {"factors": tuple(Factor(v.idents, v.complement, v.selects == "mixture") for v in values if v.idents)}
     return {"grouped": name.startswith("ragged_dot")}
 
 
@@ -64,6 +74,11 @@ def _may_be_one(equation: Equation) -> bool:
     number = equation.inputs[0]
     held = equation.program.constants.get(number)
     return held is None or bool(np.all(np.asarray(held) == 1))
+
+
+def back(leaf: int, values: Sequence[Value]) -> list[Product]:
+    """Gated differences from this leaf that it is added to: a + g (x − a)."""
+    return [p for v in values for p in v.products if p.gated and p.thread.leaf == leaf]
 
 
 def after(equation: Equation, values: Sequence[Value], alone: bool) -> tuple[Product, ...]:
@@ -77,6 +92,8 @@ def after(equation: Equation, values: Sequence[Value], alone: bool) -> tuple[Pro
         for i, v in operands
         for p in v.products
     ]
+    if name in MULTIPLIES and any(v.kind >= NOISE for v in values if not v.products):
+        moved = [replace(p, gated=bool(p.differs_from)) for p in moved]
     if len(operands) == 1:
         if name == "reduce_sum" and alone:
             _contracted_by_sum(equation, operands[0][1])
@@ -86,9 +103,9 @@ def after(equation: Equation, values: Sequence[Value], alone: bool) -> tuple[Pro
         return ()
     (_, first), (_, second) = operands
     if name in ADDS:
-        return _added(equation, operands, moved, _complementary(first, second))
+        return _added(equation, operands, moved, complementary(first, second))
     if name in MULTIPLIES:  # of a leaf that data changed, changed again
-        return tuple(p for p in moved if p.whole and _changes(equation, operands, p))
+        return tuple(p for p in moved if p.gated or (p.whole and _changes(equation, operands, p)))
     for position, value in operands:
         for p in value.products:
             other = values[1 - position]
@@ -126,7 +143,7 @@ def free_of_rows(equation: Equation, position: int, value: Value) -> bool:
     )
 
 
-def _complementary(first: Value, second: Value) -> bool:
+def complementary(first: Value, second: Value) -> bool:
     """Whether one was multiplied with g and the other one with 1 − g."""
     return any(
         (f.complement != g.complement and (f.complement == g.idents or g.complement == f.idents))
@@ -137,18 +154,19 @@ def _complementary(first: Value, second: Value) -> bool:
 
 
 def _added(
-    equation: Equation, operands: Sequence[tuple[int, Value]], moved: list[Product], complementary: bool
+    equation: Equation, operands: Sequence[tuple[int, Value]], moved: list[Product], mixes: bool
 ) -> tuple[Product, ...]:
     """After a sum of products."""
     leaves = all(v.products for _, v in operands)
+    values_of = [v for _, v in operands]
     for position, value in operands:
         for p in value.products:
             place = Place(equation, position, p.thread.axes)
-            if complementary:
+            if mixes or (p.gated and p.differs_from == values_of[1 - position].idents):
                 p.is_now("other", place)
             elif p.mixed and not leaves and not p.chosen:
                 p.is_now("bias", place)
-    whole = leaves and (complementary or all(p.whole for p in moved))
+    whole = leaves and (mixes or all(p.whole for p in moved))
     return tuple(replace(p, at=equation, mixed=True) for p in moved) if whole else ()
 
 

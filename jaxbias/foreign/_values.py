@@ -84,7 +84,9 @@ class Thread:
     Attributes:
         layout: nothing but layout operations lie between the leaf and this value.
         reduced: it went through a reduction on every way here.
+        linear: nothing but linear operations, with constants or other leaves, lie between the leaf and this value.
         gathered: constants chose rows of it.
+        transformed: by a Fourier transform or one-hot constants; data that multiply it then make a weight of it.
         logarithm: an exponential of it was taken on some way here.
         determinant: a logarithm of what was made of it was taken on some way here.
         claim: role that it took where it met constants, noise or other leaves; "" for none so far.
@@ -98,7 +100,9 @@ class Thread:
     axes: LeafAxes
     layout: bool = True
     reduced: bool = False
+    linear: bool = True
     gathered: bool = False
+    transformed: bool = False
     logarithm: bool = False
     determinant: bool = False
     claim: str = ""
@@ -114,10 +118,10 @@ class Thread:
 
 
 class Factor(NamedTuple):
-    """Data that something was just multiplied with.
+    """Data, noise or constants that something was just multiplied with.
 
     Attributes:
-        idents: which data.
+        idents: which.
         complement: idents of g where these are 1 − g or "not g".
         mixture: it is part of a softmax.
     """
@@ -129,21 +133,25 @@ class Factor(NamedTuple):
 
 @dataclass(frozen=True)
 class Product:
-    """A leaf within data, just after data multiplied it.
+    """A leaf within data, just after data multiplied it or were subtracted.
 
     Attributes:
         thread: of the leaf, with its pick.
-        at: the multiplication.
+        at: the multiplication or difference.
         whole: the data were repeated along axes of the leaf, so that the product is the leaf still, of another size.
         alone: nothing else uses the product.
         mixed: it was added to the product of another leaf.
+        differs_from: idents of x in the difference a − x.
+        gated: data multiplied the difference.
     """
 
     thread: Thread
     at: Equation
-    whole: bool
+    whole: bool = False
     alone: bool = True
     mixed: bool = False
+    differs_from: frozenset[int] = frozenset()
+    gated: bool = False
 
     @property
     def chosen(self) -> bool:
@@ -168,14 +176,14 @@ class Value:
         looked_up: leaves that data chose rows of, anywhere on the way here.
         selects: of data that say which: "mask" (yes and no), "rows" (one-hot), "mixture" (a softmax); else "". Of
             constants only "rows".
-        idents: which data said it; kept where an index is wrapped, moved or compared.
+        idents: which data said it, or which noise or constants; kept where an index is wrapped, moved or compared.
         sums: ("exp" | "sum", number): exponentials and their sum, which together are a softmax.
         made_of: leaves anywhere on the way here; of data.
         grouped: data that went through a product with weights in groups.
         repeated: axes along which data were just repeated.
-        complement: of data 1 − g and "not g", the idents of g.
-        factors: what these data were just multiplied with.
-        products: leaves that data just multiplied.
+        complement: of 1 − g and "not g", the idents of g.
+        factors: what it was just multiplied with.
+        products: leaves that data just multiplied, or were subtracted from.
     """
 
     kind: int = CONSTANT
@@ -197,8 +205,11 @@ class Value:
 
     @property
     def processed(self) -> bool:
-        """Whether a weight was applied in it: it stands where activations do."""
-        return any(t.claim in ("weight", "bias", "scale") and t.partner is None for t in self.threads)
+        """Whether a weight was applied in it: it stands where activations do. So does what was normed and scaled."""
+        claims = {t.claim for t in self.threads if t.partner is None}
+        return not claims.isdisjoint(("weight", "bias")) or (
+            "scale" in claims and any(not t.linear for t in self.threads if not t.claim)
+        )
 
     def alike(self, other: "Value") -> bool:
         """Whether nothing that matters to what follows differs."""
@@ -239,7 +250,9 @@ def merge(threads: Iterable[Thread]) -> tuple[Thread, ...]:
             firm=claim.firm and (old.claim != thread.claim or (old.firm and thread.firm)),
             layout=old.layout and thread.layout,
             reduced=old.reduced and thread.reduced,
+            linear=old.linear and thread.linear,
             gathered=old.gathered or thread.gathered,
+            transformed=old.transformed or thread.transformed,
             logarithm=old.logarithm or thread.logarithm,
             determinant=old.determinant or thread.determinant,
             pick=old.pick or thread.pick,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxbias._jaxpr import Equation, Program
 from jaxbias._jaxpr.queries import LAYOUT
 from jaxbias.foreign import _axes, _products
-from jaxbias.foreign._choices import constant, constant_from, selection
+from jaxbias.foreign._choices import constant, selection, without_data
 from jaxbias.foreign._claims import Claims, claim_spread, claim_weights
 from jaxbias.foreign._values import (
     CONSTANT,
@@ -89,8 +89,8 @@ class Walk:
         count = len(equation.outputs)
         if equation.name.startswith(("random_", "threefry")) and not any(v.threads for v in values):
             return [Value(NOISE if kind > CONSTANT else CONSTANT)] * count
-        if kind == CONSTANT and not equation.bodies:
-            return [constant_from(equation, values)] * count
+        if kind <= NOISE and values and not equation.bodies:
+            return [replace(without_data(equation, values, kind), **_products.marks(equation, values))] * count
         if kind <= NOISE:
             return [Value(kind)] * count
         if equation.bodies and equation.name not in NOT_BODIES:
@@ -197,26 +197,39 @@ class Walk:
                     self.consumers.setdefault(data.idents, set()).add(id(equation))
                 otherwise = "embedding" if data.selects == "rows" else "weight"
                 return self.choose(equation, values, [position], data.idents, otherwise)
-        products: list[Product] = []
-        for position, value in enumerate(values):
-            if value.kind == PARAMS:
-                role, known = self.role_at(equation, position)
-                if name.startswith("scatter") and all(v.kind != DATA for v in (values[0], values[-1])):
-                    role, known = "other", False  # data only say where
-                for thread in value.threads:
-                    again = any(v.kind == DATA and thread.leaf in v.made_of for v in values)
-                    use = self.use(equation, position, thread, role, known, again)
-                    if name not in _products.MULTIPLIES or use.role != "scale" or thread.claim:
-                        self.record(use)
-                    elif not self.claims.rehearsing:
-                        pick = Pick(use)
-                        self.claims.recorded.append(pick)
-                        products.append(_products.product(equation, position, replace(thread, pick=pick), values))
+        products = self.meetings(equation, values)
         kept: list[Thread] = []
         if name in ("add", "add_any", "sub"):  # token + position: what was looked up stays looked up
             kept = [t for v in values if v.kind == DATA for t in v.threads]
         marks = _products.marks(equation, values)
         return replace(data_from(values, merge(kept)), **marks, products=tuple(products))
+
+    def meetings(self, equation: Equation, values: list[Value]) -> list[Product]:
+        """Record what leaves are where they meet data, but for products, of which what follows may say more."""
+        name = equation.name
+        mixed = name in _products.ADDS and len(values) == 2 and _products.complementary(*values)
+        products: list[Product] = []
+        for position, value in enumerate(values):
+            if value.kind != PARAMS:
+                continue
+            role, known = self.role_at(equation, position)
+            if name.startswith("scatter") and all(v.kind != DATA for v in (values[0], values[-1])):
+                role, known = "other", False  # data only say where
+            for thread in value.threads:
+                again = any(v.kind == DATA and thread.leaf in v.made_of for v in values)
+                back = _products.back(thread.leaf, values) if name in _products.ADDS else []
+                for p in back:
+                    p.is_now("other", Place(equation, position, thread.axes))
+                use = self.use(equation, position, thread, "other" if mixed or back else role, known, again)
+                difference = name == "sub" and use.role == "bias"
+                multiplied = name in _products.MULTIPLIES and use.role == "scale"
+                if thread.claim or not (difference or multiplied):
+                    self.record(use)
+                elif not self.claims.rehearsing:
+                    pick = Pick(use)
+                    self.claims.recorded.append(pick)
+                    products.append(_products.product(equation, position, replace(thread, pick=pick), values))
+        return products
 
     def choose(
         self, equation: Equation, values: list[Value], operands: Sequence[int], by: frozenset[int], otherwise: str
@@ -263,6 +276,8 @@ class Walk:
     ) -> Use:
         """The use of a leaf in an operand that meets data."""
         role = _settled(thread, role)
+        if role == "scale" and thread.transformed and not thread.logarithm and not thread.claim:
+            role = "weight"
         if not jnp.issubdtype(self.leaves[thread.leaf].dtype, jnp.inexact):
             role, known = "other", True
         place = Place(equation, position, thread.axes)
@@ -279,11 +294,7 @@ class Walk:
         name = equation.name
         product = name in ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
         lookup = name == "dot_general" and any(v.selects == "rows" for v in values)  # by constants that are one-hot
-        if name == "fft":  # a kernel, to be multiplied with the transform of data
-            values = [self.kernel(equation, values[0])]
-        elif lookup:
-            pass
-        elif product or name in ("triangular_solve", "custom_linear_solve"):
+        if product and not lookup or name in ("triangular_solve", "custom_linear_solve"):
             resize = "resize" in str(equation.caller.params.get("name")) if equation.caller else False
             contracts = name != "dot_general" or bool(equation.dot_axes()[0].contracted)
             values = values if resize or not contracts else claim_weights(self.claims, equation, values)
@@ -306,22 +317,15 @@ class Walk:
                         axes=_axes.after(equation, position, t.axes),
                         layout=t.layout and moves,
                         reduced=t.reduced or lost,
+                        linear=t.linear and name in LINEAR,
                         gathered=t.gathered or rows,
+                        transformed=t.transformed or lookup or name == "fft",
                         logarithm=t.logarithm or name in ("exp", "exp2"),
                         determinant=t.determinant or name in ("log", "log1p"),
                         firm=t.firm or name not in LINEAR,
                     )
                 )
-        return Value(PARAMS, merge(threads))
-
-    def kernel(self, equation: Equation, value: Value) -> Value:
-        """A convolution by Fourier transforms: what it is made of are weights, and scales where exponentials were."""
-        for role, exponential in (("weight", False), ("scale", True)):
-            chosen = tuple(t for t in value.threads if t.logarithm is exponential)
-            kept = tuple(t for t in value.threads if t.logarithm is not exponential)
-            claimed = self.claims.claimed(equation, 0, replace(value, threads=chosen), role)
-            value = replace(value, threads=claimed.threads + kept)
-        return value
+        return replace(Value(PARAMS, merge(threads)), **_products.marks(equation, values))
 
     # --- calls ---
 
