@@ -81,6 +81,13 @@ def back(leaf: int, values: Sequence[Value]) -> list[Product]:
     return [p for v in values for p in v.products if p.gated and p.thread.leaf == leaf]
 
 
+def stands_for_data(equation: Equation, position: int, value: Value) -> None:
+    """Where a weight is applied to a leaf that data only changed, the leaf stands where data do, as a token does."""
+    for p in value.products:
+        if p.whole and not p.mixed and _contracts(equation, position, p):
+            p.is_now("other", Place(equation, position, p.thread.axes))
+
+
 def after(equation: Equation, values: Sequence[Value], alone: bool) -> tuple[Product, ...]:
     """The products that are left after an equation on data, those that it tells told."""
     operands = [(i, v) for i, v in enumerate(values) if v.kind == DATA]
@@ -182,8 +189,9 @@ def _contracts(equation: Equation, position: int, p: Product) -> bool:
     """Whether a product with other data sums over an axis of the leaf."""
     if equation.name == "dot_general":
         axes = equation.dot_axes()[position].contracted
-    elif equation.name == "conv_general_dilated" and position == 1:
-        axes = equation.params["dimension_numbers"].rhs_spec[1:]
+    elif equation.name == "conv_general_dilated":
+        numbers = equation.params["dimension_numbers"]
+        axes = numbers.rhs_spec[1:] if position else numbers.lhs_spec[1:2]
     else:
         return False
     return p.thread.axes is None or any(p.thread.axes[i] for i in axes)

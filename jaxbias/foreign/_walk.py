@@ -207,29 +207,31 @@ class Walk:
     def meetings(self, equation: Equation, values: list[Value]) -> list[Product]:
         """Record what leaves are where they meet data, but for products, of which what follows may say more."""
         name = equation.name
-        mixed = name in _products.ADDS and len(values) == 2 and _products.complementary(*values)
-        products: list[Product] = []
+        adds = name in _products.ADDS and len(values) == 2
+        mixes = adds and _products.complementary(*values)
+        leaf_too = adds and any(p.whole for v in values for p in v.products)  # w + g v, a mixture of leaves
+        products = [replace(p, mixed=True, at=equation) for v in values for p in v.products if leaf_too and p.whole]
         for position, value in enumerate(values):
             if value.kind != PARAMS:
+                _products.stands_for_data(equation, position, value)
                 continue
             role, known = self.role_at(equation, position)
             if name.startswith("scatter") and all(v.kind != DATA for v in (values[0], values[-1])):
                 role, known = "other", False  # data only say where
             for thread in value.threads:
                 again = any(v.kind == DATA and thread.leaf in v.made_of for v in values)
-                back = _products.back(thread.leaf, values) if name in _products.ADDS else []
+                back = _products.back(thread.leaf, values) if adds else []
                 for p in back:
                     p.is_now("other", Place(equation, position, thread.axes))
-                use = self.use(equation, position, thread, "other" if mixed or back else role, known, again)
-                difference = name == "sub" and use.role == "bias"
-                multiplied = name in _products.MULTIPLIES and use.role == "scale"
-                if thread.claim or not (difference or multiplied):
-                    self.record(use)
-                elif not self.claims.rehearsing:
-                    pick = Pick(use)
-                    self.claims.recorded.append(pick)
-                    products.append(_products.product(equation, position, replace(thread, pick=pick), values))
-        return products
+                use = self.use(equation, position, thread, "other" if mixes or back else role, known, again)
+                told = use.role in ("other", "weight") if leaf_too or name == "sub" else name not in _products.MULTIPLIES
+                pick = Pick(use)
+                if not self.claims.rehearsing:
+                    self.claims.recorded.append(use if told or thread.claim else pick)
+                if not told or thread.claim:
+                    made = _products.product(equation, position, replace(thread, pick=pick), values)
+                    products.append(replace(made, mixed=leaf_too, whole=made.whole or leaf_too))
+        return [] if self.claims.rehearsing else products
 
     def choose(
         self, equation: Equation, values: list[Value], operands: Sequence[int], by: frozenset[int], otherwise: str
