@@ -51,7 +51,9 @@ FIRST = (
     "had been written down under wrong names, and one model (WeightNorm, PReLU) was called wrongly and did not run. "
     "Both kinds have rules since, which the table shows: what multiplies data as an exponential is no bias, and what "
     "only chooses says less than what reaches the output. Of 17 further architectures, in plain JAX and written down "
-    "in the same way (`tests/foreign/test_unseen.py`), 137 of 140 leaves were right at the first run"
+    "in the same way (`tests/foreign/test_unseen.py`), 137 of 140 leaves were right at the first run. Of 87 more that "
+    "look for rules that err (`test_products.py`, `test_corners.py`) 302 of 350 were; all are now, by rules on what "
+    "follows a product with data, on one-hot constants and on Fourier transforms"
 )
 
 

@@ -741,7 +741,7 @@ WRONG_CALLS = rows(
     (
         "fold_batch_norm of a mean of NaN",
         lambda: fold(mean=np.nan * floats(2)),
-        (ValueError, "fold_batch_norm: mean has entries that are not finite", "a run that converged"),
+        (ValueError, "fold_batch_norm: mean has entries that are not finite", "params of a run that converged"),
     ),
     (
         "fold_batch_norm of text for epsilon",

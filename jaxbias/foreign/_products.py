@@ -1,10 +1,10 @@
 """What a leaf is that data multiplied: a scale, unless what follows the multiplication says more.
 
-    g a + (1 − g) x        a stands in the place of a value, as a token does: "other"
-    x + g (a − x)          the same
-    g a + (1 − g) b        a mixture of leaves is used as one leaf is: x·(g w + (1 − g) v) has two weights
-    x·(w s)                data repeated along axes of a leaf change it, and the product is the leaf still: a weight
-    Σ_i x_i a_i            a sum over an axis of the leaf, of nothing else, is a contraction: a weight
+g a + (1 − g) x        a stands in the place of a value, as a token does: "other"
+x + g (a − x)          the same
+g a + (1 − g) b        a mixture of leaves is used as one leaf is: x·(g w + (1 − g) v) has two weights
+x·(w s)                data repeated along axes of a leaf change it, and the product is the leaf still: a weight
+Σ_i x_i a_i            a sum over an axis of the leaf, of nothing else, is a contraction: a weight
 """
 
 from collections.abc import Sequence
@@ -76,9 +76,17 @@ def _may_be_one(equation: Equation) -> bool:
     return held is None or bool(np.all(np.asarray(held) == 1))
 
 
-def back(leaf: int, values: Sequence[Value]) -> list[Product]:
-    """Gated differences from this leaf that it is added to: a + g (x − a)."""
-    return [p for v in values for p in v.products if p.gated and p.thread.leaf == leaf]
+def joined(equation: Equation, values: Sequence[Value]) -> list[Product]:
+    """Leaves that data changed, where they are added to a leaf."""
+    return [replace(p, mixed=True, at=equation) for v in values for p in v.products if p.whole]
+
+
+def comes_back(equation: Equation, position: int, thread: Thread, values: Sequence[Value]) -> bool:
+    """Whether the leaf is added to a gated difference from it, a + g (x − a)."""
+    differences = [p for v in values for p in v.products if p.gated and p.thread.leaf == thread.leaf]
+    for p in differences:
+        p.is_now("other", Place(equation, position, thread.axes))
+    return bool(differences)
 
 
 def stands_for_data(equation: Equation, position: int, value: Value) -> None:
@@ -119,35 +127,6 @@ def after(equation: Equation, values: Sequence[Value], alone: bool) -> tuple[Pro
             if (p.whole or p.mixed) and p.thread.leaf not in other.made_of and _contracts(equation, position, p):
                 p.is_now("weight", Place(equation, position, p.thread.axes))
     return ()
-
-
-def contracted(equation: Equation, position: int, thread: Thread) -> bool:
-    """Whether a product sums over an axis of the leaf itself, and not only over the rows of it that data chose."""
-    rows = thread.pick.rows if thread.pick is not None else frozenset()
-    if equation.name != "dot_general" or thread.axes is None:
-        return True
-    return any(thread.axes[i] - rows for i in equation.dot_axes()[position].contracted)
-
-
-def is_whole(thread: Thread, equation: Equation, position: int, values: Sequence[Value]) -> bool:
-    """Whether data multiply the rows that they chose each as a whole: by numbers that are the same along its axes."""
-    axes = _axes.after(equation, position, thread.axes)
-    if axes is None:
-        return False
-    rows = thread.pick.rows if thread.pick is not None else frozenset()
-    own = {i for i, along in enumerate(axes) if along - rows and equation.shapes.outputs[0][i] > 1}
-    if equation.name == "dot_general":
-        batch = len(equation.dot_axes()[position].batch)
-        return bool(own) and min(own) >= batch
-    return bool(own) and own <= repeated_along(equation, 1 - position, values[1 - position])
-
-
-def free_of_rows(equation: Equation, position: int, value: Value) -> bool:
-    """Whether the output runs along an axis of the leaf itself, in rows of it that data chose."""
-    free = equation.dot_axes()[position].free
-    return any(
-        t.axes is not None and t.pick is not None and t.axes[i] - t.pick.rows for t in value.threads for i in free
-    )
 
 
 def complementary(first: Value, second: Value) -> bool:
@@ -201,9 +180,10 @@ def _contracted_by_sum(equation: Equation, value: Value) -> None:
     if not equation.shapes.outputs[0]:  # a sum over everything is a loss
         return
     for p in value.products:
-        rows = p.thread.pick.rows if p.thread.pick is not None else frozenset()
         along = p.thread.axes or ()
-        summed = any(along[i] - rows and equation.shapes.inputs[0][i] > 1 for i in equation.params["axes"] if along)
+        summed = any(
+            along[i] - p.thread.rows and equation.shapes.inputs[0][i] > 1 for i in equation.params["axes"] if along
+        )
         if p.alone and not p.whole and p.at.name == "mul" and summed:
             p.is_now("weight", Place(p.at, *_operand(p)))
 
@@ -212,3 +192,52 @@ def _operand(p: Product) -> tuple[int, _axes.LeafAxes]:
     assert p.thread.pick is not None
     place = p.thread.pick.otherwise.place
     return (place.position, place.axes) if place.equation is p.at else (0, p.thread.axes)
+
+
+# --- rows that data chose -------------------------------------------------------------------------------------------
+
+
+def contracted(equation: Equation, position: int, thread: Thread) -> bool:
+    """Whether a product sums over an axis of the leaf itself, and not only over the rows of it that data chose."""
+    if equation.name != "dot_general" or thread.axes is None:
+        return True
+    return any(thread.axes[i] - thread.rows for i in equation.dot_axes()[position].contracted)
+
+
+def is_whole(thread: Thread, equation: Equation, position: int, values: Sequence[Value]) -> bool:
+    """Whether data multiply the rows that they chose each as a whole: by numbers that are the same along its axes."""
+    axes = _axes.after(equation, position, thread.axes)
+    if axes is None:
+        return False
+    own = {i for i, along in enumerate(axes) if along - thread.rows and equation.shapes.outputs[0][i] > 1}
+    if equation.name == "dot_general":
+        batch = len(equation.dot_axes()[position].batch)
+        return bool(own) and min(own) >= batch
+    return bool(own) and own <= repeated_along(equation, 1 - position, values[1 - position])
+
+
+def matrix_of_rows(equation: Equation, position: int, values: Sequence[Value]) -> None:
+    """Where rows that data chose meet in a product, and those of one leaf are matrices: these are a weight."""
+    if equation.name != "dot_general":
+        return
+    value, axes = values[position], equation.dot_axes()
+    mine, other = (
+        any(t.axes is not None and t.axes[i] - t.rows for t in values[k].threads for i in axes[k].free)
+        for k in (position, 1 - position)
+    )
+    for thread in value.threads if mine and not other else ():
+        if thread.pick is not None and contracted(equation, position, thread):
+            thread.pick.among_rows = True
+            thread.pick.follows.append(("weight", Place(equation, position, thread.axes)))
+
+
+def of_rows(equation: Equation, values: Sequence[Value]) -> tuple[Product, ...]:
+    """Rows that data chose, just after other data multiplied them."""
+    if equation.name not in MULTIPLIES or any(v.kind != DATA for v in values):
+        return ()
+    return tuple(
+        product(equation, position, thread, values)
+        for position, other in ((0, values[1]), (1, values[0]))
+        for thread in values[position].threads
+        if not other.threads and thread.leaf not in other.looked_up
+    )

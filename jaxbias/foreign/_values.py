@@ -112,6 +112,11 @@ class Thread:
     pick: Pick | None = None
 
     @property
+    def rows(self) -> frozenset[int]:
+        """Axes of the leaf along which data chose rows of it."""
+        return frozenset() if self.pick is None else self.pick.rows
+
+    @property
     def level(self) -> int:
         """How much its use counts, 0 the most."""
         return 2 if self.reduced else 0 if self.layout and not self.claim else 1

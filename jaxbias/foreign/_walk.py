@@ -111,7 +111,9 @@ class Walk:
             threads += self.picked(equation, position, values)
         made = replace(data_from(values, merge(threads)), **selection(equation, values))
         alone = all(self.used[i] == 1 for i, v in zip(equation.inputs, values) if v.products)
-        products = _products.after(equation, values, alone) + tuple(self.multiplied_rows(equation, values))
+        products = _products.after(equation, values, alone)
+        if not self.claims.rehearsing:
+            products += _products.of_rows(equation, values)
         made = replace(made, **_products.marks(equation, values), products=products)
         if name in ("mul", "dot_general"):
             for value, other in (values, values[::-1]):
@@ -137,7 +139,7 @@ class Walk:
             elementwise = equation.shapes.inputs[position] == equation.shapes.outputs[0]
             return [replace(t, layout=False) for t in value.threads] if elementwise else []
         if any(v.threads for v in others):  # two of them: their sum is an embedding still
-            self.matrix_of_rows(equation, position, values)
+            _products.matrix_of_rows(equation, position, values)
             return list(value.threads) if name in ("add", "add_any") else []
         kept = []
         for thread in value.threads:
@@ -146,7 +148,9 @@ class Walk:
                 continue
             role, _ = self.role_at(equation, position)
             role = _settled(thread, role)
-            if role == "weight" and not _products.contracted(equation, position, thread):  # rows are added up, as they are
+            if role == "weight" and not _products.contracted(
+                equation, position, thread
+            ):  # rows are added up, as they are
                 continue
             if role == "scale" and _products.is_whole(thread, equation, position, values):
                 kept.append(replace(thread, axes=axes(thread), layout=False))
@@ -155,28 +159,6 @@ class Walk:
                 pick.follows.append((role, Place(equation, position, thread.axes)))
                 pick.dispatched |= role == "bias" and any(v.grouped for v in others)
         return kept
-
-    def matrix_of_rows(self, equation: Equation, position: int, values: list[Value]) -> None:
-        """Where rows that data chose meet in a product, and one of two is a matrix for each choice: a weight."""
-        if equation.name != "dot_general":
-            return
-        mine, other = (_products.free_of_rows(equation, i, values[i]) for i in (position, 1 - position))
-        if mine and not other:
-            for thread in values[position].threads:
-                if thread.pick is not None and _products.contracted(equation, position, thread):
-                    thread.pick.among_rows = True
-                    thread.pick.follows.append(("weight", Place(equation, position, thread.axes)))
-
-    def multiplied_rows(self, equation: Equation, values: list[Value]) -> list[Product]:
-        """Rows that data chose, just after other data multiplied them."""
-        if equation.name not in _products.MULTIPLIES or any(v.kind != DATA for v in values) or self.claims.rehearsing:
-            return []
-        return [
-            _products.product(equation, position, thread, values)
-            for position, other in ((0, values[1]), (1, values[0]))
-            for thread in values[position].threads
-            if not other.threads and thread.leaf not in other.looked_up
-        ]
 
     # --- params and data ---
 
@@ -205,12 +187,13 @@ class Walk:
         return replace(data_from(values, merge(kept)), **marks, products=tuple(products))
 
     def meetings(self, equation: Equation, values: list[Value]) -> list[Product]:
-        """Record what leaves are where they meet data, but for products, of which what follows may say more."""
+        """Record what leaves are where they meet data, some as picks: what follows may say more of a product."""
         name = equation.name
         adds = name in _products.ADDS and len(values) == 2
         mixes = adds and _products.complementary(*values)
-        leaf_too = adds and any(p.whole for v in values for p in v.products)  # w + g v, a mixture of leaves
-        products = [replace(p, mixed=True, at=equation) for v in values for p in v.products if leaf_too and p.whole]
+        products = _products.joined(equation, values) if adds else []  # w + g v is a mixture of leaves
+        joins = bool(products)
+        asked = "scale" if name in _products.MULTIPLIES else "bias" if joins or name == "sub" else ""
         for position, value in enumerate(values):
             if value.kind != PARAMS:
                 _products.stands_for_data(equation, position, value)
@@ -220,17 +203,13 @@ class Walk:
                 role, known = "other", False  # data only say where
             for thread in value.threads:
                 again = any(v.kind == DATA and thread.leaf in v.made_of for v in values)
-                back = _products.back(thread.leaf, values) if adds else []
-                for p in back:
-                    p.is_now("other", Place(equation, position, thread.axes))
+                back = adds and _products.comes_back(equation, position, thread, values)
                 use = self.use(equation, position, thread, "other" if mixes or back else role, known, again)
-                told = use.role in ("other", "weight") if leaf_too or name == "sub" else name not in _products.MULTIPLIES
                 pick = Pick(use)
-                if not self.claims.rehearsing:
-                    self.claims.recorded.append(use if told or thread.claim else pick)
-                if not told or thread.claim:
+                self.record(pick if use.role == asked and not thread.claim else use)
+                if use.role == asked or (thread.claim and asked == "scale"):
                     made = _products.product(equation, position, replace(thread, pick=pick), values)
-                    products.append(replace(made, mixed=leaf_too, whole=made.whole or leaf_too))
+                    products.append(replace(made, mixed=joins, whole=made.whole or joins))
         return [] if self.claims.rehearsing else products
 
     def choose(
@@ -251,7 +230,7 @@ class Walk:
         key = (id(equation), position, t.leaf)
         if key not in self.picks:
             use = Use(t.leaf, otherwise, t.level, Place(equation, position, t.axes))
-            self.picks[key] = Pick(use, by, _chosen_along(equation, position, t.axes))
+            self.picks[key] = Pick(use, by, _axes.chosen(equation, position, t.axes))
             self.claims.recorded.append(self.picks[key])
         self.picks[key].chosen_by |= by
         return self.picks[key]
@@ -269,7 +248,7 @@ class Walk:
             return "bias", True
         return ROLE_OF.get(name, "other"), name in ROLE_OF or name in PUT_BESIDE
 
-    def record(self, use: Use) -> None:
+    def record(self, use: Use | Pick) -> None:
         if not self.claims.rehearsing:
             self.claims.recorded.append(use)
 
@@ -286,17 +265,16 @@ class Walk:
         if thread.claim and role == thread.claim and thread.claimed_at is not None:
             place = thread.claimed_at
         known = known or role != "other"
-        return Use(
-            thread.leaf, role, thread.level, place, known, thread.logarithm, thread.determinant, again=again
-        )
+        return Use(thread.leaf, role, thread.level, place, known, thread.logarithm, thread.determinant, again=again)
 
     # --- params, constants, noise ---
 
     def params_alone(self, equation: Equation, values: list[Value]) -> Value:
         name = equation.name
         product = name in ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
-        lookup = name == "dot_general" and any(v.selects == "rows" for v in values)  # by constants that are one-hot
-        if product and not lookup or name in ("triangular_solve", "custom_linear_solve"):
+        one_hot = any(v.selects == "rows" for v in values)
+        lookup = one_hot and name == "dot_general" and bool(equation.dot_axes()[0].contracted)
+        if (product and not lookup) or name in ("triangular_solve", "custom_linear_solve"):
             resize = "resize" in str(equation.caller.params.get("name")) if equation.caller else False
             contracts = name != "dot_general" or bool(equation.dot_axes()[0].contracted)
             values = values if resize or not contracts else claim_weights(self.claims, equation, values)
@@ -307,12 +285,13 @@ class Walk:
         elif name in ("mul", "div"):
             values = claim_spread(self.claims, equation, values, "scale")
         several = sum(v.kind == PARAMS for v in values) > 1
-        moves = lookup or name in MOVES and (not several or name in ("concatenate", "scatter", "dynamic_update_slice"))
+        puts = name in ("concatenate", "scatter", "dynamic_update_slice")
+        moves = lookup or (name in MOVES and (not several or puts))
         threads = []
         for position, value in enumerate(values):
             for t in value.threads:
                 lost = _axes.shrinks(equation, position) and not moves and not product
-                rows = lookup or name == "gather" and position == 0 and _looks_up(equation)
+                rows = lookup or (name == "gather" and position == 0 and _looks_up(equation))
                 threads.append(
                     replace(
                         t,
@@ -418,20 +397,6 @@ def _settled(thread: Thread, role: str) -> str:
     if not thread.claim or (not thread.firm and role == "weight"):
         return role
     return thread.claim
-
-
-def _chosen_along(equation: Equation, position: int, axes: _axes.LeafAxes) -> frozenset[int]:
-    """Axes of a leaf along which data chose rows."""
-    if axes is None or position:
-        return frozenset()
-    if equation.name == "gather":
-        numbers = equation.params["dimension_numbers"]
-        chosen = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-    elif equation.name == "dynamic_slice":
-        chosen = [i for i, n in enumerate(equation.params["slice_sizes"]) if n < equation.shapes.inputs[0][i]]
-    else:
-        chosen = []
-    return frozenset().union(*(axes[i] for i in chosen))
 
 
 def _looks_up(equation: Equation) -> bool:

@@ -42,7 +42,9 @@ from jaxbias.foreign.whole import fold_value_biases as fold_value_biases
 def _check_finite(function: str, name: str, x: Array) -> None:
     check_float(x, function, name)
     if not bool(jnp.all(jnp.isfinite(x))):
-        raise ValueError(f"{function}: {name} has entries that are not finite. Hand the params of a run that converged.")
+        raise ValueError(
+            f"{function}: {name} has entries that are not finite. Hand the params of a run that converged."
+        )
 
 
 def _check_same(function: str, name: str, x: Array, wanted: int, of: str) -> None:

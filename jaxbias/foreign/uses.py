@@ -16,6 +16,12 @@ bias or a scale (the gain of a weight norm); what weights are applied to as they
 What multiplies data as an exponential is a logarithm; where what is computed of it is added to data too, that is a
 log-determinant.
 
+What data multiply is a scale unless what follows says more (`_products`): mixed in by complementary weights, g a +
+(1 − g) x, it stands in the place of a value, as a token does ("other"); changed as a whole and then contracted with
+other data it is a weight (a modulated kernel, a spectral norm), and so is what is multiplied and then added up along
+its own axis, and a kernel whose Fourier transform multiplies that of data. What is a weight stays one where an update
+made of it is added to it.
+
 How much a use counts: 0, nothing but layout between the leaf and data; 1, computed from params; 2, that went through a
 reduction too (penalties, priors, log-determinants); 3, no data at all. Where no number leads on to the output (a
 product whose argmax says which row is taken) it counts less than 1 and more than 2: a codebook is an embedding.
