@@ -69,6 +69,8 @@ def _stand_for_data(claims: Claims, equation: Equation, values: list[Value]) -> 
     """Of two leaves in a product, which one stands where data do: a vector, or what was repeated for the batch."""
     if len(values) != 2:
         return [False] * (len(values) - 1) + [True]
+    if equation.name == "conv_general_dilated":
+        return [True, False]
     if equation.name == "dot_general":
         vectors = [not axes.free for axes in equation.dot_axes()]
         if vectors[0] != vectors[1]:

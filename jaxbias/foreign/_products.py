@@ -91,9 +91,10 @@ def comes_back(equation: Equation, position: int, thread: Thread, values: Sequen
 
 def stands_for_data(equation: Equation, position: int, value: Value) -> None:
     """Where a weight is applied to a leaf that data only changed, the leaf stands where data do, as a token does."""
+    kernel = equation.name == "conv_general_dilated" and position == 1
     for p in value.products:
-        if p.whole and not p.mixed and _contracts(equation, position, p):
-            p.is_now("other", Place(equation, position, p.thread.axes))
+        if (p.whole or p.mixed) and _contracts(equation, position, p) and (kernel or not p.mixed):
+            p.is_now("weight" if kernel else "other", Place(equation, position, p.thread.axes))
 
 
 def after(equation: Equation, values: Sequence[Value], alone: bool) -> tuple[Product, ...]:
@@ -143,8 +144,9 @@ def _added(
     equation: Equation, operands: Sequence[tuple[int, Value]], moved: list[Product], mixes: bool
 ) -> tuple[Product, ...]:
     """After a sum of products."""
-    leaves = all(v.products for _, v in operands)
     values_of = [v for _, v in operands]
+    leaves = all(v.products for v in values_of)
+    mixes = mixes and not set.intersection(*({p.thread.leaf for p in v.products} for v in values_of))
     for position, value in operands:
         for p in value.products:
             place = Place(equation, position, p.thread.axes)
@@ -157,11 +159,8 @@ def _added(
 
 
 def _changes(equation: Equation, operands: Sequence[tuple[int, Value]], p: Product) -> bool:
-    """Whether the operand without this leaf only changes the one that has it."""
-    return any(
-        value.products == () and (p.thread.leaf in value.made_of or repeated_along(equation, position, value))
-        for position, value in operands
-    )
+    """Whether the operand without this leaf is repeated, so that it only changes the one that has it."""
+    return any(not v.products and p.thread.axes is not None and repeated_along(equation, i, v) for i, v in operands)
 
 
 def _contracts(equation: Equation, position: int, p: Product) -> bool:

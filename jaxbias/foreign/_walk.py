@@ -244,6 +244,8 @@ class Walk:
             return "other", False
         if name in ("gather", "dynamic_slice") and position:
             return "other", True
+        if name == "conv_general_dilated" and position == 0:  # data are the kernel, the leaf stands where data do
+            return "other", True
         if name == "scatter-add" and position != 1:
             return "bias", True
         return ROLE_OF.get(name, "other"), name in ROLE_OF or name in PUT_BESIDE
