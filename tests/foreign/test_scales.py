@@ -1,4 +1,4 @@
-"""Where data are multiplied with a leaf and it is a scale all the same, and other neighbours of the rules on products."""
+"""Where data are multiplied with a leaf that is a scale all the same, and other neighbours of the rules on products."""
 
 import jax
 import jax.numpy as jnp
