@@ -18,8 +18,8 @@ HEAD = """
 
 `jb.surgery.fold_batch_norms` on whole models, in float32, with random statistics, scales and biases and 4 random images
 of 32 × 32: max |after − before| / max |before| of the logits. "Rounding" is the largest such change of three where no
-norm is folded and every param is rounded once more, up or down at random: a fold writes other weights, so its own change
-is of that size. In float64 it is 1.6e-15 for jax_resnet; flaxmodels rounds to float32 inside of every block.
+norm is folded and every param is rounded once more, up or down at random: a fold writes other weights, so its own
+change is of that size. In float64 it is 1.6e-15 for jax_resnet; flaxmodels rounds to float32 inside of every block.
 
 | package | version | model | norms folded | change | rounding |
 |---|---|---|---|---|---|"""
