@@ -38,6 +38,7 @@ class Use:
         determinant: a logarithm of what was made of the leaf was taken on the way.
         chooses: no number leads from here to the output, only what is chosen by it.
         again: what it meets here was made of the leaf itself.
+        ends: nothing but sums leads from here to the output.
     """
 
     leaf: int
@@ -49,6 +50,7 @@ class Use:
     determinant: bool = False
     chooses: bool = False
     again: bool = False
+    ends: bool = False
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -165,6 +165,43 @@ def weighted_errors(p, x, y):
     return jnp.mean(((x - y) @ p["w"]) ** 2 * jax.nn.softplus(p["loss_w"]))
 
 
+# --- logarithms that are added: of rates and densities ----------------------------------------------------------------
+
+
+@model(X, form(5), form(5), w=((6,), "weight"), rate=((), "bias"))
+def poisson_process(p, x, events, exposure):
+    log_rate = x @ p["w"] + p["rate"]
+    return (events * log_rate).sum() - (jnp.exp(p["rate"]) * jnp.exp(x @ p["w"]) * exposure).sum()
+
+
+@model(X, form(5, 4), form(5, 4), w=((6,), "weight"), log_hazard=((4,), "bias"))
+def piecewise_hazard(p, x, died, at_risk):
+    r = x @ p["w"]
+    return (died * (p["log_hazard"] + r[:, None])).sum() - (
+        (at_risk * jnp.exp(p["log_hazard"])).sum(-1) * jnp.exp(r)
+    ).sum()
+
+
+@model(X, enc=((6, 4), "weight"), ls=((6, 4), "weight"), pm=((4,), "bias"), pls=((4,), "scale"))
+def kl_to_a_learned_prior(p, x):
+    m, s = x @ p["enc"], x @ p["ls"]
+    return p["pls"] - s + (jnp.exp(2 * s) + (m - p["pm"]) ** 2) / (2 * jnp.exp(2 * p["pls"])) - 0.5
+
+
+@model(form(5), mu=((), "bias"), s=((), "scale"))
+def weibull(p, t):
+    z = (jnp.log(t) - p["mu"]) / jnp.exp(p["s"])
+    return z - jnp.exp(z) - p["s"]
+
+
+@model(X, sink=((5,), "bias"), w=((6, 5), "weight"))
+def sink_in_the_sum(p, x):
+    s = x @ p["w"]
+    m = jnp.maximum(s.max(-1, keepdims=True), p["sink"][:1])
+    e = jnp.exp(s - m)
+    return e / (e.sum(-1, keepdims=True) + jnp.exp(p["sink"] - m))
+
+
 @pytest.mark.parametrize(("fn", "params", "args", "expected"), MODELS)
 def test_roles(fn, params, args, expected):
     check_or_warned(fn, params, args, expected)
