@@ -35,9 +35,12 @@ def product(equation: Equation, position: int, thread: Thread, values: Sequence[
     axes = _axes.after(equation, position, thread.axes)
     if equation.name == "sub":
         return Product(replace(thread, axes=axes), equation, differs_from=values[1 - position].idents)
-    same = repeated_along(equation, 1 - position, values[1 - position])
-    whole = axes is not None and any(axes[i] and equation.shapes.outputs[0][i] > 1 for i in same)
-    return Product(replace(thread, axes=axes), equation, whole)
+    if axes is None:
+        return Product(replace(thread, axes=axes), equation)
+    same, shape = repeated_along(equation, 1 - position, values[1 - position]), equation.shapes.outputs[0]
+    whole = any(axes[i] and shape[i] > 1 for i in same)
+    shared = _axes.NOWHERE.union(*(along for i, along in enumerate(axes) if i not in same and shape[i] > 1))
+    return Product(replace(thread, axes=axes), equation, whole, shared)
 
 
 class Marks(TypedDict, total=False):
@@ -180,10 +183,8 @@ def _contracted_by_sum(equation: Equation, value: Value) -> None:
         return
     for p in value.products:
         along = p.thread.axes or ()
-        summed = any(
-            along[i] - p.thread.rows and equation.shapes.inputs[0][i] > 1 for i in equation.params["axes"] if along
-        )
-        if p.alone and not p.whole and p.at.name == "mul" and summed:
+        summed = along and any(along[i] & p.shared - p.thread.rows for i in equation.params["axes"])
+        if p.alone and p.at.name == "mul" and summed:
             p.is_now("weight", Place(p.at, *_operand(p)))
 
 

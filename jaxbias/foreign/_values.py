@@ -146,6 +146,7 @@ class Product:
         thread: of the leaf, with its pick.
         at: the multiplication or difference.
         whole: the data were repeated along axes of the leaf, so that the product is the leaf still, of another size.
+        shared: axes of the leaf that the data ran along too.
         alone: nothing else uses the product.
         mixed: it was added to the product of another leaf.
         differs_from: idents of x in the difference a − x.
@@ -155,6 +156,7 @@ class Product:
     thread: Thread
     at: Equation
     whole: bool = False
+    shared: frozenset[int] = frozenset()
     alone: bool = True
     mixed: bool = False
     differs_from: frozenset[int] = frozenset()
