@@ -132,8 +132,8 @@ def cross_stitch(p, a, b):
 @model(X, proto=((4, 7), "weight"), g=((7,), "scale"), h=((6, 4), "weight"), hb=((4,), "bias"))
 def prototypes_normed(p, x):
     z = x @ p["h"] + p["hb"]
-    z = z / jnp.linalg.normalised(z, axis=-1, keepdims=True)
-    return z @ (p["proto"] / jnp.linalg.normalised(p["proto"], axis=0) * p["g"])
+    z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+    return z @ (p["proto"] / jnp.linalg.norm(p["proto"], axis=0) * p["g"])
 
 
 @model(X, form(7, 6), ls=((6,), "scale"), os=((), "scale"), noise=((), "bias"), mean=((), "bias"))
@@ -303,7 +303,7 @@ def spectral_mixture_features(p, x):
 
 @model(form(2, 3, 8, 8), k=((4, 3, 3, 3), "weight"), g=((4,), "scale"), b=((4,), "bias"), sp=((1, 2, 7, 7), "weight"))
 def spatial_attention(p, x):
-    c = lambda z, k: lax.convolved(z, k, (1, 1), "SAME")
+    c = lambda z, k: lax.conv(z, k, (1, 1), "SAME")
     h = c(x, p["k"])
     m = h.mean((2, 3), keepdims=True)
     v = h.var((2, 3), keepdims=True)
