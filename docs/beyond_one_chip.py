@@ -1,6 +1,6 @@
 """What a step costs beyond one chip: `python -m docs.beyond_one_chip` writes beyond_one_chip.md.
 
-Everything in it is read from the results of `python -m benchmarks weak_scaling`; nothing is compiled here.
+Everything in it is read from the results of `python -m benchmarks weak_scaling backends`; nothing is compiled here.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ PAGE = Path(__file__).with_name("beyond_one_chip.md")
 HEAD = """\
 # What a step costs beyond one chip
 
-Written by `python -m docs.beyond_one_chip` from the results of `python -m benchmarks weak_scaling --full`. The training
-step is forward, backward and Adam by `jb.value_and_grad`, computed in bfloat16 with params and moments in float32. Each
+Written by `python -m docs.beyond_one_chip` from the results of `python -m benchmarks weak_scaling backends --full`. The
+training step is forward, backward and Adam by `jb.value_and_grad`, computed in bfloat16 with params and moments in float32. Each
 device has {rows} rows, however many devices there are, so a step would take as long on all of them as on one if nothing
 had to be sent.
 
@@ -55,6 +55,33 @@ while it works. It is the weak-scaling efficiency that remains if chip and links
 estimate, no measurement.
 """
 
+EPILOGUES = """
+## Where a GPU adds the bias
+
+A bias, and what follows it, costs no pass over memory of its own where the kernel that computes a product applies it
+before it writes. XLA has two ways to a product: its own kernels, and cuBLASLt. On a GPU it tries both and takes the
+faster; without one it takes its own, so both are asked for here, for one H100: {rows} rows, {width} wide, bfloat16,
+forward and backward. No GPU was attached: no time in it was measured, and how near a product comes to the GPU's peak is
+not known.
+
+"""
+
+LIMITS = """
+- **XLA's own kernels** carry on along values that have one use. tanh, ReLU and sigmoid do; GELU and SiLU take z twice, so
+  they are a loop that reads z, which their backward keeps anyway.
+- **cuBLASLt** knows ReLU and GELU. XLA sees ReLU if it is a maximum, and GELU if it is written
+  z ½ (1 + tanh(√(2/π) (z + 0.044715 z³))) in the dtype of the product and nothing else wants z: in a forward alone, and
+  in no training step, autodiff of `jax.nn.gelu` included. In bfloat16 that form is off by 61 % at z = −3, where
+  1 + tanh cancels; `gelu_tanh` is z sigmoid(2u) and off by less than 1 %.
+- **What layers do for it**: in half precision on CUDA a product to which a bias is added has the dtype of the bias, as XLA
+  looks for no bias behind a conversion (the sum itself is in float32, also of a product that is computed in pieces); ReLU
+  is a maximum in half precision; and `fit(compute_dtype=)` rounds params once, as XLA would else do so inside of each
+  product that reads them, exchange the operands there, and add the bias apart. Programs for CPUs and TPUs have none of
+  this.
+
+`tests/benchmarks/test_backends.py` holds this where the extra gpu-compile is installed, of the step of `fit` too.
+"""
+
 SHEET = """
 | chip | bfloat16 | memory | sends |
 |---|---|---|---|
@@ -76,6 +103,7 @@ def render(files: Sequence[dict[str, Any]]) -> str:
     for program in PROGRAMS:
         of_program = [r for r in compiled if r.contender == program]
         parts.append(f"\n## {program.capitalize()}, compiled, not run\n\n" + _compiled(of_program))
+    parts.append(_epilogues([r for file in files for r in file["records"] if r.suite == "backends"]))
     for file in files:
         if measured := [r for r in file["records"] if r in own and r.measured == "run"]:
             parts.append(_here(measured, _load_before(file)))
@@ -108,6 +136,26 @@ def _compiled(records: Sequence[Record]) -> str:
             )
         )
     return _table(head, rows)
+
+
+def _epilogues(records: Sequence[Record]) -> str:
+    """Of programs with a product that a bias is added to: what is done where it is written."""
+    case = "compiled for 1 H100"
+    of_xla, of_library = (
+        {r.contender: r for r in records if r.case == name and r.status == "ok"}
+        for name in (case, f"{case}, products by cuBLASLt")
+    )
+    rows = []
+    for name, own in of_xla.items():
+        done = {k: n for k, n in of_library[name].extra.get("epilogues", {}).items() if k != "DEFAULT"}
+        if not done:
+            continue
+        parts = [f"{own.extra[f'products_with_{what}']} {what}" for what in ("bias", "activation")]
+        products = f"{own.extra['products']} products: {', '.join(parts)}"
+        rows.append((name, products, ", ".join(f"{n} {k}" for k, n in sorted(done.items()))))
+    rows_of, width = of_xla["dense + GELU, bias"].sizes["x"]
+    head = EPILOGUES.format(rows=f"{rows_of:,}", width=f"{width:,}")
+    return head + _table(("program", "XLA's own kernels", "cuBLASLt"), rows) + LIMITS
 
 
 def _load_before(file: dict[str, Any]) -> float:

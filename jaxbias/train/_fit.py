@@ -33,7 +33,7 @@ from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_di
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
-from jaxbias.train._processes import SharedStore, all_arrive, broadcast, while_all_are_here
+from jaxbias.train._processes import SharedStore, all_arrive, broadcast, is_whole, must_agree, while_all_are_here
 from jaxbias.train._program import Carry, Program
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key
 from jaxbias.train._stream import stream_of
@@ -326,9 +326,8 @@ def fit(
     with ExitStack() as held:
         store, done, save_every = None, 0, epochs
         held.enter_context(while_all_are_here(lambda: f"after epoch {done} of {epochs}. {_remedy(store)}"))
-        if checkpoint is not None:
-            checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-            save_every = checkpoint.every
+        identity: dict[str, str] = {}
+        if checkpoint is not None or placement.processes > 1:
             identity = {
                 "JAX version": jax.__version__,
                 "params (tree, shapes, dtypes)": str(jax.tree.structure(params)) + str(_shapes(params)),
@@ -344,6 +343,18 @@ def fit(
                 **({} if compute_dtype is None else {"compute_dtype": jnp.dtype(compute_dtype).name}),
                 **placement.identity(),
             }
+        if placement.processes > 1:
+            parts = {
+                "data": (x, targets),
+                "validation data": checked or (),
+                "initial params or state": jax.tree.leaves(initial),
+            }
+            own = {name: "" for name, arrays in parts.items() if not all(map(is_whole, arrays))}
+            numbers = {"epochs": epochs, "steps of an epoch": steps, "compute_dtype": compute_dtype}
+            must_agree(identity | own | ({"data": ""} if stream else {}) | {k: str(n) for k, n in numbers.items()})
+        if checkpoint is not None:
+            checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+            save_every = checkpoint.every
             store = held.enter_context(SharedStore.held(checkpoint, identity))
             done, carry, seen = _resumed(store, carry, epochs, placement)
             if stream and done:

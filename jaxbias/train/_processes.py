@@ -4,12 +4,13 @@ Every process calls every function here, in the same order; the arrays travel by
 """
 
 import ctypes
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -46,6 +47,34 @@ def all_arrive(seconds: float) -> None:
             f"fit: {who} of {jax.process_count()} did not call fit within {seconds:g} s (wait_s). Every process must "
             f"run the same script; look whether it still runs."
         ) from None
+
+
+def must_agree(arguments: dict[str, str]) -> None:
+    """Raise a ValueError on every process unless all were called with the same.
+
+    Each would else train on with its own: replicas that differ are no error of JAX, and a process that makes fewer
+    steps leaves the others waiting.
+
+    Args:
+        arguments: what they are called → text that is the same where they are.
+    """
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest()[:4], np.uint8) for text in arguments.values()]
+    of_first, *of_others = of_all(digests)
+    differ = [
+        name
+        for name, first, *others in zip(arguments, of_first, *of_others)
+        if any(not np.array_equal(first, other) for other in others)
+    ]
+    if differ:
+        raise ValueError(
+            f"fit: the processes do not agree on: {', '.join(differ)}. Every process must run the same script, with "
+            f"the same keys and numbers."
+        )
+
+
+def is_whole(leaf: Any) -> bool:
+    """Whether this process holds all of it; else the processes hold different parts."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 @contextmanager

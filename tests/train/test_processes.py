@@ -61,6 +61,15 @@ def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_that_do_not_agree_are_told_on_what(tmp_path):
+    for process in start(tmp_path, "others"):
+        _, said = process.communicate(timeout=120)
+        wanted = "ValueError: fit: the processes do not agree on: initial params or state, data, epochs. Every process"
+        assert process.returncode == 1 and said.splitlines()[-1].startswith(wanted), said[-2000:]
+    assert not list(tmp_path.glob("epoch-*"))
+
+
+@pytest.mark.slow
 def test_the_script_of_the_page_on_devices_runs_as_printed(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
     (script,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "# added" in code)

@@ -2,7 +2,8 @@
 
 With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would. The data are whole on
 every device, or "own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With
-"absent" the second process never calls fit. With "sweep" they do not call it at all.
+"absent" the second process never calls fit; with "others" it does with params, rows and epochs of its own. With "sweep"
+they do not call it at all.
 """
 
 import hashlib
@@ -84,11 +85,14 @@ elif "loader" in sys.argv:
     data = Loader()
 else:
     data = x, y
+if "others" in sys.argv and index == 1:
+    params, data = network.init(jax.random.key(4), jnp.asarray(x)), (x[::-1], y)
 if "absent" in sys.argv and index == 1:
     print("here, and not coming", flush=True)
     sys.stdin.read()
 fitted = jb.train.fit(
-    network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), epochs=4, batch_size=8,
+    network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), batch_size=8,
+    epochs=5 if "others" in sys.argv and index == 1 else 4,
     key=jax.random.key(3), mesh=mesh, shardings=specs, progress=ends_itself, validation=(x[:8], y[:8]),
     checkpoint=jb.train.Checkpoint(directory, every=1), wait_s=2 if "absent" in sys.argv else 120,
 )  # fmt: skip
