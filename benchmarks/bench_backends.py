@@ -130,7 +130,7 @@ def _compiled(setting: Setting) -> Iterator[list[Record]]:
         scale = "quick" if setting.scale == "full" and target != tpus[0] else setting.scale
         job = {"target": target, "scale": scale}
         try:
-            answer = in_process("benchmarks.bench_backends", job, python=python, env=target.environment, timeout=900)
+            answer = in_process("benchmarks.bench_backends", job, python=python, env=target.environment, timeout=1800)
         except WorkerFailed as error:
             yield [Record(SUITE, case, "all", status="failed", note=str(error), measured=COMPILED)]
             continue

@@ -76,8 +76,8 @@ class Target(NamedTuple):
             flags = f"--xla_force_host_platform_device_count={self.chips}"
             return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
         if self.platform == "cuda":
-            flags = "--xla_gpu_enable_triton_gemm=false" if self.library else ""
-            return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
+            flags = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_triton_gemm=false" * self.library
+            return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         return {**_FOR_TPU, "TPU_ACCELERATOR_TYPE": "v5litepod-4" if self.chip == "v5e" else f"{self.chip}-8"}
 
     def mesh(self, **axes: int) -> Mesh:

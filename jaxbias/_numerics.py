@@ -41,8 +41,8 @@ def product(a: Array, b: Array) -> Array:
     cuBLASLt adds a bias, and a ReLU, where it writes a product that has the dtype of the bias already. It sums in
     float32 all the same; a product in float32 that is rounded afterwards would be written and read once more.
     """
-    if a.dtype == accumulation_dtype(a.dtype):
-        return jnp.matmul(a, b)
+    if a.dtype == accumulation_dtype(a.dtype) or a.dtype != b.dtype:
+        return matmul(a, b)
     return lax.platform_dependent(a, b, cuda=jnp.matmul, default=matmul)
 
 

@@ -43,6 +43,7 @@ def all_arrive(seconds: float) -> None:
     except jax.errors.JaxRuntimeError as error:
         missing = re.findall(r"^\d+$", str(error).partition("timed out task names:")[2], re.MULTILINE)
         who = f"process {', '.join(missing)}" if missing else "another process"
+        _leave()
         raise TimeoutError(
             f"fit: {who} of {jax.process_count()} did not call fit within {seconds:g} s (wait_s). Every process must "
             f"run the same script; look whether it still runs."

@@ -73,6 +73,15 @@ def test_on_cuda_a_product_has_the_dtype_of_its_bias_and_params_are_rounded_once
         assert rounded.count("optimization_barrier") == (3 if on_cuda else 0)  # x, weight, bias
 
 
+def test_params_that_are_wider_than_x_are_taken_as_they_were(key):
+    layer, x = jb.layers.dense.layer(7), jax.random.normal(key, (6, 8), jnp.bfloat16)
+    params = layer.init(key, x.astype(jnp.float32))._replace(bias=None)
+    out, _ = layer.forward(params, x)
+    assert out.dtype == x.dtype
+    wanted = (x.astype(jnp.float64) @ params.weight.astype(jnp.float64)).astype(jnp.bfloat16)
+    assert bool((jnp.abs(out - wanted) <= 2**-8 * jnp.abs(wanted).max()).all())
+
+
 def test_both_forms_of_a_product_and_of_rounding_have_the_same_values(key, monkeypatch):
     """What is written for CUDA, run here."""
     network = in_dtype(jb.chain(jb.layers.dense.layer(7), jb.layers.relu), jnp.bfloat16)

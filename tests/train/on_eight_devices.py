@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxbias as jb
@@ -190,6 +190,7 @@ def bad_input(directory):
     del directory
     for error, message, arguments in [
         (TypeError, "mesh must be a jax.sharding.Mesh, got 8", {"mesh": 8}),
+        (ValueError, "mesh has no axis to part rows over", {"mesh": Mesh(np.array(jax.devices()[0]), ())}),
         (ValueError, "batch_size=9 .*axis 'data'. Take a multiple of 2", {"mesh": MESH, "batch_size": 9}),
         (ValueError, "shardings need a mesh", {"shardings": SPECS}),
         (ValueError, "shardings must be a tree of PartitionSpecs like params", {"mesh": MESH, "shardings": SPECS[:2]}),
