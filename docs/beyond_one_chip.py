@@ -16,9 +16,9 @@ HEAD = """\
 # What a step costs beyond one chip
 
 Written by `python -m docs.beyond_one_chip` from the results of `python -m benchmarks weak_scaling backends --full`. The
-training step is forward, backward and Adam by `jb.value_and_grad`, computed in bfloat16 with params and moments in float32. Each
-device has {rows} rows, however many devices there are, so a step would take as long on all of them as on one if nothing
-had to be sent.
+training step is forward, backward and Adam by `jb.value_and_grad`, computed in bfloat16 with params and moments in
+float32. Each device has {rows} rows, however many devices there are, so a step would take as long on all of them as on
+one if nothing had to be sent.
 
 **Compiled, not run**: the compilers for TPUs (libtpu) and for GPUs (JAX's CUDA plugin) were used without the devices.
 They say which collectives a program has and of how many bytes, and those for TPUs count operations and bytes of memory;
@@ -67,17 +67,17 @@ not known.
 """
 
 LIMITS = """
-- **XLA's own kernels** carry on along values that have one use. tanh, ReLU and sigmoid do; GELU and SiLU take z twice, so
-  they are a loop that reads z, which their backward keeps anyway.
+- **XLA's own kernels** carry on along values that have one use. tanh, ReLU and sigmoid do; GELU and SiLU take z twice,
+  so they are a loop that reads z, which their backward keeps anyway.
 - **cuBLASLt** knows ReLU and GELU. XLA sees ReLU if it is a maximum, and GELU if it is written
   z ½ (1 + tanh(√(2/π) (z + 0.044715 z³))) in the dtype of the product and nothing else wants z: in a forward alone, and
   in no training step, autodiff of `jax.nn.gelu` included. In bfloat16 that form is off by 61 % at z = −3, where
   1 + tanh cancels; `gelu_tanh` is z sigmoid(2u) and off by less than 1 %.
-- **What layers do for it**: in half precision on CUDA a product to which a bias is added has the dtype of the bias, as XLA
-  looks for no bias behind a conversion (the sum itself is in float32, also of a product that is computed in pieces); ReLU
-  is a maximum in half precision; and `fit(compute_dtype=)` rounds params once, as XLA would else do so inside of each
-  product that reads them, exchange the operands there, and add the bias apart. Programs for CPUs and TPUs have none of
-  this.
+- **What layers do for it**: in half precision on CUDA a product to which a bias is added has the dtype of the bias, as
+  XLA looks for no bias behind a conversion (the sum itself is in float32, also of a product that is computed in pieces);
+  ReLU is a maximum in half precision; and `fit(compute_dtype=)` rounds params once, as XLA would else do so inside of
+  each product that reads them, exchange the operands there, and add the bias apart. Programs for CPUs and TPUs have none
+  of this.
 
 `tests/benchmarks/test_backends.py` holds this where the extra gpu-compile is installed, of the step of `fit` too.
 """

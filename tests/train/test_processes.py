@@ -1,5 +1,6 @@
 """fit over two processes of two devices each, by gloo: as one process, and again after a kill."""
 
+import json
 import re
 import signal
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxbias.train._lock import OWNER
 from tests.devices import environment
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -109,6 +111,18 @@ def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
     for words in ("own rows", "mapped", "loader"):
         assert run(tmp_path / words, words)[2] == pytest.approx(loss, rel=1e-12)
     assert run(tmp_path / "loader", "loader")[1] == 4  # all of it came from checkpoints
+
+    processes = start(tmp_path / "kill all", "wait")
+    for process in processes:
+        while process.stdout.readline() not in ("waits\n", ""):
+            pass
+    owner = json.loads((tmp_path / "kill all" / OWNER).read_text())
+    assert owner["process"] == processes[0].pid  # the lock is that of the first process alone
+    for process in processes:
+        process.kill()
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    again, resumed, _ = run(tmp_path / "kill all")
+    assert again == digest and 1 <= resumed <= 3
 
     for words, survivor in (("kill last", 0), ("kill first", 1)):
         processes = start(tmp_path / words, words)

@@ -1,7 +1,7 @@
 """One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY WORDS`.
 
-With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would. The data are whole on
-every device, or "own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With
+With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would; with "wait" all stand
+still there. The data are whole on every device, or "own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With
 "absent" the second process never calls fit; with "others" it does with params, rows and epochs of its own. With "sweep"
 they do not call it at all.
 """
@@ -51,6 +51,9 @@ def ends_itself(progress):
     victim = {"kill last": processes - 1, "kill first": 0}.get(sys.argv[-1])
     if index == victim and progress.epoch >= 2:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "wait" in sys.argv and progress.epoch >= 2:
+        print("waits", flush=True)
+        sys.stdin.read()
 
 
 if "own rows" in sys.argv:  # each process has read its part of the rows
