@@ -74,10 +74,9 @@ LIMITS = """
   in no training step, autodiff of `jax.nn.gelu` included. In bfloat16 that form is off by 61 % at z = −3, where
   1 + tanh cancels; `gelu_tanh` is z sigmoid(2u) and off by less than 1 %.
 - **What layers do for it**: in half precision on CUDA a product to which a bias is added has the dtype of the bias, as
-  XLA looks for no bias behind a conversion (the sum itself is in float32, also of a product that is computed in pieces);
-  ReLU is a maximum in half precision; and `fit(compute_dtype=)` rounds params once, as XLA would else do so inside of
-  each product that reads them, exchange the operands there, and add the bias apart. Programs for CPUs and TPUs have none
-  of this.
+  XLA looks for no bias behind a conversion (both sum in float32 all the same); ReLU is a maximum in half precision; and
+  `fit(compute_dtype=)` rounds params once, as XLA would else do so inside of each product that reads them, exchange the
+  operands there, and add the bias apart. Programs for CPUs and TPUs have none of this.
 
 `tests/benchmarks/test_backends.py` holds this where the extra gpu-compile is installed, of the step of `fit` too.
 """

@@ -1,9 +1,9 @@
 """One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY WORDS`.
 
 With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would; with "wait" all stand
-still there. The data are whole on every device, or "own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With
-"absent" the second process never calls fit; with "others" it does with params, rows and epochs of its own. With "sweep"
-they do not call it at all.
+still there. The data are whole on every device, or "own rows" of each process, "mapped" files of all, or the batches of
+a "loader" of own rows. With "absent" the second process never calls fit; with "others" it does with params, rows and
+epochs of its own. With "sweep" they do not call it at all.
 """
 
 import hashlib
