@@ -44,8 +44,8 @@ and no other way sends less. So, with d devices along "data", m along "model" an
   hands down: 2 (m − 1)/m · 2 bytes · r · {width} each. The gradient is summed over "data":
   2 (d − 1)/d · 2 bytes · (entries that a device has).
 
-"By formula" is that, with the loss, at two bytes an entry. XLA for GPUs sums in float32 what it rounds to bfloat16
-afterwards, so it sends twice that; XLA for TPUs sums in bfloat16.
+"By formula" is that, with the loss, at two bytes an entry. XLA for GPUs sums gradients and error signals in float32 and
+rounds them to bfloat16 afterwards, so it sends up to twice that; XLA for TPUs sums in bfloat16.
 
 "Of the step, work" sets the work beside what is sent, at the full rates of the data sheets: work is the compiler's
 count of operations or of memory traffic, whichever takes longer (for GPUs, whose compiler counts neither, the
@@ -68,7 +68,8 @@ not known.
 
 LIMITS = """
 - **XLA's own kernels** carry on along values that have one use. tanh, ReLU and sigmoid do; GELU and SiLU take z twice,
-  so they are a loop that reads z, which their backward keeps anyway.
+  so they are a loop that reads z, which their backward keeps anyway. The ten outputs of the training step are a product
+  that is computed in pieces, and the bias is added where those are summed.
 - **cuBLASLt** knows ReLU and GELU. XLA sees ReLU if it is a maximum, and GELU if it is written
   z ½ (1 + tanh(√(2/π) (z + 0.044715 z³))) in the dtype of the product and nothing else wants z: in a forward alone, and
   in no training step, autodiff of `jax.nn.gelu` included. In bfloat16 that form is off by 61 % at z = −3, where
@@ -149,12 +150,12 @@ def _epilogues(records: Sequence[Record]) -> str:
         done = {k: n for k, n in of_library[name].extra.get("epilogues", {}).items() if k != "DEFAULT"}
         if not done:
             continue
-        parts = [f"{own.extra[f'products_with_{what}']} {what}" for what in ("bias", "activation")]
-        products = f"{own.extra['products']} products: {', '.join(parts)}"
-        rows.append((name, products, ", ".join(f"{n} {k}" for k, n in sorted(done.items()))))
+        figures = (str(own.extra[f"products{of}"]) for of in ("", "_with_bias", "_with_activation"))
+        rows.append((name, *figures, ", ".join(f"{n} {k}" for k, n in sorted(done.items()))))
     rows_of, width = of_xla["dense + GELU, bias"].sizes["x"]
     head = EPILOGUES.format(rows=f"{rows_of:,}", width=f"{width:,}")
-    return head + _table(("program", "XLA's own kernels", "cuBLASLt"), rows) + LIMITS
+    columns = ("program", "products by XLA's kernels", "with the bias", "with the activation", "cuBLASLt adds")
+    return head + _table(columns, rows) + LIMITS
 
 
 def _load_before(file: dict[str, Any]) -> float:
