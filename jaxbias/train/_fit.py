@@ -33,7 +33,15 @@ from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_di
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
-from jaxbias.train._processes import SharedStore, all_arrive, broadcast, is_whole, must_agree, while_all_are_here
+from jaxbias.train._processes import (
+    SharedStore,
+    all_arrive,
+    broadcast,
+    is_whole,
+    leaving_on_error,
+    must_agree,
+    while_all_are_here,
+)
 from jaxbias.train._program import Carry, Program
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key
 from jaxbias.train._stream import stream_of
@@ -375,7 +383,8 @@ def fit(
         while done < epochs:
             stop = min(done + at_once, done - done % save_every + save_every, epochs)
             began = time.perf_counter()
-            with _memory.exhausted(f"fit: one step of this network does not fit into memory. {too_large}"):
+            too_much = f"fit: one step of this network does not fit into memory. {too_large}"
+            with leaving_on_error(), _memory.exhausted(too_much):
                 carry = jax.block_until_ready(compiled.run(carry, given, checked, done, stop))
             per_epoch = (time.perf_counter() - began) / (stop - done)
             at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))

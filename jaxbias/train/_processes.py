@@ -100,6 +100,20 @@ def while_all_are_here(where: Callable[[], str]) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def leaving_on_error() -> Iterator[None]:
+    """What one process alone meets, as an error of its loader, ends it at once.
+
+    It would else wait for the others at its end, and they in a sum for its part.
+    """
+    try:
+        yield
+    except Exception:
+        if jax.process_count() > 1:
+            _leave()
+        raise
+
+
 _ENDED = re.compile(r"Gloo .*failed|remote process exited|Connection (?:reset|closed|refused)|UNAVAILABLE")
 
 

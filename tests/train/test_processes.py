@@ -73,6 +73,20 @@ def test_processes_that_do_not_agree_are_told_on_what(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_error_of_one_process_alone_ends_them_all(tmp_path):
+    first, second = start(tmp_path, "loader", "short")
+    for process, wanted in (
+        (second, "ValueError: fit: data ended before the 3 batches of an epoch were read."),
+        (
+            first,
+            "ConnectionError: fit: another process of 2 ended, or no longer answers: this one trained, after epoch 0",
+        ),
+    ):
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 1 and said.splitlines()[-1].startswith(wanted), said[-3000:]
+
+
+@pytest.mark.slow
 def test_the_script_of_the_page_on_devices_runs_as_printed(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
     (script,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "# added" in code)

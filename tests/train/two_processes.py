@@ -2,8 +2,8 @@
 
 With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would; with "wait" all stand
 still there. The data are whole on every device, or "own rows" of each process, "mapped" files of all, or the batches of
-a "loader" of own rows. With "absent" the second process never calls fit; with "others" it does with params, rows and
-epochs of its own. With "sweep" they do not call it at all.
+a "loader" of own rows, "short" of one in the second process. With "absent" the second process never calls fit; with
+"others" it does with params, rows and epochs of its own. With "sweep" they do not call it at all.
 """
 
 import hashlib
@@ -81,7 +81,8 @@ elif "loader" in sys.argv:
             self.epoch = epoch
 
         def __iter__(self):
-            for rows in np.asarray(row_order(jax.random.key(3), self.epoch, 24, 8)):
+            order = np.asarray(row_order(jax.random.key(3), self.epoch, 24, 8))
+            for rows in order[: 2 if "short" in sys.argv and index == 1 else 3]:
                 own = rows if processes == 1 else rows[4 * index : 4 * index + 4]
                 yield x[own], y[own]
 
