@@ -360,8 +360,10 @@ def fit(
                 "initial params or state": jax.tree.leaves(initial),
             }
             own = {name: "" for name, arrays in parts.items() if not all(map(is_whole, arrays))}
+            # Not the network: the text of its program may name sets, whose order is that of a process.
+            own |= {"network or loss": ""} | ({"data": ""} if stream else {})
             numbers = {"epochs": epochs, "steps of an epoch": steps, "compute_dtype": compute_dtype}
-            must_agree(identity | own | ({"data": ""} if stream else {}) | {k: str(n) for k, n in numbers.items()})
+            must_agree(identity | own | {name: str(number) for name, number in numbers.items()})
         if checkpoint is not None:
             checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
             save_every = checkpoint.every
