@@ -259,7 +259,8 @@ def fit(
         ValueError: empty data, NaN or infinity in it, mismatching rows, an impossible batch_size or epochs, a
             batch_size that the devices cannot share equally, a leaf that its sharding cannot cut, a
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
-            unknown loop or how; processes that were called with different arguments; and whatever the layers and the loss say of a wrong shape. All before any work starts.
+            unknown loop or how; processes that were called with different arguments; and whatever the layers and the
+            loss say of a wrong shape. All before any work starts.
         TimeoutError: another process did not call `fit` in time.
         ConnectionError: another process ended while this one trained. Start all again.
         MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
