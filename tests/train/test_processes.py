@@ -66,7 +66,7 @@ def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
 @pytest.mark.slow
 def test_processes_that_do_not_agree_are_told_on_what(tmp_path):
     for process in start(tmp_path, "others"):
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=180)
         wanted = "ValueError: fit: the processes do not agree on: initial params or state, data, epochs. Every process"
         assert process.returncode == 1 and said.splitlines()[-1].startswith(wanted), said[-2000:]
     assert not list(tmp_path.glob("epoch-*"))
@@ -82,7 +82,7 @@ def test_an_error_of_one_process_alone_ends_them_all(tmp_path):
             "ConnectionError: fit: another process of 2 ended, or no longer answers: this one trained, after epoch 0",
         ),
     ):
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=180)
         assert process.returncode == 1 and said.splitlines()[-1].startswith(wanted), said[-3000:]
 
 
@@ -99,7 +99,7 @@ def test_the_script_of_the_page_on_devices_runs_as_printed(tmp_path):
         subprocess.Popen([sys.executable, *words.split()], env=environment(devices) | {"JAX_ENABLE_X64": "0"}, **places)
         for words, devices in (("train.py", 4), ("train.py 0", 1), ("train.py 1", 1), ("alone.py", 1))
     ]
-    printed = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    printed = [(*process.communicate(timeout=180), process.returncode) for process in started]
     assert [code for _, _, code in printed] == [0] * 4, printed[1][1][-2000:]
     lines = [out.splitlines()[-1] for out, _, _ in printed]  # gloo says that it is connected
     assert lines == [*promised, promised[0].replace("4 devices", "1 devices")] and len(promised) == 3
