@@ -237,8 +237,8 @@ def dot_general(p, a, b):
 def _cumulative(ufunc):
     def run(p, x):
         if p["reverse"]:
-            return np.flip(ufunc.accumulate(np.flip(x, p["axis"]), axis=p["axis"]), p["axis"])
-        return ufunc.accumulate(x, axis=p["axis"])
+            return np.flip(ufunc.accumulate(np.flip(x, p["axis"]), axis=p["axis"], dtype=x.dtype), p["axis"])
+        return ufunc.accumulate(x, axis=p["axis"], dtype=x.dtype)
 
     return run
 
@@ -248,7 +248,7 @@ def _reduce(name):
 
     def run(p, x, *_):
         extra = start if x.size == 0 and _is_float(x) else {}
-        return getattr(x, name)(axis=tuple(p["axes"]), **extra)
+        return np.asarray(getattr(x, name)(axis=tuple(p["axes"]), **extra), x.dtype)  # NumPy makes int8 an int64
 
     return run
 
@@ -268,7 +268,8 @@ def _sort(p, *xs):
 
 def _top_k(p, x):
     axis = p.get("axis", x.ndim - 1) % x.ndim
-    order = np.take(np.argsort(-x, axis=axis, kind="stable"), np.arange(p["k"]), axis=axis)
+    backwards = x.shape[axis] - 1 - np.argsort(np.flip(x, axis), axis=axis, kind="stable")  # −x has no sign if unsigned
+    order = np.take(np.flip(backwards, axis), np.arange(p["k"]), axis=axis)
     return [np.take_along_axis(x, order, axis), order.astype(np.int32)]
 
 

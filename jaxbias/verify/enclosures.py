@@ -260,6 +260,8 @@ def magnitudes(program: _jaxpr.Program, values: Sequence[Any], count: int) -> li
         if len(inputs) == 1 and (name in ("neg", "reduce_sum") or name in LAYOUT):
             moved = _jaxpr.apply(equation, [size(equation.inputs[0], in_sum or name == "reduce_sum")])[0]
             return np.abs(np.asarray(moved))
+        if name == "one_minus_square":
+            return 1 + np.abs(inputs[0]) ** 2
         if name in ("mul", "div") and not in_sum:
             first = size(equation.inputs[0], False)
             if name == "div":

@@ -240,7 +240,7 @@ def limit_from_differences(checker: "Checker", case: "Case", i: int) -> tuple[bo
     Central differences of Σ seed · forward with two step sizes; they decide where both are finite and agree.
     """
     where = checker.problem.leaf_primal
-    if where is None:
+    if where is None or any(np.iscomplexobj(x) for x in case.probe.inputs):
         return False, False
     mask = case.undefined[i]
     actual = case.actual[i]
