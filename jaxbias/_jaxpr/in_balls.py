@@ -71,7 +71,7 @@ def run(
 
 def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
     """Both programs on the same inputs as one, the outputs of the first before those of the second; and the numbers of
-    its arrays in half precision that both hold.
+    its arrays in half precision whose entries both hold, in whatever order or dtype: these are no roundings.
 
     Each expression stands there once, also where both have it: two balls of one expression are not known to be equal,
     so that `x == max(x)` would stay open where max(x) is computed a second time, and so would a difference of the two.
@@ -79,7 +79,7 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
     out = Program()
     out.inputs = tuple(out.value(first.shapes[i], first.dtypes[i]) for i in first.inputs)
     held: dict[Any, int] = {}
-    shared: set[int] = set()
+    entries: dict[Any, dict[Program, int]] = {}
     known: dict[Any, tuple[int, ...]] = {}
     for program in (first, second):
         numbers = dict(zip(program.inputs, out.inputs))
@@ -88,9 +88,9 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
             key = str(dtype), digest_of([value])
             if key not in held:
                 held[key] = out.constant(shape, dtype, value)
-            elif program is second and shape and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
-                shared.add(held[key])
             numbers[number] = held[key]
+            if np.size(value) > 1 and jnp.issubdtype(dtype, jnp.floating):
+                entries.setdefault(digest_of([np.sort(value, None)]), {})[program] = held[key]
         for equation in backward_slice(program, program.outputs).equations:
             inputs = tuple(numbers[i] for i in equation.inputs)
             key = _expression(equation, inputs)
@@ -103,7 +103,9 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
                     known[key] = outputs
             numbers.update(zip(equation.outputs, outputs))
         out.outputs += tuple(numbers[i] for i in program.outputs)
-    return out, frozenset(shared)
+    in_half = lambda its: any(jnp.finfo(out.dtypes[number]).bits < 32 for number in its)
+    shared = [set(its.values()) for its in entries.values() if len(its) == 2]
+    return out, frozenset().union(*filter(in_half, shared))
 
 
 def _expression(equation: Equation, inputs: tuple[int, ...]) -> Any:

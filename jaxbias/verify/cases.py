@@ -176,7 +176,9 @@ def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generato
         if not left(seen) or checker.short_of_time(0.7):
             return []
         if case is first or (case.program is first.program and not case.probe.kink):
-            rule = {program: _jaxpr.evaluate(program, case.probe.inputs) for program in choices if program != case.program}
+            rule = {
+                program: _jaxpr.evaluate(program, case.probe.inputs) for program in choices if program != case.program
+            }
             seen = with_new(seen, taken({case.program: case.values} | rule))
     probes: list[Probe] = []
     for scale in SCALES:
@@ -199,7 +201,9 @@ def _excuse_saturation(checker: Checker, given: Case, case: Case) -> None:
     A rule that cuts off its exponentials does so where the gradient has become nothing.
     """
     for i, (mask, expected) in enumerate(zip(case.wrong, given.expected)):
-        held = checker.eps * np.max(np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0)
+        held = min(checker.eps, float(jnp.finfo(jnp.float32).eps)) * np.max(
+            np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0
+        )
         with np.errstate(all="ignore"):
             case.wrong[i] = mask & ~(np.abs(case.actual[i] - case.expected[i]) <= held)
 

@@ -325,4 +325,5 @@ def _is_float0(x: Any) -> bool:
 
 
 def narrow_np(x: Any, dtype: Any) -> Any:
-    return np.asarray(x).astype(dtype) if is_float(x) else x
+    with np.errstate(over="ignore"):
+        return np.asarray(x).astype(dtype) if is_float(x) else x
