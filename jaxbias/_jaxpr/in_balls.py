@@ -79,7 +79,7 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
     out = Program()
     out.inputs = tuple(out.value(first.shapes[i], first.dtypes[i]) for i in first.inputs)
     held: dict[Any, int] = {}
-    entries: dict[Any, dict[Program, int]] = {}
+    entries: dict[Any, dict[Program, set[int]]] = {}
     known: dict[Any, tuple[int, ...]] = {}
     for program in (first, second):
         numbers = dict(zip(program.inputs, out.inputs))
@@ -90,7 +90,7 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
                 held[key] = out.constant(shape, dtype, value)
             numbers[number] = held[key]
             if np.size(value) > 1 and jnp.issubdtype(dtype, jnp.floating):
-                entries.setdefault(digest_of([np.sort(value, None)]), {})[program] = held[key]
+                entries.setdefault(digest_of([np.sort(value, None)]), {}).setdefault(program, set()).add(held[key])
         for equation in backward_slice(program, program.outputs).equations:
             inputs = tuple(numbers[i] for i in equation.inputs)
             key = _expression(equation, inputs)
@@ -104,7 +104,7 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
             numbers.update(zip(equation.outputs, outputs))
         out.outputs += tuple(numbers[i] for i in program.outputs)
     in_half = lambda its: any(jnp.finfo(out.dtypes[number]).bits < 32 for number in its)
-    shared = [set(its.values()) for its in entries.values() if len(its) == 2]
+    shared = [its[first] | its[second] for its in entries.values() if len(its) == 2]
     return out, frozenset().union(*filter(in_half, shared))
 
 
