@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxbias._jaxpr import in_numpy
-from jaxbias._jaxpr.in_numpy import as_array, cast
+from jaxbias._jaxpr.in_numpy import DRAWS, as_array, cast
 from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, Equation, Program, read, trace_inlined
 
 Step = Callable[[int, Equation, list[Any]], Sequence[Any]]
@@ -74,7 +74,7 @@ def apply(equation: Equation, inputs: Sequence[Any], params: dict[str, Any] | No
 def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     """One equation as JAX carries it out, in float64 where the traced function has floats."""
     dtypes = equation.dtypes.inputs
-    bits = equation.name == "bitcast_convert_type"
+    bits = equation.name == "bitcast_convert_type" or equation.name in DRAWS
     compiled = equation.name in ("pallas_call", "shard_map")  # else compiled each time
     bind = equation.compiled if compiled else lambda *values: _bound(equation, values)
     with jax.enable_x64(True):  # and with JAX arrays: primitives of other packages may take nothing else

@@ -72,6 +72,14 @@ def _same(a: Any, b: Any, size: Any) -> Any:
         return np.abs(a - b) <= 1e-9 * size + NOTHING
 
 
+def _narrow(x: Any) -> np.ndarray:
+    """Midpoints; NaN of a ball that may be anything, as what is divided by a singular value of 0 is."""
+    x = np.asarray(x)  # NumPy hands back a bare ball for an array of one
+    near = lambda ball: float(ball.rad()) <= max(SMOOTH * abs(float(ball.mid())), NOTHING)
+    with np.errstate(invalid="ignore"):
+        return np.where(balls.map_balls(near, x).astype(bool), balls.rounded(x), np.nan)
+
+
 class _Slopes:
     def __init__(self, program: _jaxpr.Program, probe: "Probe", deadline: float):
         self.program, self.probe, self.deadline = program, probe, deadline
@@ -79,7 +87,7 @@ class _Slopes:
         self.seeds = [balls.lift(x) for x in probe.seeds]
         self.step = balls.lift(np.float64(2.0**STEP))[()]
         self.here = self._run(self.primals)
-        self.finite = [np.asarray(np.isfinite(balls.rounded(out))) for out in self.here]
+        self.finite = [np.asarray(~np.isinf(balls.rounded(out))) for out in self.here]
         self.rng = np.random.default_rng(0)
 
     def _run(self, primals: list[Any]) -> list[balls.Balls]:
@@ -156,9 +164,8 @@ class _Slopes:
 
     def _sides(self, ends: Ends, here: list[balls.Balls], step: Any) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of each output its slope, how far the slopes to both sides are apart, and how large they are."""
-        rounded = lambda x: balls.rounded(np.asarray(x))  # NumPy hands back a bare ball for an array of one
         told = []
         for up, value, down in zip(ends[0], here, ends[1]):
             right, left = (up - value) / step, (value - down) / step
-            told.append((rounded((right + left) / 2), rounded(abs(right - left)), rounded(abs(right))))
+            told.append((_narrow((right + left) / 2), _narrow(abs(right - left)), _narrow(abs(right))))
         return told
