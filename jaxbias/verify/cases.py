@@ -86,7 +86,7 @@ def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, no
             judge(probe)
             if cases[-1].probe is probe:
                 _excuse_saturation(checker, cases[0], cases[-1])
-    if (probe := _inward(checker, cases, rng)) is not None:
+    for probe in filter(None, (_inward(checker, cases, rng), _without_zeros(checker, cases, rng))):
         judge(probe)
     return cases
 
@@ -112,6 +112,20 @@ def _inward(checker: Checker, cases: list[Case], rng: np.random.Generator) -> Pr
     moved = set(range(len(cases[0].probe.primals)) if numbers is None else (numbers[i] for i in missed))
     primals = [_halfway(x) if k in moved else x for k, x in enumerate(cases[0].probe.primals)]
     return Probe("halfway to the mean of the given values", primals, random_seeds(checker.problem, rng))
+
+
+def _without_zeros(checker: Checker, cases: list[Case], rng: np.random.Generator) -> Probe | None:
+    """Given values with none of their zeros, where these leave nothing of a gradient at any probe.
+
+    What is drawn keeps the zeros of the given values; a product with two of them has no slope by any of its entries.
+    """
+    leaves = range(len(checker.problem.leaves))
+    nothing = any(not any(np.any(case.expected[i]) for case in cases) for i in leaves)
+    given = cases[0].probe.primals
+    if not nothing or not any(is_float(x) and np.any(x == 0) for x in given) or checker.short_of_time(0.5):
+        return None
+    filled = [np.where(x == 0, 0.5 + rng.uniform(size=np.shape(x)), x) if is_float(x) else x for x in given]
+    return Probe("given values without their zeros", filled, random_seeds(checker.problem, rng))
 
 
 def only_at_symmetric_matrices(checker: Checker, given: Case, rng: np.random.Generator) -> str:
