@@ -155,9 +155,6 @@ COMPUTED = {64: 2.0**-40, 32: 2.0**-20}
 NumPy with its own rounding, as cos(2πjk/n) of a Fourier matrix is, and not only rounded once; of a narrower dtype the
 first is not likely."""
 
-SCALAR = 4.0
-"""Half an ulp of a scalar, so many times: a few operations of `math` made it."""
-
 
 def _as_reals(held: Any, dtype: Any) -> Balls:
     """Balls around a constant that hold the reals it stands for; 2, 0.75 and 1e10 stand for themselves."""
@@ -172,7 +169,7 @@ def _as_reals(held: Any, dtype: Any) -> Balls:
         whole = held % 1 == 0 and abs(held) <= 2.0 ** (kind.nmant + 11)
         if whole or math.frexp(held)[0] * 2**11 % 1 == 0:
             return lift(held)
-    return lift(held, SCALAR * rounding * np.abs(held))
+    return lift(held, rounding * np.abs(held))
 
 
 def _apply(equation: Equation, inputs: list[Balls]) -> list[Balls]:

@@ -179,10 +179,9 @@ def test_a_kink_behind_tiny_weights(slope, verdict):
     assert report.verdict.startswith(verdict), report
 
 
-@pytest.mark.parametrize("function", [lambda a: jnp.linalg.norm(a, 2), jnp.linalg.pinv])
-def test_a_slope_that_no_enclosure_has_is_not_zero(function):
+def test_a_slope_that_no_enclosure_has_is_not_zero():
     """At a matrix of lower rank the singular vectors of 0 are anything."""
     a = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)), jnp.float32)
-    rule = lambda factor: lambda args, ct: (factor * jax.vjp(function, *args)[1](ct)[0],)
-    assert verify.vjp(function, rule(1.0), (a,), diagnose=False).verdict == "right"
-    assert verify.vjp(function, rule(1.001), (a,), diagnose=False).verdict == "wrong"
+    rule = lambda factor: lambda args, ct: (factor * jax.vjp(jnp.linalg.pinv, *args)[1](ct)[0],)
+    assert verify.vjp(jnp.linalg.pinv, rule(1.0), (a,), diagnose=False).verdict == "right"
+    assert verify.vjp(jnp.linalg.pinv, rule(1.001), (a,), diagnose=False).verdict == "wrong"
