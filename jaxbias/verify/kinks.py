@@ -86,7 +86,8 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
 
     for equation in program.equations:
         numbers = [i for i in equation.inputs if isinstance(values[i], np.ndarray)]
-        if equation.name not in COMPARED or not all(is_float(values[i]) for i in numbers):
+        real = all(is_float(values[i]) and np.isrealobj(values[i]) for i in numbers)
+        if equation.name not in COMPARED or not real:
             continue
         for i, j in itertools.combinations(numbers, 2):
             ties = np.asarray(values[i] == values[j])
