@@ -23,7 +23,7 @@ def taken_anew() -> Iterator[None]:
     def canonical(value: Any) -> Any:
         if type(value) is not np.ndarray:
             return before(value)
-        dtype = dtypes.canonicalize_dtype(value.dtype, allow_extended_dtype=True)
+        dtype = dtypes.canonicalize_dtype(value.dtype)
         if (id(value), dtype) not in held:
             held[id(value), dtype] = value, TypedNdArray(np.asarray(value, dtype))
         return held[id(value), dtype][1]
