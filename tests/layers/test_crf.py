@@ -178,11 +178,11 @@ def test_the_end_at_the_last_step_of_all_is_caught_where_lengths_differ(key):
     assert_caught(LENGTHS, key, wrong, {"0.end"})
 
 
-def test_a_label_outside_makes_nan_inside_jit(task):
+@pytest.mark.parametrize(("step", "label"), [(0, 7), (1, -1)], ids=["outside", "behind an ignored one"])
+def test_a_label_that_makes_no_sense_makes_nan_inside_jit(task, step, label):
     params, emissions, labels = task
-    value, residuals = jax.jit(lambda labels: crf.forward(params, (emissions, labels), reduction="none"))(
-        labels.at[1, 0].set(7)
-    )
+    run = jax.jit(lambda labels: crf.forward(params, (emissions, labels), reduction="none"))
+    value, residuals = run(labels.at[1, step].set(label))
     assert np.isnan(value).tolist() == [False, True, False]
     assert np.isnan(crf.backward(residuals, jnp.ones(3))[1][0]).any(axis=(1, 2)).tolist() == [False, True, False]
 
