@@ -1,6 +1,7 @@
 """The only room that touches jaxpr internals, which move between JAX releases.
 
 program     what a traced function is here, and how it is read: start there
+closed_over NumPy arrays that a function closes over, in the precision that is set now
 sources     the user's lines: of an equation, of an exception
 evaluation  programs carried out: in NumPy, or under JAX
 in_numpy    the value of each primitive in NumPy

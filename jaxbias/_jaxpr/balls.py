@@ -6,7 +6,6 @@ interval arithmetic (2017)).
 """
 
 import functools
-import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -64,20 +63,20 @@ def precision(bits: int):
         context.prec = before
 
 
-def lift(x: Any, ulp: float = 0.0) -> Balls:
-    """The array as balls: exact, or of radius `ulp`·|x| around each entry; integers and bools as they are."""
+def lift(x: Any, radius: Any = 0.0) -> Balls:
+    """The array as balls: exact, or each finite entry with its radius; integers and bools as they are."""
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.extended):
         return x  # random keys
     x = np.asarray(x)
     if x.dtype == object or not jnp.issubdtype(x.dtype, jnp.inexact):
         return x
-    flint = python_flint()
+    x, flint = x if x.dtype.kind == "c" else x.astype(np.float64), python_flint()
+    if not np.any(radius):
+        return objects(x, lambda z: flint.acb(z.real, z.imag)) if x.dtype.kind == "c" else objects(x, flint.arb)
+    radii = np.where(np.isfinite(x), radius, 0.0)
     if x.dtype.kind == "c":
-        return objects(x, lambda value: flint.acb(value.real, value.imag))
-    x = x.astype(np.float64)
-    if not ulp:
-        return objects(x, lambda value: flint.arb(value))
-    return objects(x, lambda value: flint.arb(value, abs(value) * ulp if math.isfinite(value) else 0))
+        return objects(x, lambda value, r: flint.acb(flint.arb(value.real, r), flint.arb(value.imag, r)), radii)
+    return objects(x, flint.arb, radii)
 
 
 def rounded(x: Balls) -> np.ndarray:
@@ -88,9 +87,10 @@ def rounded(x: Balls) -> np.ndarray:
     return np.array(numbers, np.complex128 if any(isinstance(n, complex) for n in numbers) else float).reshape(x.shape)
 
 
-def objects(x: np.ndarray, make: Callable[[Any], Any]) -> np.ndarray:
+def objects(x: np.ndarray, make: Callable[..., Any], *more: np.ndarray) -> np.ndarray:
+    """Of each entry, and of the same one of the other arrays."""
     out = np.empty(x.size, object)
-    out[:] = [make(value) for value in x.ravel().tolist()]
+    out[:] = list(map(make, x.ravel().tolist(), *(y.ravel().tolist() for y in more)))
     return out.reshape(x.shape)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxbias._jaxpr import in_numpy
-from jaxbias._jaxpr.in_numpy import as_array, cast
+from jaxbias._jaxpr.in_numpy import DRAWS, as_array, cast
 from jaxbias._jaxpr.program import CALLED_WHOLE, CONTROL_FLOW, Equation, Program, read, trace_inlined
 
 Step = Callable[[int, Equation, list[Any]], Sequence[Any]]
@@ -74,10 +74,9 @@ def apply(equation: Equation, inputs: Sequence[Any], params: dict[str, Any] | No
 def _by_jax(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     """One equation as JAX carries it out, in float64 where the traced function has floats."""
     dtypes = equation.dtypes.inputs
-    bits = equation.name == "bitcast_convert_type"
-    bind = (
-        equation.compiled if equation.name in ("pallas_call", "shard_map") else equation.bind
-    )  # else compiled each time
+    bits = equation.name == "bitcast_convert_type" or equation.name in DRAWS
+    compiled = equation.name in ("pallas_call", "shard_map")  # else compiled each time
+    bind = equation.compiled if compiled else lambda *values: _bound(equation, values)
     with jax.enable_x64(True):  # and with JAX arrays: primitives of other packages may take nothing else
         try:
             outs = bind(*(jnp.asarray(cast(x, dtype, widen=not bits)) for x, dtype in zip(inputs, dtypes)))
@@ -122,12 +121,17 @@ def control_flow(
         forms = zip(equation.shapes.outputs[n_carry:], equation.dtypes.outputs[n_carry:])
         return [*carry, *(as_array(np.zeros(shape, dtype)) for shape, dtype in forms)]
     rows = rows[::-1] if p["reverse"] else rows
-    return [*carry, *(np.stack(column) for column in zip(*rows))]
+    return [*carry, *(_namespace(column[0]).stack(column) for column in zip(*rows))]
 
 
 def _where(which: np.ndarray, new: Any, old: Any) -> Any:
     which = which.reshape(which.shape + (1,) * (np.ndim(new) - which.ndim))
-    return (jnp if isinstance(new, jax.Array) else np).where(which, new, old)
+    return _namespace(new).where(which, new, old)
+
+
+def _namespace(x: Any) -> Any:
+    """Random keys are JAX's own."""
+    return jnp if isinstance(x, jax.Array) else np
 
 
 def _rounded(equation: Equation, outs: Sequence[Any], to: Any = True) -> list[Any]:
@@ -282,7 +286,7 @@ def float_values(program: Program) -> list[int]:
     return [i for i in made if program.dtypes[i] is not None and jnp.issubdtype(program.dtypes[i], jnp.inexact)]
 
 
-def _bound(equation: Equation, values: list[Any]) -> list[Any]:
+def _bound(equation: Equation, values: Sequence[Any]) -> list[Any]:
     """Under JAX, the parts of an unrolled loop too."""
     if equation.name == "loop_index":
         return [values[0][equation.params["step"]]]

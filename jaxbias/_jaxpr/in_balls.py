@@ -42,8 +42,8 @@ def run(
     """Enclosures of the program's outputs at exactly these inputs, at the precision set by `precision`.
 
     Args:
-        constants_as_reals: every float constant stands for all reals that round to it in the dtype it was written in;
-            a whole number and 0.75 for themselves.
+        constants_as_reals: every float constant stands for the reals that it may be the rounding of, in the dtype it
+            was written in.
         deadline: in `time.process_time`.
         exact: numbers of constants that stand for themselves all the same.
 
@@ -62,7 +62,7 @@ def run(
 
     rounded = {i for i in program.constants if constants_as_reals and i not in exact}
     constants = {
-        i: lift(held, _half_ulp(held, written_in(held, program.dtypes[i])) if i in rounded else 0.0)
+        i: _as_reals(held, written_in(held, program.dtypes[i])) if i in rounded else lift(held)
         for i, held in program.constants.items()
     }
     with np.errstate(all="ignore"):
@@ -71,7 +71,7 @@ def run(
 
 def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
     """Both programs on the same inputs as one, the outputs of the first before those of the second; and the numbers of
-    its arrays in half precision that both hold.
+    its arrays in half precision whose entries both hold, in whatever order or dtype: these are no roundings.
 
     Each expression stands there once, also where both have it: two balls of one expression are not known to be equal,
     so that `x == max(x)` would stay open where max(x) is computed a second time, and so would a difference of the two.
@@ -79,7 +79,7 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
     out = Program()
     out.inputs = tuple(out.value(first.shapes[i], first.dtypes[i]) for i in first.inputs)
     held: dict[Any, int] = {}
-    shared: set[int] = set()
+    entries: dict[Any, dict[Program, set[int]]] = {}
     known: dict[Any, tuple[int, ...]] = {}
     for program in (first, second):
         numbers = dict(zip(program.inputs, out.inputs))
@@ -88,9 +88,9 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
             key = str(dtype), digest_of([value])
             if key not in held:
                 held[key] = out.constant(shape, dtype, value)
-            elif program is second and shape and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
-                shared.add(held[key])
             numbers[number] = held[key]
+            if np.size(value) > 1 and jnp.issubdtype(dtype, jnp.floating):
+                entries.setdefault(digest_of([np.sort(value, None)]), {}).setdefault(program, set()).add(held[key])
         for equation in backward_slice(program, program.outputs).equations:
             inputs = tuple(numbers[i] for i in equation.inputs)
             key = _expression(equation, inputs)
@@ -103,7 +103,9 @@ def merged(first: Program, second: Program) -> tuple[Program, frozenset[int]]:
                     known[key] = outputs
             numbers.update(zip(equation.outputs, outputs))
         out.outputs += tuple(numbers[i] for i in program.outputs)
-    return out, frozenset(shared)
+    in_half = lambda its: any(jnp.finfo(out.dtypes[number]).bits < 32 for number in its)
+    shared = [its[first] | its[second] for its in entries.values() if len(its) == 2]
+    return out, frozenset().union(*filter(in_half, shared))
 
 
 def _expression(equation: Equation, inputs: tuple[int, ...]) -> Any:
@@ -148,16 +150,26 @@ def operations(program: Program) -> float:
     return total
 
 
-def _half_ulp(held: Any, dtype: Any) -> float:
-    """Relative distance of the reals that round to a constant, at most; none of 2, 0.75 or 1e10, which are exact."""
+COMPUTED = {64: 2.0**-40, 32: 2.0**-20}
+"""Of the largest entry of an array: how far its entries may be from the reals that they stand for. It was computed in
+NumPy with its own rounding, as cos(2πjk/n) of a Fourier matrix is, and not only rounded once; of a narrower dtype the
+first is not likely."""
+
+
+def _as_reals(held: Any, dtype: Any) -> Balls:
+    """Balls around a constant that hold the reals it stands for; 2, 0.75 and 1e10 stand for themselves."""
     if not jnp.issubdtype(dtype, jnp.inexact):
-        return 0.0
+        return lift(held)
     kind = jnp.finfo(dtype)
-    if np.ndim(held) == 0 and np.isrealobj(held) and kind.nmant > 20 and np.isfinite(held):
+    rounding = float(kind.eps) / 2
+    if np.ndim(held):
+        largest = np.max(np.abs(held), initial=0.0, where=np.isfinite(held))
+        return lift(held, np.maximum(rounding * np.abs(held), COMPUTED.get(kind.bits, 0.0) * largest) * (held != 0))
+    if np.isrealobj(held) and kind.nmant > 20 and np.isfinite(held):
         whole = held % 1 == 0 and abs(held) <= 2.0 ** (kind.nmant + 11)
         if whole or math.frexp(held)[0] * 2**11 % 1 == 0:
-            return 0.0
-    return float(kind.eps) / 2
+            return lift(held)
+    return lift(held, rounding * np.abs(held))
 
 
 def _apply(equation: Equation, inputs: list[Balls]) -> list[Balls]:

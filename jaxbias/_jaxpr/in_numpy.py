@@ -237,8 +237,8 @@ def dot_general(p, a, b):
 def _cumulative(ufunc):
     def run(p, x):
         if p["reverse"]:
-            return np.flip(ufunc.accumulate(np.flip(x, p["axis"]), axis=p["axis"]), p["axis"])
-        return ufunc.accumulate(x, axis=p["axis"])
+            return np.flip(ufunc.accumulate(np.flip(x, p["axis"]), axis=p["axis"], dtype=x.dtype), p["axis"])
+        return ufunc.accumulate(x, axis=p["axis"], dtype=x.dtype)
 
     return run
 
@@ -248,7 +248,7 @@ def _reduce(name):
 
     def run(p, x, *_):
         extra = start if x.size == 0 and _is_float(x) else {}
-        return getattr(x, name)(axis=tuple(p["axes"]), **extra)
+        return np.asarray(getattr(x, name)(axis=tuple(p["axes"]), **extra), x.dtype)  # NumPy makes int8 an int64
 
     return run
 
@@ -268,7 +268,8 @@ def _sort(p, *xs):
 
 def _top_k(p, x):
     axis = p.get("axis", x.ndim - 1) % x.ndim
-    order = np.take(np.argsort(-x, axis=axis, kind="stable"), np.arange(p["k"]), axis=axis)
+    backwards = x.shape[axis] - 1 - np.argsort(np.flip(x, axis), axis=axis, kind="stable")  # −x has no sign if unsigned
+    order = np.take(backwards, np.arange(-1, -1 - p["k"], -1), axis=axis)
     return [np.take_along_axis(x, order, axis), order.astype(np.int32)]
 
 
@@ -375,16 +376,14 @@ VALUE: dict[str, Value] = {
         name: _unary(f)
         for name, f in {
             "neg": np.negative, "abs": np.abs, "sign": np.sign, "exp": np.exp, "exp2": np.exp2, "log": np.log,
-            "log2": np.log2,
-            "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "cbrt": np.cbrt,
-            "square": np.square, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos,
-            "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
-            "acosh": np.arccosh, "atanh": np.arctanh, "logistic": _logistic, "erf": special.erf,
+            "log2": np.log2, "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt, "cbrt": np.cbrt,
+            "rsqrt": lambda x: 1 / np.sqrt(x), "square": np.square, "sin": np.sin, "cos": np.cos, "tan": np.tan,
+            "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
+            "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "logistic": _logistic, "erf": special.erf,
             "erfc": special.erfc, "erf_inv": special.erfinv, "lgamma": special.gammaln, "digamma": special.digamma,
             "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite, "not": np.invert, "real": np.real,
             "imag": np.imag, "conj": np.conj, "stop_gradient": lambda x: x, "copy": lambda x: x,
-            "one_minus_square": lambda x: (1 - x) * (1 + x),
-            "exp_neg_sq": lambda x: np.exp(-x * x),
+            "one_minus_square": lambda x: (1 - x) * (1 + x), "exp_neg_sq": lambda x: np.exp(-x * x),
             "reduce_precision": lambda x: x, "population_count": np.bitwise_count,
         }.items()
     },
@@ -456,7 +455,10 @@ VALUE: dict[str, Value] = {
 }  # fmt: skip
 
 FUNCTIONS = {"exp_neg_sq"}
-"""Names of functions of JAX's own that stand for one equation, though they are calls."""
+"""Functions of JAX's own that stand for one equation, though they are calls."""
+
+DRAWS = frozenset(("random_bits", "random_gamma", "rng_bit_generator", "rng_uniform"))
+"""Primitives that draw random numbers: others in another dtype."""
 
 LEFT_TO_JAX: dict[str, str] = {
     **dict.fromkeys(
@@ -477,8 +479,8 @@ LEFT_TO_JAX: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "random_bits", "random_clone", "random_fold_in", "random_gamma", "random_seed", "random_split",
-            "random_unwrap", "random_wrap", "rng_bit_generator", "rng_uniform", "threefry2x32",
+            "random_clone", "random_fold_in", "random_seed", "random_split", "random_unwrap", "random_wrap",
+            "threefry2x32", *DRAWS,
         ),
         "random bits: only JAX has the same",
     ),

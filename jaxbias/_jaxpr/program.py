@@ -24,6 +24,7 @@ from jax._src import core, source_info_util  # jax.extend.core would bring Palla
 from jax._src.interpreters import partial_eval
 
 from jaxbias._jaxpr import in_numpy, shards
+from jaxbias._jaxpr.closed_over import taken_anew
 from jaxbias._jaxpr.sources import Segment, Source, user_line, user_segments
 
 MAX_UNROLLED = 2000
@@ -250,15 +251,21 @@ def digest_of(arrays: Sequence[Any]) -> bytes:
 # --- from a function to its program -----------------------------------------------------------------------------------
 
 
+def _traced(function: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, Any]:
+    """JAX's closed jaxpr, and the shapes of what the function returns."""
+    with taken_anew():
+        return jax.make_jaxpr(function, return_shape=True)(*args)
+
+
 def read(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     """`function(*args)` as JAX traces it, one input per leaf of args, and the shapes of what it returns."""
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    closed, shapes = _traced(function, args)
     return _read(*_open(closed)), shapes
 
 
 def trace(function: Callable[..., Any], *args: Any, unrolled: bool = True) -> Program:
     """`function(*args)`, which returns a flat list of arrays, with every call written out and short loops unrolled."""
-    return WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), True, unrolled).out
+    return WrittenOut(_read(*_open(_traced(function, args)[0])), True, unrolled).out
 
 
 def trace_inlined(
@@ -270,7 +277,7 @@ def trace_inlined(
         unrolled: write the passes of short loops out too.
         remat: keep rematerialised calls as calls; False: write them out too.
     """
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    closed, shapes = _traced(function, args)
     jaxpr, consts = closed.jaxpr, closed.consts
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return WrittenOut(_read(jaxpr, consts), False, unrolled, remat).out, shapes

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -103,22 +103,42 @@ def depends_on(program: Program, numbers: Sequence[int], without: Sequence[Equat
     return reached
 
 
-def outcomes(program: Program, values: Sequence[Any]) -> list[frozenset[bool]]:
-    """Of each comparison of what is computed from the float inputs, and each maximum and minimum: which ways it went.
+class Decision(NamedTuple):
+    """A comparison of what is computed from the inputs, a maximum or minimum of it, or a branch that it chooses.
 
-    A clamp is two comparisons. What is inside of a loop that stays one equation is not looked at.
+    Attributes:
+        operands: numbers of the two values that are compared, or of the one that says which branch.
+        ways: how many there are to go.
     """
-    computed = depends_on(program, [i for i in program.inputs if jnp.issubdtype(program.dtypes[i], jnp.floating)])
-    ways: list[frozenset[bool]] = []
+
+    operands: tuple[int, ...]
+    ways: int
+
+    @property
+    def of_branches(self) -> bool:
+        return len(self.operands) == 1
+
+    def taken(self, values: Sequence[Any]) -> frozenset[int]:
+        """Which ways it went, over all entries."""
+        operands = [values[i] for i in self.operands]
+        if self.of_branches:
+            return frozenset([int(np.clip(operands[0], 0, self.ways - 1))])
+        with np.errstate(invalid="ignore"):
+            return frozenset(np.unique(np.asarray(operands[0] < operands[1])).astype(int).tolist())
+
+
+def decisions(program: Program) -> list[Decision]:
+    """In the order of the equations. A clamp makes two; what is inside of a loop that stays one equation, none."""
+    computed = depends_on(program, program.inputs)
+    of_floats = depends_on(program, [i for i in program.inputs if jnp.issubdtype(program.dtypes[i], jnp.floating)])
+    made: list[Decision] = []
     for equation in program.equations:
-        if computed.isdisjoint(equation.inputs) or equation.name not in COMPARING:
-            continue
-        operands = [values[i] for i in equation.inputs]
-        for first, second in COMPARING[equation.name]:
-            with np.errstate(invalid="ignore"):
-                less = np.asarray(operands[first] < operands[second])
-            ways.append(frozenset(np.unique(less).tolist()))
-    return ways
+        numbers = equation.inputs
+        if equation.name == "cond" and numbers[0] in computed:
+            made.append(Decision(numbers[:1], len(equation.bodies)))
+        if equation.name in COMPARING and not of_floats.isdisjoint(numbers):
+            made += [Decision((numbers[i], numbers[j]), 2) for i, j in COMPARING[equation.name]]
+    return made
 
 
 def backward_slice(program: Program, numbers: Sequence[int]) -> Program:

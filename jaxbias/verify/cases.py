@@ -8,16 +8,18 @@ user's: what holds is looked for on the way from the given values to the probe, 
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.queries import outcomes
+from jaxbias._jaxpr.queries import Decision, decisions
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.enclosures import NEGLIGIBLE
-from jaxbias.verify.probes import Probe, generic, random_seeds, redraw, without_symmetry
+from jaxbias.verify.probes import Probe, generic, random_seeds, redraw, simplex_axis, without_symmetry
 from jaxbias.verify.problem import Problem, RuleError, exact_context
 
 NEAREST, FARTHEST, FINEST = -6.0, 40.0, 1 / 8
@@ -28,8 +30,8 @@ is gone in its first half, of the part that is left in its second."""
 LARGEST_SEARCHED = 100_000
 """Numbers in the arguments up to which inputs are searched for another outcome of a comparison."""
 
-SCALES = 1.0, 1.0, 4.0, 4.0, 16.0, 16.0, 64.0
-"""Times the given values, of the inputs that are searched."""
+SCALES = 1.0, 1.0, 4.0, 4.0, 16.0, 16.0, 64.0, 256.0, 1024.0, 2.0**-4, 2.0**-8, 2.0**-12, 2.0**-16, 2.0**-20
+"""Times the given values, of the inputs that are searched: the ends of saturation, and the series around 0."""
 
 SHORTENED = 1 / 2, 1 / 8, 1 / 64
 """Parts of the way to a probe at which the forward is tried, where it is not finite at the probe itself."""
@@ -82,7 +84,9 @@ def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, no
     if len(cases) > 1:
         for probe in _other_outcomes(checker, cases, rng):
             judge(probe)
-    if (probe := _inward(checker, cases, rng)) is not None:
+            if cases[-1].probe is probe:
+                _excuse_saturation(checker, cases[0], cases[-1])
+    for probe in filter(None, (_inward(checker, cases, rng), _without_zeros(checker, cases, rng))):
         judge(probe)
     return cases
 
@@ -108,6 +112,20 @@ def _inward(checker: Checker, cases: list[Case], rng: np.random.Generator) -> Pr
     moved = set(range(len(cases[0].probe.primals)) if numbers is None else (numbers[i] for i in missed))
     primals = [_halfway(x) if k in moved else x for k, x in enumerate(cases[0].probe.primals)]
     return Probe("halfway to the mean of the given values", primals, random_seeds(checker.problem, rng))
+
+
+def _without_zeros(checker: Checker, cases: list[Case], rng: np.random.Generator) -> Probe | None:
+    """Given values with none of their zeros, where these leave nothing of a gradient at any probe.
+
+    What is drawn keeps the zeros of the given values; a product with two of them has no slope by any of its entries.
+    """
+    leaves = range(len(checker.problem.leaves))
+    nothing = any(not any(np.any(case.expected[i]) for case in cases) for i in leaves)
+    given = cases[0].probe.primals
+    if not nothing or not any(is_float(x) and np.any(x == 0) for x in given) or checker.short_of_time(0.5):
+        return None
+    filled = [np.where(x == 0, 0.5 + rng.uniform(size=np.shape(x)), x) if is_float(x) else x for x in given]
+    return Probe("given values without their zeros", filled, random_seeds(checker.problem, rng))
 
 
 def only_at_symmetric_matrices(checker: Checker, given: Case, rng: np.random.Generator) -> str:
@@ -143,28 +161,77 @@ def _halfway(x: np.ndarray) -> np.ndarray:
 
 
 def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generator) -> list[Probe]:
-    """Probes at which a comparison in the reference goes as it went on no other: a mistake may stand in that branch."""
-    program, given = cases[0].program, cases[0].probe.primals
-    if sum(map(np.size, given)) > LARGEST_SEARCHED or checker.short_of_time(0.7):
+    """Probes at which reference or rule goes a way that it went on no other: a mistake may stand in that branch.
+
+    What happens at a zero or a tie counts for nothing, where a branch can be right by the zero alone.
+    """
+    first = cases[0]
+    if sum(map(np.size, first.probe.primals)) > LARGEST_SEARCHED:
         return []
-    seen = outcomes(program, cases[0].values)
-    for case in cases[1:]:
-        if all(len(ways) == 2 for ways in seen):
+    programs = [p for p in (first.program, checker.rule.program(first.probe.primals, first.probe.seeds)) if p]
+    choices = {program: made for program in programs if (made := decisions(program))}
+    every = [(program, decision) for program, made in choices.items() for decision in made]
+
+    def taken(values: dict[_jaxpr.Program, list[Any]]) -> list[frozenset[int]]:
+        return [decision.taken(values[program]) for program, decision in every]
+
+    def evaluated(inputs: list[Any]) -> dict[_jaxpr.Program, list[Any]]:
+        return {program: _jaxpr.evaluate(program, inputs) for program in {first.program: None} | choices}
+
+    def with_new(seen: list[frozenset[int]], now: list[frozenset[int]]) -> list[frozenset[int]]:
+        return [before | ways for before, ways in zip(seen, now)]
+
+    def left(seen: list[frozenset[int]]) -> list[Decision]:
+        """Those that have not gone every way."""
+        return [decision for ways, (_, decision) in zip(seen, every) if len(ways) < decision.ways]
+
+    seen: list[frozenset[int]] = [frozenset()] * len(every)
+    for case in cases:
+        if not left(seen) or checker.short_of_time(0.7):
             return []
-        if case.program is program:
-            seen = [ways | now for ways, now in zip(seen, outcomes(program, case.values))]
+        if case is first or (case.program is first.program and not case.probe.kink):
+            rule = {
+                program: _jaxpr.evaluate(program, case.probe.inputs) for program in choices if program != case.program
+            }
+            seen = with_new(seen, taken({case.program: case.values} | rule))
     probes: list[Probe] = []
     for scale in SCALES:
-        if all(len(ways) == 2 for ways in seen):
+        if not (open_ones := left(seen)) or checker.short_of_time(0.7):
             break
-        primals = [scale * redraw(x, rng) if generic(x) else redraw(x, rng) for x in given]
+        branches = max((decision.ways for decision in open_ones if decision.of_branches), default=0)
+        primals = [_elsewhere(x, scale, branches, rng) for x in first.probe.primals]
         probe = Probe("another outcome of a comparison", primals, random_seeds(checker.problem, rng))
-        values = _jaxpr.evaluate(program, probe.inputs)
-        more = [ways | now for ways, now in zip(seen, outcomes(program, values))]
-        if more != seen and all(np.all(np.isfinite(values[i])) for i in program.outputs):
+        values = evaluated(probe.inputs)
+        more = with_new(seen, taken(values))
+        if more != seen and all(np.all(np.isfinite(values[first.program][i])) for i in first.program.outputs):
             seen = more
             probes.append(probe)
     return probes
+
+
+def _excuse_saturation(checker: Checker, given: Case, case: Case) -> None:
+    """Take for right what differs, far out, by less than the arguments' dtype holds beside the gradient as given.
+
+    A rule that cuts off its exponentials does so where the gradient has become nothing.
+    """
+    for i, (mask, expected) in enumerate(zip(case.wrong, given.expected)):
+        held = min(checker.eps, float(jnp.finfo(jnp.float32).eps)) * np.max(
+            np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0
+        )
+        with np.errstate(all="ignore"):
+            case.wrong[i] = mask & ~(np.abs(case.actual[i] - case.expected[i]) <= held)
+
+
+def _elsewhere(x: Any, scale: float, branches: int, rng: np.random.Generator) -> Any:
+    """New values of another size, of one sign where the given ones are, and below 1; an integer that may choose a
+    branch."""
+    if isinstance(x, jax.Array):  # a random key
+        return x
+    if not is_float(x):
+        return np.asarray(rng.integers(branches), x.dtype) if branches and np.ndim(x) == 0 else x
+    new = redraw(x, rng)
+    positive = np.size(x) and not np.iscomplexobj(x) and np.all(x > 0) and simplex_axis(x) is None
+    return scale * new if generic(x) or (positive and (scale < 1 or np.max(x) > 1)) else new
 
 
 def _with_seeds(problem: Problem, probe: Probe, rng: np.random.Generator) -> bool:

@@ -29,12 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.in_numpy import DRAWS
 from jaxbias._jaxpr.queries import coarsest_constant, names, opaque, reads_outside, without_value, writes_twice
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.case import SLACK_IN_FLOAT64, Case
 from jaxbias.verify.differences import derivatives
-from jaxbias.verify.enclosures import FEWEST_BITS, MOST_BITS, SHARP, Balls, Enclosure
+from jaxbias.verify.enclosures import FEWEST_BITS, MOST_BITS, SHARP, Balls, Enclosure, magnitudes
 from jaxbias.verify.measured import COARSE, decide_by_estimate, measured
 from jaxbias.verify.probes import Probe
 from jaxbias.verify.problem import Arrays, Problem, RuleError, Runner, call_rule
@@ -131,7 +132,7 @@ class Checker:
             program = self.reference.program(probe.primals, probe.seeds)
             if program is not None and opaque(program):  # what cannot be read may insist on its dtype as well
                 _jaxpr.run(program, probe.inputs)
-            return program is not None and "random_bits" in names(program)
+            return program is not None and not DRAWS.isdisjoint(names(program))
 
         try:
             if attempt() and self.exact:
@@ -324,14 +325,16 @@ class Checker:
             decided = [leaf.decided for leaf in case.enclosure.leaves]
         if any(np.any(wrong & ~known) for wrong, known in zip(case.wrong, decided)) and rule is not None and self.exact:
             self._allow(case, self._tolerance_of_rule(case, rule), decided)
+        unread = rule is None or opaque(rule) or opaque(case.program) or not self.exact
+        own = max(float(jnp.finfo(jnp.float32).eps), 0 if self.exact else self.eps) if unread else 0.0
         if any(np.any(wrong & ~known) for wrong, known in zip(case.wrong, decided)):
-            coarse = self.coarseness(case.probe, case.program)
-            if rule is None or opaque(rule) or opaque(case.program) or not self.exact:
-                coarse = max(coarse, float(jnp.finfo(jnp.float32).eps), 0 if self.exact else self.eps)
+            coarse = max(own, self.coarseness(case.probe, case.program))
             if coarse > 1e-15:
                 limit = max(COARSE, 8 * coarse)
                 self._allow(case, measured(case, coarse), decided)
                 case.measured = coarse
+        elif own and not all(map(np.all, decided)):
+            limit, case.measured = max(COARSE, 8 * own), own
         sharp = case.sharp(limit)
         case.undecided = [
             np.asarray(~known & ~clear & ~wrong & np.isfinite(e))
@@ -399,10 +402,16 @@ class Checker:
         asked = [np.asarray(np.isfinite(e) & np.isfinite(a)) for e, a in zip(case.expected, case.actual)]
         bits = MOST_BITS if needed else FEWEST_BITS
         began = time.process_time()
-        enclosure = balls.enclose(probe.inputs, asked, case.sizes, eps, left / 4, bits)
+        own = lambda: self._sizes_of_rule(case, rule)
+        enclosure = balls.enclose(probe.inputs, asked, case.sizes, eps, left / 4, bits, own)
         self.seconds_on_balls += time.process_time() - began
         case.reason = enclosure.reason
         case.decide_by(self._within_the_miss(case, enclosure))
+
+    def _sizes_of_rule(self, case: Case, rule: _jaxpr.Program) -> Arrays:
+        sizes = magnitudes(rule, _jaxpr.evaluate(rule, case.probe.inputs), len(rule.outputs))
+        own = self.rule.placed(case.probe.primals, case.probe.seeds, sizes)
+        return [s if np.shape(s) == np.shape(e) else np.zeros(np.shape(e)) for s, e in zip(own, case.expected)]
 
     def _within_the_miss(self, case: Case, enclosure: Enclosure) -> Enclosure:
         """Excuse what is proved different, but by no more than the forward's own iteration misses its limit by.

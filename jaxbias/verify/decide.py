@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias._trees import in_one_line
-from jaxbias.verify import remarks
+from jaxbias.verify import explanations
 from jaxbias.verify import shapes as shape_mistakes
 from jaxbias.verify.calls import batched_differs, eager_differs, hidden_state, not_linear, other_dtypes, real_calls
 from jaxbias.verify.cases import cases_of, never_compared, only_at_symmetric_matrices
@@ -89,7 +89,7 @@ def check(
         differs = eager_differs(checker, cases[0], [*contradicted, *precision])
         if differs is not None:
             return broken(differs, differs.leaf.split(", "))
-    remark(checker, calls, cases[0], precision, notes)
+    remarked = remark(checker, calls, cases[0], precision)
     for i, (path, shape, _) in enumerate(leaves):
         missed = never_compared(cases, i)
         if missed:
@@ -145,7 +145,7 @@ def check(
     if verdict in ("right", "right up to convention"):
         rule = checker.rule.program(probes[0].primals, probes[0].seeds)
         if rule is not None:
-            notes += remarks.of_right_rule(cases[0], rule)
+            notes += explanations.of_right_rule(cases[0], rule)
     for name, count in checker.without_value().items():
         equations = f"{count} equation" + "s" * (count > 1)
         notes.append(f"the checker has no value of its own for `{name}` ({equations}): JAX computed it")
@@ -164,6 +164,7 @@ def check(
         _evidence(checker, cases, wrong),
         certificate(checker, cases),
         listing.lines,
+        remarked,
     )
 
 

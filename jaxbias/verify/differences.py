@@ -6,7 +6,7 @@ linear in the direction: a median of three equal values has a slope along each o
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,16 @@ BITS, STEP = 512, -100
 
 SMOOTH = 1e-12
 """How far apart, for their size, the slopes to both sides may be."""
+
+NOTHING = math.ldexp(1.0, 3 * STEP // 2)
+"""What the step cuts off of a slope is less: the square of the step, times a third derivative."""
+
+CURVED, WIDER = math.ldexp(1.0, STEP // 2), 2.0**10
+"""How far apart the slopes to both sides may be by curvature, where the slope is 0; and how many times as far they then
+are with a step that many times as long, which tells a curve from a kink of that size."""
+
+Ends = tuple[list[balls.Balls], list[balls.Balls]]
+"""Every output a step further, and a step back."""
 
 MOST_COLUMNS = 64
 """Entries of one argument that are moved one at a time; of a larger one, as many of them."""
@@ -59,7 +69,15 @@ def derivatives(
 def _same(a: Any, b: Any, size: Any) -> Any:
     """Up to the rounding of slopes to float64."""
     with np.errstate(all="ignore"):
-        return np.abs(a - b) <= 1e-9 * size + math.ldexp(1.0, STEP // 2)
+        return np.abs(a - b) <= 1e-9 * size + NOTHING
+
+
+def _narrow(x: Any) -> np.ndarray:
+    """Midpoints; NaN of a ball that may be anything, as what is divided by a singular value of 0 is."""
+    x = np.asarray(x)  # NumPy hands back a bare ball for an array of one
+    near = lambda ball: float(ball.rad()) <= max(SMOOTH * abs(float(ball.mid())), NOTHING)
+    with np.errstate(invalid="ignore"):
+        return np.where(balls.map_balls(near, x).astype(bool), balls.rounded(x), np.nan)
 
 
 class _Slopes:
@@ -69,7 +87,7 @@ class _Slopes:
         self.seeds = [balls.lift(x) for x in probe.seeds]
         self.step = balls.lift(np.float64(2.0**STEP))[()]
         self.here = self._run(self.primals)
-        self.finite = [np.asarray(np.isfinite(balls.rounded(out))) for out in self.here]
+        self.finite = [np.asarray(~np.isinf(balls.rounded(out))) for out in self.here]
         self.rng = np.random.default_rng(0)
 
     def _run(self, primals: list[Any]) -> list[balls.Balls]:
@@ -83,27 +101,26 @@ class _Slopes:
         floats = [i for i, x in enumerate(self.probe.primals) if is_float(x)]
         others = [balls.lift(self.rng.standard_normal(np.shape(seed))) for seed in self.seeds]
         directions = self.seeds, others, [a + b for a, b in zip(self.seeds, others)]
-        slopes = ([self._slope(*ends) for ends in self._along(floats, direction)] for direction in directions)
+        slopes = (self._slopes(lambda step, along=along: self._along(floats, along, step)) for along in directions)
         return [
             np.where(_same(first + second, both, abs(first) + abs(second)), first, np.nan)
             for first, second, both in zip(*slopes)
         ]
 
-    def _along(self, numbers: list[int], direction: list[Any]) -> Iterable[tuple[Any, Any, Any]]:
-        """Each output a step along the direction, here, and a step back."""
+    def _along(self, numbers: list[int], direction: list[Any], step: Any) -> Ends:
         moved = [list(self.primals), list(self.primals)]
         for i, tangent in zip(numbers, direction):
             for sign, primals in zip((1, -1), moved):
-                primals[i] = primals[i] + tangent * (sign * self.step)
+                primals[i] = primals[i] + tangent * (sign * step)
         up, down = map(self._run, moved)
-        return zip(up, self.here, down)
+        return up, down
 
     def _if_linear(self, numbers: list[int], gradients: list[np.ndarray]) -> list[np.ndarray]:
         """The gradients, if they give the slope along another direction too; NaN else."""
         direction = [self.rng.standard_normal(np.shape(g)) * np.isfinite(g) for g in gradients]
         parts = [np.where(np.isfinite(g), g, 0) * d for g, d in zip(gradients, direction)]
-        ends = map(list, zip(*self._along(numbers, list(map(balls.lift, direction)))))
-        slope = self._slope(*map(self._paired, ends))
+        along = list(map(balls.lift, direction))
+        slope = self._slope_of_pairing(lambda step: self._along(numbers, along, step))
         linear = _same(sum(map(np.sum, parts)), slope, sum(np.sum(np.abs(part)) for part in parts))
         return gradients if linear else [np.full(np.shape(g), np.nan) for g in gradients]
 
@@ -114,27 +131,41 @@ class _Slopes:
         return np.asarray(total, object)
 
     def _gradient(self, k: int, mask: np.ndarray) -> np.ndarray:
-        x, here = self.primals[k], self._paired(self.here)
+        x = self.primals[k]
         slopes = np.full(x.size, np.nan)
         places = np.flatnonzero(mask)
         if places.size > MOST_COLUMNS:
             places = places[np.linspace(0, places.size - 1, MOST_COLUMNS).astype(int)]
         for place in places:
-            ends = []
-            for sign in (1, -1):
-                moved = np.array(x).ravel()
-                moved[place] = moved[place] + sign * self.step
-                primals = [*self.primals[:k], moved.reshape(x.shape), *self.primals[k + 1 :]]
-                ends.append(self._paired(self._run(primals)))
-            slopes[place] = self._slope(ends[0], here, ends[1])[()]
+            unit = balls.lift((np.arange(x.size) == place).astype(float).reshape(x.shape))
+            slopes[place] = self._slope_of_pairing(lambda step, unit=unit: self._along([k], [unit], step))[()]
         return slopes.reshape(x.shape)
 
-    def _slope(self, up: balls.Balls, here: balls.Balls, down: balls.Balls) -> np.ndarray:
-        right, left = (up - here) / self.step, (here - down) / self.step
-        rounded = lambda x: balls.rounded(np.asarray(x))  # NumPy hands back a bare ball for an array of one
-        apart, size = rounded(abs(right - left)), rounded(abs(right))
-        with np.errstate(all="ignore"):
-            smooth = apart <= SMOOTH * np.maximum(size, 1e-300) + math.ldexp(1.0, STEP // 2)
-        slope = rounded((right + left) / 2)
-        seen = (slope == 0) | (np.abs(slope) > math.ldexp(1.0, 3 * STEP // 2))  # else it may be what the step cuts off
-        return np.where(smooth & seen, slope, np.nan)
+    def _slope_of_pairing(self, ends: Callable[[Any], Ends]) -> np.ndarray:
+        def paired(step: Any) -> Ends:
+            up, down = ends(step)
+            return [self._paired(up)], [self._paired(down)]
+
+        return self._slopes(paired, [self._paired(self.here)])[0]
+
+    def _slopes(self, ends: Callable[[Any], Ends], here: list[balls.Balls] | None = None) -> list[np.ndarray]:
+        """Of each output, element by element; NaN where the slopes to both sides differ, and not by curvature."""
+        here = self.here if here is None else here
+        sides, wider = self._sides(ends(self.step), here, self.step), None
+        slopes = []
+        for i, (slope, apart, size) in enumerate(sides):
+            smooth = (apart <= SMOOTH * size) | (apart <= NOTHING)
+            if np.any(~smooth & (apart <= CURVED)):
+                wider = wider or self._sides(ends(self.step * WIDER), here, self.step * WIDER)
+                smooth |= (apart <= CURVED) & (apart <= 2 / WIDER * wider[i][1])
+            seen = (slope == 0) | (np.abs(slope) > NOTHING)
+            slopes.append(np.where(smooth & seen, slope, np.nan))
+        return slopes
+
+    def _sides(self, ends: Ends, here: list[balls.Balls], step: Any) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each output its slope, how far the slopes to both sides are apart, and how large they are."""
+        told = []
+        for up, value, down in zip(ends[0], here, ends[1]):
+            right, left = (up - value) / step, (value - down) / step
+            told.append((_narrow((right + left) / 2), _narrow(abs(right - left)), _narrow(abs(right))))
+        return told

@@ -12,7 +12,7 @@ What is left is open: more bits than asked for, a comparison that no precision s
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -166,12 +166,14 @@ class Balls:
         eps: float,
         seconds: float,
         most_bits: int,
+        own_sizes: Callable[[], Sequence[np.ndarray]],
     ) -> Enclosure:
         """Decide each element of each leaf at one probe.
 
         Args:
             asked: elements that are worth more bits.
             sizes: `magnitudes` of the leaves.
+            own_sizes: gives those of the rule, whose constants are rounded beside its own terms.
             eps: relative precision of the arguments' dtype.
             seconds: of processor time, in all.
             most_bits: at which precision to give up.
@@ -196,8 +198,9 @@ class Balls:
             # where these reals give no answer, the difference at the exact constants stands
             with suppress(balls.NoBall, balls.Late, balls.Open):
                 reals = self._differences(inputs, sizes, eps, bits, deadline, constants_as_reals=True)
+                larger = map(np.maximum, sizes, own_sizes())
                 leaves = [
-                    exact.up_to_constants(real, size, self.coarse) for exact, real, size in zip(leaves, reals, sizes)
+                    exact.up_to_constants(real, size, self.coarse) for exact, real, size in zip(leaves, reals, larger)
                 ]
         return Enclosure(tuple(leaves), bits, reason)
 
@@ -260,6 +263,11 @@ def magnitudes(program: _jaxpr.Program, values: Sequence[Any], count: int) -> li
         if len(inputs) == 1 and (name in ("neg", "reduce_sum") or name in LAYOUT):
             moved = _jaxpr.apply(equation, [size(equation.inputs[0], in_sum or name == "reduce_sum")])[0]
             return np.abs(np.asarray(moved))
+        if name == "select_n":
+            cases = [np.broadcast_to(size(i, in_sum), plain.shape) for i in equation.inputs[1:]]
+            return _jaxpr.apply(equation, [inputs[0], *cases])[0]
+        if name == "one_minus_square":
+            return 1 + np.abs(inputs[0]) ** 2
         if name in ("mul", "div") and not in_sum:
             first = size(equation.inputs[0], False)
             if name == "div":

@@ -33,12 +33,14 @@ MOST_BORDERS = 3
 """Constants that are compared with, up to which both sides of each are tried together."""
 
 
+def _size(x: Any) -> float:
+    """Of the largest number of an array that a step is taken in; 1 where there is none."""
+    return float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0)) or 1.0
+
+
 def _at(case: "Case", directions: list[np.ndarray | None], step: float = STEP) -> list[np.ndarray]:
     """True gradients a tiny step away from the probe, in one direction for each primal."""
-    primals = [
-        x if d is None else x + step * np.maximum(1.0, np.max(np.abs(x), initial=0.0)) * d
-        for x, d in zip(case.probe.primals, directions)
-    ]
+    primals = [x if d is None else x + step * _size(x) * d for x, d in zip(case.probe.primals, directions)]
     values = _jaxpr.evaluate(case.program, [*primals, *case.probe.seeds])
     return [np.asarray(values[i]) for i in case.program.outputs][: len(case.expected)]
 
@@ -84,7 +86,8 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
 
     for equation in program.equations:
         numbers = [i for i in equation.inputs if isinstance(values[i], np.ndarray)]
-        if equation.name not in COMPARED or not all(is_float(values[i]) for i in numbers):
+        real = all(is_float(values[i]) and np.isrealobj(values[i]) for i in numbers)
+        if equation.name not in COMPARED or not real:
             continue
         for i, j in itertools.combinations(numbers, 2):
             ties = np.asarray(values[i] == values[j])
@@ -97,7 +100,7 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
         return []
 
     def stepped(number: int, ties: np.ndarray, sides: dict[float, float]):
-        size = STEP * np.where(ties, np.maximum(1.0, np.abs(values[number])), 0.0)
+        size = STEP * np.where(ties, _size(values[number]), 0.0)
         sign = rng.choice([-1.0, 1.0], ties.shape)
         for border, side in sides.items():
             sign = np.where(values[number] == border, side, sign)
@@ -221,7 +224,9 @@ def _few_values(samples: np.ndarray, at_kink: np.ndarray, slack: Any) -> np.ndar
 
 def kink_lines(case: "Case", near: list[list[np.ndarray]], rng: np.random.Generator) -> list[str]:
     """Source lines of the comparisons whose outcome changes within the step: they are where the kink is."""
-    primals = [x + STEP * rng.choice([-1.0, 1.0], np.shape(x)) if is_float(x) else x for x in case.probe.primals]
+    primals = [
+        x + STEP * _size(x) * rng.choice([-1.0, 1.0], np.shape(x)) if is_float(x) else x for x in case.probe.primals
+    ]
     moved = _jaxpr.evaluate(case.program, [*primals, *case.probe.seeds])
     lines: dict[str, None] = {}
     for equation in case.program.equations:
@@ -240,7 +245,7 @@ def limit_from_differences(checker: "Checker", case: "Case", i: int) -> tuple[bo
     Central differences of Σ seed · forward with two step sizes; they decide where both are finite and agree.
     """
     where = checker.problem.leaf_primal
-    if where is None:
+    if where is None or any(np.iscomplexobj(x) for x in case.probe.inputs):
         return False, False
     mask = case.undefined[i]
     actual = case.actual[i]
@@ -259,7 +264,7 @@ def limit_from_differences(checker: "Checker", case: "Case", i: int) -> tuple[bo
     decided, agrees = True, True
     for index in list(zip(*np.nonzero(mask)))[:32] if mask.ndim else [()]:
         slopes, one_sided = [], []
-        for step in (1e-3, 1e-4, 1e-5):
+        for step in np.array([1e-3, 1e-4, 1e-5]) * _size(base):
             up, down = np.array(base), np.array(base)
             up[index] += step
             down[index] -= step

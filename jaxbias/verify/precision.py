@@ -202,25 +202,26 @@ def judge_precision(
     return diagnoses, contradicted
 
 
-def remark(checker: "Checker", calls: "Calls", case: "Case", precision: dict[int, Diagnosis], notes: list[str]) -> None:
-    """Turn into a note what `judge_precision` found, and take it out, where nothing but rounding is behind it.
+def remark(checker: "Checker", calls: "Calls", case: "Case", precision: dict[int, Diagnosis]) -> tuple[Diagnosis, ...]:
+    """Take out of what `judge_precision` found that where nothing but rounding is behind it: it is a remark.
 
     The verdict is on the formula. Where the program of the rule as it is called, in the dtypes of the arguments, gives
     the true gradient when nothing in it rounds, what it loses is a property of the operations that it chose.
     """
     if checker.rtol is not None or checker.atol is not None:
-        return
+        return ()
     primals, seeds = _inputs(case, checker.given_dtypes)
     truth = _truth(checker, checker.given_dtypes, checker.eps, primals, seeds)
     runner = checker.traced_in(checker.given_dtypes)[1]
     try:
         program = runner.program(primals, seeds)
     except RuleError:
-        return
+        return ()
     if program is None or truth is None:
-        return
+        return ()
     read = runner.placed(primals, seeds, _jaxpr.run(program, [*primals, *seeds]))
     held = min(COARSE, 16 * max(float(jnp.finfo(jnp.float32).eps), coarsest_constant(program)))
+    remarks = []
     for i in list(precision):
         expected = truth.expected[i]
         largest = np.max(np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0)
@@ -228,7 +229,8 @@ def remark(checker: "Checker", calls: "Calls", case: "Case", precision: dict[int
             formula = np.abs(np.asarray(read[i]) - expected) <= held * largest
             little = np.abs(calls.first[i] - expected) <= REMARKED * largest
         if np.all(formula & little):
-            notes.append(f"{precision[i].leaf}: dtype-precision. {precision.pop(i).explanation}")
+            remarks.append(precision.pop(i))
+    return tuple(remarks)
 
 
 def in_lower_dtypes(checker: "Checker", case: "Case", notes: list[str]) -> None:

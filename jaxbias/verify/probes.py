@@ -123,9 +123,14 @@ def generic(x: Any) -> bool:
 
 
 def _redraw_integers(x: Any, rng: np.random.Generator) -> Any:
-    """Integers and booleans drawn anew from the values present, so with repeats."""
+    """Integers and booleans drawn anew from the values present, so with repeats; negative ones, which labels have where
+    they are ignored, keep their places."""
     if _is_key(x) or is_float(x) or x.size < 2:
         return x
+    if x.dtype != bool and np.any(x < 0) and np.any(x >= 0):
+        new = np.array(x)
+        new[x >= 0] = _redraw_integers(x[x >= 0], rng)
+        return new
     values = np.unique(x)
     if x.dtype == bool:
         return rng.uniform(size=x.shape) < np.clip(np.mean(x), 0.3, 0.7)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.dtypes import float0
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.closed_over import taken_anew
 from jaxbias._jaxpr.sources import place as place
 from jaxbias._trees import in_one_line, is_float, path_name
 
@@ -78,6 +79,7 @@ def exact_context() -> ExitStack:
     stack.enter_context(jax.enable_x64(True))
     stack.enter_context(jax.numpy_dtype_promotion("standard"))
     stack.enter_context(jax.numpy_rank_promotion("allow"))
+    stack.enter_context(taken_anew())
     return stack
 
 
@@ -323,4 +325,5 @@ def _is_float0(x: Any) -> bool:
 
 
 def narrow_np(x: Any, dtype: Any) -> Any:
-    return np.asarray(x).astype(dtype) if is_float(x) else x
+    with np.errstate(over="ignore"):
+        return np.asarray(x).astype(dtype) if is_float(x) else x

@@ -154,7 +154,7 @@ class Report:
     """Answer of a check. `ok` says whether the rule may be used; `verdict` and `diagnoses` say why.
 
     Attributes:
-        verdict: "right": the formula is, and a note says what it loses in the dtype of the arguments, up to a percent;
+        verdict: "right": the formula is; what it loses in the dtype of the arguments, up to a percent, is a remark;
             "wrong"; "right up to convention": differs only where the function has a kink, within the
             interval of the one-sided derivatives; "reference imprecise": autodiff in the dtype of the arguments loses
             against float64, the rule does not; "reference undefined": autodiff gives NaN, the rule the limit;
@@ -162,6 +162,7 @@ class Report:
         leaves: path → `Leaf`.
         diagnoses: what is wrong, the most important first.
         notes: what else is worth knowing.
+        remarks: what a right rule loses all the same, one kind and leaf each, as mistakes are told.
         probes: names of the inputs that were tried.
         reproduction: code to paste with a smallest failing case; empty if none was made.
         seconds: how long the check took.
@@ -183,6 +184,7 @@ class Report:
     evidence: str = ""
     certificate: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     lines: tuple[Line, ...] = ()
+    remarks: tuple[Diagnosis, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -207,8 +209,9 @@ class Report:
             "ok": self.ok,
             "verdict": self.verdict,
             "leaves": leaves,
-            "diagnoses": [dataclasses.asdict(d) | {"also": list(d.also)} for d in self.diagnoses],
+            "diagnoses": [_as_row(diagnosis) for diagnosis in self.diagnoses],
             "notes": list(self.notes),
+            "remarks": [_as_row(remark) for remark in self.remarks],
             "probes": list(self.probes),
             "reproduction": self.reproduction,
             "seconds": self.seconds,
@@ -220,6 +223,10 @@ class Report:
     def to_json(self, **kwargs: Any) -> str:
         """`to_dict()` as JSON text; keywords go to `json.dumps`."""
         return json.dumps(self.to_dict(), **kwargs)
+
+
+def _as_row(diagnosis: Diagnosis) -> dict[str, Any]:
+    return dataclasses.asdict(diagnosis) | {"also": list(diagnosis.also)}
 
 
 def _plain(value: Any) -> Any:
@@ -254,6 +261,11 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
+def _notes(report: Report) -> list[str]:
+    """Remarks and notes, in words."""
+    return [*(f"{d.leaf}: {d.kind}. {d.explanation}" for d in report.remarks), *report.notes]
+
+
 HEADER = ("", "gradient of", "shape", "max error", "wrong", "worst element")
 
 
@@ -280,8 +292,8 @@ def as_text(report: Report) -> str:
         ):
             if value:
                 lines.append(f"  {label + ':':<10}{value}")
-    if report.notes:
-        lines += ["", *(f"note: {note}" for note in report.notes)]
+    if notes := _notes(report):
+        lines += ["", *(f"note: {note}" for note in notes)]
     if report.reproduction:
         lines += ["", "smallest failing case:", *("    " + line for line in report.reproduction.splitlines())]
     return "\n".join(lines)
@@ -394,7 +406,7 @@ def as_html(report: Report) -> str:
             f'<div style="border-left:3px solid {COLOURS["wrong"]};padding:2px 12px;margin:12px 0">'
             f"<b>{e(d.leaf)}: {e(d.kind)}</b><div>{e(d.explanation)}</div>{rows}</div>"
         )
-    parts += [f'<p style="margin:4px 0;opacity:.8">{e(note)}</p>' for note in report.notes]
+    parts += [f'<p style="margin:4px 0;opacity:.8">{e(note)}</p>' for note in _notes(report)]
     if report.reproduction:
         parts.append(f"<details><summary>Smallest failing case</summary><pre>{e(report.reproduction)}</pre></details>")
     return "".join(parts) + "</div>"

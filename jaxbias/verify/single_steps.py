@@ -1,5 +1,6 @@
 """A derivation given line by line: which line is the first wrong one?"""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,19 +61,21 @@ def steps(
             f"{[*ordered, *arg_names]}."
         )
     outputs(lambda *a: forward(*a)[out_name], tuple(args), owner)
-    leaves, notes, diagnoses, probes = {}, [], [], ()
+    leaves, notes, remarks, diagnoses, probes = {}, [], [], [], ()
     for k, (name, step) in enumerate(pairs):
         problem = _step_problem(forward, pairs[: k + 1], tuple(args), arg_names, ordered, name, step)
         report = check(problem, key=key_or_default(key))
         leaf = next(iter(report.leaves.values()))
         leaves[name], probes = leaf, report.probes
         notes += [f"{name}: {note}" for note in report.notes]
+        remarks += [dataclasses.replace(remark, leaf=name) for remark in report.remarks]
         for d in report.diagnoses:
             first = " This is the first wrong line; the lines after it were judged with its true value."
             text = d.explanation + (first if not diagnoses else "")
             diagnoses.append(Diagnosis(name, d.kind, text, d.fix, d.evidence, d.condition, d.source, d.also))
     verdict = "wrong" if any(not leaf.ok for leaf in leaves.values()) else "right"
-    return Report(verdict, Leaves(leaves, {}), tuple(diagnoses), tuple(notes), probes, subject="derivation")
+    said = tuple(diagnoses), tuple(notes), probes
+    return Report(verdict, Leaves(leaves, {}), *said, subject="derivation", remarks=tuple(remarks))
 
 
 def _order(forward, args) -> list[str]:

@@ -11,9 +11,9 @@ from jaxbias._jaxpr.ball_primitives import BALL
 from jaxbias._jaxpr.in_numpy import FUNCTIONS, LEFT_TO_JAX, VALUE
 from jaxbias._jaxpr.queries import LAYOUT, without_value
 from jaxbias._jaxpr.rounding import BOUND, EXACT, MEASURED
-from jaxbias.verify import remarks
+from jaxbias.verify import explanations
 
-REMARKS = {*remarks._EXPONENTIALS, *remarks._LOGARITHMS, *remarks._FROM_OUTPUT}
+REMARKS = {*explanations._EXPONENTIALS, *explanations._LOGARITHMS, *explanations._FROM_OUTPUT}
 OWN = {"loop_index", "loop_stack", *FUNCTIONS}
 """Names of our own, which no primitive of JAX has."""
 

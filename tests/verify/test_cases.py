@@ -231,3 +231,18 @@ def test_what_is_right_at_symmetric_matrices_only(key, symmetric):
         noted = [note for note in report.notes if note.startswith(f"{leaf}: right where a is symmetric, as given")]
         assert len(noted) == symmetric, report
     assert not verify.vjp(jnp.linalg.inv, lambda args, ct: (inverse(args, ct),), (a,)).notes
+
+
+def test_labels_that_are_ignored_keep_their_places():
+    """A label behind an ignored one is no input of a sequence model."""
+
+    def of_labels(scores, labels):
+        return jnp.where(labels >= 0, jnp.take_along_axis(scores, jnp.maximum(labels, 0)[:, None], 1)[:, 0], 0)
+
+    def rule(args, ct):
+        scores, labels = args
+        length = jnp.sum(labels >= 0)  # right as long as they stand at the end
+        return (jnp.where(jnp.arange(6) < length, ct, 0)[:, None] * jax.nn.one_hot(labels, 3, dtype=ct.dtype), None)
+
+    given = jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)), jnp.float32), jnp.array([2, 0, 1, 1, -1, -1])
+    assert verify.vjp(of_labels, rule, given).verdict == "right"

@@ -160,3 +160,28 @@ def test_a_tie_behind_a_small_cotangent_is_one_too(small):
     judged = lambda rule: verify.vjp(lambda x: x.max(axis=1), rule, (x,), cotangent=ct, diagnose=False).verdict
     assert judged(first) == "right up to convention"
     assert judged(functools.partial(first, factor=1.01)) == "wrong"
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e15])
+@pytest.mark.parametrize(("at_zero", "verdict"), [(0.0, "right"), (1.0, "right"), (2.0, "wrong")])
+def test_a_kink_of_tiny_or_huge_slopes(scale, at_zero, verdict):
+    x, scale = jnp.array([0.3, -1.2, 0.0, 0.7], jnp.float32), jnp.float32(scale)
+    rule = lambda args, ct: (ct * scale * jnp.where(args[0] == 0, at_zero, args[0] > 0),)
+    report = verify.vjp(lambda x: scale * jnp.maximum(x, 0), rule, (x,), diagnose=False)
+    assert report.verdict.startswith(verdict), report
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(jnp.sign, "right"), (jnp.ones_like, "wrong")])
+def test_a_kink_behind_tiny_weights(slope, verdict):
+    x, w = normal(1, 3, 4), 1e-18 * normal(2, 4, 2)
+    rule = lambda args, ct: (slope(args[0]) * (ct @ args[1].T), jnp.abs(args[0]).T @ ct)
+    report = verify.vjp(lambda x, w: jnp.abs(x) @ w, rule, (x, w), diagnose=False)
+    assert report.verdict.startswith(verdict), report
+
+
+def test_a_slope_that_no_enclosure_has_is_not_zero():
+    """At a matrix of lower rank the singular vectors of 0 are anything."""
+    a = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)), jnp.float32)
+    rule = lambda factor: lambda args, ct: (factor * jax.vjp(jnp.linalg.pinv, *args)[1](ct)[0],)
+    assert verify.vjp(jnp.linalg.pinv, rule(1.0), (a,), diagnose=False).verdict == "right"
+    assert verify.vjp(jnp.linalg.pinv, rule(1.001), (a,), diagnose=False).verdict == "wrong"

@@ -202,8 +202,8 @@ def judge(rule: Rule, mutant: Mutant, points: Any) -> Outcome | None:
     confident = set(kinds) - {"unexplained"}
     accepted = ACCEPTED[mutant.planted] | (set() if hidden else equivalent(rule, mutant, points))
     named = bool(said & accepted)
-    # What is lost in a dtype is no fault of the formula: it is said in a note, and the verdict is on the formula.
-    noted = mutant.planted == "dtype-precision" and any("dtype-precision" in note for note in report.notes)
+    # What is lost in a dtype is no fault of the formula: it is a remark, and the verdict is on the formula.
+    noted = mutant.planted in {d.kind for d in report.remarks}
     return Outcome(
         rule.name,
         mutant.planted,

@@ -1,4 +1,4 @@
-"""Remarks on rules that are right although they look as if a factor were missing, or as if it were another one."""
+"""Why rules are right that look as if a factor were missing, or as if it were another one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ _EXPONENTIALS, _LOGARITHMS = ("exp", "exp2", "expm1", "logistic"), ("log", "log1
 
 
 def of_right_rule(case: Case, rule: _jaxpr.Program) -> list[str]:
-    """All remarks on a rule of which it is known that it is right, traced for this case."""
-    remark = _cancelled_logarithm(case.program, rule)
-    return [*([remark] if remark else []), *_derivatives_from_outputs(case, rule)]
+    """All there is to say of a rule of which it is known that it is right, traced for this case."""
+    cancelled = _cancelled_logarithm(case.program, rule)
+    return [*([cancelled] if cancelled else []), *_derivatives_from_outputs(case, rule)]
 
 
 def _cancelled_logarithm(reference: _jaxpr.Program, rule: _jaxpr.Program) -> str | None:
-    """A remark where a logarithm of exponentials, such as cross-entropy after softmax, has no trace in the rule.
+    """A sentence where a logarithm of exponentials, such as cross-entropy after softmax, has no trace in the rule.
 
     The derivative of the logarithm is 1/p, that of the exponentials has a factor p, and in δ = p − t neither is left
     (equation 4.2 of the derivation sheet).
@@ -46,7 +46,7 @@ _FROM_OUTPUT: dict[str, tuple[str, tuple[Callable[[Any], Any], ...]]] = {
 
 
 def _derivatives_from_outputs(case: Case, rule: _jaxpr.Program) -> list[str]:
-    """A remark for every operation a = f(z) whose derivative the rule takes from a alone.
+    """A sentence for every operation a = f(z) whose derivative the rule takes from a alone.
 
     That is so where gradients depend on a, but on nothing else that is computed from z, and the forward has the same
     operation, of which autodiff takes the derivative.
@@ -57,7 +57,7 @@ def _derivatives_from_outputs(case: Case, rule: _jaxpr.Program) -> list[str]:
         if equation.name in _FROM_OUTPUT and len(z) == 1:
             operations.setdefault((equation.name, z[0]), []).append(equation)
     held = _jaxpr.evaluate(rule, case.probe.inputs) if operations else []
-    remarks = []
+    sentences = []
     for (name, z), equations in operations.items():
         outputs = [number for equation in equations for number in equation.outputs]
         if not depends_on(rule, [z], without=equations).isdisjoint(rule.outputs):
@@ -71,11 +71,11 @@ def _derivatives_from_outputs(case: Case, rule: _jaxpr.Program) -> list[str]:
             continue
         source = next((e.source.text for e in equations if e.source and e.source.text), "")
         where = f" in `{source}`" if source else ""
-        remarks.append(
+        sentences.append(
             f"the rule takes the derivative of `{name}`{where} from its output a alone, as {derivative}, and is right: "
             f"that is the derivative at its input, written in a"
         )
-    return remarks
+    return sentences
 
 
 def _is_zero(constant: Any) -> bool:

@@ -1,0 +1,45 @@
+"""Constants that forward and rule close over: one array in two forms, and reals that were computed with rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbias import verify
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
+
+
+@pytest.mark.parametrize("half", [np.float16, jnp.bfloat16])
+def test_a_half_precision_array_is_the_same_in_another_order_or_dtype(half):
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(half)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 4)), jnp.float32)
+    turned, wide = np.ascontiguousarray(weight.T), jnp.asarray(weight, jnp.float32)
+    for factor, verdict in ((1.0, "right"), (1.0 + float(jnp.finfo(half).eps), "wrong")):
+        for product in (lambda ct: ct @ turned, lambda ct: ct @ wide.T):
+            rule = lambda args, ct, product=product, factor=factor: ((factor * product(ct)).astype(ct.dtype),)
+            assert verify.vjp(lambda x: x @ weight, rule, (x,), diagnose=False).verdict == verdict
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "right"), (1 + 1e-9, "wrong")])
+def test_a_fourier_matrix_computed_in_float64(factor, verdict):
+    n = np.arange(6)
+    matrix = np.exp(-2j * np.pi * np.outer(n, n) / 6)  # whose entries are off by several roundings
+    z = jnp.asarray(np.random.default_rng(0).standard_normal(6) + 1j)
+    report = verify.vjp(jnp.fft.fft, lambda args, ct: (factor * (matrix @ ct),), (z,), diagnose=False)
+    assert report.verdict == verdict, report
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "right"), (1.001, "wrong")])
+def test_a_product_of_constants_beside_terms_that_cancel(dtype, factor, verdict):
+    """selu′ = selu + λα for negative x: λα is rounded once more, and far out that is all there is."""
+    scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+    def rule(args, ct):
+        (x,) = args
+        return (factor * ct * jnp.where(x > 0, scale, jax.nn.selu(x) + scale * alpha),)
+
+    x = jnp.array([1.0, -31.0, -28.5, 2.0, -0.5], dtype)
+    report = verify.vjp(jax.nn.selu, rule, (x,), diagnose=False)
+    assert report.verdict == verdict, report
