@@ -32,7 +32,7 @@ class ReferenceValue:
         rank: how far-fetched it is; of several that are equal the lowest speaks.
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
         of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
-        through: of the gradient by the operand of an elementwise function, the name of that by its value.
+        through: of the gradient by the operand of an elementwise function, and of nothing else, the function's value.
         line: of the forward that computes it, "file.py:12: code"; empty if unknown.
         through_use: of a part of a gradient, the code of the forward that it comes through; its name is a number.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
@@ -106,7 +106,7 @@ def reference_values(
             of_last = names.get(groups[in_loops[number][0]][-1]) if number in in_loops else None
             if of_last is not None:  # in another pass of the loop
                 text, rank = of_last.text, IN_LOOP
-        after = gradient_by(names[functions[number]].text) if number in functions else ""
+        after = names[functions[number]].text if number in functions else ""
         new = [ReferenceValue(text, value, False, rank)]
         if cotangent is not None:
             new.append(ReferenceValue(gradient_by(text), cotangent, True, rank, through=after))
@@ -198,6 +198,11 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
     """Operand of an elementwise function that the forward calls → its value; sums and products are none."""
     functions: dict[int, int] = {}
     makers = {number: equation for equation in program.equations for number in equation.outputs}
+    users: dict[int, list[_jaxpr.Equation]] = {}
+    for equation in program.equations:
+        for number in equation.inputs:
+            users.setdefault(number, []).append(equation)
+    alone = lambda n, inside: n not in program.outputs and all(inside in user.segments for user in users[n])
     for number, name in names.items():
         if number not in makers or "(" not in name.segment.text:
             continue
@@ -216,7 +221,7 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
             else:
                 plain = plain and equation.name in PLAIN
                 todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
-        if len(operands) == 1 and -1 not in operands and not plain:
+        if len(operands) == 1 and -1 not in operands and not plain and alone(*operands, inside):
             functions.setdefault(operands.pop(), number)
     return functions
 

@@ -1,5 +1,6 @@
 """A rule line by line: what each line is, the first wrong one, and what that must be."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import with_returns
+from jaxbias.verify.naming.rewrite import with_copies
 from jaxbias.verify.naming.slips import Slip, find_slips
 from jaxbias.verify.naming.whole import of_whole_gradients
 from jaxbias.verify.problem import exact_context
@@ -132,7 +134,8 @@ def _at_a_slip(whole: Located, slips: Sequence[Located]) -> Located:
 
 def _program(checker: "Checker", case: "Case") -> tuple[_jaxpr.Program | None, str]:
     """The rule's program; None, and why, where its lines cannot be told."""
-    program = checker.rule.program(case.probe.primals, case.probe.seeds)
+    primals, seeds = case.probe.primals, case.probe.seeds
+    program = checker.rule.program(primals, seeds)
     reason = ""
     if checker.problem.forward is None:
         reason = "what is checked here has no backward pass of its own"
@@ -144,7 +147,12 @@ def _program(checker: "Checker", case: "Case") -> tuple[_jaxpr.Program | None, s
         reason = "no time is left for it"
     elif len(program.equations) > MOST_EQUATIONS:
         reason = f"the rule has more than {MOST_EQUATIONS:,} operations"
-    return (None, reason) if reason else (program, "")
+    if reason:
+        return None, reason
+    if (copy := with_copies(checker.problem.rule)) is not None:
+        with contextlib.suppress(Exception):  # of code that holds on to what it calls; then it is as it was
+            program = checker.rule.of(copy).program(primals, seeds)
+    return program, ""
 
 
 def _names(checker: "Checker") -> list[str]:
@@ -267,10 +275,9 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     guess = mender.guess(lines, slip.leaves)
     if guess is None:
         return located
-    segment, its, patch = guess
+    segment, words, patch = guess
     evidence = _evidence("with this line right", alignment.cases, mender.others)
-    number = None if lines[segment] == slip.number else lines[segment]
-    words = Relation(its.kind, its.text, 2.0, number)
+    words = replace(words, number=None if lines[segment] == slip.number else lines[segment])
     return replace(located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence)
 
 

@@ -78,15 +78,15 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
             if n in alignment.linear and value.own is not None and value.own[0].size < value.array[0].size:
                 continue  # a gradient broadcast back gives itself under a sum
-            after = alignment.matcher.named.get(value.through)
-            if after is not None and same(now, after.array):
-                function = value.through[0].removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
+            after = alignment.matcher.after(value.reference)
+            if value.reference is not None and after is not None and same(now, after.array):
+                function = value.reference.through
                 slopes = [slope.code for slope in _slopes(alignment, after, value)]
                 written = [value.code] * bool(value.code) + [f"{taken} * {bracketed(slope)}" for slope in slopes]
                 repairs = tuple(Repair("swap", code, taken) for code in written)
                 words = f"takes {taken} without the slope of {function}"
                 slope = "missing-activation-derivative"
-                yield Changed(slope, words, 1.3, change, repairs=repairs, about=value.through[0])
+                yield Changed(slope, words, 1.3, change, repairs=repairs, about=after.name)
                 continue
             if n in alignment.linear and value.own is not None and equation.inputs.count(n) == 2:
                 kind = "not-linear-in-cotangent"

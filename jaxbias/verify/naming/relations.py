@@ -290,17 +290,16 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
 def slope(d: Difference) -> Iterator[Relation]:
     """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
     for value in d.alignment.matcher.values:
-        after = d.alignment.matcher.named.get((value.through, value.iteration))
+        after = d.alignment.matcher.after(value)
         if after is None or after.array.shape != d.wanted.shape:
             continue
-        function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
         if not d.linear and same(d.wanted * after.array, value.array):
-            words = f"is not the slope of {function}"
-            yield Relation("missing-activation-derivative", words, 1.75, about=value.through)
+            words = f"is not the slope of {value.through}"
+            yield Relation("missing-activation-derivative", words, 1.75, about=after.name)
             return
         if d.linear and same(d.wanted, value.array):
-            words = f"is not {d.alignment.own_name(after)} times the slope of {function}"
-            yield Relation("missing-activation-derivative", words, 2.5, about=value.through)
+            words = f"is not {d.alignment.own_name(after)} times the slope of {value.through}"
+            yield Relation("missing-activation-derivative", words, 2.5, about=after.name)
             return
 
 

@@ -151,8 +151,14 @@ def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[i
 
 
 def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
-    """Whether a value that is right for something else may be the mistake: no gradient that is right needs it."""
-    return number in alignment.linear and not alignment.feeds_right(number) and number not in alignment.mended
+    """Whether a value that is right for something else, or a constant with a name, may be the mistake: no gradient that
+    is right needs it."""
+    computed = number in alignment.constant and number in alignment.position
+    return (
+        (number in alignment.linear or computed)
+        and not alignment.feeds_right(number)
+        and number not in alignment.mended
+    )
 
 
 def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
@@ -294,6 +300,8 @@ def _further_up(
         # what a pass of a loop picks for itself is misplaced as it stands
         picked = in_loop and equation.name == "squeeze"
         doubtful = [k for k, n in enumerate(equation.inputs) if picked or not alignment.known(n)]
+        if not doubtful and not in_loop:
+            doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
         if len(doubtful) != 1 or len(equation.outputs) > 1:
             break
         (k,) = doubtful
@@ -306,6 +314,8 @@ def _further_up(
         ):
             break
         operand = equation.inputs[k]
+        if operand in alignment.constant and not _mends_more(alignment, hit, {operand: array}):
+            break
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
         if array.shape != operands[k].shape:
@@ -317,6 +327,16 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _is_computed_constant(alignment: Alignment, number: int) -> bool:
+    return number in alignment.constant and _may_be_misplaced(alignment, number)
+
+
+def _mends_more(alignment: Alignment, hit: _Hit, arrays: dict[int, np.ndarray]) -> bool:
+    """Are gradients right beside those of the hit, so that what several formulas take is wrong, and not one of them?"""
+    others = [i for i in alignment.above if i not in alignment.right]
+    return alignment.right_after(arrays, others) > hit.leaves
 
 
 def _as_hit(alignment: Alignment, hit: _Hit) -> Way:
