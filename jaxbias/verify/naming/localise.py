@@ -78,8 +78,12 @@ class Located:
         return f"The gradient of {self.whole} {self}." if self.whole else f"`{self.code}` {self}."
 
     @property
+    def kind(self) -> str:
+        return self.relation.kind if self.relation is not None else "unexplained"
+
+    @property
     def named(self) -> bool:
-        return self.relation is not None and self.relation.kind != "unexplained"
+        return self.kind != "unexplained"
 
     def __str__(self) -> str:
         inside = self.whole or (self.relation is not None and self.relation.number is not None)
@@ -300,16 +304,14 @@ def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | i
         return set()
     alignment = _alignment(checker, program, cases, _values(checker, cases)[0])
     located = (_located(alignment, *slip) for slip in _slips(checker, alignment, deadline))
-    return {(place, its.relation.kind) for its in located if its.relation for place in (its.line, its.leaves)}
+    return {(place, its.kind) for its in located if its.named for place in (its.line, its.leaves)}
 
 
 def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: str, unnamed: Located) -> Located:
     """With its name only where it has that name at other sizes, if there are any."""
-    if located.relation is None or not located.named:
+    if not located.named:
         return located
-    if again is not None and again.isdisjoint(
-        (place, located.relation.kind) for place in (located.line, located.leaves)
-    ):
+    if again is not None and again.isdisjoint((place, located.kind) for place in (located.line, located.leaves)):
         return replace(unnamed, leaves=located.leaves, source=located.source)
     return replace(located, evidence=evidence)
 

@@ -134,7 +134,10 @@ def parts(d: Difference) -> Iterator[Relation]:
         (factor,) = wrong
         codes = dict.fromkeys(f"`{part.through_use}`" for part, f in zip(its, factors) if f == factor)
         does = {0.0: "lacks", 2.0: "counts twice", -1.0: "has with the wrong sign"}[factor]
-        yield Relation(COEFFICIENTS[factor], f"{does} what comes through {' and '.join(codes)}", 2.7)
+        words, kind = f"{does} what comes through {' and '.join(codes)}", COEFFICIENTS[factor]
+        if len({part.through_use for part in its}) == 1 < len(its) - 1 and factor == 0:
+            words, kind = f"{words} in {np.sum(factors == 0)} of {len(its)} passes of the loop", "wrong-index"
+        yield Relation(kind, words, 2.7)
         return
 
 
