@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
+from jaxbias import _jaxpr
+from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue, gradient_by
 from jaxbias.verify.naming.alignment import SAME, Alignment, addends, layouts, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.wanted import wanted_operand
@@ -197,7 +198,23 @@ def _families(alignment: Alignment, group: tuple[int, ...]) -> list[list[Referen
     ]
     ends = [v for v in alignment.matcher.values if v.rank <= 0.5 and v.linear == linear and v.array.shape == shape]
     starts = [[end, *family[:-1]] for family in families for end in ends if family[0].array.shape == shape]
-    return [*families, *starts]
+    wholes = [v for v in alignment.matcher.values if v.linear == linear and not v.place and v.rank <= UNNAMED]
+    cut = [
+        [replace(value, name=f"{value.name} for this pass", array=piece) for piece in pieces]
+        for value in wholes
+        for pieces in _pieces(value.array, len(group), shape)
+    ]
+    return [*families, *starts, *cut]
+
+
+def _pieces(x: np.ndarray, count: int, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
+    """An array cut into one piece of this shape for each pass of a loop: entries of an axis, or blocks of them."""
+    for axis in range(1, x.ndim):
+        pieces = np.split(x, count, axis) if x.shape[axis] % count == 0 else [x]
+        if x.shape[axis] == count and x.ndim == len(shape) + 1:
+            pieces = [piece.squeeze(axis) for piece in pieces]
+        if count > 1 and pieces[0].shape == shape:
+            yield pieces
 
 
 def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
@@ -291,9 +308,9 @@ def _further_up(
             ((number, wanted),) = parts.items()
             value, mending = _exactly(alignment, number, wanted), parts
             continue
-        # what a pass of a loop picks for itself is misplaced as it stands
-        picked = in_loop and equation.name == "squeeze"
-        doubtful = [k for k, n in enumerate(equation.inputs) if picked or not alignment.known(n)]
+        # one piece of code, as hs[t], picks entries and lays them out
+        one_piece = equation.name in RESHAPED and _same_code(alignment, equation)
+        doubtful = [k for k, n in enumerate(equation.inputs) if one_piece or not alignment.known(n)]
         if len(doubtful) != 1 or len(equation.outputs) > 1:
             break
         (k,) = doubtful
@@ -317,6 +334,17 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+RESHAPED = frozenset(("squeeze", "reshape", "expand_dims"))
+"""Primitives that keep every entry."""
+
+
+def _same_code(alignment: Alignment, equation: _jaxpr.Equation) -> bool:
+    """Is what the equation takes computed by the same piece of code?"""
+    at = alignment.position.get(equation.inputs[0])
+    above = () if at is None else alignment.program.equations[at].segments
+    return bool(above) and above == equation.segments
 
 
 def _as_hit(alignment: Alignment, hit: _Hit) -> Way:
