@@ -17,7 +17,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
-from jaxbias.symbols.reference_values import ReferenceValue, bracketed
+from jaxbias.symbols.reference_values import IN_LOOP, ReferenceValue, bracketed
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -243,6 +243,11 @@ class Alignment:
                     self.own[match.value.name] = name
         self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
         self._above_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+        for n, match in self.matches.items():  # what a gradient by a value with a name is computed from is right
+            named = match.exact and not match.layout and match.value.rank < IN_LOOP
+            if named and n in self.linear and n in self.position:
+                equation = program.equations[self.position[n]]
+                self._above_right.update(*map(self._ancestors, () if equation.name in LAYOUT else equation.inputs))
         picks = [e.inputs[0] for e in program.equations if e.name in PICKS and e.inputs[0] in self.linear]
         self._picked_from = set().union(*map(self._ancestors, picks))
         self._feeds: dict[int, bool] = {}

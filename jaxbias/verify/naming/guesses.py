@@ -34,13 +34,23 @@ CALLS = {
 """Functions that are taken for each other, and what kind of mistake that is."""
 
 
+FLAGS = {
+    "trans": "transpose", "transpose_a": "transpose", "lower": "transpose", "reverse": "wrong-index",
+    "conjugate_a": "sign", "ascending": "wrong-index", "descending": "wrong-index",
+}  # fmt: skip
+"""Keywords that are on or off, and what kind of mistake it is to have them the other way round."""
+
+SOLVERS = {"solve_triangular": "trans=1", "triangular_solve": "transpose_a=True"}
+"""What has such functions solve with the transpose."""
+
+
 def guesses(segment: Segment) -> list[Guess]:
     """Of a piece of code that is an expression or assigns one, the likelier first."""
     text, tree = value_of(segment.text)
     if tree is None:
         return []
     made: dict[str, Guess] = {}
-    ways = (_letters, _signs, _axes, _calls, _transposes, _too_much, _exchanged)
+    ways = (_letters, _flags, _signs, _axes, _calls, _transposes, _too_much, _exchanged)
     names, counters = _in_scope(segment)
     entries = (_indices(text, tree, counters), _slices(text, tree, counters))
     for guess in itertools.chain(*entries, *(way(text, tree) for way in ways), _names(text, tree, names)):
@@ -90,6 +100,21 @@ def _slices(text: str, tree: ast.expr, counters: list[str]) -> Iterator[Guess]:
             entries = f"{lower or counter} : {upper}{step}"
             words = f"takes entries {source_of(text, node)} where {entries} are needed"
             yield Guess("wrong-index", words, put(text, node, entries))
+
+
+def _flags(text: str, tree: ast.expr) -> Iterator[Guess]:
+    """A keyword turned round."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg in FLAGS and isinstance(node.value, ast.Constant):
+            now, other = node.value.value, 1 - node.value.value
+            other = bool(other) if isinstance(now, bool) else other
+            words = f"has {node.arg}={now}, and must have {node.arg}={other}"
+            yield Guess(FLAGS[node.arg], words, put(text, node.value, str(other)))
+        if isinstance(node, ast.Call) and node.args:
+            keyword = SOLVERS.get(source_of(text, node.func).rpartition(".")[2], "")
+            if keyword and all(keyword.partition("=")[0] != given.arg for given in node.keywords):
+                words = f"solves with {source_of(text, node.args[0])}, and must solve with its transpose"
+                yield Guess("transpose", words, put(text, node, f"{source_of(text, node)[:-1]}, {keyword})"))
 
 
 def _signs(text: str, tree: ast.expr) -> Iterator[Guess]:

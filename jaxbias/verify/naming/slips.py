@@ -124,24 +124,32 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
-    if upstream:
-        order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
-        best = min(upstream, key=order)
-        alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
-        chosen = sorted(alike, key=order)[:MOST_CHOICES]
-        ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
-        yield ways
-        told = {slip.number for way in ways for slip in way}
-        yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
-        return
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
-    for i in sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects):
-        number = alignment.leaves[i]
-        assert number is not None
-        value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-        yield [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
+    own = sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects)
+    if not upstream:
+        yield from (_of_gradient(alignment, i, paths[i]) for i in own)
+        return
+    order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
+    best = min(upstream, key=order)
+    alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
+    chosen = sorted(alike, key=order)[:MOST_CHOICES]
+    ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
+    if alignment.known(best.number) and len(best.leaves) == 1:  # it is right for something: so may the formula be wrong
+        yield [way for i in own if i in best.leaves for way in _of_gradient(alignment, i, paths[i])] + ways
+    else:
+        yield ways
+    told = {slip.number for way in ways for slip in way}
+    yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
+
+
+def _of_gradient(alignment: Alignment, i: int, path: str) -> list[Way]:
+    """Ways to see what is wrong in the formula of a gradient."""
+    number = alignment.leaves[i]
+    assert number is not None
+    value = ReferenceValue(gradient_by(path), alignment.expected[i], True, 0)
+    return [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
 
 
 def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
