@@ -382,7 +382,9 @@ def _other_entries(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             words = f"takes other entries of {alignment.text(whole)} than {its}"
             if in_loop:
                 words = f"takes entries of {alignment.text(whole)} that are not those of this pass of the loop"
-            yield Changed("wrong-index", words + f" along axis {axis}" * (not in_loop), 1.3, change, repairs=(Repair("index"),))
+            yield Changed(
+                "wrong-index", words + f" along axis {axis}" * (not in_loop), 1.3, change, repairs=(Repair("index"),)
+            )
 
 
 def _occurs(alignment: Alignment, number: int, term: int) -> bool:

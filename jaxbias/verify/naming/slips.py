@@ -28,6 +28,7 @@ class Slip:
         leaves: gradients that become right with it, later slips mended.
         mending: the values of the rule to replace for that, and what by: in a loop those of all its passes; where the
             wrong value cannot hold what is wanted, as a sum over the wrong axis cannot, what is computed from it.
+        sums: how many sums the value is a term of, below which a gradient is mended as well.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Slip:
     name: str
     leaves: frozenset[int]
     mending: dict[int, np.ndarray]
+    sums: int = 0
 
 
 Way = tuple[Slip, ...]
@@ -92,7 +94,16 @@ UNTOLD = 1e6
 def _cost(way: list[_Said]) -> float | int:
     """What it costs to say it; one mistake is likelier than two."""
     told = lambda relation: relation is not None and relation.kind != "unexplained"
-    return sum(relation.cost if relation is not None and told(relation) else UNTOLD for _, relation in way)
+    return sum(
+        relation.cost + OF_SUM * slip.sums * (relation.kind == "missing-term")
+        if relation is not None and told(relation)
+        else UNTOLD
+        for slip, relation in way
+    )
+
+
+OF_SUM = 0.05
+"""What it costs more to say that a value lacks a term than that the sum which it goes into does."""
 
 
 @dataclass(frozen=True)
@@ -298,8 +309,9 @@ def _further_up(
     """From a value on; `beside` are those that have to be replaced together with it."""
     in_loop = len(hit.mending) > 1
     mending = hit.mending if in_loop else {number: wanted}
+    sums = 0
     mends = lambda arrays: alignment.right_after(beside | arrays, hit.leaves).issuperset(hit.leaves)
-    slip = lambda: _slip(alignment, hit, number, wanted, value, mending, beside)
+    slip = lambda: replace(_slip(alignment, hit, number, wanted, value, mending, beside), sums=sums)
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
         parts = {} if in_loop else _parts(alignment, number, wanted)
@@ -333,6 +345,7 @@ def _further_up(
         operand = equation.inputs[k]
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
+            sums += 1
         if array.shape != operands[k].shape:
             number, wanted, value = operand, array, None
             break
