@@ -293,13 +293,14 @@ def summarise(outcomes: list[Outcome]) -> Scores:
 
 def table(outcomes: list[Outcome]) -> str:
     """The figures by planted mistake, and over all."""
-    lines = [f"{'planted':32}{'mutants':>8}{'detected':>10}{'leaves':>8}{'named':>8}{'misnamed':>10}{'line':>8}"]
+    columns = ("detected", "localised", "named", "misnamed", "line")
+    heads = ("detected", "leaves", *columns[2:])
+    lines = [f"{'planted':32}{'mutants':>8}" + "".join(f"{head:>10}" for head in heads)]
     groups = sorted({o.planted for o in outcomes})
     for planted in [*groups, ""]:
         s = summarise([o for o in outcomes if not planted or o.planted == planted])
-        lines.append(
-            f"{planted or 'all':32}{s.count:8}{s.detected:10.1%}{s.localised:8.1%}{s.named:8.1%}{s.misnamed:10.1%}{s.line:8.1%}"
-        )
+        shares = "".join(f"{getattr(s, column):10.1%}" for column in columns)
+        lines.append(f"{planted or 'all':32}{s.count:8}{shares}")
     on_balls = [o.on_balls for o in outcomes if o.on_balls is not None]
     lines.append(f"enclosures were computed in {len(on_balls)} of {len(outcomes)} checks, in {sum(on_balls):.1f} s")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
-from jaxbias.symbols.reference_values import ReferenceValue, bracketed, gradient_by
+from jaxbias.symbols.reference_values import IN_LOOP, ReferenceValue, bracketed, gradient_by
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -225,6 +225,7 @@ class Alignment:
         self.above = {i: self._ancestors(n) for i, n in enumerate(self.leaves) if n is not None}
         self.matcher = Matcher(values)
         self.passes = passes(program)
+        self.last_pass = {n: group[-1] for group in self.passes for n in group}
         self.families: dict[str, list[ReferenceValue]] = {}
         for value in values:
             if value.place and not value.through_use:
@@ -248,6 +249,11 @@ class Alignment:
                     self.own[match.value.name] = name
         self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
         self._above_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+        for n, match in self.matches.items():  # what a gradient by a value with a name is computed from is right
+            named = match.exact and not match.layout and match.value.rank < IN_LOOP
+            if named and n in self.linear and n in self.position:
+                equation = program.equations[self.position[n]]
+                self._above_right.update(*map(self._ancestors, () if equation.name in LAYOUT else equation.inputs))
         picks = [e.inputs[0] for e in program.equations if e.name in PICKS and e.inputs[0] in self.linear]
         self._picked_from = set().union(*map(self._ancestors, picks))
         self._feeds: dict[int, bool] = {}
@@ -335,7 +341,7 @@ class Alignment:
 
     def text(self, number: int) -> str:
         """How to write a value of the rule: its variable, what it is, its code."""
-        name = self.names.get(number)
+        name = self.names.get(number) or self.names.get(self.last_pass.get(number, number))
         if name is not None and name.variable:
             return name.text
         if number in self.program.constants:
@@ -423,14 +429,18 @@ class Alignment:
         self.right |= now
 
 
-def addends(alignment: Alignment, number: int, sign: float = 1.0) -> Iterator[tuple[int, float]]:
-    """Values that are added up to this one, with their signs."""
+def addends(alignment: Alignment, number: int, sign: float = 1.0, within: int = -1) -> Iterator[tuple[int, float]]:
+    """Values that are added up to this one, with their signs; as one, what an earlier pass of the same code has added
+    up, if it is `within` a value."""
     at = alignment.position.get(number)
     e = None if at is None else alignment.program.equations[at]
-    if e is not None and e.name in ("add", "add_any", "sub"):
-        yield from addends(alignment, e.inputs[0], sign)
-        yield from addends(alignment, e.inputs[1], -sign if e.name == "sub" else sign)
-    elif e is not None and e.name == "neg":
-        yield from addends(alignment, e.inputs[0], -sign)
+    group = alignment.last_pass.get(number)
+    if e is None or (number != within and group is not None and group == alignment.last_pass.get(within)):
+        yield number, sign
+    elif e.name in ("add", "add_any", "sub"):
+        yield from addends(alignment, e.inputs[0], sign, within)
+        yield from addends(alignment, e.inputs[1], -sign if e.name == "sub" else sign, within)
+    elif e.name == "neg":
+        yield from addends(alignment, e.inputs[0], -sign, within)
     else:
         yield number, sign

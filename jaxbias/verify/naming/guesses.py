@@ -20,6 +20,13 @@ TAKEN_FOR_EACH_OTHER = {
 """Functions, and what kind of mistake that is."""
 
 
+FLAGS = {
+    "trans": "transpose", "transpose_a": "transpose", "lower": "transpose", "reverse": "wrong-index",
+    "conjugate_a": "sign", "ascending": "wrong-index", "descending": "wrong-index",
+}  # fmt: skip
+"""Keywords that are on or off, and what kind of mistake it is to have them the other way round."""
+
+
 def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
     """What may be wrong with a piece of code, the likelier first: a change, and the kind of mistake that it mends."""
     text, tree = value_of(segment.text)
@@ -32,6 +39,8 @@ def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
     for counter in counters:
         yield Repair("slices", counter), "wrong-index"
     yield Repair("letters", "another"), "wrong-index"
+    for flag, kind in FLAGS.items():
+        yield Repair("flags", flag), kind
     yield Repair("signs"), "sign"
     for axes in ("0", "1", "-1", "2", "(0, 1)"):
         yield Repair("axes", axes), "wrong-reduction-axis"

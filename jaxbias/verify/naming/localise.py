@@ -22,7 +22,7 @@ from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
-from jaxbias.verify.naming.returned import with_returns
+from jaxbias.verify.naming.returned import handed_on, with_returns
 from jaxbias.verify.naming.rewrite import with_copies
 from jaxbias.verify.naming.slips import Slip, find_slips
 from jaxbias.verify.naming.whole import of_whole_gradients
@@ -63,6 +63,7 @@ class Located:
         evidence: on what that was tried.
         source: line of the forward that the wanted value comes from; empty if unknown.
         whole: path of the gradient that it speaks of as a whole; empty where it speaks of a line.
+        at: the piece of code, where it is another one than that which computes the wrong value.
     """
 
     leaves: frozenset[int]
@@ -74,14 +75,19 @@ class Located:
     evidence: str = ""
     source: str = ""
     whole: str = ""
+    at: Segment | None = None
 
     @property
     def sentence(self) -> str:
         return f"The gradient of {self.whole} {self}." if self.whole else f"`{self.code}` {self}."
 
     @property
+    def kind(self) -> str:
+        return self.relation.kind if self.relation is not None else "unexplained"
+
+    @property
     def named(self) -> bool:
-        return self.relation is not None and self.relation.kind != "unexplained"
+        return self.kind != "unexplained"
 
     def __str__(self) -> str:
         inside = self.whole or (self.relation is not None and self.relation.number is not None)
@@ -238,6 +244,8 @@ def _listing(
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
             does = f"with this line{more} {gradients} right"
             located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
+        elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
+            located = replace(handed, evidence=_evidence("with this line right", cases, mender.others))
         elif not located.named or (words is not None and words.kind == "only-some-elements"):
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
@@ -262,6 +270,19 @@ def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Re
     term = words.text.removeprefix("lacks ")
     repairs = tuple(Repair("swap", repair.by.replace("{}", name.text), name.text) for repair in words.repairs)
     return replace(words, text=f"takes {name.text} without {term}", number=users[0].outputs[0], repairs=repairs)
+
+
+def _handed_on(alignment: Alignment, slip: Slip, words: Relation, located: Located, mender: Mender) -> Located | None:
+    """At the place where a pass of a loop hands a variable on, if the rule is right with a repair there."""
+    segment = _segment(alignment, slip.number)
+    if segment is None or slip.number not in alignment.last_pass:
+        return None
+    for repair in words.repairs:
+        for place in handed_on(segment, repair.code) if repair.how == "swap" else ():
+            if patch := mender([place], replace(words, repairs=(repair,)), slip.leaves):
+                words = replace(words, text=f"must be {repair.by} where it is handed on", number=slip.number)
+                return replace(located, line=_line(place), relation=words, code=place.text, patch=patch, at=place)
+    return None
 
 
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
@@ -307,16 +328,14 @@ def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | i
         return set()
     alignment = _alignment(checker, program, cases, _values(checker, cases)[0])
     located = (_located(alignment, *slip) for slip in _slips(checker, alignment, deadline))
-    return {(place, its.relation.kind) for its in located if its.relation for place in (its.line, its.leaves)}
+    return {(place, its.kind) for its in located if its.named for place in (its.line, its.leaves)}
 
 
 def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: str, unnamed: Located) -> Located:
     """With its name only where it has that name at other sizes, if there are any."""
-    if located.relation is None or not located.named:
+    if not located.named:
         return located
-    if again is not None and again.isdisjoint(
-        (place, located.relation.kind) for place in (located.line, located.leaves)
-    ):
+    if again is not None and again.isdisjoint((place, located.kind) for place in (located.line, located.leaves)):
         return replace(unnamed, leaves=located.leaves, source=located.source)
     return replace(located, evidence=evidence)
 
@@ -403,11 +422,16 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
         if number not in shown and (segment := _segment(alignment, number)) is not None:
             shown[number] = Name(segment.text, False, segment)
     mistakes: dict[int, list[Located]] = {}
+    elsewhere: list[Line] = []
     for slip, located in slips:
         place = _place(slip, located.relation)
-        segment = _segment(alignment, place)
+        segment = located.at or _segment(alignment, place)
         holders = [n for n, name in shown.items() if segment is not None and _inside(segment, name.segment)]
-        if not holders and segment is not None:
+        if not holders and located.at is not None:
+            elsewhere.append(
+                Line(located.at.statement, located.at.file, located.at.line, "wrong", f"`{located.code}` {located}")
+            )
+        elif not holders and segment is not None:
             shown[place] = Name(segment.text, False, segment)
             holders = [place]
         if holders:
@@ -430,7 +454,7 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
         key = name.segment.file, name.segment.line, text
         if key not in lines or status == "wrong":
             lines[key] = Line(text, name.segment.file, name.segment.line, status, meaning)
-    return tuple(lines.values())
+    return (*lines.values(), *elsewhere)
 
 
 def _meaning(alignment: Alignment, number: int, path: str) -> tuple[LineStatus, str]:

@@ -324,6 +324,8 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
         words, repairs = "overwrites what is there, and must add to it", (Repair("calls", "add", "set"),)
         change = lambda k, x: x[0] + apply(equation, [np.zeros_like(x[0]), *x[1:]])
         yield Changed("overwritten-not-accumulated", words, 0.7, change, repairs=repairs)
+    if name in ("slice", "dynamic_slice"):
+        yield from _other_entries(alignment, equation)
     if name == "integer_pow":
         y = equation.params["y"]
         for power in (y - 1, y + 1, -y):
@@ -358,6 +360,31 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
         yield from other_operands(alignment, equation)
         if not equation.bodies and program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "fc":
             yield from factors(alignment, output, shape, linear)
+
+
+def _other_entries(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
+    """As many entries along an axis, from another one on."""
+    whole, sizes = equation.inputs[0], alignment.program.shapes[equation.outputs[0]]
+    if any(step != 1 for step in equation.params.get("strides") or ()):
+        return
+    static = equation.params.get("start_indices")
+    in_loop = any(equation.outputs[0] in group for group in alignment.passes)
+    for axis, (size, length) in enumerate(zip(sizes, alignment.program.shapes[whole])):
+        for start in range(length - size + 1):
+
+            def change(k: int, x: list[Any], axis: int = axis, start: int = start) -> Any:
+                starts = [int(s) for s in (static if static is not None else x[1:])]
+                starts = [max(0, min(s, n - m)) for s, n, m in zip(starts, x[0].shape, sizes)]
+                starts[axis] = start
+                return x[0][tuple(slice(s, s + m) for s, m in zip(starts, sizes))]
+
+            its = f"entries {start}:{start + size}" if size > 1 else f"entry {start}"
+            words = f"takes other entries of {alignment.text(whole)} than {its}"
+            if in_loop:
+                words = f"takes entries of {alignment.text(whole)} that are not those of this pass of the loop"
+            yield Changed(
+                "wrong-index", words + f" along axis {axis}" * (not in_loop), 1.3, change, repairs=(Repair("index"),)
+            )
 
 
 def _occurs(alignment: Alignment, number: int, term: int) -> bool:

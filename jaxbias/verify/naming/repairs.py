@@ -238,6 +238,23 @@ def _letters(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AS
                 yield node, f'"{",".join([*terms[:k], other, *terms[k + 1 :]])}{rest}"'
 
 
+SOLVERS = {"solve_triangular": "trans=1", "triangular_solve": "transpose_a=True"}
+"""What has such functions solve with the transpose."""
+
+
+def _flags(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """A keyword that is on or off turned round, or the one given that solves with the transpose."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == repair.by and isinstance(node.value, ast.Constant):
+            now = node.value.value
+            yield node.value, str(not now if isinstance(now, bool) else 1 - now)
+        if isinstance(node, ast.Call) and node.args:
+            keyword = SOLVERS.get(source_of(text, node.func).rpartition(".")[2], "")
+            given = [its.arg for its in node.keywords]
+            if keyword.partition("=")[0] == repair.by and repair.by not in given:
+                yield node, f"{source_of(text, node)[:-1]}, {keyword})"
+
+
 def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """Another comparison."""
     for node in ast.walk(tree):
@@ -287,6 +304,7 @@ WAYS: dict[str, Way] = {
     "axes": _axes,
     "transposes": _transposes,
     "letters": _letters,
+    "flags": _flags,
     "compares": _compares,
     "index": _index,
     "slices": _slices,

@@ -56,6 +56,17 @@ def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int
         yield i, Segment(outermost[-1].file, node.lineno, node.col_offset, *end, function.name)
 
 
+def handed_on(segment: Segment, name: str) -> Iterator[Segment]:
+    """Where a variable of a function stands alone in what it returns, or puts into a tuple."""
+    function = _function_around(segment)
+    for node in ast.walk(function) if function is not None else ():
+        if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load):
+            for entry in node.elts:
+                if isinstance(entry, ast.Name) and entry.id == name:
+                    end = entry.end_lineno or entry.lineno, entry.end_col_offset or 0
+                    yield Segment(segment.file, entry.lineno, entry.col_offset, *end, segment.function)
+
+
 def _function_around(segment: Segment) -> ast.FunctionDef | None:
     """The function that a piece of code stands in."""
     try:

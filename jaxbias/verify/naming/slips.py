@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
+from jaxbias import _jaxpr
+from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue, gradient_by
 from jaxbias.verify.naming.alignment import SAME, Alignment, addends, layouts, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.wanted import wanted_operand
@@ -27,6 +28,7 @@ class Slip:
         leaves: gradients that become right with it, later slips mended.
         mending: the values of the rule to replace for that, and what by: in a loop those of all its passes; where the
             wrong value cannot hold what is wanted, as a sum over the wrong axis cannot, what is computed from it.
+        sums: how many sums the value is a term of, below which a gradient is mended as well.
     """
 
     number: int
@@ -35,6 +37,7 @@ class Slip:
     name: str
     leaves: frozenset[int]
     mending: dict[int, np.ndarray]
+    sums: int = 0
 
 
 Way = tuple[Slip, ...]
@@ -91,7 +94,16 @@ UNTOLD = 1e6
 def _cost(way: list[_Said]) -> float | int:
     """What it costs to say it; one mistake is likelier than two."""
     told = lambda relation: relation is not None and relation.kind != "unexplained"
-    return sum(relation.cost if relation is not None and told(relation) else UNTOLD for _, relation in way)
+    return sum(
+        relation.cost + OF_SUM * slip.sums * (relation.kind == "missing-term")
+        if relation is not None and told(relation)
+        else UNTOLD
+        for slip, relation in way
+    )
+
+
+OF_SUM = 0.05
+"""What it costs more to say that a value lacks a term than that the sum which it goes into does."""
 
 
 @dataclass(frozen=True)
@@ -123,24 +135,32 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
-    if upstream:
-        order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
-        best = min(upstream, key=order)
-        alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
-        chosen = sorted(alike, key=order)[:MOST_CHOICES]
-        ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
-        yield ways
-        told = {slip.number for way in ways for slip in way}
-        yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
-        return
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
-    for i in sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects):
-        number = alignment.leaves[i]
-        assert number is not None
-        value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-        yield [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
+    own = sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects)
+    if not upstream:
+        yield from (_of_gradient(alignment, i, paths[i]) for i in own)
+        return
+    order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
+    best = min(upstream, key=order)
+    alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
+    chosen = sorted(alike, key=order)[:MOST_CHOICES]
+    ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
+    if alignment.known(best.number) and len(best.leaves) == 1:  # it is right for something: so may the formula be wrong
+        yield [way for i in own if i in best.leaves for way in _of_gradient(alignment, i, paths[i])] + ways
+    else:
+        yield ways
+    told = {slip.number for way in ways for slip in way}
+    yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
+
+
+def _of_gradient(alignment: Alignment, i: int, path: str) -> list[Way]:
+    """Ways to see what is wrong in the formula of a gradient."""
+    number = alignment.leaves[i]
+    assert number is not None
+    value = ReferenceValue(gradient_by(path), alignment.expected[i], True, 0)
+    return [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
 
 
 def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
@@ -203,7 +223,23 @@ def _families(alignment: Alignment, group: tuple[int, ...]) -> list[list[Referen
     ]
     ends = [v for v in alignment.matcher.values if v.rank <= 0.5 and v.linear == linear and v.array.shape == shape]
     starts = [[end, *family[:-1]] for family in families for end in ends if family[0].array.shape == shape]
-    return [*families, *starts]
+    wholes = [v for v in alignment.matcher.values if v.linear == linear and not v.place and v.rank <= UNNAMED]
+    cut = [
+        [replace(value, name=f"{value.name} for this pass", array=piece) for piece in pieces]
+        for value in wholes
+        for pieces in _pieces(value.array, len(group), shape)
+    ]
+    return [*families, *starts, *cut]
+
+
+def _pieces(x: np.ndarray, count: int, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
+    """An array cut into one piece of this shape for each pass of a loop: entries of an axis, or blocks of them."""
+    for axis in range(1, x.ndim):
+        pieces = np.split(x, count, axis) if x.shape[axis] % count == 0 else [x]
+        if x.shape[axis] == count and x.ndim == len(shape) + 1:
+            pieces = [piece.squeeze(axis) for piece in pieces]
+        if count > 1 and pieces[0].shape == shape:
+            yield pieces
 
 
 def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
@@ -279,8 +315,9 @@ def _further_up(
     """From a value on; `beside` are those that have to be replaced together with it."""
     in_loop = len(hit.mending) > 1
     mending = hit.mending if in_loop else {number: wanted}
+    sums = 0
     mends = lambda arrays: alignment.right_after(beside | arrays, hit.leaves).issuperset(hit.leaves)
-    slip = lambda: _slip(alignment, hit, number, wanted, value, mending, beside)
+    slip = lambda: replace(_slip(alignment, hit, number, wanted, value, mending, beside), sums=sums)
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
         parts = {} if in_loop else _parts(alignment, number, wanted)
@@ -297,9 +334,9 @@ def _further_up(
             ((number, wanted),) = parts.items()
             value, mending = _exactly(alignment, number, wanted), parts
             continue
-        # what a pass of a loop picks for itself is misplaced as it stands
-        picked = in_loop and equation.name == "squeeze"
-        doubtful = [k for k, n in enumerate(equation.inputs) if picked or not alignment.known(n)]
+        # one piece of code, as hs[t], picks entries and lays them out
+        one_piece = equation.name in RESHAPED and _same_code(alignment, equation)
+        doubtful = [k for k, n in enumerate(equation.inputs) if one_piece or not alignment.known(n)]
         if not doubtful and not in_loop:
             doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
         if len(doubtful) != 1 or len(equation.outputs) > 1:
@@ -318,6 +355,7 @@ def _further_up(
             break
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
+            sums += 1
         if array.shape != operands[k].shape:
             number, wanted, value = operand, array, None
             break
@@ -337,6 +375,17 @@ def _mends_more(alignment: Alignment, hit: _Hit, arrays: dict[int, np.ndarray]) 
     """Are gradients right beside those of the hit, so that what several formulas take is wrong, and not one of them?"""
     others = [i for i in alignment.above if i not in alignment.right]
     return alignment.right_after(arrays, others) > hit.leaves
+
+
+RESHAPED = frozenset(("squeeze", "reshape", "expand_dims"))
+"""Primitives that keep every entry."""
+
+
+def _same_code(alignment: Alignment, equation: _jaxpr.Equation) -> bool:
+    """Is what the equation takes computed by the same piece of code?"""
+    at = alignment.position.get(equation.inputs[0])
+    above = () if at is None else alignment.program.equations[at].segments
+    return bool(above) and above == equation.segments
 
 
 def _as_hit(alignment: Alignment, hit: _Hit) -> Way:

@@ -21,7 +21,7 @@ SIMPLE = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25)
 
 def own_terms(d: Difference) -> Iterator[Relation]:
     """One of the terms that the rule adds up here is too much, has a wrong factor, or lacks one."""
-    terms = list(addends(d.alignment, d.number))
+    terms = list(addends(d.alignment, d.number, within=d.number))
     lacking = d.wanted - d.given
     for n, sign in terms if len(terms) > 1 else ():
         name, own = d.alignment.text(n), sign * np.broadcast_to(_full(d, n), d.given.shape)
@@ -41,7 +41,7 @@ def own_terms(d: Difference) -> Iterator[Relation]:
         values = [v for v in d.at_hand(d.given.shape[1:], lacks_the_cotangent) if same(own * v.array, needed)]
         for v in values[:1]:
             repairs = (Repair("swap", f"{bracketed(name)} * {bracketed(v.code)}", name),) if v.code else ()
-            words = f"the term {name} lacks the factor {v.bracketed}"
+            words = f"has the term {name} without the factor {v.bracketed}"
             yield Relation(v.kind_of_factor, words, 1.3 + 0.05 * v.cost, repairs=repairs)
         if named is not None and named.kind == "sign":
             yield Relation("sign", f"has the term {name} with the wrong sign", 1.15, repairs=(Repair("signs"),))
@@ -144,7 +144,10 @@ def parts(d: Difference) -> Iterator[Relation]:
         (factor,) = wrong
         codes = dict.fromkeys(f"`{part.through_use}`" for part, f in zip(its, factors) if f == factor)
         does = {0.0: "lacks", 2.0: "counts twice", -1.0: "has with the wrong sign"}[factor]
-        yield Relation(COEFFICIENTS[factor], f"{does} what comes through {' and '.join(codes)}", 2.7)
+        words, kind = f"{does} what comes through {' and '.join(codes)}", COEFFICIENTS[factor]
+        if len({part.through_use for part in its}) == 1 < len(its) - 1 and factor == 0:
+            words, kind = f"{words} in {np.sum(factors == 0)} of {len(its)} passes of the loop", "wrong-index"
+        yield Relation(kind, words, 2.7)
         return
 
 
