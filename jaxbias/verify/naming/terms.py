@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
 MOST_VALUES = 30
 """From which products are made."""
+
+WRITTEN = 0.5
+"""How much likelier a term is that can be written in the rule's own values."""
 
 SIMPLE = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25)
 
@@ -87,9 +91,10 @@ def term(d: Difference) -> Iterator[Relation]:
             for f in factors if np.isnan(mark) and not its.axes else alike:  # where a value is zero, it says nothing
                 yield cost + 0.2 + 0.1 * f.cost, its._replace(outside=(f,)), f.array * array
 
+    without_code: list[Relation] = []
     for count, (cost, its, array) in enumerate(terms()):
         if count % 64 == 0 and time.process_time() > d.deadline:
-            return
+            break
         own = float(np.sum(np.abs(array) ** 2))
         if not 1e-200 < own < np.inf:
             continue
@@ -105,8 +110,12 @@ def term(d: Difference) -> Iterator[Relation]:
         if simple is None and code:
             code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.6g} * {code}"
         repairs = (Repair("wrap", f"{{}} {'+' if factor > 0 else '-'} {code}"),) if code else ()
-        yield Relation("missing-term", f"lacks the term {sign}{its}", cost, repairs=repairs)
-        return
+        lacks = Relation("missing-term", f"lacks the term {sign}{its}", cost, repairs=repairs)
+        if code:
+            yield replace(lacks, cost=cost - WRITTEN)
+            return
+        without_code.append(lacks)
+    yield from without_code[:1]
 
 
 def _mark(x: np.ndarray) -> float:
