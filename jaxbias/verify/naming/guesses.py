@@ -86,8 +86,12 @@ def _indices(text: str, tree: ast.expr, counters: list[str]) -> Iterator[Guess]:
         index = source_of(text, node.slice)
         names = [part.id for part in ast.walk(node.slice) if isinstance(part, ast.Name) and part.id not in CALLS]
         others = [*names, f"{index} + 1", f"{index} - 1", *counters]
+        size = isinstance(node.value, ast.Attribute) and node.value.attr == "shape"
+        kind, of = ("scale-constant", source_of(text, node.value)) if size else ("wrong-index", "")
         for other in others if not isinstance(node.slice, ast.Constant) else (*counters, "0", "-1", "1"):
-            yield Guess("wrong-index", f"takes entry {index} where {other} is needed", put(text, node.slice, other))
+            now, wanted = (f"{of}[{index}]", f"{of}[{other}]") if size else (f"entry {index}", other)
+            words = f"must be {wanted}" if size and node is tree else f"takes {now} where {wanted} is needed"
+            yield Guess(kind, words, put(text, node.slice, other))
 
 
 def _slices(text: str, tree: ast.expr, counters: list[str]) -> Iterator[Guess]:
@@ -197,22 +201,45 @@ def _names(text: str, tree: ast.expr, names: list[str]) -> Iterator[Guess]:
                     yield Guess("wrong-operand", words, put(text, node, other))
 
 
-def _in_scope(segment: Segment) -> tuple[list[str], list[str]]:
-    """Variables and arguments of the function that a piece of code stands in, the last assigned first; those that count
-    the passes of the loops around it."""
+def numbers_in(segment: Segment) -> Iterator[Segment]:
+    """Where the function around a piece of code assigns the sizes and numbers that the piece takes."""
+    _, tree = value_of(segment.text)
+    taken = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
+    for function in functions_around(segment):
+        for node in ast.walk(function):
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id in taken:
+                parts = list(ast.walk(node.value))
+                sizes = any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in parts)
+                if sizes or isinstance(node.value, ast.Constant):
+                    value, end = node.value, node.value.end_lineno or node.value.lineno
+                    place = value.lineno, value.col_offset, end, value.end_col_offset or 0
+                    yield Segment(segment.file, *place, function.name)
+
+
+def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
+    """The functions that a piece of code stands in and that have its function's name."""
     try:
         tree = ast.parse("".join(linecache.getlines(segment.file)))
     except (SyntaxError, ValueError):
-        return [], []
+        return
+    for node in ast.walk(tree):
+        named = isinstance(node, ast.FunctionDef) and node.name == segment.function
+        if named and node.lineno <= segment.line <= (node.end_lineno or node.lineno):
+            yield node
+
+
+def _in_scope(segment: Segment) -> tuple[list[str], list[str]]:
+    """Variables and arguments of the function that a piece of code stands in, the last assigned first; those that count
+    the passes of the loops around it."""
     around = lambda node: node.lineno <= segment.line <= (node.end_lineno or node.lineno)
     names: dict[str, None] = {}
     counters: list[str] = []
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef) and function.name == segment.function and around(function):
-            inside = list(ast.walk(function))
-            stored = [n for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-            before = [n.id for n in stored if n.lineno < segment.line]
-            names |= dict.fromkeys([*reversed(before), *(argument.arg for argument in function.args.args)])
-            loops = [n.target for n in inside if isinstance(n, ast.For) and around(n)]
-            counters += [target.id for target in loops if isinstance(target, ast.Name)]
+    for function in functions_around(segment):
+        inside = list(ast.walk(function))
+        stored = [n for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        before = [n.id for n in stored if n.lineno < segment.line]
+        names |= dict.fromkeys([*reversed(before), *(argument.arg for argument in function.args.args)])
+        loops = [n.target for n in inside if isinstance(n, ast.For) and around(n)]
+        counters += [target.id for target in loops if isinstance(target, ast.Name)]
     return list(names), counters

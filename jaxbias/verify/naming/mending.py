@@ -33,18 +33,24 @@ class Mender:
         self.guessed = 0.0
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
-    def __call__(self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]) -> str:
-        """The statement with which these gradients are right and no right one is harmed; empty if none was found."""
+    def __call__(
+        self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]
+    ) -> tuple[Segment, str] | None:
+        """The piece of code, and the statement with which these gradients are right and no right one is harmed."""
         right = [*self.right, *leaves]
         for segment in segments[:2]:
             for code in texts(segment.text, relation.repairs):
                 if self.checker.short_of_time(0.1):
-                    return ""
+                    return None
                 if self._is_right(right, [*self.made, (segment, code)]):
-                    self.made.append((segment, code))
-                    self.right = set(right)
-                    return code if segment.function == "<lambda>" else replaced_line(segment, code)
-        return ""
+                    return segment, self._make(segment, code, right)
+        return None
+
+    def _make(self, segment: Segment, code: str, right: Iterable[int]) -> str:
+        """The statement that is written, from now on."""
+        self.made.append((segment, code))
+        self.right = set(right)
+        return code if segment.function == "<lambda>" else replaced_line(segment, code)
 
     def mends(self, leaves: Iterable[int]) -> bool:
         """Are these gradients right with what has been made?"""
@@ -64,10 +70,7 @@ class Mender:
                 is_right = self._is_right(right, [*self.made, (segment, guess.code)])
                 self.guessed += time.process_time() - began
                 if is_right:
-                    self.made.append((segment, guess.code))
-                    self.right = set(right)
-                    lambda_ = segment.function == "<lambda>"
-                    return segment, guess, guess.code if lambda_ else replaced_line(segment, guess.code)
+                    return segment, guess, self._make(segment, guess.code, right)
         return None
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
