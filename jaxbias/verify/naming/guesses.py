@@ -202,8 +202,8 @@ def _names(text: str, tree: ast.expr, names: list[str]) -> Iterator[Guess]:
 
 
 def numbers_in(segment: Segment) -> Iterator[Segment]:
-    """Where the function around a piece of code assigns the sizes and numbers that the piece takes."""
-    _, tree = value_of(segment.text)
+    """Where the function around a piece of code assigns the sizes and numbers that its statement takes."""
+    tree = value_of(segment.statement)[1] or value_of(segment.text)[1]
     taken = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
     for function in functions_around(segment):
         for node in ast.walk(function):
