@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import lax
 
@@ -56,17 +55,19 @@ def total(x, w):
 
 def always_the_first_rows(args, ct):
     x, w = args
-    dw, dxs = jnp.zeros_like(w), []
-    for k in range(0, len(x), 3):
+
+    def block(dw, rows):
         slope = 1 - jnp.tanh(x[:3] @ w) ** 2
-        dw += x[k : k + 3].T @ (slope * ct)
-        dxs.append((slope * ct) @ w.T)
-    return jnp.concatenate(dxs), dw
+        return dw + rows.T @ (slope * ct), (slope * ct) @ w.T
+
+    dw, dx = lax.scan(block, jnp.zeros_like(w), x.reshape(2, 3, -1))
+    return dx.reshape(x.shape), dw
 
 
-def test_a_pass_of_a_loop_takes_other_entries_of_a_value():
+def test_a_pass_of_a_loop_takes_other_entries_of_a_value_and_sizes_that_are_refused_take_no_digits_away():
     diagnoses, lines, report = said(total, always_the_first_rows, (6, 4), (4, 2))
     assert [kind for kind, _ in diagnoses] == ["wrong-index"], str(report)
+    assert "takes entries of x that are not those of this pass of the loop" in str(report)
     assert lines == {"slope = 1 - jnp.tanh(x[:3] @ w) ** 2"}
 
 
@@ -132,22 +133,6 @@ def test_a_number_is_corrected_where_it_is_assigned():
     assert lines == {"n = x.shape[1]"}
 
 
-def blocks(x, w):
-    return jnp.tanh(x @ w)
-
-
-def by_four_rows(args, ct):
-    x, w = args
-    dz = (ct * (1 - jnp.tanh(x @ w) ** 2)).reshape(2, 4, -1).reshape(ct.shape)
-    return dz @ w.T, x.T @ (dz + 0.01 * dz)
-
-
-def test_a_rule_that_refuses_a_size_is_still_read_in_float64():
-    diagnoses, _, report = said(blocks, by_four_rows, (8, 3), (3, 2))
-    assert [kind for kind, _ in diagnoses] != ["unexplained"], str(report)
-    assert report.lines
-
-
 def distances(x):
     return jnp.sqrt(((x[:, None] - x) ** 2).sum(axis=-1))
 
@@ -160,5 +145,5 @@ def softened(args, ct):
 
 
 def test_where_autodiff_gives_nan_two_calls_that_agree_do_not_differ():
-    kinds = [d.kind for d in verify.vjp(distances, softened, (np.linspace(0, 1, 8).reshape(4, 2) ** 2,)).diagnoses]
-    assert "nondeterministic" not in kinds
+    x = jax.random.normal(jax.random.key(1), (4, 5), jnp.float32)
+    assert "nondeterministic" not in [d.kind for d in verify.vjp(distances, softened, (x,)).diagnoses]
