@@ -249,9 +249,10 @@ class Alignment:
                     self.own[match.value.name] = name
         self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
         self._above_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
-        for n, match in self.matches.items():  # what a gradient by a value with a name is computed from is right
-            named = match.exact and not match.layout and match.value.rank < IN_LOOP
-            if named and n in self.linear and n in self.position:
+        for n, name in self.names.items():  # what a variable is computed from that is a gradient is right
+            match = self.matches.get(n)
+            exact = match is not None and match.exact and not match.layout and match.value.rank < IN_LOOP
+            if name.variable and exact and n in self.linear and n in self.position:
                 equation = program.equations[self.position[n]]
                 self._above_right.update(*map(self._ancestors, () if equation.name in LAYOUT else equation.inputs))
         picks = [e.inputs[0] for e in program.equations if e.name in PICKS and e.inputs[0] in self.linear]

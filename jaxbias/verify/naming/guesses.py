@@ -36,6 +36,7 @@ def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
     inside = [part for node in nodes if isinstance(node, ast.Subscript) for part in ast.walk(node.slice)]
     for name in [*(part.id for part in inside if isinstance(part, ast.Name)), *counters, "0", "-1", "1"]:
         yield Repair("index", name), "wrong-index"
+        yield Repair("index", name, "shape"), "scale-constant"
     for counter in counters:
         yield Repair("slices", counter), "wrong-index"
     yield Repair("letters", "another"), "wrong-index"
@@ -59,22 +60,45 @@ def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
                 yield Repair("swap", other, node.id), "wrong-operand"
 
 
-def _in_scope(segment: Segment) -> tuple[list[str], list[str]]:
-    """Variables and arguments of the function that a piece of code stands in, the last assigned first; those that count
-    the passes of the loops around it."""
+def numbers_in(segment: Segment) -> Iterator[Segment]:
+    """Where the function around a piece of code assigns the sizes and numbers that its statement takes."""
+    tree = value_of(segment.statement)[1] or value_of(segment.text)[1]
+    taken = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
+    for function in functions_around(segment):
+        for node in ast.walk(function):
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id in taken:
+                parts = list(ast.walk(node.value))
+                sizes = any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in parts)
+                if sizes or isinstance(node.value, ast.Constant):
+                    value, end = node.value, node.value.end_lineno or node.value.lineno
+                    place = value.lineno, value.col_offset, end, value.end_col_offset or 0
+                    yield Segment(segment.file, *place, function.name)
+
+
+def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
+    """The functions that a piece of code stands in and that have its function's name."""
     try:
         tree = ast.parse("".join(linecache.getlines(segment.file)))
     except (SyntaxError, ValueError):
-        return [], []
+        return
+    for node in ast.walk(tree):
+        named = isinstance(node, ast.FunctionDef) and node.name == segment.function
+        if named and node.lineno <= segment.line <= (node.end_lineno or node.lineno):
+            yield node
+
+
+def _in_scope(segment: Segment) -> tuple[list[str], list[str]]:
+    """Variables and arguments of the function that a piece of code stands in, the last assigned first; those that count
+    the passes of the loops around it."""
     around = lambda node: node.lineno <= segment.line <= (node.end_lineno or node.lineno)
     names: dict[str, None] = {}
     counters: list[str] = []
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef) and function.name == segment.function and around(function):
-            inside = list(ast.walk(function))
-            stored = [n for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-            before = [n.id for n in stored if n.lineno < segment.line]
-            names |= dict.fromkeys([*reversed(before), *(argument.arg for argument in function.args.args)])
-            loops = [n.target for n in inside if isinstance(n, ast.For) and around(n)]
-            counters += [target.id for target in loops if isinstance(target, ast.Name)]
+    for function in functions_around(segment):
+        inside = list(ast.walk(function))
+        stored = [n for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        before = [n.id for n in stored if n.lineno < segment.line]
+        names |= dict.fromkeys([*reversed(before), *(argument.arg for argument in function.args.args)])
+        loops = [n.target for n in inside if isinstance(n, ast.For) and around(n)]
+        counters += [target.id for target in loops if isinstance(target, ast.Name)]
     return list(names), counters

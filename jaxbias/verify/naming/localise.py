@@ -18,6 +18,7 @@ from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.guesses import numbers_in
 from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
@@ -239,14 +240,17 @@ def _listing(
             k = max(k for k, (_, other) in enumerate(slips) if other.patch)
             slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
             continue
-        if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
+        if words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
             more = " and those named before it" if len(mender.made) > 1 else ""
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
             does = f"with this line{more} {gradients} right"
+            place, patch = made
             located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
+            if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
+                located = replace(located, line=_line(place), code=place.text, at=place)
         elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
             located = replace(handed, evidence=_evidence("with this line right", cases, mender.others))
-        elif not located.named or (words is not None and words.kind == "only-some-elements"):
+        elif located.kind in UNSURE:
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
@@ -279,27 +283,34 @@ def _handed_on(alignment: Alignment, slip: Slip, words: Relation, located: Locat
         return None
     for repair in words.repairs:
         for place in handed_on(segment, repair.code) if repair.how == "swap" else ():
-            if patch := mender([place], replace(words, repairs=(repair,)), slip.leaves):
+            if made := mender([place], replace(words, repairs=(repair,)), slip.leaves):
                 words = replace(words, text=f"must be {repair.by} where it is handed on", number=slip.number)
-                return replace(located, line=_line(place), relation=words, code=place.text, patch=patch, at=place)
+                return replace(located, line=_line(place), relation=words, code=place.text, patch=made[1], at=place)
     return None
+
+
+UNSURE = ("unexplained", "only-some-elements", "scale-constant", "batch-mean-vs-sum")
+"""Kinds of which the code may say more: a number in it says what a constant should have been."""
 
 
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
     """With the change of its line, or of one that it depends on, that makes the rule right."""
-    lines = dict.fromkeys(_segments(alignment, slip.number)[:1], slip.number)
+    own = _segments(alignment, slip.number)[:1]
+    lines = dict.fromkeys((*own, *(line for piece in own for line in numbers_in(piece))), slip.number)
     unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
     for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
-        if number in alignment.names and alignment.names[number].variable:
+        if located.kind in UNSURE[:2] and number in alignment.names and alignment.names[number].variable:
             lines.setdefault(alignment.names[number].segment, number)
     guess = mender.guess(lines, slip.leaves)
     if guess is None:
         return located
     segment, words, patch = guess
     evidence = _evidence("with this line right", alignment.cases, mender.others)
-    words = replace(words, number=None if lines[segment] == slip.number else lines[segment])
-    return replace(located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence)
+    words = replace(words, number=None if segment in own else lines[segment])
+    return replace(
+        located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
+    )
 
 
 def _alignment(

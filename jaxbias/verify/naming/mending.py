@@ -36,15 +36,17 @@ class Mender:
         self.guessed = 0.0
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
-    def __call__(self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]) -> str:
-        """The statement with which these gradients are right and no right one is harmed; empty if none was found."""
+    def __call__(
+        self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]
+    ) -> tuple[Segment, str] | None:
+        """The piece of code, and the statement with which these gradients are right and no right one is harmed."""
         for segment in segments[:2]:
             for edit in itertools.islice(edits(segment.text, relation.repairs), MOST_REPAIRS):
                 if self.checker.short_of_time(0.1):
-                    return ""
+                    return None
                 if patch := self._patch(segment, edit.code, leaves):
-                    return patch
-        return ""
+                    return segment, patch
+        return None
 
     def mends(self, leaves: Iterable[int]) -> bool:
         """Are these gradients right with what has been made?"""
@@ -64,7 +66,8 @@ class Mender:
                 patch = self._patch(segment, edit.code, leaves)
                 self.guessed += time.process_time() - began
                 if patch:
-                    words = f"has {edit.part} where {edit.by} is needed"
+                    whole = edit.part == segment.text
+                    words = f"must be {edit.by}" if whole else f"has {edit.part} where {edit.by} is needed"
                     return segment, Relation(kinds[edit.repair], words, 2.0), patch
         return None
 

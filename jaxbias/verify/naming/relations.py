@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
+from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.constants import Shapes, close, name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
@@ -47,8 +47,9 @@ def _relations(d: Difference) -> Iterator[Relation]:
     if d.given.shape != d.wanted.shape:
         return
     if not np.any(d.given):
-        passes = [n for group in d.alignment.passes if d.number in group for n in group]
-        if any(np.any(d.alignment.column(n)) for n in passes):
+        others = [n for group in d.alignment.passes if d.number in group for n in group]
+        others += d.equation.inputs[:1] if d.equation is not None and d.equation.name in PICKS else ()
+        if any(np.any(d.alignment.column(n)) for n in others):
             return  # the line gives zero in one pass of a loop, as the first and the last may
         whole = next(term(d), None) if d.given[0].size <= MOST_ENTRIES else None
         repairs = (

@@ -263,17 +263,19 @@ def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.A
 
 
 def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """Another entry: that before or after the one that is taken, or, by the counter of a loop, that of its pass."""
+    """Another entry, of a shape if that is the code: that before or after the one that is taken, or a given one."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple | ast.Slice):
             continue
-        index = source_of(text, node.slice)
+        whole, index = source_of(text, node.value), source_of(text, node.slice)
+        if whole.endswith(".shape") != (repair.code == "shape"):
+            continue
         if repair.by:
-            yield node.slice, repair.by
+            yield node, f"{whole}[{repair.by}]"
         elif not isinstance(node.slice, ast.Constant):
             for sign, other in (("+", "-"), ("-", "+")):
                 shorter = index.removesuffix(f" {other} 1")
-                yield node.slice, shorter if shorter != index else f"{index} {sign} 1"
+                yield node, f"{whole}[{shorter if shorter != index else f'{index} {sign} 1'}]"
 
 
 def _slices(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:

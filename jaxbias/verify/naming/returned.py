@@ -4,12 +4,12 @@ place of a gradient is where it is handed on, `dy = dx` or an entry of the `retu
 
 import ast
 import dataclasses
-import linecache
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.sources import Segment
+from jaxbias.verify.naming.guesses import functions_around
 
 
 def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple[_jaxpr.Program, list[int | None]]:
@@ -68,15 +68,5 @@ def handed_on(segment: Segment, name: str) -> Iterator[Segment]:
 
 
 def _function_around(segment: Segment) -> ast.FunctionDef | None:
-    """The function that a piece of code stands in."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(segment.file)))
-    except (SyntaxError, ValueError):
-        return None
-    around = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name == segment.function
-        and node.lineno <= segment.line <= (node.end_lineno or node.lineno)
-    ]  # fmt: skip
-    return around[-1] if around else None
+    """The innermost function that a piece of code stands in."""
+    return next(iter([*functions_around(segment)][::-1]), None)

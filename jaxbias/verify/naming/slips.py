@@ -311,8 +311,10 @@ def _further_up(
     wanted: np.ndarray,
     value: ReferenceValue | None,
     beside: dict[int, np.ndarray],
+    branch: bool = True,
 ) -> Iterator[Way]:
-    """From a value on; `beside` are those that have to be replaced together with it."""
+    """From a value on; `beside` are those that have to be replaced together with it. Of a product of two values that
+    may both be wrong, each once, if it may `branch`."""
     in_loop = len(hit.mending) > 1
     mending = hit.mending if in_loop else {number: wanted}
     sums = 0
@@ -325,7 +327,7 @@ def _further_up(
             yield (slip(),)
             others = lambda n: beside | {m: array for m, array in parts.items() if m != n}  # noqa: B023
             ways = [
-                list(_further_up(alignment, hit, n, array, _exactly(alignment, n, array), others(n)))[-1]
+                list(_further_up(alignment, hit, n, array, _exactly(alignment, n, array), others(n), False))[-1]
                 for n, array in parts.items()
             ]
             yield tuple(itertools.chain(*ways))
@@ -339,6 +341,14 @@ def _further_up(
         doubtful = [k for k, n in enumerate(equation.inputs) if one_piece or not alignment.known(n)]
         if not doubtful and not in_loop:
             doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
+        if len(doubtful) == 2 and branch and not in_loop and equation.name in ("mul", "div", "dot_general"):
+            yield (slip(),)
+            operands = [alignment.column(n) for n in equation.inputs]
+            for k, n in enumerate(equation.inputs):
+                array = wanted_operand(equation, k, wanted, operands)
+                if array is not None and array.shape == operands[k].shape and mends({n: array}):
+                    yield from _further_up(alignment, hit, n, array, _exactly(alignment, n, array), beside, False)
+            return
         if len(doubtful) != 1 or len(equation.outputs) > 1:
             break
         (k,) = doubtful

@@ -29,7 +29,7 @@ def own_terms(d: Difference) -> Iterator[Relation]:
     lacking = d.wanted - d.given
     for n, sign in terms if len(terms) > 1 else ():
         name, own = d.alignment.text(n), sign * np.broadcast_to(_full(d, n), d.given.shape)
-        if own.shape != d.given.shape or not np.any(own):
+        if own.shape != d.given.shape or not np.any(own) or same(own, d.given):
             continue
         needed = own + lacking
         size = float(np.max(np.abs(own)))
