@@ -144,7 +144,8 @@ def _summed(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator
                 array = np.broadcast_to(now.sum(axis=axes, keepdims=True), now.shape)
                 change = lambda k, x, a=array: _jaxpr.apply(equation, [*x[:j], a[k], *x[j + 1 :]])[0]
                 words = f"takes {taken} where its sum over axis {listed(a - 1 for a in axes)} is needed"
-                yield Changed("broadcast-not-summed", words, 1.3, change)
+                code = f"{bracketed(taken, products=True)}.sum({axes_code([a - 1 for a in axes])}, keepdims=True)"
+                yield Changed("broadcast-not-summed", words, 1.3, change, repairs=(Repair("swap", code, taken),))
 
 
 def _opposite_mask(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:

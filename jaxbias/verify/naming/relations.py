@@ -64,6 +64,7 @@ def _relations(d: Difference) -> Iterator[Relation]:
     scalar = d.given.ndim == 1
     if not scalar:
         yield from factor(d)
+        yield from normalised(d)
         yield from another_value(d)
         yield from some_elements(d)
     if d.equation is not None and not scalar:
@@ -258,6 +259,16 @@ def factor(d: Difference) -> Iterator[Relation]:
                 if value.code and np.all(x != 0):
                     repairs += (Repair("wrap", f"{{}} / {bracketed(value.code, products=True)}"),)
                 yield Relation("wrong-operand", words, 1.7 + 0.05 * value.cost, repairs=repairs)
+
+
+def normalised(d: Difference) -> Iterator[Relation]:
+    """What is not divided by its own sum over an axis, as a softmax is."""
+    for axis in range(1, d.given.ndim):
+        if same(d.given / d.given.sum(axis=axis, keepdims=True), d.wanted):
+            by = f"{{}} / {{}}.sum(axis={axis - 1}, keepdims=True)"
+            yield Relation(
+                "missing-factor", f"is not divided by its sum over axis {axis - 1}", 1.4, repairs=(Repair("wrap", by),)
+            )
 
 
 def another_value(d: Difference) -> Iterator[Relation]:

@@ -7,6 +7,7 @@ keeps the old code.
 
 import ast
 import functools
+import itertools
 import linecache
 import types
 import warnings
@@ -97,13 +98,28 @@ def replaced_line(segment: Segment, code: str) -> str:
 
 def _with_changes(file: str, changes: list[tuple[Segment, str]]) -> list[str]:
     lines = list(linecache.getlines(file))
+    statements = [*itertools.chain(*_statements(tuple(lines)))]
     for segment, code in sorted(changes, key=lambda c: (c[0].line, c[0].column), reverse=True):
         first, last = segment.line - 1, segment.end_line - 1
         start = lines[first].encode()[: segment.column].decode()
         end = lines[last].encode()[segment.end_column :].decode()
-        # lines keep their numbers, so that what is below is recognised
-        lines[first : last + 1] = [start + code + end, *["\n"] * (last - first)]
+        around = next(span for span in statements if segment.line in span)
+        both = []
+        for written in (code, f"({code})"):
+            changed = list(lines)
+            # lines keep their numbers, so that what is below is recognised
+            changed[first : last + 1] = [start + written + end, *["\n"] * (last - first)]
+            both.append((changed, _parsed("".join(changed[around.start - 1 : around.stop - 1]))))
+        (plain, its), (bracketed, meant) = both
+        lines = plain if meant is None or its == meant else bracketed
     return lines
+
+
+def _parsed(code: str) -> str | None:
+    try:
+        return ast.dump(ast.parse(code))
+    except SyntaxError:
+        return None
 
 
 def _key(code: types.CodeType) -> Any:

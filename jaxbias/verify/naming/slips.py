@@ -197,7 +197,10 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
             continue
         mine, others = _leaves(alignment, wrong, number)
         for value in values:
-            if value.linear != (number in alignment.linear):
+            # what is not linear in the cotangent may lack it
+            if value.linear < (number in alignment.linear) or (
+                value.linear and known and number not in alignment.linear
+            ):
                 continue
             for layout, array in layouts(value.array, given.shape[1:]):
                 if time.process_time() > deadline:
@@ -341,6 +344,7 @@ def _further_up(
         doubtful = [k for k, n in enumerate(equation.inputs) if one_piece or not alignment.known(n)]
         if not doubtful and not in_loop:
             doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
+            doubtful = doubtful or [k for k, n in enumerate(equation.inputs) if _is_another_name(alignment, n)]
         if len(doubtful) == 2 and branch and not in_loop and equation.name in ("mul", "div", "dot_general"):
             yield (slip(),)
             operands = [alignment.column(n) for n in equation.inputs]
@@ -379,6 +383,16 @@ def _further_up(
 
 def _is_computed_constant(alignment: Alignment, number: int) -> bool:
     return number in alignment.constant and _may_be_misplaced(alignment, number)
+
+
+def _is_another_name(alignment: Alignment, number: int) -> bool:
+    """Is a variable nothing but a value that has a name already, so that it is likely to be meant as another one?"""
+    at = alignment.position.get(number)
+    equation = None if at is None else alignment.program.equations[at]
+    renamed = equation is not None and equation.name in ("copy", "convert_element_type")
+    return (
+        renamed and number in alignment.names and alignment.names[number].variable and not alignment.feeds_right(number)
+    )
 
 
 def _mends_more(alignment: Alignment, hit: _Hit, arrays: dict[int, np.ndarray]) -> bool:

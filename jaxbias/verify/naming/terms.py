@@ -108,7 +108,7 @@ def term(d: Difference) -> Iterator[Relation]:
         sign = "" if simple == 1 else "−" if simple == -1 else f"{factor:.4g} · "
         code = its.code
         if simple is None and code:
-            code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.6g} * {code}"
+            code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.15g} * {code}"
         repairs = (Repair("wrap", f"{{}} {'+' if factor > 0 else '-'} {code}"),) if code else ()
         lacks = Relation("missing-term", f"lacks the term {sign}{its}", cost, repairs=repairs)
         if code:
