@@ -93,7 +93,8 @@ class Located:
     def __str__(self) -> str:
         inside = self.whole or (self.relation is not None and self.relation.number is not None)
         must = f"must be {self.wanted}" if self.wanted and not inside else ""
-        return ": ".join(filter(None, [must, self.relation.text if self.relation else ""])) or "is wrong"
+        said = dict.fromkeys(filter(None, [must, self.relation.text if self.relation else ""]))
+        return ": ".join(said) or "is wrong"
 
 
 @dataclass(frozen=True)
@@ -300,8 +301,9 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
     for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
-        if located.kind in UNSURE[:2] and number in alignment.names and alignment.names[number].variable:
-            lines.setdefault(alignment.names[number].segment, number)
+        name = alignment.names.get(number)
+        if located.kind in UNSURE[:2] and name is not None and (name.variable or number in alignment.leaves):
+            lines.setdefault(name.segment, number)
     guess = mender.guess(lines, slip.leaves)
     if guess is None:
         return located

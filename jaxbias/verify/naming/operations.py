@@ -263,9 +263,9 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
     shape = program.shapes[output]
     apply = lambda e, operands: _jaxpr.apply(e, operands)[0]
     if name in SIGNS:
-        other = SIGNS[name]
+        other, index = SIGNS[name], program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "iu"
         yield Changed(
-            "sign",
+            "wrong-index" if index else "sign",
             f"must {'add' if other == 'add' else 'subtract'} here",
             0.9,
             (lambda k, x: x[0] + x[1] if other == "add" else x[0] - x[1]),

@@ -196,7 +196,7 @@ def with_a_constant(d: Difference) -> Iterator[Relation]:
         if changed.mending and (named := name_constant([changed.factor] * len(d.given), d.shapes)) is not None:
             yield replace(changed, cost=changed.cost + 1.0 + 0.1 * (named.kind != "sign"))
     match = d.alignment.matcher(d.wanted, d.linear)
-    if match is not None and not match.exact and not match.layout and not d.linear:
+    if match is not None and not match.layout and not d.linear:
         array = d.wanted / match.factor
         kind = "missing-mask" if set(np.unique(array)) <= {0.0, 1.0} else "wrong-operand"
         words = f"must be {d.alignment.own_name(match.value)}"

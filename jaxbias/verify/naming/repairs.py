@@ -275,7 +275,8 @@ def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST,
         elif not isinstance(node.slice, ast.Constant):
             for sign, other in (("+", "-"), ("-", "+")):
                 shorter = index.removesuffix(f" {other} 1")
-                yield node, f"{whole}[{shorter if shorter != index else f'{index} {sign} 1'}]"
+                for entry in (shorter, f"{shorter} {sign} 1"):
+                    yield node, f"{whole}[{entry}]"
 
 
 def _slices(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:

@@ -132,6 +132,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     gradients = [n for i in wrong if (n := alignment.leaves[i]) is not None]
     ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
+    if not any(hit.leaves.issuperset(wrong) for hit in hits):  # several formulas may take a variable that is another
+        misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
+        hits += [hit for hit in misnamed if all(other.leaves < hit.leaves for other in hits)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
@@ -181,16 +184,26 @@ def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
     )
 
 
-def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
-    """Reference values that mend a gradient in the place of a value of the rule, and harm none."""
+def _mending(
+    alignment: Alignment, wrong: list[int], deadline: float | int, *, misnamed: bool = False
+) -> Iterator[_Hit]:
+    """Reference values that mend a gradient in the place of a value of the rule, and harm none.
+
+    Args:
+        misnamed: only of variables that hold another value of the forward, as `o = sigmoid(f)` does.
+    """
     above = set().union(*(alignment.above[i] for i in wrong))
     if alignment.families:
         above -= {number for group in alignment.passes if _families(alignment, group) for number in group}
     last = {place: len(family) - 1 for place, family in alignment.families.items()}
     values = [v for v in alignment.matcher.values if not v.place or v.iteration in (0, last[v.place])]
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
-        known = alignment.known(number)
-        if known and not _may_be_misplaced(alignment, number):
+        known = alignment.known(number) and not _is_another_name(alignment, number)
+        variable = number in alignment.names and alignment.names[number].variable and number not in alignment.constant
+        if misnamed:
+            if not known or not variable or number in alignment.linear or alignment.feeds_right(number):
+                continue
+        elif known and not _may_be_misplaced(alignment, number):
             continue
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
@@ -199,7 +212,7 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
         for value in values:
             # what is not linear in the cotangent may lack it
             if value.linear < (number in alignment.linear) or (
-                value.linear and known and number not in alignment.linear
+                value.linear and known and not misnamed and number not in alignment.linear
             ):
                 continue
             for layout, array in layouts(value.array, given.shape[1:]):
@@ -325,6 +338,8 @@ def _further_up(
     slip = lambda: replace(_slip(alignment, hit, number, wanted, value, mending, beside), sums=sums)
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
+        if hit.value.linear and hit.number not in alignment.linear:
+            break  # the cotangent is lacking here, and not in what this is made of
         parts = {} if in_loop else _parts(alignment, number, wanted)
         if len(parts) > 1 and mends(parts):
             yield (slip(),)

@@ -112,7 +112,7 @@ def term(d: Difference) -> Iterator[Relation]:
         repairs = (Repair("wrap", f"{{}} {'+' if factor > 0 else '-'} {code}"),) if code else ()
         lacks = Relation("missing-term", f"lacks the term {sign}{its}", cost, repairs=repairs)
         if code:
-            yield replace(lacks, cost=cost - WRITTEN)
+            yield replace(lacks, cost=max(cost - WRITTEN, 1.8))
             return
         without_code.append(lacks)
     yield from without_code[:1]
