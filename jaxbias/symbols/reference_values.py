@@ -1,6 +1,7 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,9 @@ from jaxbias.symbols.passes import passes
 
 MOST_ENTRIES = 50_000
 """Of one value; larger ones are not compared with."""
+
+LAID_OUT = frozenset(("transpose", "reshape", "squeeze", "expand_dims", "copy", "convert_element_type"))
+"""Primitives whose output is what they take: the gradient by it is only a part of that by a value with other uses."""
 
 NAMED, IN_LOOP, UNNAMED = 1.0, 2.5, 3.0
 """Ranks: what the user gave a name to comes before that of another pass of a loop, and before what stands inside of an
@@ -94,6 +98,7 @@ def reference_values(
     in_loops = {number: (k, t) for k, group in enumerate(groups) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     functions = _functions(inlined, names)
+    taken = Counter(number for equation in inlined.equations for number in equation.inputs)
     for number, value, cotangent in zip(made, arrays, arrays[len(made) : 2 * len(made)] or [None] * len(made)):
         if value[0].size > MOST_ENTRIES:
             continue
@@ -108,7 +113,9 @@ def reference_values(
                 text, rank = of_last.text, IN_LOOP
         after = names[functions[number]].text if number in functions else ""
         new = [ReferenceValue(text, value, False, rank)]
-        if cotangent is not None:
+        maker = makers.get(number)
+        laid_out = maker is not None and maker.name in LAID_OUT and taken[maker.inputs[0]] > 1
+        if cotangent is not None and not (laid_out and (name is None or not name.variable)):
             new.append(ReferenceValue(gradient_by(text), cotangent, True, rank, through=after))
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):

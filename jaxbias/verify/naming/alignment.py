@@ -222,6 +222,12 @@ class Alignment:
             if self.constant.issuperset(equation.inputs):
                 self.constant.update(equation.outputs)
         self.names: dict[int, Name] = names_of(program)
+        float_zero = lambda x: x.dtype.kind in "fc" and x.ndim > 0 and not np.any(x)
+        self.zeros = {  # variables that stand for a gradient that is left out
+            n
+            for n in self.constant & self.names.keys() & self.position.keys()
+            if self.names[n].variable and float_zero(np.asarray(self.values[0][n]))
+        }
         self.above = {i: self._ancestors(n) for i, n in enumerate(self.leaves) if n is not None}
         self.matcher = Matcher(values)
         self.passes = passes(program)

@@ -44,7 +44,8 @@ def some_elements(d: Difference) -> Iterator[Relation]:
         kind = {2.0: "double-count", -1.0: "sign"}.get(round(factor, 8), "scale-constant")
         yield Relation(kind, f"is {factor:.6g} times what it must be {where}", 1.4)
     else:
-        yield Relation("unexplained", f"is wrong {where}", 3.5)
+        kind = "missing-activation-derivative" if kink else "unexplained"
+        yield Relation(kind, f"is wrong {where}", 3.5)
 
 
 def in_words(d: Difference, wrong: np.ndarray) -> tuple[str, bool]:

@@ -392,11 +392,11 @@ def _segment(alignment: Alignment, number: int) -> Segment | None:
 
 
 def _segments(alignment: Alignment, number: int) -> tuple[Segment, ...]:
-    """Pieces of code that compute a value, the one that names it first; of what comes in, that take it first."""
+    """Pieces of code that compute a value, the innermost first; of what comes in, that take it first."""
     place = alignment.place(number)
     pieces = alignment.program.equations[place].segments if place < len(alignment.program.equations) else ()
     named = (alignment.names[number].segment,) if number in alignment.names else ()
-    return tuple(dict.fromkeys((*named, *pieces)))
+    return tuple(dict.fromkeys((*pieces, *named)))
 
 
 def _place(slip: Slip, words: Relation | None) -> int:

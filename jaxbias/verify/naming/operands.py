@@ -84,6 +84,8 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
             if n in alignment.linear and value.own is not None and value.own[0].size < value.array[0].size:
                 continue  # a gradient broadcast back gives itself under a sum
+            if hidden(alignment, n, value):
+                continue
             after = alignment.matcher.after(value.reference)
             if value.reference is not None and after is not None and same(now, after.array):
                 function = value.reference.through
@@ -109,9 +111,16 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
                 repairs = (Repair("index"),)
             if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong
                 at, text = n, f"must be {value.name}"
+                apart = value.array - now
+                kind = "missing-term" if np.any(now) and np.ptp(apart) <= 1e-9 * np.max(np.abs(apart)) else kind
                 repairs = (Repair("wrap", value.code),) if value.code else ()
             cost = 1.4 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
             yield Changed(kind, text, cost, change, at, repairs)
+
+
+def hidden(alignment: Alignment, number: int, value: AtHand) -> bool:
+    """Is it a gradient that the rule computes nowhere, in the place of a value whose own line may be what is wrong?"""
+    return number in alignment.linear and not value.code and not alignment.known(number)
 
 
 def masked(given: np.ndarray, wanted: np.ndarray) -> bool:
@@ -130,12 +139,14 @@ def _shifted(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterato
     for axis, by in itertools.product(range(1, now.ndim), (1, -1)):
         if now.shape[axis] < 3:
             continue
-        array = np.roll(now, by, axis)
-        np.moveaxis(array, axis, 0)[0 if by > 0 else -1] = 0
-        change = with_operand(equation, j, array)
-        which = "before" if by > 0 else "after"
-        words = f"takes the entries of {taken} along axis {axis - 1}, and must take those {which} them"
-        yield Changed("wrong-index", words, 1.45, change)
+        shape = now.shape[1:axis] + now.shape[axis + 1 :]
+        ends = [v.array for v in at_hand(alignment, n, shape, n in alignment.linear) if v.cost < 1] if shape else []
+        for end in [np.zeros((len(now), *shape)), *ends]:
+            array = np.roll(now, by, axis)
+            np.moveaxis(array, axis, 0)[0 if by > 0 else -1] = end
+            which = "before" if by > 0 else "after"
+            words = f"takes the entries of {taken} along axis {axis - 1}, and must take those {which} them"
+            yield Changed("wrong-index", words, 1.45, with_operand(equation, j, array))
 
 
 def _summed(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:

@@ -22,6 +22,7 @@ from jaxbias.verify.naming.operands import (
     Changed,
     distributed,
     factors,
+    hidden,
     masked,
     other_operands,
     other_reductions,
@@ -80,7 +81,7 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation
             continue
         now = alignment.column(n)
         for value in at_hand(alignment, n, shape, n in alignment.linear):
-            if same(value.array, now) or not trial({}, {n: value.array}):
+            if same(value.array, now) or hidden(alignment, n, value) or not trial({}, {n: value.array}):
                 continue
             with np.errstate(all="ignore"):
                 kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
@@ -129,7 +130,8 @@ def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
 
             if all(same(x, columns[0]) for x in columns):
                 for value in values:
-                    if not same(value.array, columns[0]) and trial(replaced([value.array] * len(group))):
+                    usable = not same(value.array, columns[0]) and not hidden(alignment, numbers[-1], value)
+                    if usable and trial(replaced([value.array] * len(group))):
                         words = f"takes {taken} where {value.name} is needed"
                         cost = 1.4 + 0.1 * value.cost + (HIDDEN if linear and not value.code else 0.0)
                         kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"

@@ -85,9 +85,9 @@ def another_axis(d: Difference) -> Iterator[Relation]:
     e = d.equation
     while e is not None and e.name in LAYOUT and e.inputs and e.inputs[0] in d.alignment.position:
         e = d.alignment.program.equations[d.alignment.position[e.inputs[0]]]
-    if e is None or e.name not in ("reduce_sum", "cumsum"):
+    if e is None or e.name not in ("reduce_sum", "cumsum", "dot_general"):
         return
-    operand = d.alignment.column(e.inputs[0])
+    operand, axes = _summands(d.alignment, e)
     rank, matters = operand.ndim - 1, d.alignment.matters(d.number)
     if e.name == "cumsum":
         turned = replace(e, params={**e.params, "reverse": not e.params["reverse"]})
@@ -97,8 +97,7 @@ def another_axis(d: Difference) -> Iterator[Relation]:
             by = f"jnp.flip(jnp.cumsum(jnp.flip({d.alignment.text(e.inputs[0])}, {axis}), {axis}), {axis})"
             yield Relation("wrong-index", "adds up in the other direction", 0.6, repairs=(Repair("wrap", by),))
         return
-    axes = tuple(e.params["axes"])
-    for count in range(rank + 1):
+    for count in range(rank + 1) if axes else ():
         for other in itertools.combinations(range(rank), count):
             if other == axes:
                 continue
@@ -113,6 +112,19 @@ def another_axis(d: Difference) -> Iterator[Relation]:
                 words = f"sums over {was}, and must sum over {now}"
                 yield Relation("wrong-reduction-axis", words, 0.6, repairs=repairs)
                 return
+
+
+def _summands(alignment: Alignment, e: _jaxpr.Equation) -> tuple[np.ndarray, tuple[int, ...]]:
+    """What a sum adds up, and over which axes; of a product of matrices only where every axis is in both."""
+    arrays = [alignment.column(n) for n in e.inputs]
+    if e.name != "dot_general":
+        return arrays[0], tuple(e.params.get("axes", ()))
+    first, second = e.dot_axes()
+    if first.free or second.free:
+        return arrays[0], ()
+    order = [*second.batch, *second.contracted]
+    turned = np.argsort([*first.batch, *first.contracted])
+    return arrays[0] * arrays[1].transpose([0, *(1 + order[k] for k in turned)]), first.contracted
 
 
 def over_passes(d: Difference) -> Iterator[Relation]:
@@ -186,7 +198,9 @@ def weighted(d: Difference) -> Iterator[Relation]:
                 mean = close(factor, below) and close(constants * below * count, 1) and count > 1
                 words = f"takes the mean, and must take the sum weighted by {value.bracketed}"
                 words = words if mean else f"adds up without the factor {value.bracketed}"
-                yield Relation(value.kind_of_factor, words, 1.5 + 0.05 * value.cost)
+                own = None if mean or d.alignment.known(e.inputs[0]) else e.inputs[0]  # what is added up lacks it
+                words = words if own is None else f"lacks the factor {value.bracketed}"
+                yield Relation(value.kind_of_factor, words, 1.5 + 0.05 * value.cost, own, value.as_factor)
             break
 
 
@@ -312,10 +326,23 @@ def slope(d: Difference) -> Iterator[Relation]:
             words = f"is not the slope of {value.through}"
             yield Relation("missing-activation-derivative", words, 1.75, about=after.name)
             return
-        if d.linear and same(d.wanted, value.array):
+        if d.linear and same(d.wanted, value.array) and _times_a_slope(d, after.array):
             words = f"is not {d.alignment.own_name(after)} times the slope of {value.through}"
             yield Relation("missing-activation-derivative", words, 2.5, about=after.name)
             return
+
+
+def _times_a_slope(d: Difference, after: np.ndarray) -> bool:
+    """Is the value a gradient after a function, times what does not depend on the cotangent?"""
+    alignment, number = d.alignment, d.number
+    while not same(alignment.column(number), after):
+        at = alignment.position.get(number)
+        equation = None if at is None else alignment.program.equations[at]
+        linear = [n for n in equation.inputs if n in alignment.linear] if equation is not None else []
+        if equation is None or len(linear) != 1 or equation.name not in ("mul", "div", "select_n", *LAYOUT):
+            return False
+        (number,) = linear
+    return True
 
 
 def as_code(constant: str) -> str:

@@ -198,7 +198,8 @@ def _mending(
     last = {place: len(family) - 1 for place, family in alignment.families.items()}
     values = [v for v in alignment.matcher.values if not v.place or v.iteration in (0, last[v.place])]
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
-        known = alignment.known(number) and not _is_another_name(alignment, number)
+        zero = number in alignment.zeros - alignment.mended
+        known = alignment.known(number) and not zero and not _is_another_name(alignment, number)
         variable = number in alignment.names and alignment.names[number].variable and number not in alignment.constant
         if misnamed:
             if not known or not variable or number in alignment.linear or alignment.feeds_right(number):
@@ -210,10 +211,8 @@ def _mending(
             continue
         mine, others = _leaves(alignment, wrong, number)
         for value in values:
-            # what is not linear in the cotangent may lack it
-            if value.linear < (number in alignment.linear) or (
-                value.linear and known and not misnamed and number not in alignment.linear
-            ):
+            lacks_the_cotangent = value.linear and (misnamed or not known)
+            if value.linear != (zero or number in alignment.linear) and not lacks_the_cotangent:
                 continue
             for layout, array in layouts(value.array, given.shape[1:]):
                 if time.process_time() > deadline:
@@ -351,8 +350,9 @@ def _further_up(
             yield tuple(itertools.chain(*ways))
             return
         if len(parts) == 1 and mends(parts):
+            yield (slip(),)
             ((number, wanted),) = parts.items()
-            value, mending = _exactly(alignment, number, wanted), parts
+            value, mending, sums = _exactly(alignment, number, wanted), parts, sums + 1
             continue
         # one piece of code, as hs[t], picks entries and lays them out
         one_piece = equation.name in RESHAPED and _same_code(alignment, equation)
@@ -444,8 +444,7 @@ MOST_TERMS = 6
 def _parts(alignment: Alignment, number: int, wanted: np.ndarray) -> dict[int, np.ndarray]:
     """Operands that are wrong, each for itself, and what they must be: pieces that are put together, terms of a sum.
 
-    A sum is what is wanted where every term has another factor. There is one set of factors, if the terms differ; a
-    term that is wrong alone is so only if it is a gradient then, as else the sum may have it wrongly.
+    A sum is what is wanted where every term has another factor. There is one set of factors, if the terms differ.
     """
     equation = alignment.program.equations[alignment.position[number]]
     if equation.name == "concatenate":
@@ -467,7 +466,7 @@ def _parts(alignment: Alignment, number: int, wanted: np.ndarray) -> dict[int, n
     parts = {n: f * x for n, x, f, wrong in zip(terms, arrays, factors, off) if wrong}
     if any(map(alignment.known, parts)):
         return {}
-    return parts if len(parts) > 1 or all(_exactly(alignment, n, x) for n, x in parts.items()) else {}
+    return parts
 
 
 def _slip(

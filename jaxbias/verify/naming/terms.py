@@ -46,7 +46,7 @@ def own_terms(d: Difference) -> Iterator[Relation]:
         for v in values[:1]:
             repairs = (Repair("swap", f"{bracketed(name)} * {bracketed(v.code)}", name),) if v.code else ()
             words = f"has the term {name} without the factor {v.bracketed}"
-            yield Relation(v.kind_of_factor, words, 1.3 + 0.05 * v.cost, repairs=repairs)
+            yield Relation(v.kind_of_factor, words, 1.6 + 0.1 * v.cost, repairs=repairs)
         if named is not None and named.kind == "sign":
             yield Relation("sign", f"has the term {name} with the wrong sign", 1.15, repairs=(Repair("signs"),))
         elif named is not None and not values:
