@@ -140,7 +140,7 @@ def _shifted(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterato
         if now.shape[axis] < 3:
             continue
         shape = now.shape[1:axis] + now.shape[axis + 1 :]
-        ends = [v.array for v in at_hand(alignment, n, shape, n in alignment.linear) if v.cost < 1] if shape else []
+        ends = [v.array for v in at_hand(alignment, n, shape, n in alignment.linear) if v.cost < 0.5] if shape else []
         for end in [np.zeros((len(now), *shape)), *ends]:
             array = np.roll(now, by, axis)
             np.moveaxis(array, axis, 0)[0 if by > 0 else -1] = end
