@@ -202,7 +202,9 @@ def _mending(
         known = alignment.known(number) and not zero and not _is_another_name(alignment, number)
         variable = number in alignment.names and alignment.names[number].variable and number not in alignment.constant
         if misnamed:
-            if not known or not variable or number in alignment.linear or alignment.feeds_right(number):
+            users = [e for e in alignment.program.equations if number in e.inputs]
+            alone = len(users) < 2 or not variable  # then it is the formula that takes it
+            if alone or not known or number in alignment.linear or alignment.feeds_right(number):
                 continue
         elif known and not _may_be_misplaced(alignment, number):
             continue
