@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.sources import at_line
+from jaxbias._jaxpr.sources import Segment, at_line
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 
@@ -209,7 +209,10 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
     for equation in program.equations:
         for number in equation.inputs:
             users.setdefault(number, []).append(equation)
-    alone = lambda n, inside: n not in program.outputs and all(inside in user.segments for user in users[n])
+
+    def alone(n: int, inside: Segment) -> bool:
+        return n not in program.outputs and all(inside in user.segments for user in users[n])
+
     for number, name in names.items():
         if number not in makers or "(" not in name.segment.text:
             continue
@@ -228,7 +231,7 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
             else:
                 plain = plain and equation.name in PLAIN
                 todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
-        if len(operands) == 1 and -1 not in operands and not plain and alone(*operands, inside):
+        if len(operands) == 1 and -1 not in operands and not plain and alone(min(operands), inside):
             functions.setdefault(operands.pop(), number)
     return functions
 

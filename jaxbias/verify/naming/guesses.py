@@ -83,8 +83,9 @@ def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
     except (SyntaxError, ValueError):
         return
     for node in ast.walk(tree):
-        named = isinstance(node, ast.FunctionDef) and node.name == segment.function
-        if named and node.lineno <= segment.line <= (node.end_lineno or node.lineno):
+        if not isinstance(node, ast.FunctionDef) or node.name != segment.function:
+            continue
+        if node.lineno <= segment.line <= (node.end_lineno or node.lineno):
             yield node
 
 

@@ -46,7 +46,8 @@ def _relations(d: Difference) -> Iterator[Relation]:
     yield from over_passes(d)
     if d.given.shape != d.wanted.shape:
         return
-    if not np.any(d.given):
+    gradient = d.linear or d.number in d.alignment.leaves or d.alignment.matcher(d.wanted, True) is not None
+    if not np.any(d.given) and gradient:
         others = [n for group in d.alignment.passes if d.number in group for n in group]
         others += d.equation.inputs[:1] if d.equation is not None and d.equation.name in PICKS else ()
         if any(np.any(d.alignment.column(n)) for n in others):

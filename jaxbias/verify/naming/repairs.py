@@ -37,7 +37,9 @@ def edits(code: str, repairs: Iterable[Repair]) -> Iterator[Edit]:
     """The expression that the code is or assigns repaired, each text once; none where it cannot be read."""
     text, tree = value_of(code)
     made = {text}
-    for repair in repairs if tree is not None else ():
+    if tree is None:
+        return
+    for repair in repairs:
         for node, by in WAYS[repair.how](text, tree, repair):
             changed = put(text, node, by)
             if changed not in made and _parsed(changed) is not None:
@@ -247,7 +249,8 @@ def _flags(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST,
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == repair.by and isinstance(node.value, ast.Constant):
             now = node.value.value
-            yield node.value, str(not now if isinstance(now, bool) else 1 - now)
+            if isinstance(now, int):
+                yield node.value, str(not now if isinstance(now, bool) else 1 - now)
         if isinstance(node, ast.Call) and node.args:
             keyword = SOLVERS.get(source_of(text, node.func).rpartition(".")[2], "")
             given = [its.arg for its in node.keywords]

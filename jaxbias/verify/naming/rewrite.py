@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxbias._jaxpr.sources import Segment, is_users
 
@@ -55,7 +55,7 @@ TRACED, COPY = "__jaxbias_traced__", "__jaxbias_copy__"
 
 
 def _is_traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, Tracer)
 
 
 class _Copies(ast.NodeTransformer):

@@ -236,7 +236,7 @@ def _families(alignment: Alignment, group: tuple[int, ...]) -> list[list[Referen
     families = [
         family
         for family in alignment.families.values()
-        if len(family) == len(group) and family[0].linear == linear and not family[0].derivative
+        if len(family) == len(group) and family[0].linear >= linear and not family[0].derivative
     ]
     ends = [v for v in alignment.matcher.values if v.rank <= 0.5 and v.linear == linear and v.array.shape == shape]
     starts = [[end, *family[:-1]] for family in families for end in ends if family[0].array.shape == shape]
