@@ -71,9 +71,13 @@ def numbers_in(segment: Segment) -> Iterator[Segment]:
                 parts = list(ast.walk(node.value))
                 sizes = any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in parts)
                 if sizes or isinstance(node.value, ast.Constant):
-                    value, end = node.value, node.value.end_lineno or node.value.lineno
-                    place = value.lineno, value.col_offset, end, value.end_col_offset or 0
-                    yield Segment(segment.file, *place, function.name)
+                    yield piece_of(segment, node.value)
+
+
+def piece_of(segment: Segment, node: ast.expr) -> Segment:
+    """An expression of the function that a piece of code stands in."""
+    end = node.end_lineno or node.lineno, node.end_col_offset or 0
+    return Segment(segment.file, node.lineno, node.col_offset, *end, segment.function)
 
 
 def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
