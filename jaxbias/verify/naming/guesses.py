@@ -50,7 +50,7 @@ def guesses(segment: Segment) -> list[Guess]:
     if tree is None:
         return []
     made: dict[str, Guess] = {}
-    ways = (_letters, _flags, _signs, _axes, _calls, _transposes, _too_much, _exchanged)
+    ways = (_letters, _flags, _signs, _axes, _calls, _directions, _transposes, _too_much, _exchanged)
     names, counters = _in_scope(segment)
     entries = (_indices(text, tree, counters), _slices(text, tree, counters))
     for guess in itertools.chain(*entries, *(way(text, tree) for way in ways), _names(text, tree, names)):
@@ -157,10 +157,43 @@ def _transposes(text: str, tree: ast.expr) -> Iterator[Guess]:
         if isinstance(node, ast.Attribute) and node.attr == "T":
             its = source_of(text, node.value)
             yield Guess("transpose", f"takes {its}.T where {its} is needed", put(text, node, its))
+        matrices: list[ast.expr] = []
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            for side in (node.left, node.right):
-                its = bracketed(source_of(text, side), products=True)
-                yield Guess("transpose", f"takes {its} where {its}.T is needed", put(text, side, f"{its}.T"))
+            matrices = [node.left, node.right]
+        elif isinstance(node, ast.Call) and source_of(text, node.func).rpartition(".")[2] in OF_MATRICES:
+            matrices = node.args
+        for side in matrices:
+            its = bracketed(source_of(text, side), products=True)
+            yield Guess("transpose", f"takes {its} where {its}.T is needed", put(text, side, f"{its}.T"))
+
+
+OF_MATRICES = ("solve", "inv", "dot", "matmul", "cholesky", "expm")
+"""Functions of matrices, any of which may have to be transposed."""
+
+
+def _directions(text: str, tree: ast.expr) -> Iterator[Guess]:
+    """From the other end, or the other way round: what is added up, and what is shifted."""
+    for node in ast.walk(tree):
+        module, _, name = source_of(text, node.func).rpartition(".") if isinstance(node, ast.Call) else ("", "", "")
+        if (
+            not isinstance(node, ast.Call)
+            or not node.args
+            or module not in ("jnp", "np", "lax", "jax.numpy", "jax.lax")
+        ):
+            continue
+        if name in ("cumsum", "cumprod"):
+            axis = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "axis")]
+            by, taken = source_of(text, axis[0]) if axis else "0", source_of(text, node.args[0])
+            flipped = put(text, node.args[0], f"jnp.flip({taken}, {by})")
+            start, end = node.col_offset, (node.end_col_offset or 0) + len(flipped) - len(text)
+            turned = f"{flipped[:start]}jnp.flip({flipped[start:end]}, {by}){flipped[end:]}"
+            yield Guess("wrong-index", f"adds {taken} up from the wrong end", turned)
+        if name == "roll":
+            shift = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "shift")]
+            for its in shift:
+                now = source_of(text, its)
+                other = now[1:] if now.startswith("-") else f"-{bracketed(now)}"
+                yield Guess("wrong-index", f"shifts by {now}, and must shift by {other}", put(text, its, other))
 
 
 def _too_much(text: str, tree: ast.expr) -> Iterator[Guess]:
