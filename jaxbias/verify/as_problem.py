@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxbias import _jaxpr
 from jaxbias._trees import first_line, in_one_line, is_float
 from jaxbias.verify import references
 from jaxbias.verify.problem import (
@@ -72,7 +73,7 @@ def outputs(forward: Callable[..., Any], args: tuple[Any, ...], owner: str) -> t
         ValueError: the forward raises.
     """
     try:
-        out = jax.eval_shape(forward, *args)
+        out = _jaxpr.with_its_dtypes(lambda: jax.eval_shape(lambda *args: forward(*args), *args))  # which is not kept
     except jax.errors.JAXTypeError as error:
         raise ValueError(
             f"{owner}: the forward cannot be traced, so it cannot be differentiated: {first_line(error)} Write it "
@@ -158,7 +159,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, subject="rul
         return function(*floats)
 
     def shapes(primals):
-        return [out.shape for out in jax.tree.leaves(jax.eval_shape(forward, *flat.tree(primals)))]
+        return [out.shape for out in jax.tree.leaves(jax.eval_shape(lambda *args: forward(*args), *flat.tree(primals)))]
 
     def run_rule(primals, seeds):
         cotangents = [zero_cotangent(np.empty(shape)) for shape in (shapes(primals) if len(outs) > len(seeds) else ())]

@@ -134,7 +134,8 @@ def check(
         diagnoses += with_lines([nonlinear], listing, every)
     reproduction = ""
     if diagnose:
-        broken_numbers = _not_a_number(problem, cases, sorted(wrong - set(shape_found)))
+        without_lines = [i for i in sorted(wrong - set(shape_found)) if every[i] not in mended]
+        broken_numbers = _not_a_number(problem, cases, without_lines)
         diagnoses += broken_numbers.values()
         unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
         explained = nonlinear is not None

@@ -48,6 +48,7 @@ def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
     for pair, kind in TAKEN_FOR_EACH_OTHER.items():
         for now, other in (pair, pair[::-1]):
             yield Repair("calls", other, now), kind
+    yield Repair("directions"), "wrong-index"
     yield Repair("transposes"), "transpose"
     yield Repair("without", "+"), "extra-term"
     yield Repair("without"), "scale-constant"

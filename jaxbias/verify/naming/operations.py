@@ -152,6 +152,8 @@ def _of_the_loop(
 ) -> Iterator[Relation]:
     """In every pass a value of the forward's loop, or the gradient by it, in the place of one, wherever it is taken."""
     shape = columns[0].shape[1:]
+    if numbers[0] in alignment.linear and not all(map(alignment.known, numbers)):
+        return  # its own line may be what is wrong
     for family in alignment.families.values():
         first = family[0]
         if len(family) != len(numbers) or first.linear != (numbers[0] in alignment.linear):
@@ -325,7 +327,9 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
             yield Changed("scale-constant", text, 1.2, lambda k, x, e=turned: apply(e, x), repairs=repairs)
     linear = output in alignment.linear
     if name not in LAYOUT and len(equation.inputs) == 1 and program.shapes[equation.inputs[0]] == shape:
-        kind = "not-linear-in-cotangent" if equation.inputs[0] in alignment.linear and name != "neg" else "extra-term"
+        kind = (
+            "not-linear-in-cotangent" if equation.inputs[0] in alignment.linear and name != "neg" else "wrong-operand"
+        )
         kind, repairs = ("sign", (Repair("signs"),)) if name == "neg" else (kind, (Repair("calls", "", name),))
         yield Changed(kind, f"must not take the {_word(name)}", 1.3, lambda k, x: x[0], repairs=repairs)
     if name in ("mul", "div", "add", "add_any", "sub"):
@@ -339,6 +343,8 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                     kind = "double-count" if twice else "extra-term"
                     term = alignment.text(n)
                     words = f"counts the term {term} twice" if twice else f"has the term {term} too much"
+                    if name == "sub" and j == 0:  # and with it the sign
+                        kind, words = "wrong-operand", f"must be {alignment.text(equation.inputs[1])}"
                 repairs = (Repair("without", code=alignment.text(n)),)
                 yield Changed(kind, words, 1.5, lambda k, x, j=j: x[1 - j], repairs=repairs)
     if name == "mul":

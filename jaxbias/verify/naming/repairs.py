@@ -193,18 +193,22 @@ def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, 
             yield given, repair.by
 
 
+OF_MATRICES = ("solve", "inv", "dot", "matmul", "cholesky", "expm")
+"""Functions of matrices, any of which may have to be transposed."""
+
+
 def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """A `.T` put in or left out, at the named part or at any."""
     named = _parsed(repair.code) if repair.code else None
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "T":
             yield node, source_of(text, node.value)
-    sides = [
-        side
-        for node in ast.walk(tree)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
-        for side in (node.left, node.right)
-    ]
+    sides: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            sides += [node.left, node.right]
+        elif isinstance(node, ast.Call) and source_of(text, node.func).rpartition(".")[2] in OF_MATRICES:
+            sides += node.args
     for node in ast.walk(tree):
         alike = isinstance(node, ast.Name) or node in sides
         if named is not None:
@@ -256,6 +260,28 @@ def _flags(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST,
             given = [its.arg for its in node.keywords]
             if keyword.partition("=")[0] == repair.by and repair.by not in given:
                 yield node, f"{source_of(text, node)[:-1]}, {keyword})"
+
+
+def _directions(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """From the other end, or the other way round: what is added up, and what is shifted."""
+    for node in ast.walk(tree):
+        module, _, name = source_of(text, node.func).rpartition(".") if isinstance(node, ast.Call) else ("", "", "")
+        if (
+            not isinstance(node, ast.Call)
+            or not node.args
+            or module not in ("jnp", "np", "lax", "jax.numpy", "jax.lax")
+        ):
+            continue
+        given = {keyword.arg: source_of(text, keyword.value) for keyword in node.keywords}
+        second = source_of(text, node.args[1]) if len(node.args) > 1 else ""
+        whole, taken = source_of(text, node), source_of(text, node.args[0])
+        if name in ("cumsum", "cumprod"):
+            by = second or given.get("axis", "0")
+            yield node, f"jnp.flip({whole.replace(taken, f'jnp.flip({taken}, {by})', 1)}, {by})"
+        if name == "roll":
+            for its in [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "shift")]:
+                now = source_of(text, its)
+                yield its, now[1:] if now.startswith("-") else f"-{bracketed(now)}"
 
 
 def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
@@ -311,6 +337,7 @@ WAYS: dict[str, Way] = {
     "transposes": _transposes,
     "letters": _letters,
     "flags": _flags,
+    "directions": _directions,
     "compares": _compares,
     "index": _index,
     "slices": _slices,
