@@ -193,7 +193,7 @@ def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, 
             yield given, repair.by
 
 
-OF_MATRICES = ("solve", "inv", "dot", "matmul", "cholesky", "expm")
+OF_MATRICES = ("solve", "solve_triangular", "inv", "dot", "matmul", "cholesky", "expm")
 """Functions of matrices, any of which may have to be transposed."""
 
 

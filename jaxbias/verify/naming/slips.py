@@ -150,7 +150,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
     chosen = sorted(alike, key=order)[:MOST_CHOICES]
     ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
-    if alignment.known(best.number) and len(best.leaves) == 1:  # it is right for something: so may the formula be wrong
+    if (
+        alignment.known(best.number) and not _is_another_name(alignment, best.number) and len(best.leaves) == 1
+    ):  # it is right for something: so may the formula be wrong
         yield [way for i in own if i in best.leaves for way in _of_gradient(alignment, i, paths[i])] + ways
     else:
         yield ways
