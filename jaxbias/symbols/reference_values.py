@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.sources import at_line
+from jaxbias._jaxpr.sources import Segment, at_line
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 
@@ -36,7 +36,7 @@ class ReferenceValue:
         rank: how far-fetched it is; of several that are equal the lowest speaks.
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
         of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
-        through: of the gradient by the operand of an elementwise function, the name of that by its value.
+        through: of the gradient by the operand of an elementwise function, and of nothing else, the function's value.
         line: of the forward that computes it, "file.py:12: code"; empty if unknown.
         through_use: of a part of a gradient, the code of the forward that it comes through; its name is a number.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
@@ -111,7 +111,7 @@ def reference_values(
             of_last = names.get(groups[in_loops[number][0]][-1]) if number in in_loops else None
             if of_last is not None:  # in another pass of the loop
                 text, rank = of_last.text, IN_LOOP
-        after = gradient_by(names[functions[number]].text) if number in functions else ""
+        after = names[functions[number]].text if number in functions else ""
         new = [ReferenceValue(text, value, False, rank)]
         maker = makers.get(number)
         laid_out = maker is not None and maker.name in LAID_OUT and taken[maker.inputs[0]] > 1
@@ -205,6 +205,14 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
     """Operand of an elementwise function that the forward calls → its value; sums and products are none."""
     functions: dict[int, int] = {}
     makers = {number: equation for equation in program.equations for number in equation.outputs}
+    users: dict[int, list[_jaxpr.Equation]] = {}
+    for equation in program.equations:
+        for number in equation.inputs:
+            users.setdefault(number, []).append(equation)
+
+    def alone(n: int, inside: Segment) -> bool:
+        return n not in program.outputs and all(inside in user.segments for user in users[n])
+
     for number, name in names.items():
         if number not in makers or "(" not in name.segment.text:
             continue
@@ -223,7 +231,7 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
             else:
                 plain = plain and equation.name in PLAIN
                 todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
-        if len(operands) == 1 and -1 not in operands and not plain:
+        if len(operands) == 1 and -1 not in operands and not plain and alone(min(operands), inside):
             functions.setdefault(operands.pop(), number)
     return functions
 

@@ -17,7 +17,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
-from jaxbias.symbols.reference_values import IN_LOOP, ReferenceValue, bracketed
+from jaxbias.symbols.reference_values import IN_LOOP, ReferenceValue, bracketed, gradient_by
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -156,6 +156,10 @@ class Matcher:
                 if held.value.linear == linear and np.all(abs(held.features - features) <= 1e-7 * features):
                     yield held
 
+    def after(self, value: ReferenceValue | None) -> ReferenceValue | None:
+        """Of the gradient by the operand of a function, that by its value."""
+        return self.named.get((gradient_by(value.through), value.iteration)) if value and value.through else None
+
     def __call__(self, array: np.ndarray, linear: bool) -> Match | None:
         if not usable(array):
             return None
@@ -233,7 +237,8 @@ class Alignment:
             if value.place and not value.through_use:
                 self.families.setdefault(value.place, []).append(value)
         self.mended: set[int] = set()
-        self._rewrites: dict[int, Any] = {}
+        self._committed: set[int] = set()
+        self._ways_down: dict[tuple[frozenset[int], frozenset[int]], list[_jaxpr.Equation]] = {}
         self.matches: dict[int, Match] = {}
         for number, name in zip(program.inputs, input_names):
             array = self.column(number)
@@ -379,46 +384,48 @@ class Alignment:
         """Which of these gradients are right where other values, the probes along their first axis, stand in the
         place of some."""
         left = list(leaves)
+        below = self._below(frozenset(changes), frozenset(left))
         for k in range(len(self.cases)):
             if not left:
                 break
-            changed = self._changed(k, changes)
+            changed = self._changed(k, changes, below)
             at = lambda i, k=k, changed=changed: np.asarray(changed.get(self.leaves[i], self.values[k][self.leaves[i]]))
             left = [i for i in left if self.is_right(i, at(i)[None], slice(k, k + 1))]
         return frozenset(left)
 
-    def _changed(self, k: int, changes: Mapping[int, np.ndarray]) -> dict[int, Any]:
-        rewrites = dict(self._rewrites)
-        by_position: dict[int, dict[int, Any]] = {}
-        for number, array in changes.items():
-            if number in self.position:
-                by_position.setdefault(self.position[number], {})[number] = array
-        for position, arrays in by_position.items():
-            rewrites[position] = self._replaced(position, arrays)
-        inputs = {number: array[k] for number, array in changes.items() if number not in self.position}
-        steps = {p: lambda r, ins, f=f: f(k, ins) for p, f in rewrites.items()}
-        return _jaxpr.rerun(self.program, self.values[k], steps, inputs=inputs)
+    def _below(self, numbers: frozenset[int], leaves: frozenset[int]) -> list[_jaxpr.Equation]:
+        """Equations through which these values reach these gradients, but for what was put in the place of others."""
+        if (numbers, leaves) not in self._ways_down:
+            needed, changed, below = set().union(*(self.above[i] for i in leaves)), set(numbers), []
+            for equation in self.program.equations:
+                outputs = needed.intersection(equation.outputs) - self._committed - numbers
+                if outputs and not changed.isdisjoint(equation.inputs):
+                    changed |= outputs
+                    below.append(equation)
+            self._ways_down[numbers, leaves] = below
+        return self._ways_down[numbers, leaves]
 
-    def _replaced(self, position: int, arrays: dict[int, np.ndarray]) -> Any:
-        equation = self.program.equations[position]
-
-        def outputs(k: int, inputs: list[Any]) -> list[Any]:
-            kept = _jaxpr.apply(equation, inputs) if len(arrays) < len(equation.outputs) else [None] * len(arrays)
-            return [arrays[n][k] if n in arrays else out for n, out in zip(equation.outputs, kept)]
-
-        return outputs
+    def _changed(self, k: int, changes: Mapping[int, np.ndarray], below: Sequence[_jaxpr.Equation]) -> dict[int, Any]:
+        values, changed = self.values[k], {number: array[k] for number, array in changes.items()}
+        with np.errstate(all="ignore"):
+            for equation in below:
+                outs = _jaxpr.apply(equation, [changed[i] if i in changed else values[i] for i in equation.inputs])
+                for number, out in zip(equation.outputs, outs):
+                    if number not in changes and number not in self._committed:
+                        changed[number] = out
+        return changed
 
     def commit(self, changes: Mapping[int, np.ndarray]) -> None:
         """From here on the rule runs with these values; what depends on them is matched again."""
         touched: set[int] = set()
+        below = self._below(frozenset(changes), frozenset(self.above))
         for k in range(len(self.cases)):
-            changed = self._changed(k, changes)
+            changed = self._changed(k, changes, below)
             touched.update(changed)
             for number, value in changed.items():
                 self.values[k][number] = value
-        for number in changes.keys() & self.position.keys():
-            position = self.position[number]
-            self._rewrites[position] = self._replaced(position, {number: changes[number]})
+        self._committed |= changes.keys() & self.position.keys()
+        self._ways_down.clear()
         self.mended.update(changes)
         self._match(n for n in touched if n in self.position)
         self._feeds.clear()

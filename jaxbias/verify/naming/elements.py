@@ -44,7 +44,7 @@ def some_elements(d: Difference) -> Iterator[Relation]:
         kind = {2.0: "double-count", -1.0: "sign"}.get(round(factor, 8), "scale-constant")
         yield Relation(kind, f"is {factor:.6g} times what it must be {where}", 1.4)
     else:
-        kind = "missing-activation-derivative" if kink else "unexplained"
+        kind = "missing-activation-derivative" if kink and d.linear else "unexplained"
         yield Relation(kind, f"is wrong {where}", 3.5)
 
 

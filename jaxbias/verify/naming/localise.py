@@ -1,5 +1,6 @@
 """A rule line by line: what each line is, the first wrong one, and what that must be."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import handed_on, with_returns
+from jaxbias.verify.naming.rewrite import with_copies
 from jaxbias.verify.naming.slips import Slip, find_slips
 from jaxbias.verify.naming.whole import of_whole_gradients
 from jaxbias.verify.problem import exact_context
@@ -91,7 +93,8 @@ class Located:
     def __str__(self) -> str:
         inside = self.whole or (self.relation is not None and self.relation.number is not None)
         must = f"must be {self.wanted}" if self.wanted and not inside else ""
-        return ": ".join(filter(None, [must, self.relation.text if self.relation else ""])) or "is wrong"
+        said = dict.fromkeys(filter(None, [must, self.relation.text if self.relation else ""]))
+        return ": ".join(said) or "is wrong"
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ def _at_a_slip(whole: Located, slips: Sequence[Located]) -> Located:
 
 def _program(checker: "Checker", case: "Case") -> tuple[_jaxpr.Program | None, str]:
     """The rule's program; None, and why, where its lines cannot be told."""
-    program = checker.rule.program(case.probe.primals, case.probe.seeds)
+    primals, seeds = case.probe.primals, case.probe.seeds
+    program = checker.rule.program(primals, seeds)
     reason = ""
     if checker.problem.forward is None:
         reason = "what is checked here has no backward pass of its own"
@@ -151,7 +155,12 @@ def _program(checker: "Checker", case: "Case") -> tuple[_jaxpr.Program | None, s
         reason = "no time is left for it"
     elif len(program.equations) > MOST_EQUATIONS:
         reason = f"the rule has more than {MOST_EQUATIONS:,} operations"
-    return (None, reason) if reason else (program, "")
+    if reason:
+        return None, reason
+    if (copy := with_copies(checker.problem.rule)) is not None:
+        with contextlib.suppress(Exception):  # of code that holds on to what it calls; then it is as it was
+            program = checker.rule.of(copy).program(primals, seeds)
+    return program, ""
 
 
 def _names(checker: "Checker") -> list[str]:
@@ -292,15 +301,15 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
     for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
-        if located.kind in UNSURE[:2] and number in alignment.names and alignment.names[number].variable:
-            lines.setdefault(alignment.names[number].segment, number)
+        name = alignment.names.get(number)
+        if located.kind in UNSURE[:2] and name is not None and (name.variable or number in alignment.leaves):
+            lines.setdefault(name.segment, number)
     guess = mender.guess(lines, slip.leaves)
     if guess is None:
         return located
-    segment, its, patch = guess
+    segment, words, patch = guess
     evidence = _evidence("with this line right", alignment.cases, mender.others)
-    number = None if segment in own else lines[segment]
-    words = Relation(its.kind, its.text, 2.0, number)
+    words = replace(words, number=None if segment in own else lines[segment])
     return replace(
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
     )

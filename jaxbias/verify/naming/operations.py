@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from jaxbias.verify.naming.operands import (
     masked,
     other_operands,
     other_reductions,
+    with_operand,
 )
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
@@ -79,7 +81,7 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation
             continue
         now = alignment.column(n)
         for value in at_hand(alignment, n, shape, n in alignment.linear):
-            if same(value.array, now) or hidden(alignment, n, value) or not trial.with_values({n: value.array}):
+            if same(value.array, now) or hidden(alignment, n, value) or not trial({}, {n: value.array}):
                 continue
             with np.errstate(all="ignore"):
                 kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
@@ -104,7 +106,7 @@ def _turned(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
             alike.setdefault(now.tobytes(), set()).add(n)
     for numbers in alike.values():
         users = [e for e in equations if numbers.intersection(e.inputs)]
-        if len(users) > 1 and trial.with_values({n: -alignment.column(n) for n in numbers}):
+        if len(users) > 1 and trial({}, {n: -alignment.column(n) for n in numbers}):
             words = f"takes {alignment.text(min(numbers))} with the wrong sign"
             yield Relation("sign", words, 1.2, trial.number)
 
@@ -124,7 +126,7 @@ def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
             values = at_hand(alignment, numbers[-1], columns[0].shape[1:], linear)
 
             def replaced(arrays: Sequence[np.ndarray], j: int = j) -> dict[int, Change]:
-                return {p: _with_operand(e, j, array) for p, e, array in zip(places, equations, arrays)}  # noqa: B023
+                return {p: with_operand(e, j, array) for p, e, array in zip(places, equations, arrays)}  # noqa: B023
 
             if all(same(x, columns[0]) for x in columns):
                 for value in values:
@@ -158,7 +160,7 @@ def _of_the_loop(
             continue
         for laid in zip(*([array for _, array in layouts(value.array, shape)] for value in family)):
             for arrays in (laid[::-1], laid):
-                if all(map(same, arrays, columns)) or not trial.with_values(dict(zip(numbers, arrays))):
+                if all(map(same, arrays, columns)) or not trial({}, dict(zip(numbers, arrays))):
                     continue
                 taken = alignment.text(numbers[-1])
                 words, kind = f"takes {taken} where {first.name} is needed", "wrong-operand"
@@ -180,10 +182,6 @@ def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]
         if len(changes) > 1 and trial(changes):
             first = next(iter(its.values()))[0]
             yield Relation(first.kind, first.text, first.cost, trial.number, first.repairs)
-
-
-def _with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Change:
-    return lambda k, x: _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
 
 
 def unknown_above(alignment: Alignment, number: int) -> list[int]:
@@ -219,16 +217,31 @@ class _Trial:
         self.matters = matters if matters.shape == wanted.shape else np.ones(wanted.shape, bool)
         self.wanted = np.where(self.matters, wanted, 0)
 
-    def __call__(self, changes: Mapping[int, Change]) -> bool:
-        """Is what is wanted got, where the operations at these positions are changed?"""
-        for k in range(len(self.alignment.cases)):
+    def __call__(self, changes: Mapping[int, Change], arrays: Mapping[int, np.ndarray] = MappingProxyType({})) -> bool:
+        """Is what is wanted got, where the operations at these positions are changed, and these values others?"""
+        for k, values in enumerate(self.alignment.values):
+            changed = {number: array[k] for number, array in arrays.items()}
             try:
-                out = self._run(k, changes)
+                self._run(k, values, changes, changed)
             except (ValueError, IndexError):  # the shapes of a change need not fit what follows
                 return False
+            out = changed.get(self.number)
             if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
+
+    def _run(self, k: int, values: Sequence[Any], changes: Mapping[int, Change], changed: dict[int, Any]) -> None:
+        """Adds to what is changed all that comes of it."""
+        given, first = set(changed), self.region.index(min(changes)) if changes else 0
+        with np.errstate(all="ignore"):
+            for p in self.region[first:]:
+                equation = self.alignment.program.equations[p]
+                operands = [changed.get(i, values[i]) for i in equation.inputs]
+                if p in changes:
+                    changed[equation.outputs[0]] = changes[p](k, operands)
+                elif any(i in changed for i in equation.inputs):
+                    outs = zip(equation.outputs, _jaxpr.apply(equation, operands))
+                    changed.update((n, out) for n, out in outs if n not in given)
 
     def outputs(self, position: int, change: Change) -> np.ndarray:
         """What the operation gives with the change, on all probes."""
@@ -236,21 +249,6 @@ class _Trial:
         with np.errstate(all="ignore"):
             outs = [change(k, [values[i] for i in inputs]) for k, values in enumerate(self.alignment.values)]
         return np.stack([np.asarray(out) for out in outs])
-
-    def with_values(self, arrays: Mapping[int, np.ndarray]) -> bool:
-        """Is what is wanted got, where these values are others?"""
-        for k, values in enumerate(self.alignment.values):
-            changed = {number: array[k] for number, array in arrays.items()}
-            with np.errstate(all="ignore"):
-                for p in self.region:
-                    e = self.alignment.program.equations[p]
-                    if any(i in changed for i in e.inputs):
-                        outs = _jaxpr.apply(e, [changed.get(i, values[i]) for i in e.inputs])
-                        changed |= {n: out for n, out in zip(e.outputs, outs) if n not in arrays}
-            out = changed.get(self.number)
-            if out is None or not self._is_wanted(np.asarray(out), k):
-                return False
-        return True
 
     def _is_wanted(self, out: np.ndarray, k: int) -> bool:
         matters = self.matters[k]
@@ -261,18 +259,6 @@ class _Trial:
             self.factor = constant_factor(given, wanted) or np.nan
         return same(given, self.factor * wanted)
 
-    def _run(self, k: int, changes: Mapping[int, Change]) -> Any:
-        values, changed = self.alignment.values[k], {}
-        with np.errstate(all="ignore"):
-            for p in self.region[self.region.index(min(changes)) :]:
-                equation = self.alignment.program.equations[p]
-                operands = [changed.get(i, values[i]) for i in equation.inputs]
-                if p in changes:
-                    changed[equation.outputs[0]] = changes[p](k, operands)
-                elif any(i in changed for i in equation.inputs):
-                    changed.update(zip(equation.outputs, _jaxpr.apply(equation, operands)))
-        return changed.get(self.number)
-
 
 def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
     """What may be wrong with one operation, and the operation as it would be right."""
@@ -281,9 +267,9 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
     shape = program.shapes[output]
     apply = lambda e, operands: _jaxpr.apply(e, operands)[0]
     if name in SIGNS:
-        other = SIGNS[name]
+        other, index = SIGNS[name], program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "iu"
         yield Changed(
-            "sign",
+            "wrong-index" if index else "sign",
             f"must {'add' if other == 'add' else 'subtract'} here",
             0.9,
             (lambda k, x: x[0] + x[1] if other == "add" else x[0] - x[1]),

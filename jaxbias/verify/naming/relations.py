@@ -46,7 +46,8 @@ def _relations(d: Difference) -> Iterator[Relation]:
     yield from over_passes(d)
     if d.given.shape != d.wanted.shape:
         return
-    if not np.any(d.given):
+    gradient = d.linear or d.number in d.alignment.leaves or d.alignment.matcher(d.wanted, True) is not None
+    if not np.any(d.given) and gradient:
         others = [n for group in d.alignment.passes if d.number in group for n in group]
         others += d.equation.inputs[:1] if d.equation is not None and d.equation.name in PICKS else ()
         if any(np.any(d.alignment.column(n)) for n in others):
@@ -64,6 +65,7 @@ def _relations(d: Difference) -> Iterator[Relation]:
     scalar = d.given.ndim == 1
     if not scalar:
         yield from factor(d)
+        yield from normalised(d)
         yield from another_value(d)
         yield from some_elements(d)
     if d.equation is not None and not scalar:
@@ -209,7 +211,7 @@ def with_a_constant(d: Difference) -> Iterator[Relation]:
         if changed.mending and (named := name_constant([changed.factor] * len(d.given), d.shapes)) is not None:
             yield replace(changed, cost=changed.cost + 1.0 + 0.1 * (named.kind != "sign"))
     match = d.alignment.matcher(d.wanted, d.linear)
-    if match is not None and not match.exact and not match.layout and not d.linear:
+    if match is not None and not match.layout and not d.linear:
         array = d.wanted / match.factor
         kind = "missing-mask" if set(np.unique(array)) <= {0.0, 1.0} else "wrong-operand"
         words = f"must be {d.alignment.own_name(match.value)}"
@@ -274,6 +276,16 @@ def factor(d: Difference) -> Iterator[Relation]:
                 yield Relation("wrong-operand", words, 1.7 + 0.05 * value.cost, repairs=repairs)
 
 
+def normalised(d: Difference) -> Iterator[Relation]:
+    """What is not divided by its own sum over an axis, as a softmax is."""
+    for axis in range(1, d.given.ndim):
+        if same(d.given / d.given.sum(axis=axis, keepdims=True), d.wanted):
+            by = f"{{}} / {{}}.sum(axis={axis - 1}, keepdims=True)"
+            yield Relation(
+                "missing-factor", f"is not divided by its sum over axis {axis - 1}", 1.4, repairs=(Repair("wrap", by),)
+            )
+
+
 def another_value(d: Difference) -> Iterator[Relation]:
     """What is wanted is a value that stands elsewhere in the rule, or is its operand."""
     alignment = d.alignment
@@ -308,17 +320,16 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
 def slope(d: Difference) -> Iterator[Relation]:
     """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
     for value in d.alignment.matcher.values:
-        after = d.alignment.matcher.named.get((value.through, value.iteration))
+        after = d.alignment.matcher.after(value)
         if after is None or after.array.shape != d.wanted.shape:
             continue
-        function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
         if not d.linear and same(d.wanted * after.array, value.array):
-            words = f"is not the slope of {function}"
-            yield Relation("missing-activation-derivative", words, 1.75, about=value.through)
+            words = f"is not the slope of {value.through}"
+            yield Relation("missing-activation-derivative", words, 1.75, about=after.name)
             return
         if d.linear and same(d.wanted, value.array) and _times_a_slope(d, after.array):
-            words = f"is not {d.alignment.own_name(after)} times the slope of {function}"
-            yield Relation("missing-activation-derivative", words, 2.5, about=value.through)
+            words = f"is not {d.alignment.own_name(after)} times the slope of {value.through}"
+            yield Relation("missing-activation-derivative", words, 2.5, about=after.name)
             return
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.naming.guesses import functions_around
+from jaxbias.verify.naming.guesses import functions_around, piece_of
 
 
 def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple[_jaxpr.Program, list[int | None]]:
@@ -52,8 +52,7 @@ def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int
     for i, entry in enumerate(returned[0].elts):
         its = assigned.get(entry.id, entry) if isinstance(entry, ast.Name) else entry
         node = its if isinstance(its, ast.Name) or leaves[i] not in made else entry
-        end = node.end_lineno or node.lineno, node.end_col_offset or 0
-        yield i, Segment(outermost[-1].file, node.lineno, node.col_offset, *end, function.name)
+        yield i, piece_of(outermost[-1], node)
 
 
 def handed_on(segment: Segment, name: str) -> Iterator[Segment]:
@@ -63,8 +62,7 @@ def handed_on(segment: Segment, name: str) -> Iterator[Segment]:
         if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load):
             for entry in node.elts:
                 if isinstance(entry, ast.Name) and entry.id == name:
-                    end = entry.end_lineno or entry.lineno, entry.end_col_offset or 0
-                    yield Segment(segment.file, entry.lineno, entry.col_offset, *end, segment.function)
+                    yield piece_of(segment, entry)
 
 
 def _function_around(segment: Segment) -> ast.FunctionDef | None:

@@ -132,6 +132,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     gradients = [n for i in wrong if (n := alignment.leaves[i]) is not None]
     ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
+    if not any(hit.leaves.issuperset(wrong) for hit in hits):  # several formulas may take a variable that is another
+        misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
+        hits += [hit for hit in misnamed if all(other.leaves < hit.leaves for other in hits)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
@@ -171,12 +174,24 @@ def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[i
 
 
 def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
-    """Whether a value that is right for something else may be the mistake: no gradient that is right needs it."""
-    return number in alignment.linear and not alignment.feeds_right(number) and number not in alignment.mended
+    """Whether a value that is right for something else, or a constant with a name, may be the mistake: no gradient that
+    is right needs it."""
+    computed = number in alignment.constant and number in alignment.position
+    return (
+        (number in alignment.linear or computed)
+        and not alignment.feeds_right(number)
+        and number not in alignment.mended
+    )
 
 
-def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
-    """Reference values that mend a gradient in the place of a value of the rule, and harm none."""
+def _mending(
+    alignment: Alignment, wrong: list[int], deadline: float | int, *, misnamed: bool = False
+) -> Iterator[_Hit]:
+    """Reference values that mend a gradient in the place of a value of the rule, and harm none.
+
+    Args:
+        misnamed: only of variables that hold another value of the forward, as `o = sigmoid(f)` does.
+    """
     above = set().union(*(alignment.above[i] for i in wrong))
     if alignment.families:
         above -= {number for group in alignment.passes if _families(alignment, group) for number in group}
@@ -184,15 +199,22 @@ def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> I
     values = [v for v in alignment.matcher.values if not v.place or v.iteration in (0, last[v.place])]
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
         zero = number in alignment.zeros - alignment.mended
-        known = alignment.known(number) and not zero
-        if known and not _may_be_misplaced(alignment, number):
+        known = alignment.known(number) and not zero and not _is_another_name(alignment, number)
+        variable = number in alignment.names and alignment.names[number].variable and number not in alignment.constant
+        if misnamed:
+            users = [e for e in alignment.program.equations if number in e.inputs]
+            alone = len(users) < 2 or not variable  # then it is the formula that takes it
+            if alone or not known or number in alignment.linear or alignment.feeds_right(number):
+                continue
+        elif known and not _may_be_misplaced(alignment, number):
             continue
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
             continue
         mine, others = _leaves(alignment, wrong, number)
         for value in values:
-            if value.linear != (zero or number in alignment.linear):
+            lacks_the_cotangent = value.linear and (misnamed or not known)
+            if value.linear != (zero or number in alignment.linear) and not lacks_the_cotangent:
                 continue
             for layout, array in layouts(value.array, given.shape[1:]):
                 if time.process_time() > deadline:
@@ -214,7 +236,7 @@ def _families(alignment: Alignment, group: tuple[int, ...]) -> list[list[Referen
     families = [
         family
         for family in alignment.families.values()
-        if len(family) == len(group) and family[0].linear == linear and not family[0].derivative
+        if len(family) == len(group) and family[0].linear >= linear and not family[0].derivative
     ]
     ends = [v for v in alignment.matcher.values if v.rank <= 0.5 and v.linear == linear and v.array.shape == shape]
     starts = [[end, *family[:-1]] for family in families for end in ends if family[0].array.shape == shape]
@@ -317,6 +339,8 @@ def _further_up(
     slip = lambda: replace(_slip(alignment, hit, number, wanted, value, mending, beside), sums=sums)
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
+        if hit.value.linear and hit.number not in alignment.linear:
+            break  # the cotangent is lacking here, and not in what this is made of
         parts = {} if in_loop else _parts(alignment, number, wanted)
         if len(parts) > 1 and mends(parts):
             yield (slip(),)
@@ -335,6 +359,9 @@ def _further_up(
         # one piece of code, as hs[t], picks entries and lays them out
         one_piece = equation.name in RESHAPED and _same_code(alignment, equation)
         doubtful = [k for k, n in enumerate(equation.inputs) if one_piece or not alignment.known(n)]
+        if not doubtful and not in_loop:
+            doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
+            doubtful = doubtful or [k for k, n in enumerate(equation.inputs) if _is_another_name(alignment, n)]
         if len(doubtful) == 2 and branch and not in_loop and equation.name in ("mul", "div", "dot_general"):
             yield (slip(),)
             operands = [alignment.column(n) for n in equation.inputs]
@@ -355,6 +382,8 @@ def _further_up(
         ):
             break
         operand = equation.inputs[k]
+        if operand in alignment.constant and not _mends_more(alignment, hit, {operand: array}):
+            break
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
             sums += 1
@@ -367,6 +396,26 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _is_computed_constant(alignment: Alignment, number: int) -> bool:
+    return number in alignment.constant and _may_be_misplaced(alignment, number)
+
+
+def _is_another_name(alignment: Alignment, number: int) -> bool:
+    """Is a variable nothing but a value that has a name already, so that it is likely to be meant as another one?"""
+    at = alignment.position.get(number)
+    equation = None if at is None else alignment.program.equations[at]
+    renamed = equation is not None and equation.name in ("copy", "convert_element_type")
+    return (
+        renamed and number in alignment.names and alignment.names[number].variable and not alignment.feeds_right(number)
+    )
+
+
+def _mends_more(alignment: Alignment, hit: _Hit, arrays: dict[int, np.ndarray]) -> bool:
+    """Are gradients right beside those of the hit, so that what several formulas take is wrong, and not one of them?"""
+    others = [i for i in alignment.above if i not in alignment.right]
+    return alignment.right_after(arrays, others) > hit.leaves
 
 
 RESHAPED = frozenset(("squeeze", "reshape", "expand_dims"))
