@@ -193,6 +193,9 @@ def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, 
             yield given, repair.by
 
 
+MODULES = ("jnp", "np", "jax", "lax")
+
+
 def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """A `.T` put in or left out, at the named part or at any."""
     named = _parsed(repair.code) if repair.code else None
@@ -209,7 +212,7 @@ def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast
         alike = isinstance(node, ast.Name) or node in sides
         if named is not None:
             alike = ast.dump(node) == ast.dump(named)
-        if alike and isinstance(node, ast.expr) and source_of(text, node) not in ("jnp", "np", "jax", "lax"):
+        if alike and isinstance(node, ast.expr) and source_of(text, node) not in MODULES:
             yield node, f"{bracketed(source_of(text, node), products=True)}.T"
     yield tree, f"{bracketed(text, products=True)}.T"
 
@@ -312,7 +315,7 @@ def _slices(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST
 
 def _exchanged(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """Two variables, each in the place of the other."""
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id not in MODULES]
     for a, b in itertools.combinations(names, 2):
         if a.id != b.id:
             first, second = sorted((a, b), key=lambda node: node.col_offset)
