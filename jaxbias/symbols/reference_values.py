@@ -99,7 +99,9 @@ def reference_values(
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     functions = _functions(inlined, names)
     taken = Counter(number for equation in inlined.equations for number in equation.inputs)
-    for number, value, cotangent in zip(made, arrays, arrays[len(made) : 2 * len(made)] or [None] * len(made)):
+    cotangents = dict(zip(made, arrays[len(made) : 2 * len(made)]))
+    for number, value in zip(made, arrays):
+        cotangent = cotangents.get(number)
         if value[0].size > MOST_ENTRIES:
             continue
         if (name := names.get(number)) is not None:
@@ -120,6 +122,11 @@ def reference_values(
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):
                 new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))
+        if number in functions and cotangent is not None:
+            with np.errstate(all="ignore"):
+                slope = cotangent / cotangents[functions[number]]
+            if slope[0].size > 1 and np.all(np.isfinite(slope)):
+                new.append(ReferenceValue(f"the slope of {after}", slope, False, rank + 0.4, True))
         if name is not None:
             line = at_line(name.segment.file, name.segment.line, name.segment.statement)
             new = [replace(v, line=line) for v in new]

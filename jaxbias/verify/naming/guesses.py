@@ -30,7 +30,7 @@ FLAGS = {
 def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
     """What may be wrong with a piece of code, the likelier first: a change, and the kind of mistake that it mends."""
     text, tree = value_of(segment.text)
-    names, counters = _in_scope(segment)
+    names, taken, counters = _in_scope(segment)
     yield Repair("index"), "wrong-index"
     nodes = [*ast.walk(tree)] if tree is not None else []
     inside = [part for node in nodes if isinstance(node, ast.Subscript) for part in ast.walk(node.slice)]
@@ -42,13 +42,13 @@ def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
     yield Repair("letters", "another"), "wrong-index"
     for flag, kind in FLAGS.items():
         yield Repair("flags", flag), kind
+    yield Repair("directions"), "wrong-index"
     yield Repair("signs"), "sign"
     for axes in ("0", "1", "-1", "2", "(0, 1)"):
         yield Repair("axes", axes), "wrong-reduction-axis"
     for pair, kind in TAKEN_FOR_EACH_OTHER.items():
         for now, other in (pair, pair[::-1]):
             yield Repair("calls", other, now), kind
-    yield Repair("directions"), "wrong-index"
     yield Repair("transposes"), "transpose"
     yield Repair("without", "+"), "extra-term"
     yield Repair("without"), "scale-constant"
@@ -56,8 +56,8 @@ def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
     yield Repair("exchanged"), "wrong-operand"
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
-        if isinstance(node, ast.Name) and id(node) not in called and node.id in names:
-            for other in names:
+        if isinstance(node, ast.Name) and id(node) not in called:
+            for other in next((its for its in (names, taken) if node.id in its), ()):
                 yield Repair("swap", other, node.id), "wrong-operand"
 
 
@@ -94,11 +94,12 @@ def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
             yield node
 
 
-def _in_scope(segment: Segment) -> tuple[list[str], list[str]]:
-    """Variables and arguments of the function that a piece of code stands in, the last assigned first; those that count
-    the passes of the loops around it."""
+def _in_scope(segment: Segment) -> tuple[list[str], list[str], list[str]]:
+    """Variables and arguments of the function that a piece of code stands in, the last assigned first; what it takes
+    from outside; what counts the passes of the loops around it."""
     around = lambda node: node.lineno <= segment.line <= (node.end_lineno or node.lineno)
     names: dict[str, None] = {}
+    others: dict[str, None] = {}
     counters: list[str] = []
     for function in functions_around(segment):
         inside = list(ast.walk(function))
@@ -107,4 +108,8 @@ def _in_scope(segment: Segment) -> tuple[list[str], list[str]]:
         names |= dict.fromkeys([*reversed(before), *(argument.arg for argument in function.args.args)])
         loops = [n.target for n in inside if isinstance(n, ast.For) and around(n)]
         counters += [target.id for target in loops if isinstance(target, ast.Name)]
-    return list(names), counters
+        called = {id(node.func) for node in inside if isinstance(node, ast.Call)}
+        modules = {id(node.value) for node in inside if isinstance(node, ast.Attribute) and node.attr != "T"}
+        loaded = [n for n in inside if isinstance(n, ast.Name) and id(n) not in called | modules]
+        others |= dict.fromkeys(n.id for n in loaded if n.id not in {its.id for its in stored})
+    return list(names), [name for name in others if name not in names], counters

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from jaxbias import _jaxpr
+from jaxbias.symbols.reference_values import MIXING
 from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.constants import Shapes, close, name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
 from jaxbias.verify.naming.elements import some_elements
 from jaxbias.verify.naming.operands import divided_below, total_above
-from jaxbias.verify.naming.operations import edits
+from jaxbias.verify.naming.operations import edits, unknown_above
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 from jaxbias.verify.naming.terms import own_terms, parts, term
 
@@ -319,13 +320,14 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
 
 def slope(d: Difference) -> Iterator[Relation]:
     """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
+    made_by = {d.alignment.program.equations[p].name for p in unknown_above(d.alignment, d.number)}
     for value in d.alignment.matcher.values:
         after = d.alignment.matcher.after(value)
         if after is None or after.array.shape != d.wanted.shape:
             continue
-        if not d.linear and same(d.wanted * after.array, value.array):
+        if not d.linear and same(d.wanted * after.array, value.array) and not made_by & MIXING:
             words = f"is not the slope of {value.through}"
-            yield Relation("missing-activation-derivative", words, 1.75, about=after.name)
+            yield Relation("missing-activation-derivative", words, 2.5, about=after.name)
             return
         if d.linear and same(d.wanted, value.array) and _times_a_slope(d, after.array):
             words = f"is not {d.alignment.own_name(after)} times the slope of {value.through}"

@@ -193,8 +193,7 @@ def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, 
             yield given, repair.by
 
 
-OF_MATRICES = ("solve", "solve_triangular", "inv", "dot", "matmul", "cholesky", "expm")
-"""Functions of matrices, any of which may have to be transposed."""
+MODULES = ("jnp", "np", "jax", "lax")
 
 
 def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
@@ -207,13 +206,13 @@ def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
             sides += [node.left, node.right]
-        elif isinstance(node, ast.Call) and source_of(text, node.func).rpartition(".")[2] in OF_MATRICES:
+        elif isinstance(node, ast.Call) and source_of(text, node.func).endswith(("solve", "solve_triangular")):
             sides += node.args
     for node in ast.walk(tree):
         alike = isinstance(node, ast.Name) or node in sides
         if named is not None:
             alike = ast.dump(node) == ast.dump(named)
-        if alike and isinstance(node, ast.expr) and source_of(text, node) not in ("jnp", "np", "jax", "lax"):
+        if alike and isinstance(node, ast.expr) and source_of(text, node) not in MODULES:
             yield node, f"{bracketed(source_of(text, node), products=True)}.T"
     yield tree, f"{bracketed(text, products=True)}.T"
 
@@ -263,25 +262,21 @@ def _flags(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST,
 
 
 def _directions(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """From the other end, or the other way round: what is added up, and what is shifted."""
+    """What is added up from the other end, and what is shifted the other way."""
     for node in ast.walk(tree):
         module, _, name = source_of(text, node.func).rpartition(".") if isinstance(node, ast.Call) else ("", "", "")
-        if (
-            not isinstance(node, ast.Call)
-            or not node.args
-            or module not in ("jnp", "np", "lax", "jax.numpy", "jax.lax")
-        ):
+        if not isinstance(node, ast.Call) or module not in ("jnp", "np", "lax", "jax.numpy", "jax.lax"):
             continue
-        given = {keyword.arg: source_of(text, keyword.value) for keyword in node.keywords}
-        second = source_of(text, node.args[1]) if len(node.args) > 1 else ""
-        whole, taken = source_of(text, node), source_of(text, node.args[0])
-        if name in ("cumsum", "cumprod"):
-            by = second or given.get("axis", "0")
-            yield node, f"jnp.flip({whole.replace(taken, f'jnp.flip({taken}, {by})', 1)}, {by})"
-        if name == "roll":
-            for its in [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "shift")]:
-                now = source_of(text, its)
-                yield its, now[1:] if now.startswith("-") else f"-{bracketed(now)}"
+        given = {keyword.arg: keyword.value for keyword in node.keywords} | dict(zip(("x", "second"), node.args))
+        if name in ("cumsum", "cumprod") and node.args:
+            axis = given.get("axis", given.get("second"))
+            by, taken = source_of(text, axis) if axis is not None else "0", source_of(text, node.args[0])
+            start = (node.args[0].end_col_offset or 0) - node.col_offset
+            rest = source_of(text, node).encode()[start:].decode()
+            yield node, f"jnp.flip({source_of(text, node.func)}(jnp.flip({taken}, {by}){rest}, {by})"
+        elif name == "roll" and (shift := given.get("shift", given.get("second"))) is not None:
+            now = source_of(text, shift)
+            yield shift, now[1:] if now.startswith("-") else f"-{bracketed(now)}"
 
 
 def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
@@ -320,7 +315,7 @@ def _slices(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST
 
 def _exchanged(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """Two variables, each in the place of the other."""
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id not in MODULES]
     for a, b in itertools.combinations(names, 2):
         if a.id != b.id:
             first, second = sorted((a, b), key=lambda node: node.col_offset)
