@@ -344,7 +344,7 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                     term = alignment.text(n)
                     words = f"counts the term {term} twice" if twice else f"has the term {term} too much"
                     if name == "sub" and j == 0:  # and with it the sign
-                        kind, words = "wrong-operand", f"must be {alignment.text(equation.inputs[1])}"
+                        kind, words = "wrong-operand", f"must be {alignment.text(equation.inputs[1 - j])}"
                 repairs = (Repair("without", code=alignment.text(n)),)
                 yield Changed(kind, words, 1.5, lambda k, x, j=j: x[1 - j], repairs=repairs)
     if name == "mul":
