@@ -266,8 +266,12 @@ def shared_uses(program: Program) -> list[tuple[int, int]]:
 
 
 def float_values(program: Program) -> list[int]:
-    """Numbers of the float values that the equations of a program make."""
-    made = (number for equation in program.equations for number in equation.outputs)
+    """Numbers of the float values that the equations of a program make of its inputs."""
+    known = set(program.constants)
+    for equation in program.equations:
+        if known.issuperset(equation.inputs):
+            known.update(equation.outputs)
+    made = (number for equation in program.equations for number in equation.outputs if number not in known)
     return [i for i in made if program.dtypes[i] is not None and jnp.issubdtype(program.dtypes[i], jnp.inexact)]
 
 

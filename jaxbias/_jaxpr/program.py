@@ -318,6 +318,8 @@ def _read(jaxpr: Any, consts: Sequence[Any]) -> Program:
     def constant(aval, held) -> int:
         if isinstance(held, np.ndarray) and type(held) is not np.ndarray:  # while JAX's own is kept, so is its dtype
             held = np.array(held)
+        elif isinstance(held, int | float | complex):  # with a dtype, in a class of JAX's own
+            held = np.asarray(held, aval.dtype)
         return program.constant(aval.shape, aval.dtype, held)
 
     def number(atom) -> int:
