@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,9 +134,23 @@ def reference_values(
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
+    named += _scalars(inlined, names, makers.keys() - set(made), probes)
     arrays_of = dict(zip(made, arrays))
     named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
     return named + (list(_parts(inlined, uses, arrays[2 * len(made) :])) if gradients else [])
+
+
+def _scalars(
+    program: _jaxpr.Program, names: Mapping[int, Name], constant: Iterable[int], probes: Sequence[Sequence[Any]]
+) -> Iterator[ReferenceValue]:
+    """Numbers that the forward computes of constants alone, as the root of a size is."""
+    numbers = [n for n in constant if n in names and not program.shapes[n]]
+    values = _jaxpr.evaluate(program, probes[0][: len(program.inputs)]) if numbers else []
+    for number in numbers:
+        value, name = np.asarray(values[number]), names[number]
+        if value.dtype.kind == "f":
+            rank = NAMED + 0.5 * (not name.variable) + len(name.text) / 200
+            yield ReferenceValue(name.text, np.full(len(probes), value), False, rank)
 
 
 def _totals(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:

@@ -181,7 +181,9 @@ def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]
         changes = {position: changed[0].change for position, changed in its.items()}
         if len(changes) > 1 and trial(changes):
             first = next(iter(its.values()))[0]
-            yield Relation(first.kind, first.text, first.cost, trial.number, first.repairs)
+            places = {changed[0].number for changed in its.values()}  # of one that several operations take its own
+            place = first.number if len(places) == 1 else trial.number
+            yield Relation(first.kind, first.text, first.cost, place, first.repairs)
 
 
 def unknown_above(alignment: Alignment, number: int) -> list[int]:
