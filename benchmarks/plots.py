@@ -55,7 +55,8 @@ def _dots(
         axes.plot([low, high], [i, i], color=color, linewidth=2.5, alpha=0.5, solid_capstyle="butt")
         axes.plot(value, i, "o", color=color, markersize=6)
         spread = f" [{low:.3g}, {high:.3g}]" if interval else ""
-        axes.annotate(f"{value:.3g}{spread}", (high, i), (7, 0), textcoords="offset points", va="center", fontsize=8)
+        number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        axes.annotate(f"{number}{spread}", (high, i), (7, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xscale("log")

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+LONGEST_AXIS = 2**63 - 1
+"""XLA counts the entries of an axis with 64 bits."""
+
 
 def describe(x: Any) -> str:
     """What x is, in a few words for an error message."""
@@ -99,7 +102,7 @@ def check_size(value: Any, function: str, argument: str, least: int = 1) -> None
 
     Raises:
         TypeError: no whole number.
-        ValueError: a smaller one.
+        ValueError: a smaller one, or one that no axis can have.
     """
     wanted = f"{function}: {argument} must be a whole number of at least {least}, got {describe(value)}."
     try:
@@ -111,6 +114,8 @@ def check_size(value: Any, function: str, argument: str, least: int = 1) -> None
         raise TypeError(wanted)
     if size < least:
         raise ValueError(wanted)
+    if size > LONGEST_AXIS:
+        raise ValueError(f"{function}: {argument} must be at most {LONGEST_AXIS}, the longest axis, got {size}.")
 
 
 def check_number(value: Any, function: str, argument: str) -> None:

@@ -231,8 +231,14 @@ def from_pytorch(network: Layer, like: Any, state_dict: Mapping[str, Any], state
         state: of this network, `network.state.init(key, x)`: then (params, state with these statistics) is returned.
 
     Raises:
+        TypeError: state_dict is no mapping.
         ValueError: names, shapes or dtypes that differ, or a layer whose PyTorch layout is not known here.
     """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"io.from_pytorch: state_dict must be a mapping of names to arrays, as `module.state_dict()` returns it, "
+            f"got {describe(state_dict)}."
+        )
     left_out = {"num_batches_tracked"} | (set() if state is not None else {"running_mean", "running_var"})
     rest = {name: np.asarray(value) for name, value in state_dict.items() if name.rpartition(".")[2] not in left_out}
     arrays, of_state = {}, {}

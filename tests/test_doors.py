@@ -401,6 +401,11 @@ WRONG_CALLS = rows(
     # sizes and numbers
     ("dense of -1", lambda: dense.layer(-1), of(SIZE, "-1")),
     ("dense of 0", lambda: dense.layer(0), of(SIZE, "0")),
+    (
+        "dense of 2**70",
+        lambda: dense.layer(2**70),
+        (ValueError, r"fan_out must be at most 9223372036854775807, .*longest"),
+    ),
     ("dense of 2.5", lambda: dense.layer(2.5), (*of(NOT_WHOLE, "float 2.5"), r"// or int\(")),
     ("dense of True", lambda: dense.layer(True), of(NOT_WHOLE, "bool True")),
     ("dense of a str", lambda: dense.layer("16"), of(NOT_WHOLE, "str '16'")),
@@ -797,6 +802,11 @@ WRONG_CALLS = rows(
         "save of two leaves under one path",
         lambda: jb.io.save("params.safetensors", {"a.b": floats(2), "a": {"b": floats(3)}}),
         (ValueError, "two leaves of params are called a.b"),
+    ),
+    (
+        "from_pytorch of a path",
+        lambda: jb.io.from_pytorch(NETWORK, PARAMS, "m.pt"),
+        (TypeError, r"io.from_pytorch: state_dict must be a mapping .*module\.state_dict\(\).*, got the str 'm.pt'"),
     ),
     (
         "to_pytorch with arguments exchanged",

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -131,11 +132,14 @@ def schedule_by_name(text: str, learning_rate: float, steps: int) -> Any:
     (`decay_rate`) over all steps, and warms up over a twentieth of them.
 
     Raises:
-        ValueError: optax has no such schedule, or an unknown option.
+        ValueError: optax has no such schedule, an unknown option, or values of them that give no rates.
     """
     name, options = spec.call(text)
     known = schedules()
     check_known("schedule", name, known, "optax")
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"schedule: {option} of {name} must be a number, got {value!r}. {_options(known[name])}")
     parameters = inspect.signature(known[name]).parameters
     rises = "peak_value" in parameters
     warm = options.get("warmup_steps", max(1, steps // 20)) if "warmup_steps" in parameters else 0
@@ -144,7 +148,15 @@ def schedule_by_name(text: str, learning_rate: float, steps: int) -> Any:
         "decay_rate": 0.01, "warmup_steps": warm, "decay_steps": steps, "transition_steps": max(1, steps - warm),
     }  # fmt: skip
     needed = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
-    return _built("schedule", name, known[name], {key: filled[key] for key in needed} | options)
+    schedule = _built("schedule", name, known[name], {key: filled[key] for key in needed} | options)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
+        rates = [float(schedule(step)) for step in (0, steps // 2, steps)]
+    if not all(0 <= rate < math.inf for rate in rates):
+        raise ValueError(
+            f"schedule: {text} gives the rates {', '.join(f'{rate:g}' for rate in rates)} at the start, in the middle "
+            f"and at the end of {steps} steps; a rate is at least 0. {_options(known[name])}"
+        )
+    return schedule
 
 
 def loss_by_name(text: str | None, data: datasets.Data) -> losses.ConfiguredLoss:

@@ -154,7 +154,7 @@ def report(
     console = Console()
     console.print(show.check_summary(data.checks), highlight=False)
     for run in data.runs:
-        trained = f"trained in {run.seconds - run.fitted.compile_s:.1f} s, compiled in {run.fitted.compile_s:.1f} s"
+        trained = f"trained in {run.fitted.train_s:.1f} s, compiled in {run.fitted.compile_s:.1f} s"
         console.print(
             f"{run.name:<24} test accuracy {run.accuracy:.4f}   {run.summary.total.parameters} parameters   {trained}",
             highlight=False, soft_wrap=True,

@@ -76,6 +76,7 @@ class Fit(NamedTuple, Generic[P]):
         resumed: epochs that came from a checkpoint.
         compile_s: seconds spent tracing and compiling.
         unsaved: why the last checkpoints could not be written, and which is the newest; empty where all were.
+        train_s: seconds spent training, checkpoints included; what came from a checkpoint is not in it.
     """
 
     params: P
@@ -86,6 +87,7 @@ class Fit(NamedTuple, Generic[P]):
     resumed: int
     compile_s: float
     unsaved: str = ""
+    train_s: float = 0.0
 
 
 def accuracy(out: Array, targets: Array) -> Array:
@@ -375,6 +377,8 @@ def fit(
                 latest = {name: float(values[done - 1]) for name, values in _history(carry).items() if values.ndim == 1}
                 progress(Progress(done, epochs, latest, compile_s, time.perf_counter() - trained_from))
 
+        train_s = time.perf_counter() - trained_from
+
     history = _history(carry)
     params, opt_state, state = carry.learned
     losses = [history[name] for name in ("loss", "validation_loss") if name in history]
@@ -383,7 +387,7 @@ def fit(
     if diverged is not None:
         cause = f"the loss is not finite from epoch {diverged} on" if not_finite.size else "params are not finite"
         warnings.warn(f"fit: {cause}: training diverged. Try a smaller learning rate.", RuntimeWarning, stacklevel=2)
-    return Fit(params, state, opt_state, history, diverged, resumed, compile_s, unsaved)
+    return Fit(params, state, opt_state, history, diverged, resumed, compile_s, unsaved, train_s)
 
 
 def _optimizer_digest(optimizer: optax.GradientTransformationExtraArgs, learned: Learned) -> str:

@@ -231,6 +231,15 @@ BAD = [
     ({"optimizer": "sm3", "schedule": "cosine"}, "sm3 cannot be used here: it takes no schedule"),
     ({"schedule": "cosin"}, "optax has no schedule 'cosin'. Did you mean cosine"),
     ({"schedule": "cosine:steps=3"}, "cosine cannot be built .*Its options: init_value, decay_steps"),
+    (
+        {"schedule": "cosine:decay_steps=many"},
+        "decay_steps of cosine must be a number, got 'many'. Its options: init_value",
+    ),
+    (
+        {"schedule": "cosine:alpha=nan"},
+        "cosine:alpha=nan gives the rates nan, nan, nan at the start.*a rate is at least 0",
+    ),
+    ({"schedule": "exponential:decay_rate=-1"}, "exponential:decay_rate=-1 gives the rates 0.*, nan"),
     ({"loss": "hubert"}, "no loss 'hubert'. Did you mean huber"),
     ({"loss": "huber"}, "huber is for regression, but plants.csv is classification: cross_entropy, "),
     ({"loss": "hinge:margin=2"}, "hinge cannot be built"),

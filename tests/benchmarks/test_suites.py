@@ -11,7 +11,7 @@ from benchmarks.case import Case, Setting
 from benchmarks.record import STATUSES, Record, load
 from benchmarks.tables import HEAD, row
 
-LONG = ("bias", "derivations", "fit_loop", "per_example", "startup", "sweep", "training", "verify")
+LONG = ("bias", "derivations", "fit_loop", "per_example", "startup", "sweep", "training", "verify", "weak_scaling")
 """Suites that compile for long, or start many processes, even at tiny sizes."""
 
 

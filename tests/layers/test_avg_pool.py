@@ -58,7 +58,7 @@ def assert_equals_loops(x_shape, window, stride, pads, dilation, count_include_p
     np.testing.assert_allclose(actual_delta_x, delta_x, rtol=0, atol=1e-13)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(case=windows())
 def test_any_window_equals_the_loops(case):
     assert_equals_loops(*case)

@@ -99,7 +99,7 @@ def geometries(draw):
     return x_shape, kernel, keywords
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(geometry=geometries())
 def test_any_geometry_equals_the_loops(each_form, geometry):
     x_shape, kernel, keywords = geometry

@@ -70,7 +70,7 @@ def geometries(draw):
     return x_shape, kernel, stride, tuple(pads), extra, dilation, groups
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(geometry=geometries())
 def test_any_geometry_equals_the_loops(geometry):
     assert_equals_loops(*geometry)

@@ -40,10 +40,10 @@ def plain(params, h, labels, label_smoothing=0.0, z_loss=0.0, softcap=None, igno
     return jnp.where(counts, per_row, 0).sum() / counts.sum(dtype=z.dtype)
 
 
-OPTIONS = [{}, {"label_smoothing": 0.3, "z_loss": 0.1, "softcap": 3.0, "ignore_label": 2}]
+OPTIONS = {"label_smoothing": 0.3, "z_loss": 0.1, "softcap": 3.0, "ignore_label": 2}
 
 
-def test_every_option_in_uneven_blocks_is_the_plain_formula():
+def test_all_options_in_uneven_blocks_are_the_plain_formula():
     rng = np.random.default_rng(0)
     params = jb.Params(jnp.asarray(rng.standard_normal((5, 9))), jnp.asarray(rng.standard_normal(9)))
     h, labels = jnp.asarray(rng.standard_normal((8, 5))), jnp.asarray(rng.integers(9, size=8))
@@ -51,17 +51,14 @@ def test_every_option_in_uneven_blocks_is_the_plain_formula():
     @jax.jit
     def run(params, h):
         with jax.numpy_rank_promotion("allow"):
-            expected = [jax.value_and_grad(plain, argnums=(0, 1))(params, h, labels, **o) for o in OPTIONS]
-        found = []
-        for options in OPTIONS:
-            loss, residuals = linear_cross_entropy.forward(params, (h, labels), **options, block_rows=3, chunk=4)
-            grads, (delta_h, _) = linear_cross_entropy.backward(residuals, jnp.ones(()))
-            found.append((loss, (grads, delta_h)))
-        return found, expected
+            expected = jax.value_and_grad(plain, argnums=(0, 1))(params, h, labels, **OPTIONS)
+        loss, residuals = linear_cross_entropy.forward(params, (h, labels), **OPTIONS, block_rows=3, chunk=4)
+        grads, (delta_h, _) = linear_cross_entropy.backward(residuals, jnp.ones(()))
+        return (loss, (grads, delta_h)), expected
 
     found, expected = run(params, h)
     errors = relative_errors(actual=found, expected=expected)
-    assert len(errors) == 4 * len(OPTIONS) and all(error < 1e-12 for error in errors.values()), errors
+    assert len(errors) == 4 and all(error < 1e-12 for error in errors.values()), errors
 
 
 def test_logits_of_ten_thousand_and_a_class_that_cannot_occur():

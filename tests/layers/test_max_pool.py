@@ -72,7 +72,7 @@ def windows(draw):
     return rng.integers(-2, 3, (2, *lengths, 2)).astype(np.float64), window, stride, pads, dilation, draw(st.booleans())
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(case=windows())
 def test_any_window_equals_the_loops(case):
     assert_equals_loops(*case)

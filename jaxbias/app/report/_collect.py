@@ -47,7 +47,6 @@ class Run(NamedTuple):
         fitted: what `train.fit` returned.
         accuracy: share of the test rows that the last epoch's params classify correctly.
         summary: its table.
-        seconds: wall time, compiling included.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Run(NamedTuple):
     params: Any
     accuracy: float
     summary: Summary
-    seconds: float
 
     @property
     def ok(self) -> bool:
@@ -91,7 +89,7 @@ class BiasEffect(NamedTuple):
     def sentence(self) -> str:
         """What this says of biases."""
         low, high = (100 * bound for bound in self.interval)
-        mean = 100 * float(np.mean(self.differences))
+        mean = round(100 * float(np.mean(self.differences)), 2) + 0.0  # no −0.00
         means = f"{100 * self.with_biases:.1f} % with, {100 * self.without:.1f} % without"
         measured = (
             f"{mean:+.2f} percentage points of test accuracy for the biases, 95 % interval {low:+.2f} to {high:+.2f}, "
@@ -177,7 +175,6 @@ def _train(
     setting = NETWORKS[name]
     if on_start is not None:
         on_start(name)
-    began = time.perf_counter()
     task = tasks.prepare(
         "digits", setting.spec, learning_rate=LEARNING_RATE, epochs=epochs, batch_size=BATCH_SIZE,
         use_bias=setting.use_bias,
@@ -192,7 +189,6 @@ def _train(
         params,
         accuracy=float(fitted.history["validation_accuracy"][-1]),
         summary=summary(fitted.params, task.network, task.data.x_train[:1]),
-        seconds=time.perf_counter() - began,
     )
 
 

@@ -178,7 +178,7 @@ def _training(runs: list[Run], biases: BiasEffect | None) -> str:
         + _number(f"{run.accuracy:.4f}", ok=run.ok)
         + _number(f"{run.setting.wanted:.2f}")
         + _number(f"{run.fitted.compile_s:.1f} s")
-        + _number(f"{max(run.seconds - run.fitted.compile_s, 0):.1f} s")
+        + _number(f"{run.fitted.train_s:.1f} s")
         + "</tr>"
         for run in runs
     )

@@ -33,7 +33,7 @@ def _of_flax() -> None:
     key = jax.random.key(0)
 
     def enter(name: str, module: nn.Module, *inputs: jax.Array) -> None:
-        params = jax.tree.map(lambda leaf: normal(*leaf.shape), module.init(key, *inputs)["params"])
+        params = jax.tree.map(lambda leaf: normal(*leaf.shape), jax.eval_shape(module.init, key, *inputs)["params"])
 
         def forward(params, *inputs):
             return module.apply({"params": params}, *inputs)

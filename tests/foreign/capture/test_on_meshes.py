@@ -7,6 +7,7 @@ from tests.devices import run_script
 SCRIPT = "foreign/capture/on_eight_devices.py"
 
 
+@pytest.mark.slow
 def test_inside_shard_map_every_device_has_its_own_examples():
     assert run_script(SCRIPT, "params_that_all_devices_share") == ["params_that_all_devices_share"]
 

@@ -112,6 +112,7 @@ def check_figures(outcomes):
     assert planted.good_enough(planted.summarise(outcomes)), planted.table(outcomes)
 
 
+@pytest.mark.slow
 def test_self_test_in_short():
     rules = [planted.RULES[name] for name in ("dense_tanh", "softmax", "embedding")]
     check_figures(planted.run(rules, limit=1, pick=lambda k: k % 5 == 0))
