@@ -396,7 +396,7 @@ def _segments(alignment: Alignment, number: int) -> tuple[Segment, ...]:
     place = alignment.place(number)
     pieces = alignment.program.equations[place].segments if place < len(alignment.program.equations) else ()
     named = (alignment.names[number].segment,) if number in alignment.names else ()
-    return tuple(dict.fromkeys((*pieces, *named)))
+    return tuple(dict.fromkeys(sorted((*pieces, *named), key=alignment.of_forward.__contains__)))
 
 
 def _place(slip: Slip, words: Relation | None) -> int:
