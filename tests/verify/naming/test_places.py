@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import lax
 
@@ -148,26 +147,3 @@ def softened(args, ct):
 def test_where_autodiff_gives_nan_two_calls_that_agree_do_not_differ():
     x = jax.random.normal(jax.random.key(1), (4, 5), jnp.float32)
     assert "nondeterministic" not in [d.kind for d in verify.vjp(distances, softened, (x,)).diagnoses]
-
-
-EDGES = np.array([[0, 1], [1, 2], [2, 2], [3, 0]])
-
-
-def messages(x, w):
-    return jax.ops.segment_sum(jnp.pad(x @ w, ((0, 1), (0, 0)))[EDGES[:, 0]], EDGES[:, 1], 4)
-
-
-def to_the_wrong_ends(args, ct):
-    x, w = args
-    source, target = EDGES.T
-    dz = jax.ops.segment_sum(ct[source], source, 5)[:4]
-    return dz @ w.T, x.T @ dz
-
-
-def test_ids_of_numpy_are_read_in_float64_though_jax_remembers_them_as_int32():
-    with jax.enable_x64(False):
-        args = tuple(jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(((4, 3), (3, 2))))
-        jax.eval_shape(messages, *args)
-        report = verify.vjp(messages, to_the_wrong_ends, args)
-        assert report.lines and not any("only in the dtype" in note for note in report.notes), str(report)
-        messages(*args)  # which JAX still runs
