@@ -29,4 +29,3 @@ from .program import digest_of as digest_of
 from .program import read as read
 from .program import trace as trace
 from .program import trace_inlined as trace_inlined
-from .program import with_its_dtypes as with_its_dtypes

@@ -13,10 +13,9 @@ In the last two a choice by platform (`lax.platform_dependent`) is made, for the
 import dataclasses
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -251,31 +250,15 @@ def digest_of(arrays: Sequence[Any]) -> bytes:
 # --- from a function to its program -----------------------------------------------------------------------------------
 
 
-Made = TypeVar("Made")
-
-
-def with_its_dtypes(call: Callable[[], Made]) -> Made:
-    """What is called. JAX 0.10 to 0.12 take a NumPy array of int64 that was traced without x64 for one of int32 as long
-    as a trace of it is kept, and the other way round, and raise where both meet."""
-    try:
-        return call()
-    except Exception as error:
-        words = set(re.findall(r"\w+", f"{error} {error.__cause__}"))
-        if not {"int32", "int64"} <= words or not core.trace_state_clean():
-            raise
-    jax.clear_caches()
-    return call()
-
-
 def read(function: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     """`function(*args)` as JAX traces it, one input per leaf of args, and the shapes of what it returns."""
-    closed, shapes = with_its_dtypes(lambda: jax.make_jaxpr(function, return_shape=True)(*args))
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     return _read(*_open(closed)), shapes
 
 
 def trace(function: Callable[..., Any], *args: Any, unrolled: bool = True) -> Program:
     """`function(*args)`, which returns a flat list of arrays, with every call written out and short loops unrolled."""
-    return WrittenOut(_read(*_open(with_its_dtypes(lambda: jax.make_jaxpr(function)(*args)))), True, unrolled).out
+    return WrittenOut(_read(*_open(jax.make_jaxpr(function)(*args))), True, unrolled).out
 
 
 def trace_inlined(
@@ -287,7 +270,7 @@ def trace_inlined(
         unrolled: write the passes of short loops out too.
         remat: keep rematerialised calls as calls; False: write them out too.
     """
-    closed, shapes = with_its_dtypes(lambda: jax.make_jaxpr(function, return_shape=True)(*args))
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     jaxpr, consts = closed.jaxpr, closed.consts
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return WrittenOut(_read(jaxpr, consts), False, unrolled, remat).out, shapes
@@ -316,10 +299,6 @@ def _read(jaxpr: Any, consts: Sequence[Any]) -> Program:
         return program.value(getattr(aval, "shape", ()), getattr(aval, "dtype", None))  # a token has neither
 
     def constant(aval, held) -> int:
-        if isinstance(held, np.ndarray) and type(held) is not np.ndarray:  # while JAX's own is kept, so is its dtype
-            held = np.array(held)
-        elif isinstance(held, int | float | complex):  # with a dtype, in a class of JAX's own
-            held = np.asarray(held, aval.dtype)
         return program.constant(aval.shape, aval.dtype, held)
 
     def number(atom) -> int:

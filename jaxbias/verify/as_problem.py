@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxbias import _jaxpr
 from jaxbias._trees import first_line, in_one_line, is_float
 from jaxbias.verify import references
 from jaxbias.verify.problem import (
@@ -73,7 +72,7 @@ def outputs(forward: Callable[..., Any], args: tuple[Any, ...], owner: str) -> t
         ValueError: the forward raises.
     """
     try:
-        out = _jaxpr.with_its_dtypes(lambda: jax.eval_shape(lambda *args: forward(*args), *args))  # which is not kept
+        out = jax.eval_shape(forward, *args)
     except jax.errors.JAXTypeError as error:
         raise ValueError(
             f"{owner}: the forward cannot be traced, so it cannot be differentiated: {first_line(error)} Write it "
@@ -159,7 +158,7 @@ def vjp_problem(forward, rule, args, cotangent, names, draw, owner, subject="rul
         return function(*floats)
 
     def shapes(primals):
-        return [out.shape for out in jax.tree.leaves(jax.eval_shape(lambda *args: forward(*args), *flat.tree(primals)))]
+        return [out.shape for out in jax.tree.leaves(jax.eval_shape(forward, *flat.tree(primals)))]
 
     def run_rule(primals, seeds):
         cotangents = [zero_cotangent(np.empty(shape)) for shape in (shapes(primals) if len(outs) > len(seeds) else ())]

@@ -229,7 +229,7 @@ UNTRACEABLE = (
 def call_rule(problem: Problem, primals: Arrays, seeds: Arrays) -> Arrays:
     """The rule, its exceptions turned into a `RuleError`."""
     try:
-        return _jaxpr.with_its_dtypes(lambda: problem.rule(primals, seeds))
+        return problem.rule(primals, seeds)
     except (RuleError, jax.errors.JaxRuntimeError, *UNTRACEABLE):
         raise
     except jax.errors.UnexpectedTracerError as error:
