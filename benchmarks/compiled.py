@@ -36,11 +36,14 @@ class Target(NamedTuple):
         chip: "H100", a generation of TPUs as "v5e", or "CPU", of which fake devices are made.
         topology: of TPUs, as "4x4"; nothing for GPUs, of which each host has eight.
         chips: how many; fewer than the topology has where that is 1.
+        library: whether products of GPUs go to cuBLASLt. On a GPU that is there XLA tries it beside its own kernels and
+            takes the faster; the compiler alone takes its own.
     """
 
     chip: str
     topology: str
     chips: int
+    library: bool = False
 
     @classmethod
     def tpu(cls, name: str) -> "Target":
@@ -73,7 +76,8 @@ class Target(NamedTuple):
             flags = f"--xla_force_host_platform_device_count={self.chips}"
             return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
         if self.platform == "cuda":
-            return {"JAX_PLATFORMS": "cpu"}
+            flags = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_triton_gemm=false" * self.library
+            return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         return {**_FOR_TPU, "TPU_ACCELERATOR_TYPE": "v5litepod-4" if self.chip == "v5e" else f"{self.chip}-8"}
 
     def mesh(self, **axes: int) -> Mesh:
@@ -199,8 +203,9 @@ def facts_of(text: str, chips: int) -> dict[str, Any]:
             "all-reduce over 4" → how many, and bytes of their arrays. sent_bytes: what each device sends on rings.
         custom_calls: their targets. transfers: to or from the host.
         products, products_with_bias, products_with_activation: fusions with a product, and those of them into which a
-            vector goes, or in which a transcendental function comes after the product. Only in programs for GPUs is a
-            product a fusion.
+            vector goes, or in which a maximum or a transcendental function comes after the product. Only in programs
+            for GPUs is a product a fusion.
+        epilogues: of the products that cuBLASLt computes, what each does where it writes: "BIAS_RELU" → how many.
     """
     collectives = collectives_of(text, chips)
     groups: dict[str, list[int]] = {}
@@ -211,7 +216,7 @@ def facts_of(text: str, chips: int) -> dict[str, Any]:
     products = [body for body in bodies if not body.lstrip().startswith("ENTRY") and re.search(r" dot\(", body)]
     with_bias = [body for body in products if re.search(r"= \w+\[\d+\]\S* parameter\(", body)]
     activated = [
-        body for body in products if re.search(r" dot\(.* (?:tanh|exponential|erf|logistic)\(", body, re.DOTALL)
+        body for body in products if re.search(r" dot\(.* (?:maximum|tanh|exponential|erf|logistic)\(", body, re.DOTALL)
     ]
     return {
         "collectives": len(collectives),
@@ -224,4 +229,5 @@ def facts_of(text: str, chips: int) -> dict[str, Any]:
         "products": len(products),
         "products_with_bias": len(with_bias),
         "products_with_activation": len(activated),
+        "epilogues": dict(Counter(re.findall(r'"epilogue":"(\w+)"', text))),
     }

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -32,6 +33,30 @@ def sum_to_shape(x: Array, shape: tuple[int, ...]) -> Array:
 def matmul(a: Array, b: Array) -> Array:
     """Matrix product, accumulated in at least float32 and returned in the dtype of a."""
     return jnp.matmul(a, b, preferred_element_type=accumulation_dtype(a.dtype)).astype(a.dtype)
+
+
+def product(a: Array, b: Array) -> Array:
+    """The same for a forward that adds a bias to it.
+
+    cuBLASLt adds a bias, and a ReLU, where it writes a product that has the dtype of the bias already. It sums in
+    float32 all the same; a product in float32 that is rounded afterwards would be written and read once more.
+    """
+    if a.dtype == accumulation_dtype(a.dtype) or a.dtype != b.dtype:
+        return matmul(a, b)
+    return lax.platform_dependent(a, b, cuda=jnp.matmul, default=matmul)
+
+
+def rounded(x: Array, dtype: DTypeLike) -> Array:
+    """x in another dtype; on CUDA rounded once, in memory of its own.
+
+    XLA would else round again inside of every product that reads it, whose operands it then exchanges, and add a bias
+    apart from the product.
+    """
+    if x.dtype == dtype:
+        return x
+    return lax.platform_dependent(
+        x, cuda=lambda x: lax.optimization_barrier(x.astype(dtype)), default=lambda x: x.astype(dtype)
+    )
 
 
 def rows(x: Array) -> Array:

@@ -5,6 +5,7 @@ import importlib.metadata
 import pytest
 
 import jaxbias as jb
+from docs import models
 from docs.models import MODELS, PAGE, UNSEEN, ratios, row
 
 INSTALLED = {"flax", "dm-haiku", "equinox", "jax"}
@@ -31,6 +32,19 @@ def test_a_wrong_name_is_a_miss(monkeypatch):
 def test_the_page_shows_every_model_that_the_tests_try():
     text = PAGE.read_text(encoding="utf-8")
     assert not [name for name in NAMES if f"| {name} |" not in text]
+
+
+def test_models_that_are_named_alone_get_new_rows(tmp_path, monkeypatch):
+    page = tmp_path / "models.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    new = "| equinox | 9.9 | GRUCell | 4 | 4 | - | 0.50 | 0.25 |"
+    monkeypatch.setattr(models, "PAGE", page)
+    monkeypatch.setattr(models, "table", lambda named: [models.COLUMNS, *(new for _ in named)])
+    models.renew(["GRUCell"])
+    before, after = (path.read_text(encoding="utf-8").splitlines() for path in (PAGE, page))
+    assert [line for line in after if line not in before] == [new] and len(before) == len(after)
+    with pytest.raises(KeyError):
+        models.renew(["GRU"])
 
 
 @pytest.mark.usefixtures("by_the_rules_of_jax")

@@ -59,6 +59,16 @@ def filled(tree):
     return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), tree)
 
 
+def fold(**changed):
+    """fold_batch_norm of a dense layer with two outputs."""
+    vectors = dict.fromkeys(("scale", "shift", "mean", "variance"), floats(2))
+    return jb.surgery.fold_batch_norm(floats(3, 2), None, **{**vectors, "epsilon": 1e-3, **changed})
+
+
+def gauge(redundant, params=None):
+    return jb.surgery.fix_gauge(affine, AFFINE if params is None else params, floats(4, 3), redundant=redundant)
+
+
 def params_of(layer, x):
     """Params of ones, for which nothing is compiled."""
     return filled(jax.eval_shape(layer.init, KEY, x))
@@ -101,6 +111,7 @@ def affine(params, x):
 
 
 AFFINE = {"w": floats(3, 2), "b": floats(2)}
+B_REDUNDANT = jb.surgery.Redundant(("b",), 1, floats(1, 2) / 2**0.5)
 PARAMS = params_of(NETWORK, floats(3, 5))
 DENSE = Params(floats(5, 2), floats(2))
 IMAGE = floats(6, 5, 3)
@@ -721,6 +732,56 @@ WRONG_CALLS = rows(
         "add_bias of other rows",
         lambda: jb.surgery.add_bias(floats(4, 2), floats(5, 3)),
         (ValueError, r"rows of x \(5, 3\) do not fit a weight of shape \(4, 2\)"),
+    ),
+    (
+        "fold_batch_norm of a number for a variance",
+        lambda: fold(variance=-1),
+        (TypeError, "fold_batch_norm: variance must be a floating-point array, got int"),
+    ),
+    (
+        "fold_batch_norm of a negative variance",
+        lambda: fold(variance=-floats(2)),
+        (ValueError, r"variance \+ epsilon must be positive, its smallest entry is -0\.9", "not its logarithm"),
+    ),
+    (
+        "fold_batch_norm of a mean of NaN",
+        lambda: fold(mean=np.nan * floats(2)),
+        (ValueError, "fold_batch_norm: mean has entries that are not finite", "params of a run that converged"),
+    ),
+    (
+        "fold_batch_norm of text for epsilon",
+        lambda: fold(epsilon="1e-3"),
+        (TypeError, "fold_batch_norm: epsilon must be a number, got the str"),
+    ),
+    (
+        "fix_gauge of params for the function",
+        lambda: jb.surgery.fix_gauge(AFFINE, affine, floats(4, 3), redundant=()),
+        (TypeError, r"fn must be a function of \(params, \*args\), got a dict"),
+    ),
+    (
+        "fix_gauge of a Redundant for a tuple of them",
+        lambda: gauge(B_REDUNDANT),
+        (TypeError, "must be the tuple of Redundant that redundant_biases returned", r"got Redundant\(paths, rank"),
+    ),
+    (
+        "fix_gauge of paths",
+        lambda: gauge(["b"]),
+        (TypeError, "must be the tuple of Redundant", "got a list of 1", "Leave it out"),
+    ),
+    (
+        "fix_gauge of a leaf of another model",
+        lambda: gauge((B_REDUNDANT._replace(paths=("gone",)),)),
+        (KeyError, "fix_gauge: params have no leaf 'gone'; the leaves are b, w"),
+    ),
+    (
+        "fix_gauge of directions of another size",
+        lambda: gauge((B_REDUNDANT._replace(directions=floats(1, 5)),)),
+        (ValueError, r"directions of b have shape \(1, 5\), but these leaves have 2 entries"),
+    ),
+    (
+        "fix_gauge of biases of NaN",
+        lambda: gauge((B_REDUNDANT,), {**AFFINE, "b": np.nan * floats(2)}),
+        (ValueError, "fix_gauge: b has entries that are not finite"),
     ),
     (
         "roles with a role misspelt",

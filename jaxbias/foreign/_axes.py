@@ -92,6 +92,20 @@ def _gathered(equation: Equation, axes: tuple[frozenset[int], ...]) -> LeafAxes:
     return tuple(next(kept) if i in numbers.offset_dims else rows for i in out)
 
 
+def chosen(equation: Equation, position: int, axes: LeafAxes) -> frozenset[int]:
+    """Axes of a leaf along which the equation takes rows of it."""
+    if axes is None or position:
+        return NOWHERE
+    along: Sequence[int] = ()
+    if equation.name == "gather":
+        numbers = equation.params["dimension_numbers"]
+        along = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    elif equation.name == "dynamic_slice":
+        sizes = zip(equation.params["slice_sizes"], equation.shapes.inputs[0])
+        along = [i for i, (taken, size) in enumerate(sizes) if taken < size]
+    return NOWHERE.union(*(axes[i] for i in along))
+
+
 def repeated(axes: LeafAxes, rank: int, shape: Sequence[int]) -> bool:
     """Whether a leaf of this rank was spread over an axis that it does not have."""
     if axes is None:

@@ -1,12 +1,14 @@
 """Data that say which: indices, masks, one-hot rows, softmax mixtures; recognised by how they are made."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbias._jaxpr import Equation
 from jaxbias._jaxpr.queries import LAYOUT
-from jaxbias.foreign._values import DATA, Value, fresh
+from jaxbias.foreign._values import CONSTANT, DATA, Value, fresh
 
 ELEMENTWISE_CHOICES = frozenset(
     "select_n lt le gt ge eq ne add sub mul rem clamp max min and or not sign div convert_element_type".split()  # noqa: SIM905
@@ -43,3 +45,23 @@ def selection(equation: Equation, values: list[Value]) -> dict[str, Any]:
     if discrete and dtype == jnp.bool_:
         return {"selects": "mask"}
     return {}
+
+
+def constant(held: Any) -> Value:
+    """A constant; one-hot rows of numbers say which."""
+    if not np.ndim(held):
+        return Value()
+    if np.ndim(held) < 2 or not jnp.issubdtype(jnp.result_type(held), jnp.floating):
+        return Value(idents=fresh())
+    x = np.asarray(held, np.float32)
+    zero_or_one = all(np.isin(part, (0, 1)).all() for part in (x.reshape(-1)[:64], x))  # most end at the first
+    one_hot = zero_or_one and x.any() and not x.all() and ((x.sum(-1) <= 1).all() or (x.sum(0) <= 1).all())
+    return Value(selects="rows" if one_hot else "", idents=fresh())
+
+
+def without_data(equation: Equation, values: Sequence[Value], kind: int) -> Value:
+    """Constants made of constants, or noise."""
+    moves = equation.name in LAYOUT or equation.name == "not"
+    rows = equation.name == "eq" and kind == CONSTANT and len(equation.shapes.outputs[0]) > 1
+    selects = values[0].selects if equation.name in LAYOUT else "rows" if rows else ""
+    return Value(kind, selects=selects, idents=values[0].idents if moves else fresh())

@@ -69,12 +69,14 @@ def _stand_for_data(claims: Claims, equation: Equation, values: list[Value]) -> 
     """Of two leaves in a product, which one stands where data do: a vector, or what was repeated for the batch."""
     if len(values) != 2:
         return [False] * (len(values) - 1) + [True]
+    if equation.name == "conv_general_dilated":
+        return [True, False]
     if equation.name == "dot_general":
         vectors = [not axes.free for axes in equation.dot_axes()]
         if vectors[0] != vectors[1]:
             return vectors
     spread = [
-        any(_axes.repeated(t.axes, claims.ranks[t.leaf], shape) for t in value.threads)
+        any(_axes.repeated(t.axes, claims.ranks[t.leaf], shape) for t in value.threads if t.claim != "scale")
         for value, shape in zip(values, equation.shapes.inputs)
     ]
     return spread if spread[0] != spread[1] else [False, False]
@@ -93,6 +95,7 @@ def claim_spread(claims: Claims, equation: Equation, values: list[Value], role: 
         claimed = value
         if value.leaves.isdisjoint(other.leaves) and not value.processed:
             product = other.processed or any(t.partner is not None for t in other.threads)
+            product = product and not (role == "scale" and all(t.logarithm for t in other.threads))
             if _lies_across(mine, theirs, shape):
                 claimed = claims.claimed(equation, position, value, role)
             elif product and not any(t.partner is not None for t in value.threads):

@@ -1,11 +1,31 @@
-"""Which equations reach an output by numbers, and which only by what they choose: an argmax, a comparison, an index."""
+"""How equations reach an output: by numbers or only by what they choose (an argmax, an index); by nothing but sums."""
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from jaxbias._jaxpr import Equation, Program
+from jaxbias._jaxpr.queries import LAYOUT, depends_on
 from jaxbias.foreign._walk import NOT_BODIES
+
+SUMS = LAYOUT | frozenset(("add", "add_any", "sub", "neg", "reduce_sum", "concatenate"))
+"""Operations after which what was added is still added; so it is after a product with constants."""
+
+
+def by_sums(program: Program) -> set[int]:
+    """`id` of every equation from which nothing but sums leads to the outputs, as from a log-determinant; no body's."""
+    varying = depends_on(program, program.inputs)
+    needed, bent, ending = set(program.outputs), set[int](), set[int]()
+    for equation in reversed(program.equations):
+        if needed.isdisjoint(equation.outputs):
+            continue
+        needed.update(equation.inputs)
+        scales = equation.name in ("mul", "div") and len(varying.intersection(equation.inputs)) == 1
+        if bent.isdisjoint(equation.outputs):
+            ending.add(id(equation))
+        if not bent.isdisjoint(equation.outputs) or not (equation.name in SUMS or scales):
+            bent.update(equation.inputs)
+    return ending
 
 
 def by_numbers(program: Program) -> set[int]:

@@ -37,6 +37,8 @@ class Use:
         logarithm: an exponential of the leaf was taken on the way.
         determinant: a logarithm of what was made of the leaf was taken on the way.
         chooses: no number leads from here to the output, only what is chosen by it.
+        again: what it meets here was made of the leaf itself.
+        ends: nothing but sums leads from here to the output.
     """
 
     leaf: int
@@ -47,6 +49,8 @@ class Use:
     logarithm: bool = False
     determinant: bool = False
     chooses: bool = False
+    again: bool = False
+    ends: bool = False
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -56,19 +60,22 @@ class Use:
 
 @dataclass(eq=False)
 class Pick:
-    """A leaf of which data chose rows (or that data chose to use): what it is, the operations that follow tell.
+    """A leaf of which data chose rows, or that data chose or multiplied: what it is, the operations that follow tell.
 
     Attributes:
-        chosen_by: idents of the data that chose.
-        otherwise: role if nothing follows that tells.
+        otherwise: its use if nothing follows that tells.
+        chosen_by: idents of the data that chose; none of a leaf that they multiplied.
+        rows: axes of the leaf along which they chose.
+        dispatched: what follows is the output of a product with weights in groups, one group for each choice.
+        among_rows: what it was multiplied with are rows that data chose too.
         follows: (role, where) of the contacts with data that follow.
     """
 
-    leaf: int
-    level: int
-    place: Place
-    chosen_by: frozenset[int]
-    otherwise: str
+    otherwise: Use
+    chosen_by: frozenset[int] = frozenset()
+    rows: frozenset[int] = frozenset()
+    dispatched: bool = False
+    among_rows: bool = False
     follows: list[tuple[str, Place]] = field(default_factory=list)
 
 
@@ -79,7 +86,9 @@ class Thread:
     Attributes:
         layout: nothing but layout operations lie between the leaf and this value.
         reduced: it went through a reduction on every way here.
+        linear: nothing but linear operations, with constants or other leaves, lie between the leaf and this value.
         gathered: constants chose rows of it.
+        transformed: by a Fourier transform or one-hot constants; data that multiply it then make a weight of it.
         logarithm: an exponential of it was taken on some way here.
         determinant: a logarithm of what was made of it was taken on some way here.
         claim: role that it took where it met constants, noise or other leaves; "" for none so far.
@@ -93,7 +102,9 @@ class Thread:
     axes: LeafAxes
     layout: bool = True
     reduced: bool = False
+    linear: bool = True
     gathered: bool = False
+    transformed: bool = False
     logarithm: bool = False
     determinant: bool = False
     claim: str = ""
@@ -103,9 +114,66 @@ class Thread:
     pick: Pick | None = None
 
     @property
+    def rows(self) -> frozenset[int]:
+        """Axes of the leaf along which data chose rows of it."""
+        return frozenset() if self.pick is None else self.pick.rows
+
+    @property
     def level(self) -> int:
         """How much its use counts, 0 the most."""
         return 2 if self.reduced else 0 if self.layout and not self.claim else 1
+
+
+class Factor(NamedTuple):
+    """Data, noise or constants that something was just multiplied with.
+
+    Attributes:
+        idents: which.
+        complement: idents of g where these are 1 − g or "not g".
+        mixture: it is part of a softmax.
+    """
+
+    idents: frozenset[int]
+    complement: frozenset[int]
+    mixture: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """A leaf within data, just after data multiplied it or were subtracted.
+
+    Attributes:
+        thread: of the leaf, with its pick.
+        at: the multiplication or difference.
+        whole: the data were repeated along axes of the leaf, so that the product is the leaf still, of another size.
+        shared: axes of the leaf that the data ran along too.
+        alone: nothing else uses the product.
+        mixed: it was added to the product of another leaf.
+        differs_from: idents of x in the difference a − x.
+        gated: data multiplied the difference.
+    """
+
+    thread: Thread
+    at: Equation
+    whole: bool = False
+    shared: frozenset[int] = frozenset()
+    alone: bool = True
+    mixed: bool = False
+    differs_from: frozenset[int] = frozenset()
+    gated: bool = False
+
+    @property
+    def chosen(self) -> bool:
+        """Whether data chose rows of the leaf before."""
+        return self.thread.pick is not None and bool(self.thread.pick.chosen_by)
+
+    def is_now(self, role: str, place: Place) -> None:
+        """What follows the multiplication tells the role, and not the multiplication."""
+        assert self.thread.pick is not None
+        follows = self.thread.pick.follows
+        follows[:] = [(said, where) for said, where in follows if where.equation is not self.at]
+        if role != "other" or not self.chosen:  # rows that data chose are an embedding still
+            follows.append((role, place))
 
 
 @dataclass(frozen=True)
@@ -115,9 +183,16 @@ class Value:
     Attributes:
         threads: the leaves in it; of data, those of which data chose rows, until something else follows.
         looked_up: leaves that data chose rows of, anywhere on the way here.
-        selects: of data that say which: "mask" (yes and no), "rows" (one-hot), "mixture" (a softmax); else "".
-        idents: which data said it; kept where an index is wrapped, moved or compared.
+        selects: of data that say which: "mask" (yes and no), "rows" (one-hot), "mixture" (a softmax); else "". Of
+            constants only "rows".
+        idents: which data said it, or which noise or constants; kept where an index is wrapped, moved or compared.
         sums: ("exp" | "sum", number): exponentials and their sum, which together are a softmax.
+        made_of: leaves anywhere on the way here; of data.
+        grouped: data that went through a product with weights in groups.
+        repeated: axes along which data were just repeated.
+        complement: of 1 − g and "not g", the idents of g.
+        factors: what it was just multiplied with.
+        products: leaves that data just multiplied, or were subtracted from.
     """
 
     kind: int = CONSTANT
@@ -126,6 +201,12 @@ class Value:
     selects: str = ""
     idents: frozenset[int] = frozenset()
     sums: tuple[str, int] | None = None
+    made_of: frozenset[int] = frozenset()
+    grouped: bool = False
+    repeated: frozenset[int] = frozenset()
+    complement: frozenset[int] = frozenset()
+    factors: tuple[Factor, ...] = ()
+    products: tuple[Product, ...] = ()
 
     @property
     def leaves(self) -> frozenset[int]:
@@ -133,8 +214,11 @@ class Value:
 
     @property
     def processed(self) -> bool:
-        """Whether a weight was applied in it: it stands where activations do."""
-        return any(t.claim in ("weight", "bias", "scale") and t.partner is None for t in self.threads)
+        """Whether a weight was applied in it: it stands where activations do. So does what was normed and scaled."""
+        claims = {t.claim for t in self.threads if t.partner is None}
+        return not claims.isdisjoint(("weight", "bias")) or (
+            "scale" in claims and any(not t.linear for t in self.threads if not t.claim)
+        )
 
     def alike(self, other: "Value") -> bool:
         """Whether nothing that matters to what follows differs."""
@@ -151,8 +235,10 @@ def fresh() -> frozenset[int]:
 
 def data_from(values: Iterable[Value], threads: Iterable[Thread] = ()) -> Value:
     """Data made of these values."""
+    values = list(values)
     looked_up = frozenset().union(*(v.looked_up for v in values))
-    return Value(DATA, tuple(threads), looked_up, idents=fresh())
+    made_of = frozenset().union(*(v.made_of | v.leaves for v in values))
+    return Value(DATA, tuple(threads), looked_up, idents=fresh(), made_of=made_of)
 
 
 def merge(threads: Iterable[Thread]) -> tuple[Thread, ...]:
@@ -173,7 +259,9 @@ def merge(threads: Iterable[Thread]) -> tuple[Thread, ...]:
             firm=claim.firm and (old.claim != thread.claim or (old.firm and thread.firm)),
             layout=old.layout and thread.layout,
             reduced=old.reduced and thread.reduced,
+            linear=old.linear and thread.linear,
             gathered=old.gathered or thread.gathered,
+            transformed=old.transformed or thread.transformed,
             logarithm=old.logarithm or thread.logarithm,
             determinant=old.determinant or thread.determinant,
             pick=old.pick or thread.pick,

@@ -1,5 +1,6 @@
 """A program carried out on `Value`s: follows every leaf of params to where it meets data, into every body."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxbias._jaxpr import Equation, Program
 from jaxbias._jaxpr.queries import LAYOUT
-from jaxbias.foreign import _axes
-from jaxbias.foreign._choices import selection
+from jaxbias.foreign import _axes, _products
+from jaxbias.foreign._choices import constant, selection, without_data
 from jaxbias.foreign._claims import Claims, claim_spread, claim_weights
 from jaxbias.foreign._values import (
     CONSTANT,
@@ -18,6 +19,7 @@ from jaxbias.foreign._values import (
     PARAMS,
     Pick,
     Place,
+    Product,
     Thread,
     Use,
     Value,
@@ -68,12 +70,16 @@ class Walk:
         self.picks: dict[tuple[int, int, int], Pick] = {}
         self.dispatched: list[tuple[frozenset[int], frozenset[int]]] = []  # (idents, looked up by the data they met)
         self.consumers: dict[frozenset[int], set[int]] = {}
+        self.used: Counter[int] = Counter()  # of the program that is walked: how often every value is used
 
     # --- equations ---
 
     def run(self, program: Program, inputs: Sequence[Value]) -> list[Value]:
-        values: dict[int, Value] = dict.fromkeys(program.constants, Value()) | dict(zip(program.inputs, inputs))
+        values = {number: constant(held) for number, held in program.constants.items()}
+        values |= zip(program.inputs, inputs)
+        used = Counter((*program.outputs, *(i for equation in program.equations for i in equation.inputs)))
         for equation in program.equations:
+            self.used = used
             outputs = self.equation(equation, [values[i] for i in equation.inputs])
             values.update(zip(equation.outputs, outputs))
         return [values[i] for i in program.outputs]
@@ -83,6 +89,8 @@ class Walk:
         count = len(equation.outputs)
         if equation.name.startswith(("random_", "threefry")) and not any(v.threads for v in values):
             return [Value(NOISE if kind > CONSTANT else CONSTANT)] * count
+        if kind <= NOISE and values and not equation.bodies:
+            return [replace(without_data(equation, values, kind), **_products.marks(equation, values))] * count
         if kind <= NOISE:
             return [Value(kind)] * count
         if equation.bodies and equation.name not in NOT_BODIES:
@@ -99,23 +107,30 @@ class Walk:
         """Data and constants, and leaves of which data chose rows."""
         name = equation.name
         threads: list[Thread] = []
-        for position, value in enumerate(values):
-            others = [v for i, v in enumerate(values) if i != position and v.kind == DATA]
-            threads += self.picked(equation, position, value, others)
+        for position in range(len(values)):
+            threads += self.picked(equation, position, values)
         made = replace(data_from(values, merge(threads)), **selection(equation, values))
+        alone = all(self.used[i] == 1 for i, v in zip(equation.inputs, values) if v.products)
+        products = _products.after(equation, values, alone)
+        if not self.claims.rehearsing:
+            products += _products.of_rows(equation, values)
+        made = replace(made, **_products.marks(equation, values), products=products)
         if name in ("mul", "dot_general"):
             for value, other in (values, values[::-1]):
-                if value.selects in ("rows", "mixture") and other.kind == DATA and not other.selects:
+                data = value.kind == other.kind == DATA
+                if value.selects in ("rows", "mixture") and data and not other.selects:
                     self.dispatched.append((value.idents, other.looked_up))
         for value in values:
             if value.selects == "mixture" and made.selects != "mixture":
                 self.consumers.setdefault(value.idents, set()).add(id(equation))
         return made
 
-    def picked(self, equation: Equation, position: int, value: Value, others: list[Value]) -> list[Thread]:
-        """What remains of the leaves in `value` of which data chose rows, after it meets other data."""
+    def picked(self, equation: Equation, position: int, values: list[Value]) -> list[Thread]:
+        """What remains of the leaves in an operand of which data chose rows, after it meets other data."""
+        value = values[position]
         if not value.threads:
             return []
+        others = [v for i, v in enumerate(values) if i != position and v.kind == DATA]
         name = equation.name
         axes = lambda t: _axes.after(equation, position, t.axes)
         if name in MOVES and name != "concatenate":
@@ -124,15 +139,26 @@ class Walk:
             elementwise = equation.shapes.inputs[position] == equation.shapes.outputs[0]
             return [replace(t, layout=False) for t in value.threads] if elementwise else []
         if any(v.threads for v in others):  # two of them: their sum is an embedding still
+            _products.matrix_of_rows(equation, position, values)
             return list(value.threads) if name in ("add", "add_any") else []
+        kept = []
         for thread in value.threads:
             pick = thread.pick
-            if pick is not None and not any(thread.leaf in v.looked_up for v in others):
-                role, _ = self.role_at(equation, position)
-                role = _settled(thread, role)
-                if role != "other":
-                    pick.follows.append((role, Place(equation, position, thread.axes)))
-        return []
+            if pick is None or any(thread.leaf in v.looked_up for v in others):
+                continue
+            role, _ = self.role_at(equation, position)
+            role = _settled(thread, role)
+            if role == "weight" and not _products.contracted(
+                equation, position, thread
+            ):  # rows are added up, as they are
+                continue
+            if role == "scale" and _products.is_whole(thread, equation, position, values):
+                kept.append(replace(thread, axes=axes(thread), layout=False))
+                continue
+            if role != "other":
+                pick.follows.append((role, Place(equation, position, thread.axes)))
+                pick.dispatched |= role == "bias" and any(v.grouped for v in others)
+        return kept
 
     # --- params and data ---
 
@@ -153,15 +179,38 @@ class Walk:
                     self.consumers.setdefault(data.idents, set()).add(id(equation))
                 otherwise = "embedding" if data.selects == "rows" else "weight"
                 return self.choose(equation, values, [position], data.idents, otherwise)
-        for position, value in enumerate(values):
-            if value.kind == PARAMS:
-                role, known = self.role_at(equation, position)
-                for thread in value.threads:
-                    self.record(equation, position, thread, role, known)
+        products = self.meetings(equation, values)
         kept: list[Thread] = []
         if name in ("add", "add_any", "sub"):  # token + position: what was looked up stays looked up
             kept = [t for v in values if v.kind == DATA for t in v.threads]
-        return data_from(values, merge(kept))
+        marks = _products.marks(equation, values)
+        return replace(data_from(values, merge(kept)), **marks, products=tuple(products))
+
+    def meetings(self, equation: Equation, values: list[Value]) -> list[Product]:
+        """Record what leaves are where they meet data, some as picks: what follows may say more of a product."""
+        name = equation.name
+        adds = name in _products.ADDS and len(values) == 2
+        mixes = adds and _products.complementary(*values)
+        products = _products.joined(equation, values) if adds else []  # w + g v is a mixture of leaves
+        joins = bool(products)
+        asked = "scale" if name in _products.MULTIPLIES else "bias" if joins or name == "sub" else ""
+        for position, value in enumerate(values):
+            if value.kind != PARAMS:
+                _products.stands_for_data(equation, position, value)
+                continue
+            role, known = self.role_at(equation, position)
+            if name.startswith("scatter") and all(v.kind != DATA for v in (values[0], values[-1])):
+                role, known = "other", False  # data only say where
+            for thread in value.threads:
+                again = any(v.kind == DATA and thread.leaf in v.made_of for v in values)
+                back = adds and _products.comes_back(equation, position, thread, values)
+                use = self.use(equation, position, thread, "other" if mixes or back else role, known, again)
+                pick = Pick(use)
+                self.record(pick if use.role == asked and not thread.claim else use)
+                if use.role == asked or (thread.claim and asked == "scale"):
+                    made = _products.product(equation, position, replace(thread, pick=pick), values)
+                    products.append(replace(made, mixed=joins, whole=made.whole or joins))
+        return [] if self.claims.rehearsing else products
 
     def choose(
         self, equation: Equation, values: list[Value], operands: Sequence[int], by: frozenset[int], otherwise: str
@@ -180,7 +229,8 @@ class Walk:
         """One for each choice in the program: passes of a loop share it."""
         key = (id(equation), position, t.leaf)
         if key not in self.picks:
-            self.picks[key] = Pick(t.leaf, t.level, Place(equation, position, t.axes), by, otherwise)
+            use = Use(t.leaf, otherwise, t.level, Place(equation, position, t.axes))
+            self.picks[key] = Pick(use, by, _axes.chosen(equation, position, t.axes))
             self.claims.recorded.append(self.picks[key])
         self.picks[key].chosen_by |= by
         return self.picks[key]
@@ -194,28 +244,39 @@ class Walk:
             return "other", False
         if name in ("gather", "dynamic_slice") and position:
             return "other", True
+        if name == "conv_general_dilated" and position == 0:  # data are the kernel, the leaf stands where data do
+            return "other", True
+        if name == "scatter-add" and position != 1:
+            return "bias", True
         return ROLE_OF.get(name, "other"), name in ROLE_OF or name in PUT_BESIDE
 
-    def record(self, equation: Equation, position: int, thread: Thread, role: str, known: bool = True) -> None:
-        if self.claims.rehearsing:
-            return
+    def record(self, use: Use | Pick) -> None:
+        if not self.claims.rehearsing:
+            self.claims.recorded.append(use)
+
+    def use(
+        self, equation: Equation, position: int, thread: Thread, role: str, known: bool = True, again: bool = False
+    ) -> Use:
+        """The use of a leaf in an operand that meets data."""
         role = _settled(thread, role)
+        if role == "scale" and thread.transformed and not thread.logarithm and not thread.claim:
+            role = "weight"
         if not jnp.issubdtype(self.leaves[thread.leaf].dtype, jnp.inexact):
             role, known = "other", True
         place = Place(equation, position, thread.axes)
         if thread.claim and role == thread.claim and thread.claimed_at is not None:
             place = thread.claimed_at
         known = known or role != "other"
-        self.claims.recorded.append(
-            Use(thread.leaf, role, thread.level, place, known, thread.logarithm, thread.determinant)
-        )
+        return Use(thread.leaf, role, thread.level, place, known, thread.logarithm, thread.determinant, again=again)
 
     # --- params, constants, noise ---
 
     def params_alone(self, equation: Equation, values: list[Value]) -> Value:
         name = equation.name
         product = name in ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
-        if product or name in ("triangular_solve", "custom_linear_solve"):
+        one_hot = any(v.selects == "rows" for v in values)
+        lookup = one_hot and name == "dot_general" and bool(equation.dot_axes()[0].contracted)
+        if (product and not lookup) or name in ("triangular_solve", "custom_linear_solve"):
             resize = "resize" in str(equation.caller.params.get("name")) if equation.caller else False
             contracts = name != "dot_general" or bool(equation.dot_axes()[0].contracted)
             values = values if resize or not contracts else claim_weights(self.claims, equation, values)
@@ -226,25 +287,28 @@ class Walk:
         elif name in ("mul", "div"):
             values = claim_spread(self.claims, equation, values, "scale")
         several = sum(v.kind == PARAMS for v in values) > 1
-        moves = name in MOVES and (not several or name in ("concatenate", "scatter", "dynamic_update_slice"))
+        puts = name in ("concatenate", "scatter", "dynamic_update_slice")
+        moves = lookup or (name in MOVES and (not several or puts))
         threads = []
         for position, value in enumerate(values):
             for t in value.threads:
                 lost = _axes.shrinks(equation, position) and not moves and not product
-                rows = name == "gather" and position == 0 and _looks_up(equation)
+                rows = lookup or (name == "gather" and position == 0 and _looks_up(equation))
                 threads.append(
                     replace(
                         t,
                         axes=_axes.after(equation, position, t.axes),
                         layout=t.layout and moves,
                         reduced=t.reduced or lost,
+                        linear=t.linear and name in LINEAR,
                         gathered=t.gathered or rows,
+                        transformed=t.transformed or lookup or name == "fft",
                         logarithm=t.logarithm or name in ("exp", "exp2"),
                         determinant=t.determinant or name in ("log", "log1p"),
                         firm=t.firm or name not in LINEAR,
                     )
                 )
-        return Value(PARAMS, merge(threads))
+        return replace(Value(PARAMS, merge(threads)), **_products.marks(equation, values))
 
     # --- calls ---
 
@@ -270,7 +334,7 @@ class Walk:
     def put_beside(self, equation: Equation, position: int, values: Sequence[Value]) -> None:
         for value in values:
             for thread in value.threads if value.kind == PARAMS else ():
-                self.record(equation, position, thread, "other")
+                self.record(self.use(equation, position, thread, "other"))
 
     def loop(self, equation: Equation, values: list[Value]) -> list[Value]:
         body, scan = equation.bodies[0], equation.name == "scan"
@@ -301,18 +365,20 @@ class Walk:
     def resolved(self) -> list[Use]:
         """The uses, those of what data chose by what follows."""
         picks = [use for use in self.claims.recorded if isinstance(use, Pick)]
-        acted = [pick.chosen_by for pick in picks if any(role in ("weight", "scale") for role, _ in pick.follows)]
+        acts = lambda pick: not pick.among_rows and any(role in ("weight", "scale") for role, _ in pick.follows)
+        acted = [pick.chosen_by for pick in picks if pick.chosen_by and acts(pick)]
         uses: list[Use] = []
         for use in self.claims.recorded:
             if not isinstance(use, Pick):
                 uses.append(use)
                 continue
-            told = [(role, place) for role, place in use.follows if role != "bias" or self.dispatches(use, acted)]
-            if use.otherwise == "weight" and len(self.consumers.get(use.chosen_by, ())) < 2:
+            otherwise, chosen = use.otherwise, use.chosen_by
+            told = [x for x in use.follows if x[0] != "bias" or not chosen or self.dispatches(use, acted)]
+            if otherwise.role == "weight" and len(self.consumers.get(chosen, ())) < 2:
                 told = []
-            if not jnp.issubdtype(self.leaves[use.leaf].dtype, jnp.inexact):
-                told = [("other", use.place)]
-            uses += [Use(use.leaf, role, use.level, place) for role, place in told or [(use.otherwise, use.place)]]
+            if not jnp.issubdtype(self.leaves[otherwise.leaf].dtype, jnp.inexact):
+                told = [("other", otherwise.place)]
+            uses += [replace(otherwise, role=role, place=place) for role, place in told] or [otherwise]
         return uses
 
     def dispatches(self, pick: Pick, acted: list[frozenset[int]]) -> bool:
@@ -320,10 +386,10 @@ class Walk:
 
         Elsewhere rows that are added to data are an embedding, of a class or a token.
         """
-        if any(not pick.chosen_by.isdisjoint(idents) for idents in acted):
+        if pick.dispatched or any(not pick.chosen_by.isdisjoint(idents) for idents in acted):
             return True
         return any(
-            not pick.chosen_by.isdisjoint(idents) and pick.leaf not in looked_up
+            not pick.chosen_by.isdisjoint(idents) and pick.otherwise.leaf not in looked_up
             for idents, looked_up in self.dispatched
         )
 

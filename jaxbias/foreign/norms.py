@@ -293,8 +293,9 @@ def _fold(graph: Graph, norm: _Norm, leaves: Sequence[Array], held: Sequence[Arr
         new[norm.shift] = solved(norm.shift, jnp.zeros_like(old_offset) if norm.bias is not None else old_offset, new)
     if norm.bias is not None:
         new[norm.bias] = solved(norm.bias, old_offset, new)
-    undone = jnp.max(jnp.abs(gain(new) - 1)) < jnp.finfo(zero.dtype).eps ** 0.5  # NaN is not
-    new[contact.leaf] = leaves[contact.leaf] * _over_leaf(graph, contact, old_gain, leaves[contact.leaf])
+    left = gain(new)  # 1 but for rounding, which the weight takes too
+    undone = jnp.max(jnp.abs(left - 1)) < jnp.finfo(zero.dtype).eps ** 0.5  # NaN is not
+    new[contact.leaf] = leaves[contact.leaf] * _over_leaf(graph, contact, old_gain / left, leaves[contact.leaf])
     return new, undone
 
 

@@ -33,8 +33,10 @@ def roles(fn: Callable, params: Tree, *args: Any, unused: str = "error", **optio
     The use decides also where a name suggests something else. A learned position that is added to the tokens is a
     "bias", for z = a + b is all that is done with it, whether it was sliced or looked up at fixed places; looked up by
     data (`tokens[ids] + positions[places]`) it is an "embedding". Rows that data choose are a "weight" where data are
-    multiplied with them, as in a mixture of experts, and then what the same choice adds is a "bias". Class and mask
-    tokens, prompts, sinks, learned queries and starts are "other": `no_decay(roles, also=("other",))`.
+    multiplied with them, as in a mixture of experts, and then what the same choice adds is a "bias". What data multiply
+    is a "scale", but a "weight" where they only change it before other data are multiplied with it (a modulated kernel)
+    or where the products are added up along its own axis. Class and mask tokens, prompts, sinks, learned queries and
+    starts, and what a gate mixes in, (1 - gate) * leaf, are "other": `no_decay(roles, also=("other",))`.
 
     Args:
         fn: the model or its loss, any traceable function.

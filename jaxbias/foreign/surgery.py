@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxbias._doors import check_float, check_number, describe
 from jaxbias.foreign._measured import Surgery as Surgery
 from jaxbias.foreign._measured import get_leaf as get_leaf
 from jaxbias.foreign._measured import measured as _done
@@ -30,11 +31,20 @@ from jaxbias.foreign.norms import fold_batch_norms as fold_batch_norms
 from jaxbias.foreign.redundant import Redundant as Redundant
 from jaxbias.foreign.redundant import parts_of
 from jaxbias.foreign.redundant import redundant_biases as redundant_biases
+from jaxbias.foreign.traced import check_function
 from jaxbias.foreign.uses import trace_uses
 from jaxbias.foreign.whole import add_biases as add_biases
 from jaxbias.foreign.whole import center as center
 from jaxbias.foreign.whole import drop_biases as drop_biases
 from jaxbias.foreign.whole import fold_value_biases as fold_value_biases
+
+
+def _check_finite(function: str, name: str, x: Array) -> None:
+    check_float(x, function, name)
+    if not bool(jnp.all(jnp.isfinite(x))):
+        raise ValueError(
+            f"{function}: {name} has entries that are not finite. Hand the params of a run that converged."
+        )
 
 
 def _check_same(function: str, name: str, x: Array, wanted: int, of: str) -> None:
@@ -77,8 +87,19 @@ def fold_batch_norm(
 
     Raises:
         ValueError: a vector's length is that of no axis of weight, or of several while there is no layer; a layer
-            without x, or one in which the weight is in no product.
+            without x, or one in which the weight is in no product; an entry that is not finite, or a variance + ε that
+            is not positive.
+        TypeError: what is no array of floats.
     """
+    given = {"weight": weight, "scale": scale, "shift": shift, "mean": mean, "variance": variance}
+    for name, x_given in (given if bias is None else given | {"bias": bias}).items():
+        _check_finite("fold_batch_norm", name, x_given)
+    check_number(epsilon, "fold_batch_norm", "epsilon")
+    if not bool(jnp.all(variance + epsilon > 0)):
+        raise ValueError(
+            f"fold_batch_norm: variance + epsilon must be positive, its smallest entry is "
+            f"{float(jnp.min(variance + epsilon)):g}. Hand the running variance, not its logarithm."
+        )
     axis = _output_axis(weight, bias, scale, layer, x)
     out = weight.shape[axis]
     vectors = {"scale": scale, "shift": shift, "mean": mean, "variance": variance}
@@ -279,12 +300,32 @@ def fix_gauge(fn: Callable, params: Any, *args: Any, redundant: Sequence[Redunda
 
     Args:
         redundant: as `redundant_biases` returns it; found by it when not given.
+
+    Raises:
+        TypeError: a `redundant` of another kind.
+        KeyError: a path that params do not have.
+        ValueError: directions of another number of entries than the leaves, or biases that are not finite.
     """
+    check_function(fn)
     redundant = redundant_biases(fn, params, *args) if redundant is None else redundant
+    several = isinstance(redundant, list | tuple) and not isinstance(redundant, Redundant)
+    if not several or not all(isinstance(item, Redundant) for item in redundant):
+        raise TypeError(
+            f"fix_gauge: redundant must be the tuple of Redundant that redundant_biases returned, got "
+            f"{describe(redundant)}. Leave it out to have it found."
+        )
     fixed = params
     for redundancy in redundant:
         old = [get_leaf(fixed, path, "fix_gauge") for path in redundancy.paths]
         sizes = [b.size for b in old]
+        for path, b in zip(redundancy.paths, old):
+            _check_finite("fix_gauge", path, b)
+        if np.shape(redundancy.directions)[1:] != (sum(sizes),):
+            raise ValueError(
+                f"fix_gauge: directions of {' + '.join(redundancy.paths)} have shape "
+                f"{np.shape(redundancy.directions)}, but these leaves have {sum(sizes)} entries. Hand what "
+                f"redundant_biases returned for these params."
+            )
         flat = _smallest(
             np.concatenate([np.asarray(b, np.float64).reshape(-1) for b in old]), redundancy.directions, sizes
         )

@@ -61,6 +61,14 @@ class TracedFunction(NamedTuple):
     out_shape: Any
 
 
+def check_function(fn: object) -> None:
+    """Raise a TypeError unless fn is a function."""
+    if not callable(fn):
+        raise TypeError(
+            f"fn must be a function of (params, *args), got a {type(fn).__name__}. Hand the function first."
+        )
+
+
 def traced(
     fn: Callable, params: Any, args: tuple[Any, ...], options: dict[str, Any], remat: bool = True
 ) -> TracedFunction:
@@ -73,10 +81,7 @@ def traced(
     Raises:
         TypeError: fn is no function.
     """
-    if not callable(fn):
-        raise TypeError(
-            f"fn must be a function of (params, *args), got a {type(fn).__name__}. Hand the function first."
-        )
+    check_function(fn)
     fn, params = _nnx.split_module(fn, params)
     leaves, paths, rebuild = split_params(params)
     data, _, rebuild_args = split_params(args)

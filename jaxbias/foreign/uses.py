@@ -14,7 +14,14 @@ tell one: a matrix product with constants, or with what other leaves made, makes
 positions, a GRU that starts at zero, W + A·B); what is spread over rows of such a value and added or multiplied is a
 bias or a scale (the gain of a weight norm); what weights are applied to as they are to data is a token ("other").
 What multiplies data as an exponential is a logarithm; where what is computed of it is added to data too, that is a
-log-determinant.
+log-determinant. The leaf itself counts as one where it is added to what was made of it, or where nothing but sums
+follows; a logarithm of a rate, which is added and then multiplied with counts, is a bias.
+
+What data multiply is a scale unless what follows says more (`_products`): mixed in by complementary weights, g a +
+(1 − g) x, it stands in the place of a value, as a token does ("other"); changed as a whole and then contracted with
+other data it is a weight (a modulated kernel, a spectral norm), and so is what is multiplied and then added up along
+its own axis, and a kernel whose Fourier transform multiplies that of data. What is a weight stays one where an update
+made of it is added to it.
 
 How much a use counts: 0, nothing but layout between the leaf and data; 1, computed from params; 2, that went through a
 reduction too (penalties, priors, log-determinants); 3, no data at all. Where no number leads on to the output (a
@@ -31,7 +38,7 @@ import jax.numpy as jnp
 from jaxbias._jaxpr import Program
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.foreign import _axes
-from jaxbias.foreign._reach import by_numbers
+from jaxbias.foreign._reach import by_numbers, by_sums
 from jaxbias.foreign._values import NOISE, PARAMS, TOKEN, Thread, Use, Value, data_from
 from jaxbias.foreign._walk import Walk
 from jaxbias.foreign.traced import traced
@@ -53,8 +60,11 @@ class Uses:
         logarithms = [use.level for use in factors if use.logarithm]
         # What is compared with data too, as a sink of attention is, is a score and no determinant.
         only_added = all(use.role == "bias" for use in uses if use.level == 0)
-        drops = lambda use: (use.determinant and factors) or any(n <= use.level or only_added for n in logarithms)
+        is_sum = lambda use: only_added and (use.again or use.ends)  # of what it scaled, or of scalars at the end
+        drops = lambda use: (use.determinant and factors) or any(n <= use.level or is_sum(use) for n in logarithms)
         uses = [use for use in uses if not (use.role == "bias" and drops(use))]
+        if any(use.role == "weight" and use.level == 0 for use in uses):  # w − rate · (a gradient by w): w is one
+            uses = [use for use in uses if not (use.again and use.role in ("bias", "scale"))]
         return [use for use in uses if use.counts == min(use.counts for use in uses)]
 
     def roles(self, unused: str = "other") -> list[str]:
@@ -97,8 +107,9 @@ def uses_of(program: Program, paths: tuple[str, ...]) -> Uses:
     values += [Value(NOISE) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else data_from(()) for x in data]
     walk = Walk(leaves)
     walk.run(program, values)
-    reaching = by_numbers(program)
-    uses = (replace(use, chooses=id(use.place.equation) not in reaching) for use in walk.resolved())
+    reaching, ending = by_numbers(program), by_sums(program)
+    at = lambda use: id(use.place.equation)
+    uses = (replace(use, chooses=at(use) not in reaching, ends=at(use) in ending) for use in walk.resolved())
     return Uses(program, paths, tuple(leaves), tuple(uses))
 
 

@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbias._numerics import matmul, rows, sum_over, widen
+from jaxbias._numerics import matmul, product, rows, sum_over, widen
 from jaxbias.params import Params
 
 
 def split_heads(x: Float[Array, "n t fan_in"], params: Params) -> Float[Array, "n heads t size"]:
     """x W + b, the heads apart (9.2.1)."""
     fan_in, heads, size = params.weight.shape
-    z = matmul(x, params.weight.reshape(fan_in, heads * size))
+    z = product(x, params.weight.reshape(fan_in, heads * size))
     if params.bias is not None:
         z = z + jnp.broadcast_to(params.bias.reshape(-1), z.shape)
     return jnp.swapaxes(z.reshape(*x.shape[:-1], heads, size), 1, 2)

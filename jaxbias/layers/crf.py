@@ -110,8 +110,8 @@ def forward(
     Raises:
         TypeError: e is not floating point, labels no integers, or params is no `CrfParams` of floating-point arrays.
         ValueError: x is no pair, shapes that do not fit, no steps, a label outside [0, K), a label behind an ignored
-            one, or an unknown reduction. Inside jit labels cannot be looked at: one outside [0, K) makes L and the
-            gradients NaN.
+            one, or an unknown reduction. Inside jit labels cannot be looked at: one outside [0, K), or behind an
+            ignored one, makes L and the gradients NaN.
     """
     check_reduction(reduction, "crf.forward")
     emissions, labels = _pair(x, "crf.forward")
@@ -134,7 +134,8 @@ def forward(
     log_total = shift + _log_sum(last + end[None], axis=1)
     per_row = jnp.where(counts[:, 0], log_total - _score(start, transitions, end, e, labels, counts), 0)
     rows = weigh_rows(per_row, reduction, None, "crf.forward", counts=counts[:, 0])
-    rows = poison(rows, per_row, (is_valid(labels, e.shape[2]) | ~counts).all(axis=1))
+    is_known = (is_valid(labels, e.shape[2]) | ~counts).all(axis=1)
+    rows = poison(rows, per_row, is_known & ~_behind_the_end(counts).any(axis=1))
     alpha = jnp.concatenate([first[None], later])
     return reduce_rows(per_row, rows), Residuals(params, emissions, labels, counts, alpha, rows)
 
@@ -285,11 +286,15 @@ def _check_params(params: Any, emissions: Any, function: str) -> None:
             )
 
 
+def _behind_the_end(counts: Any) -> Any:
+    """(n, T − 1): which labels stand behind an ignored one."""
+    return counts[:, 1:] & ~counts[:, :-1]
+
+
 def _check_ends(counts: Any) -> None:
     if isinstance(counts, Tracer):
         return
-    known = np.asarray(counts)
-    if (known[:, 1:] & ~known[:, :-1]).any():
+    if _behind_the_end(np.asarray(counts)).any():
         raise ValueError(
             "crf.forward: a label stands behind an ignored one; ignore_label marks what is behind a sequence's end."
         )

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxbias import initializers
 from jaxbias._doors import check_delta, check_features, check_float, check_size
-from jaxbias._numerics import matmul, rows, sum_over
+from jaxbias._numerics import matmul, product, rows, sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layouts import AS_HERE, Layouts, of_weight
@@ -69,7 +69,7 @@ def forward(params: Params, x: Float[Array, "*batch fan_in"]) -> tuple[Float[Arr
     """
     weight, bias = weight_and_bias(params, "dense.forward", ("fan_in", "fan_out"))
     check_features(x, weight.shape[0], "dense.forward", f"weight has fan_in={weight.shape[0]}, shape {weight.shape}")
-    z = matmul(x, weight)
+    z = product(x, weight)
     if bias is not None:
         z = z + jnp.broadcast_to(bias, z.shape)
     return z, Residuals(x, weight, Static(bias is not None))

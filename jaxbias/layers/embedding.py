@@ -36,7 +36,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxbias._doors import check_delta, check_float, check_key, check_number, check_size, describe
-from jaxbias._numerics import accumulation_dtype, matmul, rows, sum_over
+from jaxbias._numerics import accumulation_dtype, matmul, product, rows, sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer, by_name, normal, zeros
 from jaxbias.layers.activations import identity, tanh
@@ -263,7 +263,7 @@ def _tied(table: Layer[Params], body: Layer) -> Layer[tuple[Params, Any]]:
                 f"embedding.tied: the body must end in as many features as the table has, {weight.shape[1]}, and keep "
                 f"the axes before, got {h.shape} for {looked_up.shape}."
             )
-        z = matmul(h, weight.T)
+        z = product(h, weight.T)
         if bias is not None:
             z = z + jnp.broadcast_to(bias, z.shape)
         return z, TiedResiduals(ids, weight, h, Static(bias is not None), body_residuals)

@@ -41,7 +41,7 @@ from jaxtyping import Array, Float
 
 from jaxbias import initializers
 from jaxbias._doors import check_delta, check_features, check_float, check_size, describe
-from jaxbias._numerics import matmul, rows, sum_over, widen
+from jaxbias._numerics import matmul, product, rows, sum_over, widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import activations
@@ -160,7 +160,7 @@ def backward(
 
 
 def _affine(x: Array, params: Params) -> Array:
-    z = matmul(x, params.weight)
+    z = product(x, params.weight)
     return z if params.bias is None else z + jnp.broadcast_to(params.bias, z.shape)
 
 

@@ -36,7 +36,7 @@ from jaxtyping import Array, Float
 
 from jaxbias import initializers
 from jaxbias._doors import check_delta, check_features, check_float, check_number, check_size, describe
-from jaxbias._numerics import matmul, rows, sum_over, widen
+from jaxbias._numerics import matmul, product, rows, sum_over, widen
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layers import dense
@@ -117,7 +117,7 @@ def forward(
         between = matmul(x, down)
         z = (_wide_product(x, weight) + s * _wide_product(between, up)).astype(x.dtype)
     else:
-        between, z = None, matmul(x, _normalised(params, s)[2])
+        between, z = None, product(x, _normalised(params, s)[2])
     if bias is not None:
         z = z + jnp.broadcast_to(bias, z.shape)
     return z, Residuals(x, between, params)

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Integer
 
 from jaxbias import initializers
 from jaxbias._doors import check_delta, check_features, check_float, check_size
-from jaxbias._numerics import matmul, rows, sum_over
+from jaxbias._numerics import matmul, product, rows, sum_over
 from jaxbias.derivation import Derivation, Example
 from jaxbias.initializers import Initializer
 from jaxbias.layouts import AS_HERE, Layouts
@@ -84,7 +84,7 @@ def forward(params: Params, x: Float[Array, "*batch fan_in"]) -> tuple[Float[Arr
     fan_in, pieces, units = weight.shape
     _check_pieces(pieces, "maxout.forward")
     check_features(x, fan_in, "maxout.forward", f"weight has fan_in={fan_in}, shape {weight.shape}")
-    z = matmul(x, weight.reshape(fan_in, pieces * units)).reshape(*x.shape[:-1], pieces, units)
+    z = product(x, weight.reshape(fan_in, pieces * units)).reshape(*x.shape[:-1], pieces, units)
     if bias is not None:
         z = z + jnp.broadcast_to(bias, z.shape)
     largest = lax.argmax(z, z.ndim - 2, jnp.uint8)  # the first one, and the first NaN

@@ -85,9 +85,16 @@ def check_dtype(params: Any, x: Array) -> None:
 
 def check_compute_dtype(dtype: Any, how: str) -> None:
     """Raise a TypeError for a dtype to compute in that is no float, a ValueError for float16 without its scaling."""
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"fit: compute_dtype must be a float, as jnp.bfloat16, got {jnp.dtype(dtype).name}.")
-    if dtype is not None and jnp.dtype(dtype) == jnp.float16 and how != "delta":
+    if dtype is None:
+        return
+    try:
+        wanted = jnp.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted is None or not jnp.issubdtype(wanted, jnp.floating):
+        got = repr(dtype) if wanted is None else wanted.name
+        raise TypeError(f"fit: compute_dtype must be a float, as jnp.bfloat16, got {got}.")
+    if wanted == jnp.float16 and how != "delta":
         raise ValueError(
             'fit: compute_dtype=float16 needs how="delta": autodiff gives no place to scale the error signal. Take '
             "bfloat16, which needs no scaling."

@@ -33,7 +33,15 @@ from jaxbias.train._checkpoint import Checkpoint, array_digest, like, program_di
 from jaxbias.train._data import check_batch_size, check_compute_dtype, check_count, check_data, check_dtype
 from jaxbias.train._optimizer import as_optax_computes, extra_arguments, masked, prepared, trained
 from jaxbias.train._placement import Placement
-from jaxbias.train._processes import SharedStore, all_arrive, broadcast, while_all_are_here
+from jaxbias.train._processes import (
+    SharedStore,
+    all_arrive,
+    broadcast,
+    is_whole,
+    leaving_on_error,
+    must_agree,
+    while_all_are_here,
+)
 from jaxbias.train._program import Carry, Program
 from jaxbias.train._step import Learned, Metric, Objective, row_order, state_key
 from jaxbias.train._stream import stream_of
@@ -251,7 +259,8 @@ def fit(
         ValueError: empty data, NaN or infinity in it, mismatching rows, an impossible batch_size or epochs, a
             batch_size that the devices cannot share equally, a leaf that its sharding cannot cut, a
             checkpoint of another run, a checkpoint directory that cannot be written or that another run uses, an
-            unknown loop or how; and whatever the layers and the loss say of a wrong shape. All before any work starts.
+            unknown loop or how; processes that were called with different arguments; and whatever the layers and the
+            loss say of a wrong shape. All before any work starts.
         TimeoutError: another process did not call `fit` in time.
         ConnectionError: another process ended while this one trained. Start all again.
         MemoryError: params, optimizer state and one step need more memory than is free, by the compiler's figures.
@@ -328,9 +337,8 @@ def fit(
     with ExitStack() as held:
         store, done, save_every = None, 0, epochs
         held.enter_context(while_all_are_here(lambda: f"after epoch {done} of {epochs}. {_remedy(store)}"))
-        if checkpoint is not None:
-            checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-            save_every = checkpoint.every
+        identity: dict[str, str] = {}
+        if checkpoint is not None or placement.processes > 1:
             identity = {
                 "JAX version": jax.__version__,
                 "params (tree, shapes, dtypes)": str(jax.tree.structure(params)) + str(_shapes(params)),
@@ -346,6 +354,20 @@ def fit(
                 **({} if compute_dtype is None else {"compute_dtype": jnp.dtype(compute_dtype).name}),
                 **placement.identity(),
             }
+        if placement.processes > 1:
+            parts = {
+                "data": (x, targets),
+                "validation data": checked or (),
+                "initial params or state": jax.tree.leaves(initial),
+            }
+            own = {name: "" for name, arrays in parts.items() if not all(map(is_whole, arrays))}
+            # Not the network: the text of its program may name sets, whose order is that of a process.
+            own |= {"network or loss": ""} | ({"data": ""} if stream else {})
+            numbers = {"epochs": epochs, "steps of an epoch": steps, "compute_dtype": compute_dtype}
+            must_agree(identity | own | {name: str(number) for name, number in numbers.items()})
+        if checkpoint is not None:
+            checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+            save_every = checkpoint.every
             store = held.enter_context(SharedStore.held(checkpoint, identity))
             done, carry, seen = _resumed(store, carry, epochs, placement)
             if stream and done:
@@ -364,7 +386,8 @@ def fit(
         while done < epochs:
             stop = min(done + at_once, done - done % save_every + save_every, epochs)
             began = time.perf_counter()
-            with _memory.exhausted(f"fit: one step of this network does not fit into memory. {too_large}"):
+            too_much = f"fit: one step of this network does not fit into memory. {too_large}"
+            with leaving_on_error(), _memory.exhausted(too_much):
                 carry = jax.block_until_ready(compiled.run(carry, given, checked, done, stop))
             per_epoch = (time.perf_counter() - began) / (stop - done)
             at_once = max(1, min(int(_SECONDS_PER_CALL / per_epoch), epochs))

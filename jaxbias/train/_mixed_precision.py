@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
-from jaxbias._numerics import widen
+from jaxbias._numerics import rounded, widen
 from jaxbias._trees import is_float
 from jaxbias.params import Layer, State, Static, Tree, run_forward, step_state
 
@@ -61,7 +61,7 @@ def _widened(leaf: Any) -> Any:
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else leaf, tree)
+    return jax.tree.map(lambda leaf: rounded(jnp.asarray(leaf), dtype) if is_float(leaf) else leaf, tree)
 
 
 def _dtypes(trees: Any) -> tuple[tuple[str, ...], ...]:

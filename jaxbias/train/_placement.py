@@ -40,6 +40,8 @@ class Placement(NamedTuple):
         """
         if mesh is not None and not isinstance(mesh, Mesh):
             raise TypeError(f"fit: mesh must be a jax.sharding.Mesh, got {mesh!r}. Make it with jax.make_mesh.")
+        if mesh is not None and not mesh.axis_names:
+            raise ValueError("fit: mesh has no axis to part rows over. Take jax.make_mesh((devices,), ('data',)).")
         own = [leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
         spread = [sharding for sharding in own if isinstance(sharding, NamedSharding) and sharding.num_devices > 1]
         rows = None if mesh is None else "data" if "data" in mesh.axis_names else mesh.axis_names[0]

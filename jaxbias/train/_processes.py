@@ -4,12 +4,13 @@ Every process calls every function here, in the same order; the arrays travel by
 """
 
 import ctypes
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -42,10 +43,39 @@ def all_arrive(seconds: float) -> None:
     except jax.errors.JaxRuntimeError as error:
         missing = re.findall(r"^\d+$", str(error).partition("timed out task names:")[2], re.MULTILINE)
         who = f"process {', '.join(missing)}" if missing else "another process"
+        _leave()
         raise TimeoutError(
             f"fit: {who} of {jax.process_count()} did not call fit within {seconds:g} s (wait_s). Every process must "
             f"run the same script; look whether it still runs."
         ) from None
+
+
+def must_agree(arguments: dict[str, str]) -> None:
+    """Raise a ValueError on every process unless all were called with the same.
+
+    Each would else train on with its own: replicas that differ are no error of JAX, and a process that makes fewer
+    steps leaves the others waiting.
+
+    Args:
+        arguments: what they are called → text that is the same where they are.
+    """
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest()[:4], np.uint8) for text in arguments.values()]
+    of_first, *of_others = of_all(digests)
+    differ = [
+        name
+        for name, first, *others in zip(arguments, of_first, *of_others)
+        if any(not np.array_equal(first, other) for other in others)
+    ]
+    if differ:
+        raise ValueError(
+            f"fit: the processes do not agree on: {', '.join(differ)}. Every process must run the same script, with "
+            f"the same keys and numbers."
+        )
+
+
+def is_whole(leaf: Any) -> bool:
+    """Whether this process holds all of it; else the processes hold different parts."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 @contextmanager
@@ -68,6 +98,20 @@ def while_all_are_here(where: Callable[[], str]) -> Iterator[None]:
             f"fit: another process of {jax.process_count()} ended, or no longer answers: this one trained, {where()} "
             f"({str(error).splitlines()[0]:.150})"
         ) from None
+
+
+@contextmanager
+def leaving_on_error() -> Iterator[None]:
+    """What one process alone meets, as an error of its loader, ends it at once.
+
+    It would else wait for the others at its end, and they in a sum for its part.
+    """
+    try:
+        yield
+    except Exception:
+        if jax.process_count() > 1:
+            _leave()
+        raise
 
 
 _ENDED = re.compile(r"Gloo .*failed|remote process exited|Connection (?:reset|closed|refused)|UNAVAILABLE")

@@ -100,7 +100,7 @@ def test_programs_for_tpus_send_exactly_what_the_formula_says(topology):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the extra gpu-compile is missing")
-def test_programs_for_gpus_send_twice_that_as_they_sum_in_float32():
+def test_programs_for_gpus_send_up_to_twice_that_as_they_sum_gradients_in_float32():
     for answer in compiled(Target("H100", "", 8)).values():
         assert answer["kinds"].keys() == {"all-reduce"} and answer["transfers"] == 0, answer
         assert answer["formula_bytes"] <= answer["sent_bytes"] <= 2 * answer["formula_bytes"], answer

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax import lax
 
 import jaxbias as jb
 
@@ -41,3 +42,49 @@ def entering(cases: list[Any]) -> Callable[..., Callable[[Callable[..., Any]], C
         return register
 
     return case
+
+
+# --- whole architectures ----------------------------------------------------------------------------------------------
+
+
+def form(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def ints(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def entering_models(models: list[Any]) -> Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """A decorator that enters a function of params and `args` into these models; of each leaf its shape and role."""
+
+    def model(*args, **leaves):
+        def register(fn):
+            params = {name: form(*shape) for name, (shape, _) in leaves.items()}
+            expected = {name: role for name, (_, role) in leaves.items()}
+            models.append(pytest.param(fn, params, args, expected, id=fn.__name__))
+            return fn
+
+        return register
+
+    return model
+
+
+def check_or_warned(fn, params, args, expected):
+    """Every leaf has its role, or is "other" and a warning names it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        roles = jb.roles(fn, params, *args)
+    said = "".join(str(w.message) for w in caught)
+    wrong = {k: roles[k] for k in roles if roles[k] != expected[k] and not (roles[k] == "other" and f"{k} by" in said)}
+    assert not wrong
+
+
+def convolved(x, kernel, groups=1):
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+
+
+def normalised(x, axis=-1):
+    return (x - x.mean(axis, keepdims=True)) * lax.rsqrt(x.var(axis, keepdims=True) + 1e-6)

@@ -1,11 +1,15 @@
 """The rows of table 9.14 that have a layer and no test beside it: `redundant_biases` finds each, and nothing else."""
 
+import time
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxbias as jb
+from docs.zoo import MODELS
 from jaxbias._trees import path_name
 from jaxbias.layers import attention, conv, dense, embedding, layer_norm, positions
 
@@ -135,3 +139,38 @@ def test_a_gradient_of_zero_proves_nothing_where_part_is_held_constant(held):
     assert np.abs(gradient).max() < 1e-13
     groups = jb.surgery.redundant_biases(renorm, params, x)
     assert [(group.paths, group.whole) for group in groups] == ([] if held else [(("bias",), True)])
+
+
+def batch_normed():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for features in (4, 3):
+                x = nn.relu(nn.BatchNorm(use_running_average=False)(nn.Conv(features, (3, 3))(x)))
+            return nn.Dense(2)(x.mean((1, 2)))
+
+    x = jax.random.normal(jax.random.key(3), (4, 6, 6, 2))
+    variables = jax.eval_shape(Net().init, jax.random.key(0), x)
+    stats = {"batch_stats": jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables["batch_stats"])}
+    apply = lambda p, x: Net().apply({"params": p, **stats}, x, mutable=["batch_stats"])[0]
+    return apply, variables["params"], (x,), {"Conv_0.bias", "Conv_1.bias"}
+
+
+def layer_of_bert():
+    model = MODELS["BERT's embeddings and a layer"][1]()
+    args = tuple(jnp.asarray(ids) for ids in ([7, 1, 10, 4, 2], [0, 0, 1, 1, 1], [0, 1, 2, 3, 4]))
+    return model.fn, model.params, args, {"MultiHeadDotProductAttention_0.key.bias"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [batch_normed, layer_of_bert])
+def test_whole_models_within_a_minute(make, by_the_rules_of_jax):
+    fn, shapes, args, whole = make()
+    keys = iter(jax.random.split(jax.random.key(1), 40))
+    params = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), shapes)
+    start = time.process_time()
+    redundant = jb.surgery.redundant_biases(fn, params, *args)
+    assert time.process_time() - start < 60
+    assert {item.paths[0] for item in redundant if item.whole} == whole
+    change = jb.surgery.fix_gauge(fn, params, *args, redundant=redundant).change
+    assert change < 1e-10

@@ -107,6 +107,25 @@ def test_value_at_the_kink_is_the_documented_one_and_that_of_autodiff(layer, val
     assert autodiff.tolist() == [value, value]
 
 
+def test_relu_is_one_function_in_every_dtype():
+    """In half precision it is written otherwise."""
+    for dtype in FLOATS:
+        z = jnp.array([-jnp.inf, -2.5, -0.0, 0.0, 2.5, jnp.inf, jnp.nan], dtype)
+        a, pull_back = jax.vjp(lambda z: layers.relu.forward((), z)[0], z)
+        assert a.dtype == dtype and np.array_equal(a, np.array([0, 0, 0, 0, 2.5, np.inf, np.nan]), equal_nan=True)
+        (by_autodiff,) = pull_back(jnp.ones_like(z))
+        assert by_autodiff[:-1].tolist() == slope(layers.relu, z)[:-1].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_gelu_tanh_keeps_its_lower_tail_in_half_precision():
+    """Which 1 + tanh, the form of jax.nn, loses."""
+    z = jnp.array(-3.0, jnp.bfloat16)
+    exact = -1.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (-3 + 0.044715 * -27)))
+    relative = lambda a: abs(float(a) / exact - 1)
+    assert relative(gelu_tanh.forward((), z)[0]) < 0.01
+    assert relative(jax.nn.gelu(z, approximate=True)) == pytest.approx(0.61, abs=0.005)
+
+
 @pytest.mark.parametrize(
     ("layer", "kink", "below", "above"),
     [(layers.hard_sigmoid, 3, 0, 0), (layers.hard_swish, 3, 0, 1), (layers.hard_tanh, 1, 0, 0)],

@@ -178,13 +178,14 @@ def test_the_end_at_the_last_step_of_all_is_caught_where_lengths_differ(key):
     assert_caught(LENGTHS, key, wrong, {"0.end"})
 
 
-def test_a_label_outside_makes_nan_inside_jit(task):
+@pytest.mark.parametrize(("place", "label"), [((1, 0), 7), ((0, 1), -1)], ids=["outside", "behind an ignored one"])
+def test_a_label_that_makes_no_sense_makes_nan_inside_jit(task, place, label):
     params, emissions, labels = task
-    value, residuals = jax.jit(lambda labels: crf.forward(params, (emissions, labels), reduction="none"))(
-        labels.at[1, 0].set(7)
-    )
-    assert np.isnan(value).tolist() == [False, True, False]
-    assert np.isnan(crf.backward(residuals, jnp.ones(3))[1][0]).any(axis=(1, 2)).tolist() == [False, True, False]
+    run = jax.jit(lambda labels: crf.forward(params, (emissions, labels), reduction="none"))
+    value, residuals = run(labels.at[place].set(label))
+    wanted = [row == place[0] for row in range(3)]
+    assert np.isnan(value).tolist() == wanted
+    assert np.isnan(crf.backward(residuals, jnp.ones(3))[1][0]).any(axis=(1, 2)).tolist() == wanted
 
 
 @pytest.mark.usefixtures("as_users_run_it")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxbias as jb
@@ -34,7 +34,9 @@ def problem(dtype):
 
 def fit(params, data, optimizer=None, **changes):
     x, y = data
-    arguments = {"epochs": EPOCHS, "batch_size": BATCH, "key": jax.random.key(3), "validation": (x[:11], y[:11])}
+    size = lambda out, targets: jnp.abs(out - targets).mean()
+    arguments = {"epochs": EPOCHS, "batch_size": BATCH, "key": jax.random.key(3), "metrics": {"size": size}}
+    arguments["validation"] = x[:11], y[:11]
     return jb.train.fit(NETWORK, LOSS, params, data, optimizer or optax.adam(1e-2), **arguments | changes)
 
 
@@ -190,6 +192,7 @@ def bad_input(directory):
     del directory
     for error, message, arguments in [
         (TypeError, "mesh must be a jax.sharding.Mesh, got 8", {"mesh": 8}),
+        (ValueError, "mesh has no axis to part rows over", {"mesh": Mesh(np.array(jax.devices()[0]), ())}),
         (ValueError, "batch_size=9 .*axis 'data'. Take a multiple of 2", {"mesh": MESH, "batch_size": 9}),
         (ValueError, "shardings need a mesh", {"shardings": SPECS}),
         (ValueError, "shardings must be a tree of PartitionSpecs like params", {"mesh": MESH, "shardings": SPECS[:2]}),

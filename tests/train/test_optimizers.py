@@ -210,8 +210,9 @@ def test_computing_in_bfloat16_keeps_params_and_sums_in_float32(problem, key):
     assert not np.array_equal(losses, wanted)
     # A product of two rounded factors is off by 2 · 2⁻⁸ of itself, a loss of two layers by a few of these.
     np.testing.assert_allclose(losses, wanted, rtol=10 * 2**-8)
-    with pytest.raises(TypeError, match="compute_dtype must be a float"):
-        ten_steps((params, data), SGD, key, compute_dtype=jnp.int8)
+    for wrong, name in ((jnp.int8, "int8"), ("bf16", "'bf16'")):
+        with pytest.raises(TypeError, match=f"compute_dtype must be a float, as jnp.bfloat16, got {name}"):
+            ten_steps((params, data), SGD, key, compute_dtype=wrong)
 
 
 def test_float16_keeps_the_small_error_signals_that_it_cannot_hold(problem, key):

@@ -1,5 +1,6 @@
 """fit over two processes of two devices each, by gloo: as one process, and again after a kill."""
 
+import json
 import re
 import signal
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxbias.train._lock import OWNER
 from tests.devices import environment
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -54,6 +56,7 @@ def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
             assert lines[-1], "".join(lines)
         wanted = "TimeoutError: fit: process 1 of 2 did not call fit within 2 s (wait_s). Every process must run"
         assert lines[-1].startswith(wanted), lines[-1]
+        assert first.wait(timeout=30) == 1  # and does not wait for the other at its end
     finally:
         for process in (first, second):
             process.kill()
@@ -61,28 +64,45 @@ def test_a_process_that_never_comes_is_named_after_a_while(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_that_do_not_agree_are_told_on_what(tmp_path):
+    for process in start(tmp_path, "others"):
+        _, said = process.communicate(timeout=180)
+        wanted = "ValueError: fit: the processes do not agree on: initial params or state, data, epochs. Every process"
+        assert process.returncode == 1 and said.splitlines()[-1].startswith(wanted), said[-2000:]
+    assert not list(tmp_path.glob("epoch-*"))
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_alone_ends_them_all(tmp_path):
+    first, second = start(tmp_path, "loader", "short")
+    for process, wanted in (
+        (second, "ValueError: fit: data ended before the 3 batches of an epoch were read."),
+        (
+            first,
+            "ConnectionError: fit: another process of 2 ended, or no longer answers: this one trained, after epoch 0",
+        ),
+    ):
+        _, said = process.communicate(timeout=180)
+        assert process.returncode == 1 and said.splitlines()[-1].startswith(wanted), said[-3000:]
+
+
+@pytest.mark.slow
 def test_the_script_of_the_page_on_devices_runs_as_printed(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
     (script,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "# added" in code)
+    promised = re.findall(r"^loss [\d.]+ on \d devices$", page, re.MULTILINE)
     (tmp_path / "train.py").write_text(script.replace("12321", str(free_port())))
     alone = "".join(line for line in script.splitlines(keepends=True) if "# added" not in line)
-    (tmp_path / "alone.py").write_text(alone.replace('"run"', '"alone"'))
-    places = {
-        "cwd": tmp_path,
-        "env": environment(1),
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-    }
+    (tmp_path / "alone.py").write_text(alone)
+    places = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = [
-        subprocess.Popen([sys.executable, *words], **places)
-        for words in (["train.py", "0"], ["train.py", "1"], ["alone.py"])
+        subprocess.Popen([sys.executable, *words.split()], env=environment(devices) | {"JAX_ENABLE_X64": "0"}, **places)
+        for words, devices in (("train.py", 4), ("train.py 0", 1), ("train.py 1", 1), ("alone.py", 1))
     ]
-    printed = [(*process.communicate(timeout=120), process.returncode) for process in started]
-    assert [code for _, _, code in printed] == [0] * 3, printed[0][1][-2000:]
-    of_first, of_second, of_one = (out.splitlines()[-1] for out, _, _ in printed)  # Gloo says that it is connected
-    assert of_first == of_second and of_first.endswith(" on 2 devices") and of_one.endswith(" on 1 devices")
-    assert of_first.split()[1] == of_one.split()[1]
+    printed = [(*process.communicate(timeout=180), process.returncode) for process in started]
+    assert [code for _, _, code in printed] == [0] * 4, printed[1][1][-2000:]
+    lines = [out.splitlines()[-1] for out, _, _ in printed]  # gloo says that it is connected
+    assert lines == [*promised, promised[0].replace("4 devices", "1 devices")] and len(promised) == 3
 
 
 @pytest.mark.slow
@@ -105,6 +125,18 @@ def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
     for words in ("own rows", "mapped", "loader"):
         assert run(tmp_path / words, words)[2] == pytest.approx(loss, rel=1e-12)
     assert run(tmp_path / "loader", "loader")[1] == 4  # all of it came from checkpoints
+
+    processes = start(tmp_path / "kill all", "wait")
+    for process in processes:
+        while process.stdout.readline() not in ("waits\n", ""):
+            pass
+    owner = json.loads((tmp_path / "kill all" / OWNER).read_text())
+    assert owner["process"] == processes[0].pid  # the lock is that of the first process alone
+    for process in processes:
+        process.kill()
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    again, resumed, _ = run(tmp_path / "kill all")
+    assert again == digest and 1 <= resumed <= 3
 
     for words, survivor in (("kill last", 0), ("kill first", 1)):
         processes = start(tmp_path / words, words)

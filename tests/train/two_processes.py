@@ -1,8 +1,9 @@
 """One of the processes that `test_processes.py` starts: `two_processes.py INDEX PROCESSES PORT DIRECTORY WORDS`.
 
-With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would. The data are whole on
-every device, or "own rows" of each process, "mapped" files of all, or the batches of a "loader" of own rows. With
-"absent" the second process never calls fit. With "sweep" they do not call it at all.
+With "kill last" or "kill first" that process ends itself after two epochs, as `kill -9` would; with "wait" all stand
+still there. The data are whole on every device, or "own rows" of each process, "mapped" files of all, or the batches of
+a "loader" of own rows, "short" of one in the second process. With "absent" the second process never calls fit; with
+"others" it does with params, rows and epochs of its own. With "sweep" they do not call it at all.
 """
 
 import hashlib
@@ -50,6 +51,9 @@ def ends_itself(progress):
     victim = {"kill last": processes - 1, "kill first": 0}.get(sys.argv[-1])
     if index == victim and progress.epoch >= 2:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "wait" in sys.argv and progress.epoch >= 2:
+        print("waits", flush=True)
+        sys.stdin.read()
 
 
 if "own rows" in sys.argv:  # each process has read its part of the rows
@@ -77,18 +81,22 @@ elif "loader" in sys.argv:
             self.epoch = epoch
 
         def __iter__(self):
-            for rows in np.asarray(row_order(jax.random.key(3), self.epoch, 24, 8)):
+            order = np.asarray(row_order(jax.random.key(3), self.epoch, 24, 8))
+            for rows in order[: 2 if "short" in sys.argv and index == 1 else 3]:
                 own = rows if processes == 1 else rows[4 * index : 4 * index + 4]
                 yield x[own], y[own]
 
     data = Loader()
 else:
     data = x, y
+if "others" in sys.argv and index == 1:
+    params, data = network.init(jax.random.key(4), jnp.asarray(x)), (x[::-1], y)
 if "absent" in sys.argv and index == 1:
     print("here, and not coming", flush=True)
     sys.stdin.read()
 fitted = jb.train.fit(
-    network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), epochs=4, batch_size=8,
+    network, jb.losses.mean_squared_error, params, data, optax.adam(1e-2), batch_size=8,
+    epochs=5 if "others" in sys.argv and index == 1 else 4,
     key=jax.random.key(3), mesh=mesh, shardings=specs, progress=ends_itself, validation=(x[:8], y[:8]),
     checkpoint=jb.train.Checkpoint(directory, every=1), wait_s=2 if "absent" in sys.argv else 120,
 )  # fmt: skip
