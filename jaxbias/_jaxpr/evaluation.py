@@ -65,7 +65,7 @@ def apply(equation: Equation, inputs: Sequence[Any], params: dict[str, Any] | No
     if equation.bodies:
         return control_flow(equation, inputs, run)
     value = in_numpy.VALUE.get(equation.name)
-    if value is None or any(isinstance(x, jax.Array) for x in inputs):
+    if value is None or any(isinstance(x, jax.Array) for x in inputs if type(x) is not np.ndarray):
         return _by_jax(equation, inputs)
     out = value(equation.params if params is None else params, *inputs)
     return list(out) if isinstance(out, list) else [out]
@@ -187,31 +187,20 @@ def evaluate(program: Program, inputs: Sequence[Any], rounded: Any = False) -> l
     return values
 
 
-def rerun(
-    program: Program,
-    values: Sequence[Any],
-    rewrites: Mapping[int, Rewrite],
-    needed: Sequence[bool] | None = None,
-    inputs: Mapping[int, Any] | None = None,
-) -> dict[int, Any]:
-    """Values that change, by number, when some equations (by position) are rewritten; the others are not evaluated.
-
-    Args:
-        needed: which equations matter for the outputs of interest.
-        inputs: other values of inputs of the program, by number.
-    """
-    changed: dict[int, Any] = dict(inputs or {})
+def rerun(program: Program, values: Sequence[Any], rewrites: Mapping[int, Rewrite]) -> dict[int, Any]:
+    """Values that change, by number, when some equations (by position) are rewritten; the others are not evaluated."""
+    changed: dict[int, Any] = {}
 
     def read(number):
         return changed[number] if number in changed else values[number]
 
     with np.errstate(all="ignore"):
-        for position in range(0 if inputs else min(rewrites), len(program.equations)):
+        for position in range(min(rewrites), len(program.equations)):
             equation = program.equations[position]
             rewrite = rewrites.get(position)
             if rewrite is not None:
                 outs = rewrite(read, [read(i) for i in equation.inputs])
-            elif (needed is not None and not needed[position]) or not any(i in changed for i in equation.inputs):
+            elif not any(i in changed for i in equation.inputs):
                 continue
             else:
                 outs = apply(equation, [read(i) for i in equation.inputs])
@@ -281,8 +270,12 @@ def shared_uses(program: Program) -> list[tuple[int, int]]:
 
 
 def float_values(program: Program) -> list[int]:
-    """Numbers of the float values that the equations of a program make."""
-    made = (number for equation in program.equations for number in equation.outputs)
+    """Numbers of the float values that the equations of a program make of its inputs."""
+    known = set(program.constants)
+    for equation in program.equations:
+        if known.issuperset(equation.inputs):
+            known.update(equation.outputs)
+    made = (number for equation in program.equations for number in equation.outputs if number not in known)
     return [i for i in made if program.dtypes[i] is not None and jnp.issubdtype(program.dtypes[i], jnp.inexact)]
 
 

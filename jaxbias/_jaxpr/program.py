@@ -306,6 +306,8 @@ def _read(jaxpr: Any, consts: Sequence[Any]) -> Program:
         return program.value(getattr(aval, "shape", ()), getattr(aval, "dtype", None))  # a token has neither
 
     def constant(aval, held) -> int:
+        if isinstance(held, int | float | complex):  # with a dtype, in a class of JAX's own
+            held = np.asarray(held, aval.dtype)
         return program.constant(aval.shape, aval.dtype, held)
 
     def number(atom) -> int:

@@ -1,19 +1,23 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.sources import at_line
+from jaxbias._jaxpr.sources import Segment, at_line
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 
 MOST_ENTRIES = 50_000
 """Of one value; larger ones are not compared with."""
+
+LAID_OUT = frozenset(("transpose", "reshape", "squeeze", "expand_dims", "copy", "convert_element_type"))
+"""Primitives whose output is what they take: the gradient by it is only a part of that by a value with other uses."""
 
 NAMED, IN_LOOP, UNNAMED = 1.0, 2.5, 3.0
 """Ranks: what the user gave a name to comes before that of another pass of a loop, and before what stands inside of an
@@ -32,7 +36,7 @@ class ReferenceValue:
         rank: how far-fetched it is; of several that are equal the lowest speaks.
         derivative: whether it is the derivative of an elementwise function, worked out from a forward value.
         of, form: of a derivative, the name of the forward value that it is worked out from, and how: "1 - {}**2".
-        through: of the gradient by the operand of an elementwise function, the name of that by its value.
+        through: of the gradient by the operand of an elementwise function, and of nothing else, the function's value.
         line: of the forward that computes it, "file.py:12: code"; empty if unknown.
         through_use: of a part of a gradient, the code of the forward that it comes through; its name is a number.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
@@ -94,7 +98,10 @@ def reference_values(
     in_loops = {number: (k, t) for k, group in enumerate(groups) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     functions = _functions(inlined, names)
-    for number, value, cotangent in zip(made, arrays, arrays[len(made) : 2 * len(made)] or [None] * len(made)):
+    taken = Counter(number for equation in inlined.equations for number in equation.inputs)
+    cotangents = dict(zip(made, arrays[len(made) : 2 * len(made)]))
+    for number, value in zip(made, arrays):
+        cotangent = cotangents.get(number)
         if value[0].size > MOST_ENTRIES:
             continue
         if (name := names.get(number)) is not None:
@@ -106,13 +113,20 @@ def reference_values(
             of_last = names.get(groups[in_loops[number][0]][-1]) if number in in_loops else None
             if of_last is not None:  # in another pass of the loop
                 text, rank = of_last.text, IN_LOOP
-        after = gradient_by(names[functions[number]].text) if number in functions else ""
+        after = names[functions[number]].text if number in functions else ""
         new = [ReferenceValue(text, value, False, rank)]
-        if cotangent is not None:
+        maker = makers.get(number)
+        laid_out = maker is not None and maker.name in LAID_OUT and taken[maker.inputs[0]] > 1
+        if cotangent is not None and not (laid_out and (name is None or not name.variable)):
             new.append(ReferenceValue(gradient_by(text), cotangent, True, rank, through=after))
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):
                 new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))
+        if number in functions and cotangent is not None:
+            with np.errstate(all="ignore"):
+                slope = cotangent / cotangents[functions[number]]
+            if slope[0].size > 1 and np.all(np.isfinite(slope)):
+                new.append(ReferenceValue(f"the slope of {after}", slope, False, rank + 0.4, True))
         if name is not None:
             line = at_line(name.segment.file, name.segment.line, name.segment.statement)
             new = [replace(v, line=line) for v in new]
@@ -120,9 +134,23 @@ def reference_values(
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
+    named += _scalars(inlined, names, makers.keys() - set(made), probes)
     arrays_of = dict(zip(made, arrays))
     named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
     return named + (list(_parts(inlined, uses, arrays[2 * len(made) :])) if gradients else [])
+
+
+def _scalars(
+    program: _jaxpr.Program, names: Mapping[int, Name], constant: Iterable[int], probes: Sequence[Sequence[Any]]
+) -> Iterator[ReferenceValue]:
+    """Numbers that the forward computes of constants alone, as the root of a size is."""
+    numbers = [n for n in constant if n in names and not program.shapes[n]]
+    values = _jaxpr.evaluate(program, probes[0][: len(program.inputs)]) if numbers else []
+    for number in numbers:
+        value, name = np.asarray(values[number]), names[number]
+        if value.dtype.kind == "f":
+            rank = NAMED + 0.5 * (not name.variable) + len(name.text) / 200
+            yield ReferenceValue(name.text, np.full(len(probes), value), False, rank)
 
 
 def _totals(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:
@@ -198,6 +226,14 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
     """Operand of an elementwise function that the forward calls → its value; sums and products are none."""
     functions: dict[int, int] = {}
     makers = {number: equation for equation in program.equations for number in equation.outputs}
+    users: dict[int, list[_jaxpr.Equation]] = {}
+    for equation in program.equations:
+        for number in equation.inputs:
+            users.setdefault(number, []).append(equation)
+
+    def alone(n: int, inside: Segment) -> bool:
+        return n not in program.outputs and all(inside in user.segments for user in users[n])
+
     for number, name in names.items():
         if number not in makers or "(" not in name.segment.text:
             continue
@@ -216,7 +252,7 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
             else:
                 plain = plain and equation.name in PLAIN
                 todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
-        if len(operands) == 1 and -1 not in operands and not plain:
+        if len(operands) == 1 and -1 not in operands and not plain and alone(min(operands), inside):
             functions.setdefault(operands.pop(), number)
     return functions
 

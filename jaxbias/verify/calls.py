@@ -220,6 +220,7 @@ def not_linear(
 
 def _same_numbers(a: Any, b: Any, tolerance: Any) -> bool:
     scale = np.max(np.abs(np.where(np.isfinite(b), b, 0)), initial=0.0)
+    tolerance = np.where(np.isfinite(tolerance), tolerance, 0.0)  # none is known where autodiff gives NaN
     with np.errstate(all="ignore"):
         return bool(np.all((np.abs(a - b) <= tolerance + 1e-9 * scale) | (a == b) | (np.isnan(a) & np.isnan(b))))
 

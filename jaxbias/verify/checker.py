@@ -270,8 +270,13 @@ class Checker:
         except (RuleError, RuntimeError) as error:
             refuses = isinstance(error, RuleError) or probe.of_user  # else it is these values that it cannot take
             if refuses and self.exact and self.dtype != np.float64:
+                in_float64 = self.reference, self.rule
                 self.use_given_dtypes()
-                return self.run_rule(probe)
+                try:
+                    return self.run_rule(probe)
+                except RuleError:  # it is the sizes, or the values, that it refuses
+                    self.exact, (self.reference, self.rule) = True, in_float64
+                    raise
             if isinstance(error, RuleError):
                 raise
             raise RuleError(f"the rule raised {in_one_line(error)}", "make the rule run") from error

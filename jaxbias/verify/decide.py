@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -125,16 +126,21 @@ def check(
             notes += [] if explain else [f"no listing: {listing.reason}"]
         notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
     diagnoses = list(shape_found.values())
-    if nonlinear is not None:
+    mended = {every[i] for slip in listing.slips if slip.patch for i in slip.leaves}
+    also: tuple[str, ...] = ()
+    if nonlinear is not None and mended.issuperset(nonlinear.leaf.split(", ")):  # a line says why
+        also = (nonlinear.kind,)
+    elif nonlinear is not None:
         diagnoses += with_lines([nonlinear], listing, every)
     reproduction = ""
     if diagnose:
-        broken_numbers = _not_a_number(problem, cases, sorted(wrong - set(shape_found)))
+        without_lines = [i for i in sorted(wrong - set(shape_found)) if every[i] not in mended]
+        broken_numbers = _not_a_number(problem, cases, without_lines)
         diagnoses += broken_numbers.values()
         unnamed = [i for i in sorted(wrong) if i not in shape_found and i not in broken_numbers]
         explained = nonlinear is not None
         named, reproduction = diagnoses_of(checker, cases, listing, unnamed, rng, explained=explained)
-        diagnoses += named
+        diagnoses += [replace(d, also=d.also + also) if d.patch else d for d in named]
     else:
         diagnoses += [Diagnosis(every[i], "unexplained", "differs from the reference") for i in sorted(wrong)]
     diagnoses += [d for i, d in precision.items() if i not in wrong]

@@ -25,6 +25,9 @@ def where_autodiff_is_wrong(checker: Checker, cases: list[Case], i: int) -> list
     suspects = [case for case in suspects if not case.convention[i] or checker.eliminates(case.probe)]
     if not suspects or checker.short_of_time(0.3):
         return []
+    suspects = [case for case in suspects if not _misses_at_once(checker, case, i)]
+    if not suspects:
+        return []
     ordinary = [case for case in _ordinary(checker, cases, i) if not np.any(case.wrong[i])]
     if not ordinary:
         return []
@@ -103,6 +106,14 @@ def _slope(checker: Checker, case: Case, i: int, where: np.ndarray) -> np.ndarra
     masks = [np.asarray(where if k == i else np.zeros(np.shape(e), bool)) for k, e in enumerate(case.expected)]
     slopes = derivatives(checker, case.probe, masks)
     return np.full(np.shape(where), np.nan) if slopes is None else slopes[i]
+
+
+def _misses_at_once(checker: Checker, case: Case, i: int) -> bool:
+    """Is the rule's gradient no slope in the first entry that is wrong? Then there is no need to ask for the others."""
+    first = np.zeros(case.wrong[i].size, bool)
+    first[np.flatnonzero(case.wrong[i])[:1]] = True
+    slope = _slope(checker, case, i, first.reshape(case.wrong[i].shape))
+    return bool(np.any(np.isfinite(slope) & ~_agrees(case, i, slope, case.actual[i])))
 
 
 def _is_slope(checker: Checker, case: Case, i: int, gradient: np.ndarray, where: np.ndarray) -> bool:

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbias.selfcheck.planted.mutations import ACCEPTED, Mutant, output_mutants, source_mutants
+from jaxbias.selfcheck.planted.mutations import ACCEPTED, Mutant, Source, output_mutants, source_mutants
 from jaxbias.selfcheck.planted.rules import RULES, Rule
 from jaxbias.verify.entrances import vjp
 from jaxbias.verify.naming.constants import name_constant
 from jaxbias.verify.probes import generic
 from jaxbias.verify.problem import Runner
+from jaxbias.verify.report import Report
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Outcome:
         localised: exactly the wrong gradients were found; None where a rule gives no comparable gradients.
         named: the kind is an accepted name of the planted mistake.
         misnamed: a confident kind that is no accepted name.
+        placed: a line that is called wrong is that of the planted mistake, or the rule is right with what is to be
+            written there, and there alone; None where no lines are listed, or the mistake is none of a line.
         on_balls: processor time of its enclosures in seconds; None where none was computed.
     """
 
@@ -41,6 +44,7 @@ class Outcome:
     localised: bool | None
     named: bool
     misnamed: bool
+    placed: bool | None
     kinds: tuple[str, ...]
     seconds: float
     crashed: str = ""
@@ -188,6 +192,7 @@ def judge(rule: Rule, mutant: Mutant, points: Any) -> Outcome | None:
             None,
             False,
             False,
+            None,
             (),
             0.0,
             f"{type(error).__name__}: {error}",
@@ -212,10 +217,33 @@ def judge(rule: Rule, mutant: Mutant, points: Any) -> Outcome | None:
         None if wrong is None else bool(localised and not report.ok),
         noted or (named and not report.ok),
         bool(confident) and not named,
+        _placed(rule, mutant, report, points),
         kinds,
         seconds,
         on_balls=report.certificate.get("seconds"),
     )
+
+
+def _placed(rule: Rule, mutant: Mutant, report: Report, points: Any) -> bool | None:
+    """See `Outcome.placed`."""
+    source = mutant.source
+    if source is None or not report.lines:
+        return None
+    blamed = {line.number for line in report.lines if line.status == "wrong" and line.file == source.file}
+    if blamed & source.planted:
+        return True
+    patches = {diagnosis.patch for diagnosis in report.diagnoses if diagnosis.patch}
+    return any(_mends(rule, source, number, patch, points) for number in blamed for patch in patches)
+
+
+def _mends(rule: Rule, source: Source, number: int, patch: str, points: Any) -> bool:
+    """Is the rule right with this statement, where nothing else is changed?"""
+    try:
+        mended = Mutant("", "", source.with_statement(number, patch))
+    except SyntaxError:
+        return False
+    runs = _values(mended.rule, *points[0]) is not None
+    return runs and wrong_gradients(rule, mended, points) == set()
 
 
 def run(
@@ -245,30 +273,34 @@ class Scores:
     localised: float
     named: float
     misnamed: float
+    line: float
 
 
 def summarise(outcomes: list[Outcome]) -> Scores:
-    """Shares of detected, exactly localised, named and confidently misnamed mutants."""
-    placed = [o for o in outcomes if o.localised is not None]
+    """Shares of detected, exactly localised, named, confidently misnamed and placed mutants."""
+    compared = [o for o in outcomes if o.localised is not None]
+    listed = [o for o in outcomes if o.placed is not None]
     share = lambda rows, f: sum(map(f, rows)) / max(len(rows), 1)
     return Scores(
         len(outcomes),
         share(outcomes, lambda o: o.detected),
-        share(placed, lambda o: bool(o.localised)),
+        share(compared, lambda o: bool(o.localised)),
         share(outcomes, lambda o: o.named),
         share(outcomes, lambda o: o.misnamed),
+        share(listed, lambda o: bool(o.placed)),
     )
 
 
 def table(outcomes: list[Outcome]) -> str:
     """The figures by planted mistake, and over all."""
-    lines = [f"{'planted':32}{'mutants':>8}{'detected':>10}{'leaves':>8}{'named':>8}{'misnamed':>10}"]
+    columns = ("detected", "localised", "named", "misnamed", "line")
+    heads = ("detected", "leaves", *columns[2:])
+    lines = [f"{'planted':32}{'mutants':>8}" + "".join(f"{head:>10}" for head in heads)]
     groups = sorted({o.planted for o in outcomes})
     for planted in [*groups, ""]:
         s = summarise([o for o in outcomes if not planted or o.planted == planted])
-        lines.append(
-            f"{planted or 'all':32}{s.count:8}{s.detected:10.1%}{s.localised:8.1%}{s.named:8.1%}{s.misnamed:10.1%}"
-        )
+        shares = "".join(f"{getattr(s, column):10.1%}" for column in columns)
+        lines.append(f"{planted or 'all':32}{s.count:8}{shares}")
     on_balls = [o.on_balls for o in outcomes if o.on_balls is not None]
     lines.append(f"enclosures were computed in {len(on_balls)} of {len(outcomes)} checks, in {sum(on_balls):.1f} s")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import inspect
 import linecache
 import textwrap
@@ -66,6 +67,32 @@ ACCEPTED: dict[str, set[str]] = {
 """Planted mistake → kinds that name it: the same kind, or one that speaks of the same change of the formula."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """Code of a mutant, each statement of it on a line of its own.
+
+    Attributes:
+        file: the name under which its lines are at hand.
+        planted: numbers of the lines that differ from those of the right rule.
+        build: a rule from code.
+    """
+
+    file: str
+    lines: tuple[str, ...]
+    planted: frozenset[int]
+    build: Callable[[str], Callable[..., Any]]
+
+    def with_statement(self, number: int, statement: str) -> Callable[..., Any]:
+        """The rule with another statement on one line.
+
+        Raises:
+            SyntaxError: it is no statement there.
+        """
+        line = self.lines[number - 1]
+        indent = line[: len(line) - len(line.lstrip())]
+        return self.build("\n".join((*self.lines[: number - 1], indent + statement, *self.lines[number:])))
+
+
 @dataclass
 class Mutant:
     """A rule with one planted mistake.
@@ -73,11 +100,13 @@ class Mutant:
     Attributes:
         planted: what was done, a key of `ACCEPTED`.
         where: the place, for the table of failures.
+        source: of a mistake that was planted in code.
     """
 
     planted: str
     where: str
     rule: Callable[..., Any]
+    source: Source | None = None
 
 
 # --- at the outputs ---------------------------------------------------------------------------------------------------
@@ -410,7 +439,13 @@ def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Ite
     )
     axes = _axes_names(function)
     counting = [name for name, f in body.__globals__.items() if getattr(f, "__annotations__", {}).get("return") is int]
-    changes = [*CHANGES]
+    changes, right = [*CHANGES], ast.unparse(function).splitlines()
+
+    def built(file: str, code: str) -> Callable[..., Any]:
+        space: dict[str, Any] = {}
+        exec(compile(code, file, "exec"), {**body.__globals__, **free}, space)
+        return build(space[function.name])
+
     for new in names:
         changes.append(("wrong-operand", lambda node, new=new: _operand(node, new, values)))
     for number, (planted, change) in enumerate(changes):
@@ -423,9 +458,10 @@ def _mutants_of(name, body, function: ast.FunctionDef, build, limit: int) -> Ite
             # with its source at hand, as that of a user's rule is
             mutated, file = ast.unparse(ast.fix_missing_locations(wrong)), f"<{name}: {planted} {number}.{k}>"
             linecache.cache[file] = len(mutated), None, mutated.splitlines(keepends=True), file
-            space: dict[str, Any] = {}
-            exec(compile(mutated, file, "exec"), {**body.__globals__, **free}, space)
+            lines = tuple(mutated.splitlines())
+            there = frozenset(n for n, (old, new) in enumerate(zip(right, lines), 1) if old != new)
+            source = Source(file, lines, there, functools.partial(built, file))
             kind = planted
             if edit.place and (planted in ARITHMETIC or edit.place != "index"):
                 kind = {"index": "wrong-index", "axes": "wrong-reduction-axis", "size": "scale-constant"}[edit.place]
-            yield Mutant(kind, edit.line, build(space[function.name]))
+            yield Mutant(kind, edit.line, source.build(mutated), source)

@@ -17,7 +17,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
-from jaxbias.symbols.reference_values import ReferenceValue, bracketed
+from jaxbias.symbols.reference_values import IN_LOOP, ReferenceValue, bracketed, gradient_by
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -156,6 +156,10 @@ class Matcher:
                 if held.value.linear == linear and np.all(abs(held.features - features) <= 1e-7 * features):
                     yield held
 
+    def after(self, value: ReferenceValue | None) -> ReferenceValue | None:
+        """Of the gradient by the operand of a function, that by its value."""
+        return self.named.get((gradient_by(value.through), value.iteration)) if value and value.through else None
+
     def __call__(self, array: np.ndarray, linear: bool) -> Match | None:
         if not usable(array):
             return None
@@ -218,15 +222,24 @@ class Alignment:
             if self.constant.issuperset(equation.inputs):
                 self.constant.update(equation.outputs)
         self.names: dict[int, Name] = names_of(program)
+        self.of_forward = {s for e in cases[0].program.equations for s in e.segments}  # what both call is right
+        float_zero = lambda x: x.dtype.kind in "fc" and x.ndim > 0 and not np.any(x)
+        self.zeros = {  # variables that stand for a gradient that is left out
+            n
+            for n in self.constant & self.names.keys() & self.position.keys()
+            if self.names[n].variable and float_zero(np.asarray(self.values[0][n]))
+        }
         self.above = {i: self._ancestors(n) for i, n in enumerate(self.leaves) if n is not None}
         self.matcher = Matcher(values)
         self.passes = passes(program)
+        self.last_pass = {n: group[-1] for group in self.passes for n in group}
         self.families: dict[str, list[ReferenceValue]] = {}
         for value in values:
             if value.place and not value.through_use:
                 self.families.setdefault(value.place, []).append(value)
         self.mended: set[int] = set()
-        self._rewrites: dict[int, Any] = {}
+        self._committed: set[int] = set()
+        self._ways_down: dict[tuple[frozenset[int], frozenset[int]], list[_jaxpr.Equation]] = {}
         self.matches: dict[int, Match] = {}
         for number, name in zip(program.inputs, input_names):
             array = self.column(number)
@@ -243,6 +256,12 @@ class Alignment:
                     self.own[match.value.name] = name
         self.right = {i for i in range(len(leaves)) if self.is_right(i, self.gradient(i))}
         self._above_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
+        for n, name in self.names.items():  # what a variable is computed from that is a gradient is right
+            match = self.matches.get(n)
+            exact = match is not None and match.exact and not match.layout and match.value.rank < IN_LOOP
+            if name.variable and exact and n in self.linear and n in self.position:
+                equation = program.equations[self.position[n]]
+                self._above_right.update(*map(self._ancestors, () if equation.name in LAYOUT else equation.inputs))
         picks = [e.inputs[0] for e in program.equations if e.name in PICKS and e.inputs[0] in self.linear]
         self._picked_from = set().union(*map(self._ancestors, picks))
         self._feeds: dict[int, bool] = {}
@@ -330,7 +349,7 @@ class Alignment:
 
     def text(self, number: int) -> str:
         """How to write a value of the rule: its variable, what it is, its code."""
-        name = self.names.get(number)
+        name = self.names.get(number) or self.names.get(self.last_pass.get(number, number))
         if name is not None and name.variable:
             return name.text
         if number in self.program.constants:
@@ -366,46 +385,48 @@ class Alignment:
         """Which of these gradients are right where other values, the probes along their first axis, stand in the
         place of some."""
         left = list(leaves)
+        below = self._below(frozenset(changes), frozenset(left))
         for k in range(len(self.cases)):
             if not left:
                 break
-            changed = self._changed(k, changes)
+            changed = self._changed(k, changes, below)
             at = lambda i, k=k, changed=changed: np.asarray(changed.get(self.leaves[i], self.values[k][self.leaves[i]]))
             left = [i for i in left if self.is_right(i, at(i)[None], slice(k, k + 1))]
         return frozenset(left)
 
-    def _changed(self, k: int, changes: Mapping[int, np.ndarray]) -> dict[int, Any]:
-        rewrites = dict(self._rewrites)
-        by_position: dict[int, dict[int, Any]] = {}
-        for number, array in changes.items():
-            if number in self.position:
-                by_position.setdefault(self.position[number], {})[number] = array
-        for position, arrays in by_position.items():
-            rewrites[position] = self._replaced(position, arrays)
-        inputs = {number: array[k] for number, array in changes.items() if number not in self.position}
-        steps = {p: lambda r, ins, f=f: f(k, ins) for p, f in rewrites.items()}
-        return _jaxpr.rerun(self.program, self.values[k], steps, inputs=inputs)
+    def _below(self, numbers: frozenset[int], leaves: frozenset[int]) -> list[_jaxpr.Equation]:
+        """Equations through which these values reach these gradients, but for what was put in the place of others."""
+        if (numbers, leaves) not in self._ways_down:
+            needed, changed, below = set().union(*(self.above[i] for i in leaves)), set(numbers), []
+            for equation in self.program.equations:
+                outputs = needed.intersection(equation.outputs) - self._committed - numbers
+                if outputs and not changed.isdisjoint(equation.inputs):
+                    changed |= outputs
+                    below.append(equation)
+            self._ways_down[numbers, leaves] = below
+        return self._ways_down[numbers, leaves]
 
-    def _replaced(self, position: int, arrays: dict[int, np.ndarray]) -> Any:
-        equation = self.program.equations[position]
-
-        def outputs(k: int, inputs: list[Any]) -> list[Any]:
-            kept = _jaxpr.apply(equation, inputs) if len(arrays) < len(equation.outputs) else [None] * len(arrays)
-            return [arrays[n][k] if n in arrays else out for n, out in zip(equation.outputs, kept)]
-
-        return outputs
+    def _changed(self, k: int, changes: Mapping[int, np.ndarray], below: Sequence[_jaxpr.Equation]) -> dict[int, Any]:
+        values, changed = self.values[k], {number: array[k] for number, array in changes.items()}
+        with np.errstate(all="ignore"):
+            for equation in below:
+                outs = _jaxpr.apply(equation, [changed[i] if i in changed else values[i] for i in equation.inputs])
+                for number, out in zip(equation.outputs, outs):
+                    if number not in changes and number not in self._committed:
+                        changed[number] = out
+        return changed
 
     def commit(self, changes: Mapping[int, np.ndarray]) -> None:
         """From here on the rule runs with these values; what depends on them is matched again."""
         touched: set[int] = set()
+        below = self._below(frozenset(changes), frozenset(self.above))
         for k in range(len(self.cases)):
-            changed = self._changed(k, changes)
+            changed = self._changed(k, changes, below)
             touched.update(changed)
             for number, value in changed.items():
                 self.values[k][number] = value
-        for number in changes.keys() & self.position.keys():
-            position = self.position[number]
-            self._rewrites[position] = self._replaced(position, {number: changes[number]})
+        self._committed |= changes.keys() & self.position.keys()
+        self._ways_down.clear()
         self.mended.update(changes)
         self._match(n for n in touched if n in self.position)
         self._feeds.clear()
@@ -416,14 +437,18 @@ class Alignment:
         self.right |= now
 
 
-def addends(alignment: Alignment, number: int, sign: float = 1.0) -> Iterator[tuple[int, float]]:
-    """Values that are added up to this one, with their signs."""
+def addends(alignment: Alignment, number: int, sign: float = 1.0, within: int = -1) -> Iterator[tuple[int, float]]:
+    """Values that are added up to this one, with their signs; as one, what an earlier pass of the same code has added
+    up, if it is `within` a value."""
     at = alignment.position.get(number)
     e = None if at is None else alignment.program.equations[at]
-    if e is not None and e.name in ("add", "add_any", "sub"):
-        yield from addends(alignment, e.inputs[0], sign)
-        yield from addends(alignment, e.inputs[1], -sign if e.name == "sub" else sign)
-    elif e is not None and e.name == "neg":
-        yield from addends(alignment, e.inputs[0], -sign)
+    group = alignment.last_pass.get(number)
+    if e is None or (number != within and group is not None and group == alignment.last_pass.get(within)):
+        yield number, sign
+    elif e.name in ("add", "add_any", "sub"):
+        yield from addends(alignment, e.inputs[0], sign, within)
+        yield from addends(alignment, e.inputs[1], -sign if e.name == "sub" else sign, within)
+    elif e.name == "neg":
+        yield from addends(alignment, e.inputs[0], -sign, within)
     else:
         yield number, sign

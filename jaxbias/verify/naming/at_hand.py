@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from jaxbias.symbols.reference_values import ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, layouts, same
 from jaxbias.verify.naming.repairs import Repair, bracketed, is_code
 
@@ -19,15 +19,14 @@ class AtHand:
 
     Attributes:
         own: as it was before it was laid out.
-        derivative, through: see `ReferenceValue`.
+        reference: value that it is; None of what the rule has computed.
     """
 
     name: str
     array: np.ndarray
     cost: float | int
     own: np.ndarray | None = None
-    derivative: bool = False
-    through: tuple[str, int] = ("", 0)
+    reference: ReferenceValue | None = None
 
     @cached_property
     def code(self) -> str:
@@ -35,6 +34,10 @@ class AtHand:
         return (
             _laid_out(self.name, self.array if self.own is None else self.own, self.array) if is_code(self.name) else ""
         )
+
+    @property
+    def derivative(self) -> bool:
+        return self.reference is not None and self.reference.derivative
 
     @property
     def kind_of_factor(self) -> str:
@@ -66,18 +69,18 @@ def at_hand(alignment: Alignment, number: int, shape: tuple[int, ...], linear: b
     """Right values of this shape, up to layout, that a value of the rule could be computed from; likely ones first."""
     values: list[AtHand] = []
 
-    def add(name: str, array: np.ndarray, cost: float, derivative: bool = False, through: Any = ("", 0)) -> None:
+    def add(name: str, array: np.ndarray, cost: float, reference: ReferenceValue | None = None) -> None:
         array = array.astype(float) if array.dtype.kind == "b" else array
         if array.dtype.kind not in "fiuc":
             return
         for layout, laid in layouts(array, shape):
             turned = name if layout != "transposed" else f"{name}.T" if name.isidentifier() else f"({name}).T"
             own = laid if layout == "transposed" else array
-            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), own, derivative, through))
+            values.append(AtHand(turned, np.asarray(laid), cost + 0.2 * bool(layout), own, reference))
 
     for value in [*alignment.matcher.values, *alignment.matcher.masked]:
         if value.linear == linear and value.rank < 3:
-            add(alignment.own_name(value), value.array, value.rank, value.derivative, (value.through, value.iteration))
+            add(alignment.own_name(value), value.array, value.rank, value)
     for other, name in alignment.names.items():
         inside = other in alignment.position and other != number and other not in alignment.matches
         if inside and name.variable and (other in alignment.linear) == linear and alignment.known(other):

@@ -32,12 +32,14 @@ class Certain:
         kind: one of `report.KINDS`.
         text: a sentence.
         first: whether it says more than a line of the rule that explains the same.
+        likely: the kind of mistake, where no line tells, if one entry alone is taken in the place of a sum.
     """
 
     leaves: frozenset[int]
     kind: str
     text: str
     first: bool = True
+    likely: str = ""
 
 
 def certain(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -> Iterator[Certain]:
@@ -135,11 +137,10 @@ def _blocks(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]) -
         if pairs:
             text = f"Contributions of {', and of '.join(pairs)}, are missing."
             text = text.replace(", are", " are") if len(pairs) == 1 else text
-            kind = "missing-term"
+            likely = ""
             if first and all(pair.endswith(f" to {checker.problem.leaves[i][0]}") for pair in pairs):
-                kind = "overwritten-not-accumulated" if last else "broadcast-not-summed"
-                text = f"One entry alone is taken, and not the sum. {text}"
-            yield Certain(frozenset([i]), kind, text, first=False)
+                likely = "overwritten-not-accumulated" if last else "broadcast-not-summed"
+            yield Certain(frozenset([i]), "missing-term", text, first=False, likely=likely)
 
 
 def _block(

@@ -103,14 +103,17 @@ def _of_slips(
     smooth = [case for case in cases if not case.kink and not case.probe.kink]
     for fact in certain(checker, smooth[:1], wrong) if smooth else ():
         its = next((slip for slip in listing.slips if slip.leaves.issuperset(fact.leaves)), None)
-        vague = its is None or its.relation is None or (its.relation.kind in VAGUE and not its.patch)
+        vague = its is None or (its.kind in VAGUE and not its.patch)
         if not fact.first and not vague:
             continue
         told.update(fact.leaves)
         place = (its.line, its.wanted) if its else ("", "")
         paths = ", ".join(checker.problem.leaves[i][0] for i in sorted(fact.leaves))
         condition = find_condition(checker, cases, sorted(fact.leaves), rng)
-        diagnoses.append(Diagnosis(paths, fact.kind, fact.text, "", "", condition, "", (), *place))
+        kind, text = fact.kind, fact.text
+        if fact.likely and (its is None or its.kind != "missing-term"):
+            kind, text = fact.likely, f"One entry alone is taken, and not the sum. {text}"
+        diagnoses.append(Diagnosis(paths, kind, text, "", "", condition, "", (), *place))
     certain_of = frozenset(told)
     for slip in _together(listing.slips):
         leaves = sorted(slip.leaves.intersection(wrong))

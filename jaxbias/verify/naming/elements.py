@@ -37,13 +37,15 @@ def some_elements(d: Difference) -> Iterator[Relation]:
         kind = "missing-activation-derivative" if kink else "missing-mask"
         yield Relation(kind, f"must be 0 {where}", 1.25, repairs=repairs)
     elif not np.any(d.given[wrong]):
-        yield Relation("only-some-elements", f"is 0 {where}, and must not be", 1.4)
+        kind = "missing-activation-derivative" if kink else "only-some-elements"
+        yield Relation(kind, f"is 0 {where}, and must not be", 1.4)
     elif np.all(np.isfinite(ratio)) and np.ptp(np.real(ratio)) <= 1e-8 * abs(ratio[0]):
         factor = float(np.real(ratio[0]))
         kind = {2.0: "double-count", -1.0: "sign"}.get(round(factor, 8), "scale-constant")
         yield Relation(kind, f"is {factor:.6g} times what it must be {where}", 1.4)
     else:
-        yield Relation("unexplained", f"is wrong {where}", 3.5)
+        kind = "missing-activation-derivative" if kink and d.linear else "unexplained"
+        yield Relation(kind, f"is wrong {where}", 3.5)
 
 
 def in_words(d: Difference, wrong: np.ndarray) -> tuple[str, bool]:

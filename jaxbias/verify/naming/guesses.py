@@ -5,189 +5,111 @@ that is told is proved, whatever it was guessed by.
 """
 
 import ast
-import itertools
 import linecache
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.naming.repairs import bracketed, put, source_of, value_of
+from jaxbias.verify.naming.repairs import Repair, value_of
 
-MOST = 60
-"""Guesses at one line."""
-
-
-class Guess(NamedTuple):
-    """What may be wrong with a piece of code: a kind of mistake, a sentence without its subject, and the right code."""
-
-    kind: str
-    text: str
-    code: str
-
-
-CALLS = {
+TAKEN_FOR_EACH_OTHER = {
     ("sum", "mean"): "batch-mean-vs-sum", ("argmin", "argmax"): "missing-mask", ("tril", "triu"): "missing-mask",
     ("min", "max"): "wrong-operand", ("minimum", "maximum"): "wrong-operand", ("sin", "cos"): "wrong-operand",
     ("real", "imag"): "wrong-operand", ("set", "add"): "overwritten-not-accumulated",
     ("tanh", "sigmoid"): "missing-activation-derivative", ("floor", "ceil"): "wrong-operand",
 }  # fmt: skip
-"""Functions that are taken for each other, and what kind of mistake that is."""
+"""Functions, and what kind of mistake that is."""
 
 
-def guesses(segment: Segment) -> list[Guess]:
-    """Of a piece of code that is an expression or assigns one, the likelier first."""
+FLAGS = {
+    "trans": "transpose", "transpose_a": "transpose", "lower": "transpose", "reverse": "wrong-index",
+    "conjugate_a": "sign", "ascending": "wrong-index", "descending": "wrong-index",
+}  # fmt: skip
+"""Keywords that are on or off, and what kind of mistake it is to have them the other way round."""
+
+
+def guesses(segment: Segment) -> Iterator[tuple[Repair, str]]:
+    """What may be wrong with a piece of code, the likelier first: a change, and the kind of mistake that it mends."""
     text, tree = value_of(segment.text)
-    if tree is None:
-        return []
-    made: dict[str, Guess] = {}
-    ways = (_letters, _signs, _axes, _calls, _transposes, _too_much, _exchanged)
-    names, counters = _in_scope(segment)
-    entries = (_indices(text, tree, counters), _slices(text, tree, counters))
-    for guess in itertools.chain(*entries, *(way(text, tree) for way in ways), _names(text, tree, names)):
-        if guess.code != text:
-            made.setdefault(guess.code, guess._replace(code=segment.text.replace(text, guess.code)))
-    return list(made.values())[:MOST]
+    names, taken, counters = _in_scope(segment)
+    yield Repair("index"), "wrong-index"
+    nodes = [*ast.walk(tree)] if tree is not None else []
+    inside = [part for node in nodes if isinstance(node, ast.Subscript) for part in ast.walk(node.slice)]
+    for name in [*(part.id for part in inside if isinstance(part, ast.Name)), *counters, "0", "-1", "1"]:
+        yield Repair("index", name), "wrong-index"
+        yield Repair("index", name, "shape"), "scale-constant"
+    for counter in counters:
+        yield Repair("slices", counter), "wrong-index"
+    yield Repair("letters", "another"), "wrong-index"
+    for flag, kind in FLAGS.items():
+        yield Repair("flags", flag), kind
+    yield Repair("directions"), "wrong-index"
+    yield Repair("signs"), "sign"
+    for axes in ("0", "1", "-1", "2", "(0, 1)"):
+        yield Repair("axes", axes), "wrong-reduction-axis"
+    for pair, kind in TAKEN_FOR_EACH_OTHER.items():
+        for now, other in (pair, pair[::-1]):
+            yield Repair("calls", other, now), kind
+    yield Repair("transposes"), "transpose"
+    yield Repair("without", "+"), "extra-term"
+    yield Repair("without"), "scale-constant"
+    yield Repair("without", "*"), "wrong-operand"
+    yield Repair("exchanged"), "wrong-operand"
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
+        if isinstance(node, ast.Name) and id(node) not in called:
+            for other in next((its for its in (names, taken) if node.id in its), ()):
+                yield Repair("swap", other, node.id), "wrong-operand"
 
 
-def _letters(text: str, tree: ast.expr) -> Iterator[Guess]:
-    """A letter of an einsum."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not node.args or not source_of(text, node.func).endswith("einsum"):
-            continue
-        subscripts = node.args[0]
-        if not isinstance(subscripts, ast.Constant) or not isinstance(subscripts.value, str):
-            continue
-        terms, arrow, out = subscripts.value.partition("->")
-        letters = sorted({c for c in terms + out if c.isalpha()})
-        for k, now in enumerate(terms):
-            for letter in letters if now.isalpha() else ():
-                start = terms[:k].rfind(",") + 1
-                term = terms[start:].partition(",")[0]
-                turned = term[: k - start] + letter + term[k - start + 1 :]
-                code = put(text, subscripts, f'"{terms[:k]}{letter}{terms[k + 1 :]}{arrow}{out}"')
-                yield Guess("wrong-index", f"has the letters {term} where {turned} are needed", code)
+def numbers_in(segment: Segment) -> Iterator[Segment]:
+    """Where the function around a piece of code assigns the sizes and numbers that its statement takes."""
+    tree = value_of(segment.statement)[1] or value_of(segment.text)[1]
+    taken = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
+    for function in functions_around(segment):
+        for node in ast.walk(function):
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id in taken:
+                parts = list(ast.walk(node.value))
+                sizes = any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in parts)
+                if sizes or isinstance(node.value, ast.Constant):
+                    yield piece_of(segment, node.value)
 
 
-def _indices(text: str, tree: ast.expr, counters: list[str]) -> Iterator[Guess]:
-    """Another entry: that before or after, or the one that a name in the index, or the pass of a loop, says."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Slice | ast.Tuple):
-            continue
-        index = source_of(text, node.slice)
-        names = [part.id for part in ast.walk(node.slice) if isinstance(part, ast.Name) and part.id not in CALLS]
-        others = [*names, f"{index} + 1", f"{index} - 1", *counters]
-        for other in others if not isinstance(node.slice, ast.Constant) else (*counters, "0", "-1", "1"):
-            yield Guess("wrong-index", f"takes entry {index} where {other} is needed", put(text, node.slice, other))
+def piece_of(segment: Segment, node: ast.expr) -> Segment:
+    """An expression of the function that a piece of code stands in."""
+    end = node.end_lineno or node.lineno, node.end_col_offset or 0
+    return Segment(segment.file, node.lineno, node.col_offset, *end, segment.function)
 
 
-def _slices(text: str, tree: ast.expr, counters: list[str]) -> Iterator[Guess]:
-    """Entries that move on with the passes of a loop."""
-    for node, counter in itertools.product(ast.walk(tree), counters):
-        if isinstance(node, ast.Slice) and (node.upper is not None or node.lower is not None):
-            ends = [source_of(text, end) if end is not None else "" for end in (node.lower, node.upper)]
-            lower, upper = (f"{counter} + {bracketed(end)}" if end else end for end in ends)
-            step = f" : {source_of(text, node.step)}" if node.step is not None else ""
-            entries = f"{lower or counter} : {upper}{step}"
-            words = f"takes entries {source_of(text, node)} where {entries} are needed"
-            yield Guess("wrong-index", words, put(text, node, entries))
-
-
-def _signs(text: str, tree: ast.expr) -> Iterator[Guess]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            its = source_of(text, node.operand)
-            yield Guess("sign", f"has {bracketed(its)} with the wrong sign", put(text, node, its))
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            left, right = source_of(text, node.left), source_of(text, node.right)
-            sign = "-" if isinstance(node.op, ast.Add) else "+"
-            turned = f"{left} {sign} {bracketed(right)}"
-            yield Guess("sign", f"has the term {right} with the wrong sign", put(text, node, turned))
-
-
-def _axes(text: str, tree: ast.expr) -> Iterator[Guess]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg in ("axis", "axes", "dims"):
-            now = source_of(text, node.value)
-            for other in ("0", "1", "-1", "2", "(0, 1)"):
-                words = f"is taken over axis {now}, and must be over axis {other}"
-                yield Guess("wrong-reduction-axis", words, put(text, node.value, other))
-
-
-def _calls(text: str, tree: ast.expr) -> Iterator[Guess]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            for pair, kind in CALLS.items():
-                for now, other in (pair, pair[::-1]):
-                    if node.attr == now:
-                        words = f"takes {now}, and must take {other}"
-                        yield Guess(kind, words, put(text, node, f"{source_of(text, node.value)}.{other}"))
-
-
-def _transposes(text: str, tree: ast.expr) -> Iterator[Guess]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr == "T":
-            its = source_of(text, node.value)
-            yield Guess("transpose", f"takes {its}.T where {its} is needed", put(text, node, its))
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            for side in (node.left, node.right):
-                its = bracketed(source_of(text, side), products=True)
-                yield Guess("transpose", f"takes {its} where {its}.T is needed", put(text, side, f"{its}.T"))
-
-
-def _too_much(text: str, tree: ast.expr) -> Iterator[Guess]:
-    """A factor or a term left out."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.BinOp) or isinstance(node.op, ast.MatMult):
-            continue
-        for side, other in ((node.right, node.left), (node.left, node.right)):
-            its = source_of(text, side)
-            if isinstance(node.op, ast.Add | ast.Sub):
-                kind, words = "extra-term", f"has the term {its} too much"
-            else:
-                kind = "scale-constant" if isinstance(side, ast.Constant) else "wrong-operand"
-                words = f"has the factor {its} too much"
-            if not isinstance(node.op, ast.Pow):
-                yield Guess(kind, words, put(text, node, source_of(text, other)))
-
-
-def _exchanged(text: str, tree: ast.expr) -> Iterator[Guess]:
-    """Two variables, each in the place of the other."""
-    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    for a, b in itertools.combinations(nodes, 2):
-        if a.id != b.id:
-            first, second = sorted((a, b), key=lambda node: node.col_offset)
-            code = put(put(text, second, first.id), first, second.id)
-            yield Guess("wrong-operand", f"has {first.id} and {second.id} exchanged", code)
-
-
-def _names(text: str, tree: ast.expr, names: list[str]) -> Iterator[Guess]:
-    """Another variable."""
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    attributes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr != "T"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and id(node) not in called | attributes and node.id in names:
-            for other in names:
-                if other != node.id:
-                    words = f"takes {node.id} where {other} is needed"
-                    yield Guess("wrong-operand", words, put(text, node, other))
-
-
-def _in_scope(segment: Segment) -> tuple[list[str], list[str]]:
-    """Variables and arguments of the function that a piece of code stands in, the last assigned first; those that count
-    the passes of the loops around it."""
+def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
+    """The functions that a piece of code stands in and that have its function's name."""
     try:
         tree = ast.parse("".join(linecache.getlines(segment.file)))
     except (SyntaxError, ValueError):
-        return [], []
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.name != segment.function:
+            continue
+        if node.lineno <= segment.line <= (node.end_lineno or node.lineno):
+            yield node
+
+
+def _in_scope(segment: Segment) -> tuple[list[str], list[str], list[str]]:
+    """Variables and arguments of the function that a piece of code stands in, the last assigned first; what it takes
+    from outside; what counts the passes of the loops around it."""
     around = lambda node: node.lineno <= segment.line <= (node.end_lineno or node.lineno)
     names: dict[str, None] = {}
+    others: dict[str, None] = {}
     counters: list[str] = []
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef) and function.name == segment.function and around(function):
-            inside = list(ast.walk(function))
-            stored = [n for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-            before = [n.id for n in stored if n.lineno < segment.line]
-            names |= dict.fromkeys([*reversed(before), *(argument.arg for argument in function.args.args)])
-            loops = [n.target for n in inside if isinstance(n, ast.For) and around(n)]
-            counters += [target.id for target in loops if isinstance(target, ast.Name)]
-    return list(names), counters
+    for function in functions_around(segment):
+        inside = list(ast.walk(function))
+        stored = [n for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        before = [n.id for n in stored if n.lineno < segment.line]
+        names |= dict.fromkeys([*reversed(before), *(argument.arg for argument in function.args.args)])
+        loops = [n.target for n in inside if isinstance(n, ast.For) and around(n)]
+        counters += [target.id for target in loops if isinstance(target, ast.Name)]
+        called = {id(node.func) for node in inside if isinstance(node, ast.Call)}
+        modules = {id(node.value) for node in inside if isinstance(node, ast.Attribute) and node.attr != "T"}
+        loaded = [n for n in inside if isinstance(n, ast.Name) and id(n) not in called | modules]
+        others |= dict.fromkeys(n.id for n in loaded if n.id not in {its.id for its in stored})
+    return list(names), [name for name in others if name not in names], counters

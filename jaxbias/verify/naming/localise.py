@@ -1,5 +1,6 @@
 """A rule line by line: what each line is, the first wrong one, and what that must be."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,13 @@ from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.guesses import numbers_in
 from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
-from jaxbias.verify.naming.returned import with_returns
+from jaxbias.verify.naming.returned import handed_on, with_returns
+from jaxbias.verify.naming.rewrite import with_copies
 from jaxbias.verify.naming.slips import Slip, find_slips
 from jaxbias.verify.naming.whole import of_whole_gradients
 from jaxbias.verify.problem import exact_context
@@ -61,6 +64,7 @@ class Located:
         evidence: on what that was tried.
         source: line of the forward that the wanted value comes from; empty if unknown.
         whole: path of the gradient that it speaks of as a whole; empty where it speaks of a line.
+        at: the piece of code, where it is another one than that which computes the wrong value.
     """
 
     leaves: frozenset[int]
@@ -72,19 +76,25 @@ class Located:
     evidence: str = ""
     source: str = ""
     whole: str = ""
+    at: Segment | None = None
 
     @property
     def sentence(self) -> str:
         return f"The gradient of {self.whole} {self}." if self.whole else f"`{self.code}` {self}."
 
     @property
+    def kind(self) -> str:
+        return self.relation.kind if self.relation is not None else "unexplained"
+
+    @property
     def named(self) -> bool:
-        return self.relation is not None and self.relation.kind != "unexplained"
+        return self.kind != "unexplained"
 
     def __str__(self) -> str:
         inside = self.whole or (self.relation is not None and self.relation.number is not None)
         must = f"must be {self.wanted}" if self.wanted and not inside else ""
-        return ": ".join(filter(None, [must, self.relation.text if self.relation else ""])) or "is wrong"
+        said = dict.fromkeys(filter(None, [must, self.relation.text if self.relation else ""]))
+        return ": ".join(said) or "is wrong"
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,8 @@ def _at_a_slip(whole: Located, slips: Sequence[Located]) -> Located:
 
 def _program(checker: "Checker", case: "Case") -> tuple[_jaxpr.Program | None, str]:
     """The rule's program; None, and why, where its lines cannot be told."""
-    program = checker.rule.program(case.probe.primals, case.probe.seeds)
+    primals, seeds = case.probe.primals, case.probe.seeds
+    program = checker.rule.program(primals, seeds)
     reason = ""
     if checker.problem.forward is None:
         reason = "what is checked here has no backward pass of its own"
@@ -144,7 +155,12 @@ def _program(checker: "Checker", case: "Case") -> tuple[_jaxpr.Program | None, s
         reason = "no time is left for it"
     elif len(program.equations) > MOST_EQUATIONS:
         reason = f"the rule has more than {MOST_EQUATIONS:,} operations"
-    return (None, reason) if reason else (program, "")
+    if reason:
+        return None, reason
+    if (copy := with_copies(checker.problem.rule)) is not None:
+        with contextlib.suppress(Exception):  # of code that holds on to what it calls; then it is as it was
+            program = checker.rule.of(copy).program(primals, seeds)
+    return program, ""
 
 
 def _names(checker: "Checker") -> list[str]:
@@ -225,12 +241,17 @@ def _listing(
             k = max(k for k, (_, other) in enumerate(slips) if other.patch)
             slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
             continue
-        if words is not None and (patch := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
+        if words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
             more = " and those named before it" if len(mender.made) > 1 else ""
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
             does = f"with this line{more} {gradients} right"
+            place, patch = made
             located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
-        elif not located.named or (words is not None and words.kind == "only-some-elements"):
+            if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
+                located = replace(located, line=_line(place), code=place.text, at=place)
+        elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
+            located = replace(handed, evidence=_evidence("with this line right", cases, mender.others))
+        elif located.kind in UNSURE:
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
@@ -256,22 +277,42 @@ def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Re
     return replace(words, text=f"takes {name.text} without {term}", number=users[0].outputs[0], repairs=repairs)
 
 
+def _handed_on(alignment: Alignment, slip: Slip, words: Relation, located: Located, mender: Mender) -> Located | None:
+    """At the place where a pass of a loop hands a variable on, if the rule is right with a repair there."""
+    segment = _segment(alignment, slip.number)
+    if segment is None or slip.number not in alignment.last_pass:
+        return None
+    for repair in words.repairs:
+        for place in handed_on(segment, repair.code) if repair.how == "swap" else ():
+            if made := mender([place], replace(words, repairs=(repair,)), slip.leaves):
+                words = replace(words, text=f"must be {repair.by} where it is handed on", number=slip.number)
+                return replace(located, line=_line(place), relation=words, code=place.text, patch=made[1], at=place)
+    return None
+
+
+UNSURE = ("unexplained", "only-some-elements", "scale-constant", "batch-mean-vs-sum")
+"""Kinds of which the code may say more: a number in it says what a constant should have been."""
+
+
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
     """With the change of its line, or of one that it depends on, that makes the rule right."""
-    lines = dict.fromkeys(_segments(alignment, slip.number)[:1], slip.number)
+    own = _segments(alignment, slip.number)[:1]
+    lines = dict.fromkeys((*own, *(line for piece in own for line in numbers_in(piece))), slip.number)
     unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
     for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
-        if number in alignment.names and alignment.names[number].variable:
-            lines.setdefault(alignment.names[number].segment, number)
+        name = alignment.names.get(number)
+        if located.kind in UNSURE[:2] and name is not None and (name.variable or number in alignment.leaves):
+            lines.setdefault(name.segment, number)
     guess = mender.guess(lines, slip.leaves)
     if guess is None:
         return located
-    segment, its, patch = guess
+    segment, words, patch = guess
     evidence = _evidence("with this line right", alignment.cases, mender.others)
-    number = None if lines[segment] == slip.number else lines[segment]
-    words = Relation(its.kind, its.text, 2.0, number)
-    return replace(located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence)
+    words = replace(words, number=None if segment in own else lines[segment])
+    return replace(
+        located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
+    )
 
 
 def _alignment(
@@ -300,16 +341,14 @@ def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | i
         return set()
     alignment = _alignment(checker, program, cases, _values(checker, cases)[0])
     located = (_located(alignment, *slip) for slip in _slips(checker, alignment, deadline))
-    return {(place, its.relation.kind) for its in located if its.relation for place in (its.line, its.leaves)}
+    return {(place, its.kind) for its in located if its.named for place in (its.line, its.leaves)}
 
 
 def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: str, unnamed: Located) -> Located:
     """With its name only where it has that name at other sizes, if there are any."""
-    if located.relation is None or not located.named:
+    if not located.named:
         return located
-    if again is not None and again.isdisjoint(
-        (place, located.relation.kind) for place in (located.line, located.leaves)
-    ):
+    if again is not None and again.isdisjoint((place, located.kind) for place in (located.line, located.leaves)):
         return replace(unnamed, leaves=located.leaves, source=located.source)
     return replace(located, evidence=evidence)
 
@@ -353,11 +392,11 @@ def _segment(alignment: Alignment, number: int) -> Segment | None:
 
 
 def _segments(alignment: Alignment, number: int) -> tuple[Segment, ...]:
-    """Pieces of code that compute a value, the one that names it first; of what comes in, that take it first."""
+    """Pieces of code that compute a value, the innermost first; of what comes in, that take it first."""
     place = alignment.place(number)
     pieces = alignment.program.equations[place].segments if place < len(alignment.program.equations) else ()
     named = (alignment.names[number].segment,) if number in alignment.names else ()
-    return tuple(dict.fromkeys((*named, *pieces)))
+    return tuple(dict.fromkeys(sorted((*pieces, *named), key=alignment.of_forward.__contains__)))
 
 
 def _place(slip: Slip, words: Relation | None) -> int:
@@ -396,11 +435,16 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
         if number not in shown and (segment := _segment(alignment, number)) is not None:
             shown[number] = Name(segment.text, False, segment)
     mistakes: dict[int, list[Located]] = {}
+    elsewhere: list[Line] = []
     for slip, located in slips:
         place = _place(slip, located.relation)
-        segment = _segment(alignment, place)
+        segment = located.at or _segment(alignment, place)
         holders = [n for n, name in shown.items() if segment is not None and _inside(segment, name.segment)]
-        if not holders and segment is not None:
+        if not holders and located.at is not None:
+            elsewhere.append(
+                Line(located.at.statement, located.at.file, located.at.line, "wrong", f"`{located.code}` {located}")
+            )
+        elif not holders and segment is not None:
             shown[place] = Name(segment.text, False, segment)
             holders = [place]
         if holders:
@@ -423,7 +467,7 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
         key = name.segment.file, name.segment.line, text
         if key not in lines or status == "wrong":
             lines[key] = Line(text, name.segment.file, name.segment.line, status, meaning)
-    return tuple(lines.values())
+    return (*lines.values(), *elsewhere)
 
 
 def _meaning(alignment: Alignment, number: int, path: str) -> tuple[LineStatus, str]:

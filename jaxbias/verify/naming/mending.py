@@ -1,5 +1,6 @@
 """The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -11,13 +12,15 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.guesses import Guess, guesses
-from jaxbias.verify.naming.repairs import texts
+from jaxbias.verify.naming.guesses import guesses
+from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
+MOST_REPAIRS, MOST_GUESSES = 10, 60
+"""Texts for one piece of code."""
 
 SECONDS_OF_GUESSES = 2.0
 """Of process time, for one rule."""
@@ -33,18 +36,17 @@ class Mender:
         self.guessed = 0.0
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
-    def __call__(self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]) -> str:
-        """The statement with which these gradients are right and no right one is harmed; empty if none was found."""
-        right = [*self.right, *leaves]
+    def __call__(
+        self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]
+    ) -> tuple[Segment, str] | None:
+        """The piece of code, and the statement with which these gradients are right and no right one is harmed."""
         for segment in segments[:2]:
-            for code in texts(segment.text, relation.repairs):
+            for edit in itertools.islice(edits(segment.text, relation.repairs), MOST_REPAIRS):
                 if self.checker.short_of_time(0.1):
-                    return ""
-                if self._is_right(right, [*self.made, (segment, code)]):
-                    self.made.append((segment, code))
-                    self.right = set(right)
-                    return code if segment.function == "<lambda>" else replaced_line(segment, code)
-        return ""
+                    return None
+                if patch := self._patch(segment, edit.code, leaves):
+                    return segment, patch
+        return None
 
     def mends(self, leaves: Iterable[int]) -> bool:
         """Are these gradients right with what has been made?"""
@@ -53,22 +55,30 @@ class Mender:
         self.right |= set(leaves)
         return True
 
-    def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Guess, str] | None:
+    def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Relation, str] | None:
         """The first small change of one of these pieces of code that does the same, and the statement with it."""
-        right = [*self.right, *leaves]
         for segment in segments:
-            for guess in guesses(segment):
+            kinds = dict(guesses(segment))
+            for edit in itertools.islice(edits(segment.text, kinds), MOST_GUESSES):
                 began = time.process_time()
                 if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
                     return None
-                is_right = self._is_right(right, [*self.made, (segment, guess.code)])
+                patch = self._patch(segment, edit.code, leaves)
                 self.guessed += time.process_time() - began
-                if is_right:
-                    self.made.append((segment, guess.code))
-                    self.right = set(right)
-                    lambda_ = segment.function == "<lambda>"
-                    return segment, guess, guess.code if lambda_ else replaced_line(segment, guess.code)
+                if patch:
+                    whole = edit.part == segment.text
+                    words = f"must be {edit.by}" if whole else f"has {edit.part} where {edit.by} is needed"
+                    return segment, Relation(kinds[edit.repair], words, 2.0), patch
         return None
+
+    def _patch(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
+        """The statement with this code in it, if it mends these gradients; empty if not."""
+        right = [*self.right, *leaves]
+        if not self._is_right(right, [*self.made, (segment, code)]):
+            return ""
+        self.made.append((segment, code))
+        self.right = set(right)
+        return code if segment.function == "<lambda>" else replaced_line(segment, code)
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
         try:

@@ -38,6 +38,16 @@ class Changed(NamedTuple):
     axes: tuple[int, ...] = ()
 
 
+def on_operand(equation: _jaxpr.Equation, j: int, make: Callable[[int, Any], Any]) -> Change:
+    """The operation on another operand, made of the probe's number and what the operand is."""
+    return lambda k, x: _jaxpr.apply(equation, [*x[:j], make(k, x[j]), *x[j + 1 :]])[0]
+
+
+def with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Change:
+    """The operation on what an array holds for each probe."""
+    return on_operand(equation, j, lambda k, _: array[k])
+
+
 def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
     """Another right value in the place of an operand."""
     program = alignment.program
@@ -52,11 +62,11 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
         now = alignment.column(n)
         if np.iscomplexobj(now) and n not in alignment.linear:
             taken = alignment.text(n)
-            conjugate = lambda k, x, j=j: _jaxpr.apply(equation, [*x[:j], np.conj(x[j]), *x[j + 1 :]])[0]
+            conjugate = on_operand(equation, j, lambda k, x: np.conj(x))
             repairs = (Repair("swap", f"jnp.conj({taken})", taken), Repair("calls", "", "conj"))
             yield Changed("sign", f"takes {taken} where its conjugate is needed", 1.2, conjugate, repairs=repairs)
         if now.ndim > 2 and now.shape[-1] == now.shape[-2] and n not in alignment.linear:
-            turned = lambda k, x, j=j: _jaxpr.apply(equation, [*x[:j], np.swapaxes(x[j], -1, -2), *x[j + 1 :]])[0]
+            turned = on_operand(equation, j, lambda k, x: np.swapaxes(x, -1, -2))
             words = f"takes {alignment.text(n)} where its transpose is needed"
             yield Changed("transpose", words, 1.7, turned, repairs=(Repair("transposes"), Repair("letters")))
         yield from _shifted(alignment, equation, j)
@@ -69,24 +79,22 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
         for value in values:
             if same(value.array, now):
                 continue
-
-            def change(k: int, x: list[Any], j: int = j, array: np.ndarray = value.array) -> Any:
-                operand = array[k] if x[j].dtype.kind != "b" else array[k] != 0
-                return _jaxpr.apply(equation, [*x[:j], operand, *x[j + 1 :]])[0]
-
+            change = on_operand(equation, j, lambda k, x, a=value.array: a[k] if x.dtype.kind != "b" else a[k] != 0)
             taken = alignment.text(n)
             kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
             if n in alignment.linear and value.own is not None and value.own[0].size < value.array[0].size:
                 continue  # a gradient broadcast back gives itself under a sum
-            after = alignment.matcher.named.get(value.through)
-            if after is not None and same(now, after.array):
-                function = value.through[0].removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
+            if hidden(alignment, n, value):
+                continue
+            after = alignment.matcher.after(value.reference)
+            if value.reference is not None and after is not None and same(now, after.array):
+                function = value.reference.through
                 slopes = [slope.code for slope in _slopes(alignment, after, value)]
                 written = [value.code] * bool(value.code) + [f"{taken} * {bracketed(slope)}" for slope in slopes]
                 repairs = tuple(Repair("swap", code, taken) for code in written)
                 words = f"takes {taken} without the slope of {function}"
                 slope = "missing-activation-derivative"
-                yield Changed(slope, words, 1.3, change, repairs=repairs, about=value.through[0])
+                yield Changed(slope, words, 1.3, change, repairs=repairs, about=after.name)
                 continue
             if n in alignment.linear and value.own is not None and equation.inputs.count(n) == 2:
                 kind = "not-linear-in-cotangent"
@@ -103,9 +111,16 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
                 repairs = (Repair("index"),)
             if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong
                 at, text = n, f"must be {value.name}"
+                apart = value.array - now
+                kind = "missing-term" if np.any(now) and np.ptp(apart) <= 1e-9 * np.max(np.abs(apart)) else kind
                 repairs = (Repair("wrap", value.code),) if value.code else ()
             cost = 1.4 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
             yield Changed(kind, text, cost, change, at, repairs)
+
+
+def hidden(alignment: Alignment, number: int, value: AtHand) -> bool:
+    """Is it a gradient that the rule computes nowhere, in the place of a value whose own line may be what is wrong?"""
+    return number in alignment.linear and not value.code and not alignment.known(number)
 
 
 def masked(given: np.ndarray, wanted: np.ndarray) -> bool:
@@ -124,12 +139,14 @@ def _shifted(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterato
     for axis, by in itertools.product(range(1, now.ndim), (1, -1)):
         if now.shape[axis] < 3:
             continue
-        array = np.roll(now, by, axis)
-        np.moveaxis(array, axis, 0)[0 if by > 0 else -1] = 0
-        change = lambda k, x, a=array: _jaxpr.apply(equation, [*x[:j], a[k], *x[j + 1 :]])[0]
-        which = "before" if by > 0 else "after"
-        words = f"takes the entries of {taken} along axis {axis - 1}, and must take those {which} them"
-        yield Changed("wrong-index", words, 1.45, change)
+        shape = now.shape[1:axis] + now.shape[axis + 1 :]
+        ends = [v.array for v in at_hand(alignment, n, shape, n in alignment.linear) if v.cost < 0.5] if shape else []
+        for end in [np.zeros((len(now), *shape)), *ends]:
+            array = np.roll(now, by, axis)
+            np.moveaxis(array, axis, 0)[0 if by > 0 else -1] = end
+            which = "before" if by > 0 else "after"
+            words = f"takes the entries of {taken} along axis {axis - 1}, and must take those {which} them"
+            yield Changed("wrong-index", words, 1.45, with_operand(equation, j, array))
 
 
 def _summed(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
@@ -142,9 +159,10 @@ def _summed(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator
         for axes in itertools.combinations(range(1, now.ndim), size):
             if any(now.shape[axis] > 1 for axis in axes):
                 array = np.broadcast_to(now.sum(axis=axes, keepdims=True), now.shape)
-                change = lambda k, x, a=array: _jaxpr.apply(equation, [*x[:j], a[k], *x[j + 1 :]])[0]
+                change = with_operand(equation, j, array)
                 words = f"takes {taken} where its sum over axis {listed(a - 1 for a in axes)} is needed"
-                yield Changed("broadcast-not-summed", words, 1.3, change)
+                code = f"{bracketed(taken, products=True)}.sum({axes_code([a - 1 for a in axes])}, keepdims=True)"
+                yield Changed("broadcast-not-summed", words, 1.3, change, repairs=(Repair("swap", code, taken),))
 
 
 def _opposite_mask(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> Iterator[Changed]:
@@ -154,10 +172,7 @@ def _opposite_mask(alignment: Alignment, equation: _jaxpr.Equation, j: int) -> I
     if now.size < 2 or n in alignment.linear or not np.array_equal(np.unique(now), [0, 1]):
         return
 
-    def change(k: int, x: list[Any]) -> Any:
-        other = ~x[j] if x[j].dtype.kind == "b" else 1 - x[j]
-        return _jaxpr.apply(equation, [*x[:j], other, *x[j + 1 :]])[0]
-
+    change = on_operand(equation, j, lambda k, x: ~x if x.dtype.kind == "b" else 1 - x)
     taken = alignment.text(n)
     repairs = (
         Repair("swap", f"~{bracketed(taken, products=True)}" if now.dtype.kind == "b" else f"(1 - {taken})", taken),
@@ -209,10 +224,7 @@ def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) ->
     for value in at_hand(alignment, n, alignment.program.shapes[n], False):
         total = equation.name == "reduce_sum" and np.ptp(np.abs(value.array)) > 0
         if total or value.derivative or value.kind_of_factor in ("missing-mask", "sign"):
-
-            def change(k: int, x: list[Any], array: np.ndarray = value.array) -> Any:
-                return _jaxpr.apply(equation, [*x[:j], x[j] * array[k], *x[j + 1 :]])[0]
-
+            change = on_operand(equation, j, lambda k, x, a=value.array: x * a[k])
             repairs = (Repair("swap", f"{bracketed(taken)} * {bracketed(value.code)}", taken),) if value.code else ()
             words = f"{taken} lacks the factor {value.bracketed}"
             yield Changed(value.kind_of_factor, words, 1.65 + 0.1 * value.cost, change, repairs=repairs)
@@ -281,10 +293,7 @@ def other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterato
                 array = factor * np.broadcast_to(whole.sum(axis=tuple(a + 1 for a in axes), keepdims=True), whole.shape)
                 verb = "takes the mean" if mean else "sums"
                 text = f"{verb} over axis {listed(was)}, and must {'take it' if mean else 'sum'}"
-
-                def change(k: int, x: list[Any], j: int = j, array: np.ndarray = array) -> Any:
-                    return _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
-
+                change = with_operand(equation, j, array)
                 repairs = (Repair("axes", axes_code(axes)),)
                 words = f"{text} over axis {listed(axes)}"
                 yield Changed("wrong-reduction-axis", words, 0.85, change, e.outputs[0], repairs, axes=axes)

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from jaxbias.verify.naming.operands import (
     Changed,
     distributed,
     factors,
+    hidden,
     masked,
     other_operands,
     other_reductions,
+    with_operand,
 )
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
@@ -78,7 +81,7 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation
             continue
         now = alignment.column(n)
         for value in at_hand(alignment, n, shape, n in alignment.linear):
-            if same(value.array, now) or not trial.with_values({n: value.array}):
+            if same(value.array, now) or hidden(alignment, n, value) or not trial({}, {n: value.array}):
                 continue
             with np.errstate(all="ignore"):
                 kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
@@ -103,7 +106,7 @@ def _turned(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
             alike.setdefault(now.tobytes(), set()).add(n)
     for numbers in alike.values():
         users = [e for e in equations if numbers.intersection(e.inputs)]
-        if len(users) > 1 and trial.with_values({n: -alignment.column(n) for n in numbers}):
+        if len(users) > 1 and trial({}, {n: -alignment.column(n) for n in numbers}):
             words = f"takes {alignment.text(min(numbers))} with the wrong sign"
             yield Relation("sign", words, 1.2, trial.number)
 
@@ -123,11 +126,12 @@ def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
             values = at_hand(alignment, numbers[-1], columns[0].shape[1:], linear)
 
             def replaced(arrays: Sequence[np.ndarray], j: int = j) -> dict[int, Change]:
-                return {p: _with_operand(e, j, array) for p, e, array in zip(places, equations, arrays)}  # noqa: B023
+                return {p: with_operand(e, j, array) for p, e, array in zip(places, equations, arrays)}  # noqa: B023
 
             if all(same(x, columns[0]) for x in columns):
                 for value in values:
-                    if not same(value.array, columns[0]) and trial(replaced([value.array] * len(group))):
+                    usable = not same(value.array, columns[0]) and not hidden(alignment, numbers[-1], value)
+                    if usable and trial(replaced([value.array] * len(group))):
                         words = f"takes {taken} where {value.name} is needed"
                         cost = 1.4 + 0.1 * value.cost + (HIDDEN if linear and not value.code else 0.0)
                         kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
@@ -148,13 +152,15 @@ def _of_the_loop(
 ) -> Iterator[Relation]:
     """In every pass a value of the forward's loop, or the gradient by it, in the place of one, wherever it is taken."""
     shape = columns[0].shape[1:]
+    if numbers[0] in alignment.linear and not all(map(alignment.known, numbers)):
+        return  # its own line may be what is wrong
     for family in alignment.families.values():
         first = family[0]
         if len(family) != len(numbers) or first.linear != (numbers[0] in alignment.linear):
             continue
         for laid in zip(*([array for _, array in layouts(value.array, shape)] for value in family)):
             for arrays in (laid[::-1], laid):
-                if all(map(same, arrays, columns)) or not trial.with_values(dict(zip(numbers, arrays))):
+                if all(map(same, arrays, columns)) or not trial({}, dict(zip(numbers, arrays))):
                     continue
                 taken = alignment.text(numbers[-1])
                 words, kind = f"takes {taken} where {first.name} is needed", "wrong-operand"
@@ -175,11 +181,9 @@ def _all_reductions(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]
         changes = {position: changed[0].change for position, changed in its.items()}
         if len(changes) > 1 and trial(changes):
             first = next(iter(its.values()))[0]
-            yield Relation(first.kind, first.text, first.cost, trial.number, first.repairs)
-
-
-def _with_operand(equation: _jaxpr.Equation, j: int, array: np.ndarray) -> Change:
-    return lambda k, x: _jaxpr.apply(equation, [*x[:j], array[k], *x[j + 1 :]])[0]
+            places = {changed[0].number for changed in its.values()}  # of one that several operations take its own
+            place = first.number if len(places) == 1 else trial.number
+            yield Relation(first.kind, first.text, first.cost, place, first.repairs)
 
 
 def unknown_above(alignment: Alignment, number: int) -> list[int]:
@@ -215,16 +219,31 @@ class _Trial:
         self.matters = matters if matters.shape == wanted.shape else np.ones(wanted.shape, bool)
         self.wanted = np.where(self.matters, wanted, 0)
 
-    def __call__(self, changes: Mapping[int, Change]) -> bool:
-        """Is what is wanted got, where the operations at these positions are changed?"""
-        for k in range(len(self.alignment.cases)):
+    def __call__(self, changes: Mapping[int, Change], arrays: Mapping[int, np.ndarray] = MappingProxyType({})) -> bool:
+        """Is what is wanted got, where the operations at these positions are changed, and these values others?"""
+        for k, values in enumerate(self.alignment.values):
+            changed = {number: array[k] for number, array in arrays.items()}
             try:
-                out = self._run(k, changes)
+                self._run(k, values, changes, changed)
             except (ValueError, IndexError):  # the shapes of a change need not fit what follows
                 return False
+            out = changed.get(self.number)
             if out is None or not self._is_wanted(np.asarray(out), k):
                 return False
         return True
+
+    def _run(self, k: int, values: Sequence[Any], changes: Mapping[int, Change], changed: dict[int, Any]) -> None:
+        """Adds to what is changed all that comes of it."""
+        given, first = set(changed), self.region.index(min(changes)) if changes else 0
+        with np.errstate(all="ignore"):
+            for p in self.region[first:]:
+                equation = self.alignment.program.equations[p]
+                operands = [changed.get(i, values[i]) for i in equation.inputs]
+                if p in changes:
+                    changed[equation.outputs[0]] = changes[p](k, operands)
+                elif any(i in changed for i in equation.inputs):
+                    outs = zip(equation.outputs, _jaxpr.apply(equation, operands))
+                    changed.update((n, out) for n, out in outs if n not in given)
 
     def outputs(self, position: int, change: Change) -> np.ndarray:
         """What the operation gives with the change, on all probes."""
@@ -232,21 +251,6 @@ class _Trial:
         with np.errstate(all="ignore"):
             outs = [change(k, [values[i] for i in inputs]) for k, values in enumerate(self.alignment.values)]
         return np.stack([np.asarray(out) for out in outs])
-
-    def with_values(self, arrays: Mapping[int, np.ndarray]) -> bool:
-        """Is what is wanted got, where these values are others?"""
-        for k, values in enumerate(self.alignment.values):
-            changed = {number: array[k] for number, array in arrays.items()}
-            with np.errstate(all="ignore"):
-                for p in self.region:
-                    e = self.alignment.program.equations[p]
-                    if any(i in changed for i in e.inputs):
-                        outs = _jaxpr.apply(e, [changed.get(i, values[i]) for i in e.inputs])
-                        changed |= {n: out for n, out in zip(e.outputs, outs) if n not in arrays}
-            out = changed.get(self.number)
-            if out is None or not self._is_wanted(np.asarray(out), k):
-                return False
-        return True
 
     def _is_wanted(self, out: np.ndarray, k: int) -> bool:
         matters = self.matters[k]
@@ -257,18 +261,6 @@ class _Trial:
             self.factor = constant_factor(given, wanted) or np.nan
         return same(given, self.factor * wanted)
 
-    def _run(self, k: int, changes: Mapping[int, Change]) -> Any:
-        values, changed = self.alignment.values[k], {}
-        with np.errstate(all="ignore"):
-            for p in self.region[self.region.index(min(changes)) :]:
-                equation = self.alignment.program.equations[p]
-                operands = [changed.get(i, values[i]) for i in equation.inputs]
-                if p in changes:
-                    changed[equation.outputs[0]] = changes[p](k, operands)
-                elif any(i in changed for i in equation.inputs):
-                    changed.update(zip(equation.outputs, _jaxpr.apply(equation, operands)))
-        return changed.get(self.number)
-
 
 def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
     """What may be wrong with one operation, and the operation as it would be right."""
@@ -277,9 +269,9 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
     shape = program.shapes[output]
     apply = lambda e, operands: _jaxpr.apply(e, operands)[0]
     if name in SIGNS:
-        other = SIGNS[name]
+        other, index = SIGNS[name], program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "iu"
         yield Changed(
-            "sign",
+            "wrong-index" if index else "sign",
             f"must {'add' if other == 'add' else 'subtract'} here",
             0.9,
             (lambda k, x: x[0] + x[1] if other == "add" else x[0] - x[1]),
@@ -324,6 +316,8 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
         words, repairs = "overwrites what is there, and must add to it", (Repair("calls", "add", "set"),)
         change = lambda k, x: x[0] + apply(equation, [np.zeros_like(x[0]), *x[1:]])
         yield Changed("overwritten-not-accumulated", words, 0.7, change, repairs=repairs)
+    if name in ("slice", "dynamic_slice"):
+        yield from _other_entries(alignment, equation)
     if name == "integer_pow":
         y = equation.params["y"]
         for power in (y - 1, y + 1, -y):
@@ -335,7 +329,9 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
             yield Changed("scale-constant", text, 1.2, lambda k, x, e=turned: apply(e, x), repairs=repairs)
     linear = output in alignment.linear
     if name not in LAYOUT and len(equation.inputs) == 1 and program.shapes[equation.inputs[0]] == shape:
-        kind = "not-linear-in-cotangent" if equation.inputs[0] in alignment.linear and name != "neg" else "extra-term"
+        kind = (
+            "not-linear-in-cotangent" if equation.inputs[0] in alignment.linear and name != "neg" else "wrong-operand"
+        )
         kind, repairs = ("sign", (Repair("signs"),)) if name == "neg" else (kind, (Repair("calls", "", name),))
         yield Changed(kind, f"must not take the {_word(name)}", 1.3, lambda k, x: x[0], repairs=repairs)
     if name in ("mul", "div", "add", "add_any", "sub"):
@@ -349,6 +345,8 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
                     kind = "double-count" if twice else "extra-term"
                     term = alignment.text(n)
                     words = f"counts the term {term} twice" if twice else f"has the term {term} too much"
+                    if name == "sub" and j == 0:  # and with it the sign
+                        kind, words = "wrong-operand", f"must be {alignment.text(equation.inputs[1 - j])}"
                 repairs = (Repair("without", code=alignment.text(n)),)
                 yield Changed(kind, words, 1.5, lambda k, x, j=j: x[1 - j], repairs=repairs)
     if name == "mul":
@@ -358,6 +356,31 @@ def _changes(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Change
         yield from other_operands(alignment, equation)
         if not equation.bodies and program.dtypes[output] is not None and np.dtype(program.dtypes[output]).kind in "fc":
             yield from factors(alignment, output, shape, linear)
+
+
+def _other_entries(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[Changed]:
+    """As many entries along an axis, from another one on."""
+    whole, sizes = equation.inputs[0], alignment.program.shapes[equation.outputs[0]]
+    if any(step != 1 for step in equation.params.get("strides") or ()):
+        return
+    static = equation.params.get("start_indices")
+    in_loop = any(equation.outputs[0] in group for group in alignment.passes)
+    for axis, (size, length) in enumerate(zip(sizes, alignment.program.shapes[whole])):
+        for start in range(length - size + 1):
+
+            def change(k: int, x: list[Any], axis: int = axis, start: int = start) -> Any:
+                starts = [int(s) for s in (static if static is not None else x[1:])]
+                starts = [max(0, min(s, n - m)) for s, n, m in zip(starts, x[0].shape, sizes)]
+                starts[axis] = start
+                return x[0][tuple(slice(s, s + m) for s, m in zip(starts, sizes))]
+
+            its = f"entries {start}:{start + size}" if size > 1 else f"entry {start}"
+            words = f"takes other entries of {alignment.text(whole)} than {its}"
+            if in_loop:
+                words = f"takes entries of {alignment.text(whole)} that are not those of this pass of the loop"
+            yield Changed(
+                "wrong-index", words + f" along axis {axis}" * (not in_loop), 1.3, change, repairs=(Repair("index"),)
+            )
 
 
 def _occurs(alignment: Alignment, number: int, term: int) -> bool:

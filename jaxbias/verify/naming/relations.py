@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
+from jaxbias.symbols.reference_values import MIXING
+from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.constants import Shapes, close, name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
 from jaxbias.verify.naming.elements import some_elements
 from jaxbias.verify.naming.operands import divided_below, total_above
-from jaxbias.verify.naming.operations import edits
+from jaxbias.verify.naming.operations import edits, unknown_above
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 from jaxbias.verify.naming.terms import own_terms, parts, term
 
@@ -46,7 +47,12 @@ def _relations(d: Difference) -> Iterator[Relation]:
     yield from over_passes(d)
     if d.given.shape != d.wanted.shape:
         return
-    if not np.any(d.given):
+    gradient = d.linear or d.number in d.alignment.leaves or d.alignment.matcher(d.wanted, True) is not None
+    if not np.any(d.given) and gradient:
+        others = [n for group in d.alignment.passes if d.number in group for n in group]
+        others += d.equation.inputs[:1] if d.equation is not None and d.equation.name in PICKS else ()
+        if any(np.any(d.alignment.column(n)) for n in others):
+            return  # the line gives zero in one pass of a loop, as the first and the last may
         whole = next(term(d), None) if d.given[0].size <= MOST_ENTRIES else None
         repairs = (
             tuple(repair._replace(by=repair.by.removeprefix("{} + ")) for repair in whole.repairs) if whole else ()
@@ -60,6 +66,7 @@ def _relations(d: Difference) -> Iterator[Relation]:
     scalar = d.given.ndim == 1
     if not scalar:
         yield from factor(d)
+        yield from normalised(d)
         yield from another_value(d)
         yield from some_elements(d)
     if d.equation is not None and not scalar:
@@ -80,9 +87,9 @@ def another_axis(d: Difference) -> Iterator[Relation]:
     e = d.equation
     while e is not None and e.name in LAYOUT and e.inputs and e.inputs[0] in d.alignment.position:
         e = d.alignment.program.equations[d.alignment.position[e.inputs[0]]]
-    if e is None or e.name not in ("reduce_sum", "cumsum"):
+    if e is None or e.name not in ("reduce_sum", "cumsum", "dot_general"):
         return
-    operand = d.alignment.column(e.inputs[0])
+    operand, axes = _summands(d.alignment, e)
     rank, matters = operand.ndim - 1, d.alignment.matters(d.number)
     if e.name == "cumsum":
         turned = replace(e, params={**e.params, "reverse": not e.params["reverse"]})
@@ -92,8 +99,7 @@ def another_axis(d: Difference) -> Iterator[Relation]:
             by = f"jnp.flip(jnp.cumsum(jnp.flip({d.alignment.text(e.inputs[0])}, {axis}), {axis}), {axis})"
             yield Relation("wrong-index", "adds up in the other direction", 0.6, repairs=(Repair("wrap", by),))
         return
-    axes = tuple(e.params["axes"])
-    for count in range(rank + 1):
+    for count in range(rank + 1) if axes else ():
         for other in itertools.combinations(range(rank), count):
             if other == axes:
                 continue
@@ -108,6 +114,19 @@ def another_axis(d: Difference) -> Iterator[Relation]:
                 words = f"sums over {was}, and must sum over {now}"
                 yield Relation("wrong-reduction-axis", words, 0.6, repairs=repairs)
                 return
+
+
+def _summands(alignment: Alignment, e: _jaxpr.Equation) -> tuple[np.ndarray, tuple[int, ...]]:
+    """What a sum adds up, and over which axes; of a product of matrices only where every axis is in both."""
+    arrays = [alignment.column(n) for n in e.inputs]
+    if e.name != "dot_general":
+        return arrays[0], tuple(e.params.get("axes", ()))
+    first, second = e.dot_axes()
+    if first.free or second.free:
+        return arrays[0], ()
+    order = [*second.batch, *second.contracted]
+    turned = np.argsort([*first.batch, *first.contracted])
+    return arrays[0] * arrays[1].transpose([0, *(1 + order[k] for k in turned)]), first.contracted
 
 
 def over_passes(d: Difference) -> Iterator[Relation]:
@@ -181,7 +200,9 @@ def weighted(d: Difference) -> Iterator[Relation]:
                 mean = close(factor, below) and close(constants * below * count, 1) and count > 1
                 words = f"takes the mean, and must take the sum weighted by {value.bracketed}"
                 words = words if mean else f"adds up without the factor {value.bracketed}"
-                yield Relation(value.kind_of_factor, words, 1.5 + 0.05 * value.cost)
+                own = None if mean or d.alignment.known(e.inputs[0]) else e.inputs[0]  # what is added up lacks it
+                words = words if own is None else f"lacks the factor {value.bracketed}"
+                yield Relation(value.kind_of_factor, words, 1.5 + 0.05 * value.cost, own, value.as_factor)
             break
 
 
@@ -191,7 +212,7 @@ def with_a_constant(d: Difference) -> Iterator[Relation]:
         if changed.mending and (named := name_constant([changed.factor] * len(d.given), d.shapes)) is not None:
             yield replace(changed, cost=changed.cost + 1.0 + 0.1 * (named.kind != "sign"))
     match = d.alignment.matcher(d.wanted, d.linear)
-    if match is not None and not match.exact and not match.layout and not d.linear:
+    if match is not None and not match.layout and not d.linear:
         array = d.wanted / match.factor
         kind = "missing-mask" if set(np.unique(array)) <= {0.0, 1.0} else "wrong-operand"
         words = f"must be {d.alignment.own_name(match.value)}"
@@ -256,6 +277,16 @@ def factor(d: Difference) -> Iterator[Relation]:
                 yield Relation("wrong-operand", words, 1.7 + 0.05 * value.cost, repairs=repairs)
 
 
+def normalised(d: Difference) -> Iterator[Relation]:
+    """What is not divided by its own sum over an axis, as a softmax is."""
+    for axis in range(1, d.given.ndim):
+        if same(d.given / d.given.sum(axis=axis, keepdims=True), d.wanted):
+            by = f"{{}} / {{}}.sum(axis={axis - 1}, keepdims=True)"
+            yield Relation(
+                "missing-factor", f"is not divided by its sum over axis {axis - 1}", 1.4, repairs=(Repair("wrap", by),)
+            )
+
+
 def another_value(d: Difference) -> Iterator[Relation]:
     """What is wanted is a value that stands elsewhere in the rule, or is its operand."""
     alignment = d.alignment
@@ -289,19 +320,32 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
 
 def slope(d: Difference) -> Iterator[Relation]:
     """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
+    made_by = {d.alignment.program.equations[p].name for p in unknown_above(d.alignment, d.number)}
     for value in d.alignment.matcher.values:
-        after = d.alignment.matcher.named.get((value.through, value.iteration))
+        after = d.alignment.matcher.after(value)
         if after is None or after.array.shape != d.wanted.shape:
             continue
-        function = value.through.removeprefix("∂L/∂").removeprefix("(").removesuffix(")")
-        if not d.linear and same(d.wanted * after.array, value.array):
-            words = f"is not the slope of {function}"
-            yield Relation("missing-activation-derivative", words, 1.75, about=value.through)
+        if not d.linear and same(d.wanted * after.array, value.array) and not made_by & MIXING:
+            words = f"is not the slope of {value.through}"
+            yield Relation("missing-activation-derivative", words, 2.5, about=after.name)
             return
-        if d.linear and same(d.wanted, value.array):
-            words = f"is not {d.alignment.own_name(after)} times the slope of {function}"
-            yield Relation("missing-activation-derivative", words, 2.5, about=value.through)
+        if d.linear and same(d.wanted, value.array) and _times_a_slope(d, after.array):
+            words = f"is not {d.alignment.own_name(after)} times the slope of {value.through}"
+            yield Relation("missing-activation-derivative", words, 2.5, about=after.name)
             return
+
+
+def _times_a_slope(d: Difference, after: np.ndarray) -> bool:
+    """Is the value a gradient after a function, times what does not depend on the cotangent?"""
+    alignment, number = d.alignment, d.number
+    while not same(alignment.column(number), after):
+        at = alignment.position.get(number)
+        equation = None if at is None else alignment.program.equations[at]
+        linear = [n for n in equation.inputs if n in alignment.linear] if equation is not None else []
+        if equation is None or len(linear) != 1 or equation.name not in ("mul", "div", "select_n", *LAYOUT):
+            return False
+        (number,) = linear
+    return True
 
 
 def as_code(constant: str) -> str:

@@ -1,15 +1,13 @@
 """Repairs of a piece of code: what to write in the place of an expression, as data and as text.
 
-A repair is a guess at what a person would write. Whether the rule is right with it is for `rewrite` to try.
+A repair is a guess at what a person would write. Whether the rule is right with it is for `mending` to try.
 """
 
 import ast
+import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
-
-MOST = 10
-"""Texts for one mistake."""
 
 
 class Repair(NamedTuple):
@@ -26,17 +24,27 @@ class Repair(NamedTuple):
     code: str = ""
 
 
-def texts(code: str, repairs: tuple[Repair, ...]) -> list[str]:
-    """The expression repaired, the likeliest text first; empty where it cannot be read."""
-    prefix, expression = value_of(code)
-    if expression is None:
-        return []
-    made: dict[str, None] = {}
+class Edit(NamedTuple):
+    """A piece of code with a part of it replaced."""
+
+    repair: Repair
+    part: str
+    by: str
+    code: str
+
+
+def edits(code: str, repairs: Iterable[Repair]) -> Iterator[Edit]:
+    """The expression that the code is or assigns repaired, each text once; none where it cannot be read."""
+    text, tree = value_of(code)
+    made = {text}
+    if tree is None:
+        return
     for repair in repairs:
-        for text in WAYS[repair.how](prefix, expression, repair):
-            if _parsed(text) is not None and text != prefix:
-                made.setdefault(code.replace(prefix, text) if prefix != code else text)
-    return [text for text in made if text != code][:MOST]
+        for node, by in WAYS[repair.how](text, tree, repair):
+            changed = put(text, node, by)
+            if changed not in made and _parsed(changed) is not None:
+                made.add(changed)
+                yield Edit(repair, source_of(text, node), by, code.replace(text, changed))
 
 
 def _parsed(text: str) -> ast.expr | None:
@@ -91,160 +99,228 @@ def bracketed(text: str, sums: bool = True, products: bool = False) -> str:
     return f"({text})" if loose else text
 
 
-def _wrap(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
+Way = Callable[[str, ast.expr, Repair], Iterator[tuple[ast.AST, str]]]
+"""Parts of an expression, and what may be written in the place of each."""
+
+
+def _wrap(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     tight = re.search(r"\{\}(\.|\[|\*\*)", repair.by) is not None
     call = re.search(r"[(,] ?\{\}[,)]", repair.by) is not None
     by = text if call else bracketed(text, sums=not re.match(r"\{\} [+-] ", repair.by), products=tight)
-    yield repair.by.replace("{}", by)
+    yield tree, repair.by.replace("{}", by)
 
 
-def _swap(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
+def _swap(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """Another value in the place of a part."""
     wanted = _parsed(repair.code)
     if wanted is None:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and ast.dump(node) == ast.dump(wanted):
-            yield put(text, node, repair.by if node is tree else bracketed(repair.by, products=True))
+            yield node, repair.by if node is tree else bracketed(repair.by, products=True)
 
 
-def _without(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
-    """A factor, a divisor or a term left out: the one that is named, or a number."""
+def _without(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """A factor, a divisor or a term left out: the one that is named, those of an operator, or a number."""
     named = _parsed(repair.code) if repair.code else None
+    operators = {"+": (ast.Add, ast.Sub), "*": (ast.Mult, ast.Div)}.get(repair.by, ast.operator)
     for node in ast.walk(tree):
-        if not isinstance(node, ast.BinOp):
+        if not isinstance(node, ast.BinOp) or not isinstance(node.op, operators):
             continue
         for side, other in ((node.right, node.left), (node.left, node.right)):
-            first = side is node.left
-            if first and not isinstance(node.op, ast.Mult | ast.Add):
+            if side is node.left and not isinstance(node.op, ast.Mult | ast.Add):
                 continue
-            if ast.dump(side) == ast.dump(named) if named is not None else isinstance(side, ast.Constant):
-                yield put(text, node, source_of(text, other))
-    if named is None:
-        return
-    for node in ast.walk(tree):
-        square = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and source_of(text, node.right) == "2"
-        if isinstance(node, ast.BinOp) and square and ast.dump(node.left) == ast.dump(named):
-            yield put(text, node, source_of(text, node.left))
+            if ast.dump(side) == ast.dump(named) if named is not None else repair.by or isinstance(side, ast.Constant):
+                yield node, source_of(text, other) if node is tree else bracketed(source_of(text, other))
+        square = isinstance(node.op, ast.Pow) and source_of(text, node.right) == "2"
+        if named is not None and square and ast.dump(node.left) == ast.dump(named):
+            yield node, source_of(text, node.left)
 
 
-def _signs(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
+def _signs(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """A sign turned."""
-    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
-        yield source_of(text, tree.operand)
     leading = tree
     while isinstance(leading, ast.BinOp) and isinstance(leading.op, ast.Mult | ast.Div | ast.MatMult):
         leading = leading.left
-    if leading is not tree and isinstance(leading, ast.UnaryOp) and isinstance(leading.op, ast.USub):
-        yield put(text, leading, source_of(text, leading.operand))
+    if isinstance(leading, ast.UnaryOp) and isinstance(leading.op, ast.USub):
+        yield leading, source_of(text, leading.operand)
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            left, right = source_of(text, node.left), source_of(text, node.right)
-            raw = text.encode()
-            between = raw[node.left.end_col_offset : node.right.col_offset].decode()
-            before, after = text.encode()[: node.col_offset].decode(), raw[node.end_col_offset :].decode()
+            raw, start, end = text.encode(), node.left.end_col_offset or 0, node.right.col_offset
+            between = raw[start:end].decode()
             turned = between.replace("+", "-") if isinstance(node.op, ast.Add) else between.replace("-", "+")
-            yield f"{before}{left}{turned}{right}{after}"
+            yield node, raw[node.col_offset : start].decode() + turned + raw[end : node.end_col_offset].decode()
             if isinstance(node.op, ast.Sub):
-                yield put(text, node, f"{right} - {left}")
+                left, right = source_of(text, node.left), source_of(text, node.right)
+                yield node, f"{right} - {bracketed(left)}"
     for node in ast.walk(tree):
-        if node is not tree and isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            yield put(text, node, source_of(text, node.operand))
-    by = bracketed(text)
-    yield f"-{by}"
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            yield node, source_of(text, node.operand)
+    yield tree, f"-{bracketed(text)}"
 
 
-def _calls(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
-    """Another function in the place of `code`, `mean` for `sum`; none where `by` is empty."""
+def _calls(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """Another function called, or put around the operand of none."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else source_of(text, node.func)
+        function = node.func
+        called = function.attr if isinstance(function, ast.Attribute) else source_of(text, function)
         if called != repair.code:
             continue
         if not repair.by:
-            yield put(text, node, bracketed(source_of(text, node.args[0])) if node.args else _receiver(text, node))
-        elif isinstance(node.func, ast.Attribute):
-            raw, end = text.encode(), node.func.end_col_offset or 0
-            yield raw[: end - len(called.encode())].decode() + repair.by + raw[end:].decode()
+            operand = node.args[0] if node.args else function.value if isinstance(function, ast.Attribute) else tree
+            yield node, bracketed(source_of(text, operand))
+        elif isinstance(function, ast.Attribute):
+            before = text.encode()[function.col_offset : (function.end_col_offset or 0) - len(called.encode())].decode()
+            yield function, before + repair.by
 
 
-def _receiver(text: str, node: ast.Call) -> str:
-    return source_of(text, node.func.value) if isinstance(node.func, ast.Attribute) else text
-
-
-def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
-    """Other axes of a sum, a mean or a cumulative sum."""
+def _axes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """Other axes of what is taken along some."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if called not in ("sum", "mean", "cumsum", "max", "prod"):
-            continue
+        given = next((k.value for k in node.keywords if k.arg in ("axis", "axes", "dims")), None)
         method = isinstance(node.func, ast.Attribute) and source_of(text, node.func.value) not in ("jnp", "np", "numpy")
-        given = next((k.value for k in node.keywords if k.arg == "axis"), None)
         place = 0 if method else 1
-        if given is None and len(node.args) > place:
-            given = node.args[place]
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("sum", "mean", "cumsum", "max", "prod"):
+            given = node.args[place] if given is None and len(node.args) > place else given
+            if given is None:
+                comma = ", " if node.args or node.keywords else ""
+                yield node, f"{source_of(text, node)[:-1]}{comma}axis={repair.by})"
         if given is not None:
-            yield put(text, given, repair.by)
-        else:
-            whole = source_of(text, node)
-            comma = ", " if node.args or node.keywords else ""
-            yield put(text, node, f"{whole[:-1]}{comma}axis={repair.by})")
+            yield given, repair.by
 
 
-def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
+MODULES = ("jnp", "np", "jax", "lax")
+
+
+def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """A `.T` put in or left out, at the named part or at any."""
     named = _parsed(repair.code) if repair.code else None
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "T":
-            yield put(text, node, source_of(text, node.value))
+            yield node, source_of(text, node.value)
+    sides: list[ast.expr] = []
     for node in ast.walk(tree):
-        wanted = ast.dump(node) == ast.dump(named) if named is not None else isinstance(node, ast.Name)
-        if wanted and isinstance(node, ast.expr) and source_of(text, node) not in ("jnp", "np", "jax", "lax"):
-            yield put(text, node, f"{bracketed(source_of(text, node), products=True)}.T")
-    yield f"{bracketed(text, products=True)}.T"
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            sides += [node.left, node.right]
+        elif isinstance(node, ast.Call) and source_of(text, node.func).endswith(("solve", "solve_triangular")):
+            sides += node.args
+    for node in ast.walk(tree):
+        alike = isinstance(node, ast.Name) or node in sides
+        if named is not None:
+            alike = ast.dump(node) == ast.dump(named)
+        if alike and isinstance(node, ast.expr) and source_of(text, node) not in MODULES:
+            yield node, f"{bracketed(source_of(text, node), products=True)}.T"
+    yield tree, f"{bracketed(text, products=True)}.T"
 
 
-def _letters(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
-    """The letters of one operand of an einsum exchanged."""
+def _einsums(text: str, tree: ast.expr) -> Iterator[tuple[ast.Constant, list[str], str]]:
+    """The subscripts of every einsum: where they stand, those of its operands, and the rest."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and source_of(text, node.func).endswith("einsum") and node.args:
             subscripts = node.args[0]
-            if not isinstance(subscripts, ast.Constant) or not isinstance(subscripts.value, str):
-                continue
-            before, arrow, out = subscripts.value.partition("->")
-            terms = before.split(",")
-            for k, term in enumerate(terms):
-                for i in range(len(term)):
-                    for j in range(i + 1, len(term)):
-                        turned = list(term)
-                        turned[i], turned[j] = turned[j], turned[i]
-                        parts = [*terms[:k], "".join(turned), *terms[k + 1 :]]
-                        yield put(text, subscripts, f'"{",".join(parts)}{arrow}{out}"')
+            if isinstance(subscripts, ast.Constant) and isinstance(subscripts.value, str):
+                before, arrow, out = subscripts.value.partition("->")
+                yield subscripts, before.split(","), arrow + out
 
 
-def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
+def _letters(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """The letters of one operand of an einsum: two of them exchanged, or, by "another", one that is another."""
+    for node, terms, rest in _einsums(text, tree):
+        letters = sorted({c for c in "".join(terms) + rest if c.isalpha()})
+        for k, term in enumerate(terms):
+            turned = [
+                term[:i] + term[j] + term[i + 1 : j] + term[i] + term[j + 1 :]
+                for i, j in itertools.combinations(range(len(term)), 2)
+            ]
+            if repair.by:
+                places = [i for i, c in enumerate(term) if c.isalpha()]
+                turned = [term[:i] + c + term[i + 1 :] for i, c in itertools.product(places, letters)]
+            for other in turned:
+                yield node, f'"{",".join([*terms[:k], other, *terms[k + 1 :]])}{rest}"'
+
+
+SOLVERS = {"solve_triangular": "trans=1", "triangular_solve": "transpose_a=True"}
+"""What has such functions solve with the transpose."""
+
+
+def _flags(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """A keyword that is on or off turned round, or the one given that solves with the transpose."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == repair.by and isinstance(node.value, ast.Constant):
+            now = node.value.value
+            if isinstance(now, int):
+                yield node.value, str(not now if isinstance(now, bool) else 1 - now)
+        if isinstance(node, ast.Call) and node.args:
+            keyword = SOLVERS.get(source_of(text, node.func).rpartition(".")[2], "")
+            given = [its.arg for its in node.keywords]
+            if keyword.partition("=")[0] == repair.by and repair.by not in given:
+                yield node, f"{source_of(text, node)[:-1]}, {keyword})"
+
+
+def _directions(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """What is added up from the other end, and what is shifted the other way."""
+    for node in ast.walk(tree):
+        module, _, name = source_of(text, node.func).rpartition(".") if isinstance(node, ast.Call) else ("", "", "")
+        if not isinstance(node, ast.Call) or module not in ("jnp", "np", "lax", "jax.numpy", "jax.lax"):
+            continue
+        given = {keyword.arg: keyword.value for keyword in node.keywords} | dict(zip(("x", "second"), node.args))
+        if name in ("cumsum", "cumprod") and node.args:
+            axis = given.get("axis", given.get("second"))
+            by, taken = source_of(text, axis) if axis is not None else "0", source_of(text, node.args[0])
+            start = (node.args[0].end_col_offset or 0) - node.col_offset
+            rest = source_of(text, node).encode()[start:].decode()
+            yield node, f"jnp.flip({source_of(text, node.func)}(jnp.flip({taken}, {by}){rest}, {by})"
+        elif name == "roll" and (shift := given.get("shift", given.get("second"))) is not None:
+            now = source_of(text, shift)
+            yield shift, now[1:] if now.startswith("-") else f"-{bracketed(now)}"
+
+
+def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
     """Another comparison."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and len(node.comparators) == 1:
-            left, right = source_of(text, node.left), source_of(text, node.comparators[0])
-            yield put(text, node, f"{left} {repair.by} {right}")
+            yield node, f"{source_of(text, node.left)} {repair.by} {source_of(text, node.comparators[0])}"
 
 
-def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[str]:
-    """The entry before or after the one that is taken."""
+def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """Another entry, of a shape if that is the code: that before or after the one that is taken, or a given one."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple | ast.Slice | ast.Constant):
+        if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple | ast.Slice):
             continue
-        index = source_of(text, node.slice)
-        for sign, other in (("+", "-"), ("-", "+")):
-            shorter = index.removesuffix(f" {other} 1")
-            yield put(text, node.slice, shorter if shorter != index else f"{index} {sign} 1")
+        whole, index = source_of(text, node.value), source_of(text, node.slice)
+        if whole.endswith(".shape") != (repair.code == "shape"):
+            continue
+        if repair.by:
+            yield node, f"{whole}[{repair.by}]"
+        elif not isinstance(node.slice, ast.Constant):
+            for sign, other in (("+", "-"), ("-", "+")):
+                shorter = index.removesuffix(f" {other} 1")
+                for entry in (shorter, f"{shorter} {sign} 1"):
+                    yield node, f"{whole}[{entry}]"
 
 
-Way = Callable[[str, ast.expr, Repair], Iterator[str]]
+def _slices(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """Entries that move on with the passes of a loop, whose counter is given."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Slice) and (node.upper is not None or node.lower is not None):
+            ends = [source_of(text, end) if end is not None else "" for end in (node.lower, node.upper)]
+            lower, upper = (f"{repair.by} + {bracketed(end)}" if end else end for end in ends)
+            step = f" : {source_of(text, node.step)}" if node.step is not None else ""
+            yield node, f"{lower or repair.by} : {upper}{step}"
+
+
+def _exchanged(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
+    """Two variables, each in the place of the other."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id not in MODULES]
+    for a, b in itertools.combinations(names, 2):
+        if a.id != b.id:
+            first, second = sorted((a, b), key=lambda node: node.col_offset)
+            yield tree, put(put(text, second, first.id), first, second.id)
+
 
 WAYS: dict[str, Way] = {
     "wrap": _wrap,
@@ -255,8 +331,12 @@ WAYS: dict[str, Way] = {
     "axes": _axes,
     "transposes": _transposes,
     "letters": _letters,
+    "flags": _flags,
+    "directions": _directions,
     "compares": _compares,
     "index": _index,
+    "slices": _slices,
+    "exchanged": _exchanged,
 }
 
 

@@ -4,12 +4,12 @@ place of a gradient is where it is handed on, `dy = dx` or an entry of the `retu
 
 import ast
 import dataclasses
-import linecache
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.sources import Segment
+from jaxbias.verify.naming.guesses import functions_around, piece_of
 
 
 def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple[_jaxpr.Program, list[int | None]]:
@@ -52,20 +52,19 @@ def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int
     for i, entry in enumerate(returned[0].elts):
         its = assigned.get(entry.id, entry) if isinstance(entry, ast.Name) else entry
         node = its if isinstance(its, ast.Name) or leaves[i] not in made else entry
-        end = node.end_lineno or node.lineno, node.end_col_offset or 0
-        yield i, Segment(outermost[-1].file, node.lineno, node.col_offset, *end, function.name)
+        yield i, piece_of(outermost[-1], node)
+
+
+def handed_on(segment: Segment, name: str) -> Iterator[Segment]:
+    """Where a variable of a function stands alone in what it returns, or puts into a tuple."""
+    function = _function_around(segment)
+    for node in ast.walk(function) if function is not None else ():
+        if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load):
+            for entry in node.elts:
+                if isinstance(entry, ast.Name) and entry.id == name:
+                    yield piece_of(segment, entry)
 
 
 def _function_around(segment: Segment) -> ast.FunctionDef | None:
-    """The function that a piece of code stands in."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(segment.file)))
-    except (SyntaxError, ValueError):
-        return None
-    around = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name == segment.function
-        and node.lineno <= segment.line <= (node.end_lineno or node.lineno)
-    ]  # fmt: skip
-    return around[-1] if around else None
+    """The innermost function that a piece of code stands in."""
+    return next(iter([*functions_around(segment)][::-1]), None)

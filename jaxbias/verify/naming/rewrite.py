@@ -7,11 +7,16 @@ keeps the old code.
 
 import ast
 import functools
+import itertools
 import linecache
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
+
+import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxbias._jaxpr.sources import Segment, is_users
 
@@ -31,9 +36,59 @@ def rewritten(function: Callable[..., Any], changes: list[tuple[Segment, str]]) 
     pairs: dict[Any, types.CodeType] = {}
     for file, its in by_file.items():
         pairs.update(_codes(file, its))
-    copier = _Copier(pairs)
+    return _copied(function, _Copier(lambda code: pairs.get(_key(code))))
+
+
+def with_copies(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The function with an operation of its own where it calls a value by another name, as in `delta_c = ct_c`; None
+    where it does not."""
+    replaced = lambda code: _with_copies(code.co_filename, tuple(linecache.getlines(code.co_filename))).get(_key(code))
+    return _copied(function, _Copier(replaced, {TRACED: _is_traced, COPY: jnp.copy}))
+
+
+def _copied(function: Callable[..., Any], copier: "_Copier") -> Callable[..., Any] | None:
     copy = copier(function, 0)
     return copy if copy is not function and copier.used else None
+
+
+TRACED, COPY = "__jaxbias_traced__", "__jaxbias_copy__"
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, Tracer)
+
+
+class _Copies(ast.NodeTransformer):
+    """`a = b` becomes `a = copy(b) if traced(b) else b`, at the same place."""
+
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        target, value = node.targets[0], node.value
+        if isinstance(value, ast.Name) and isinstance(target, ast.Name):
+            node.value = self._copy(value)
+        elif isinstance(value, ast.Tuple) and isinstance(target, ast.Tuple) and len(value.elts) == len(target.elts):
+            value.elts = [self._copy(entry) if isinstance(entry, ast.Name) else entry for entry in value.elts]
+        return node
+
+    def _copy(self, name: ast.Name) -> ast.expr:
+        call = lambda function: ast.Call(ast.Name(function, ast.Load()), [name], [])
+        copy = ast.copy_location(ast.IfExp(call(TRACED), call(COPY), name), name)
+        for part in ast.walk(copy):
+            ast.copy_location(part, name)
+        return copy
+
+
+@functools.lru_cache(64)
+def _with_copies(file: str, lines: tuple[str, ...]) -> dict[Any, types.CodeType]:
+    """Code of the file's functions in which values have two names, and what it becomes."""
+    if not is_users(file):
+        return {}
+    try:
+        tree = ast.parse("".join(lines))
+        before = compile(tree, file, "exec", dont_inherit=True)
+        after = compile(_Copies().visit(tree), file, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return {}
+    return {_key(old): new for old, new in zip(_nested(before), _nested(after), strict=True) if old != new}
 
 
 def replaced_line(segment: Segment, code: str) -> str:
@@ -43,13 +98,28 @@ def replaced_line(segment: Segment, code: str) -> str:
 
 def _with_changes(file: str, changes: list[tuple[Segment, str]]) -> list[str]:
     lines = list(linecache.getlines(file))
+    statements = [*itertools.chain(*_statements(tuple(lines)))]
     for segment, code in sorted(changes, key=lambda c: (c[0].line, c[0].column), reverse=True):
         first, last = segment.line - 1, segment.end_line - 1
         start = lines[first].encode()[: segment.column].decode()
         end = lines[last].encode()[segment.end_column :].decode()
-        # lines keep their numbers, so that what is below is recognised
-        lines[first : last + 1] = [start + code + end, *["\n"] * (last - first)]
+        around = next(span for span in statements if segment.line in span)
+        both = []
+        for written in (code, f"({code})"):
+            changed = list(lines)
+            # lines keep their numbers, so that what is below is recognised
+            changed[first : last + 1] = [start + written + end, *["\n"] * (last - first)]
+            both.append((changed, _parsed("".join(changed[around.start - 1 : around.stop - 1]))))
+        (plain, its), (bracketed, meant) = both
+        lines = plain if meant is None or its == meant else bracketed
     return lines
+
+
+def _parsed(code: str) -> str | None:
+    try:
+        return ast.dump(ast.parse(code))
+    except SyntaxError:
+        return None
 
 
 def _key(code: types.CodeType) -> Any:
@@ -99,8 +169,19 @@ MOST_ENTRIES = 200
 
 
 class _Copier:
-    def __init__(self, pairs: dict[Any, types.CodeType]):
-        self.pairs, self.used = pairs, False
+    """Copies functions whose code is replaced, and those that call them.
+
+    Args:
+        replaced: code → what it becomes; None where it stays.
+        names: that the new code needs.
+    """
+
+    def __init__(
+        self,
+        replaced: Callable[[types.CodeType], types.CodeType | None],
+        names: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        self.replaced, self.names, self.used = replaced, names, False
         self.seen: dict[int, Any] = {}
 
     def __call__(self, value: Any, depth: int) -> Any:
@@ -133,7 +214,7 @@ class _Copier:
         return dict(copies) if isinstance(value, dict) else type(value)(copy for _, copy in copies)
 
     def _function(self, function: types.FunctionType, depth: int) -> types.FunctionType:
-        code = self.pairs.get(_key(function.__code__))
+        code = self.replaced(function.__code__)
         self.used = self.used or code is not None
         changed = code is not None
         code = code or function.__code__
@@ -149,7 +230,7 @@ class _Copier:
             cells.append(cell if copy is content else types.CellType(copy))
         names = function.__globals__
         if is_users(code.co_filename):
-            put = dict(self._globals(code, names, depth + 1))
+            put = dict(self._globals(code, names, depth + 1)) | (dict(self.names) if changed else {})
             if put:
                 names, changed = {**names, **put}, True
         if not changed or len(code.co_freevars) != len(cells):

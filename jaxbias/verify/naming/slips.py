@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
+from jaxbias import _jaxpr
+from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue, gradient_by
 from jaxbias.verify.naming.alignment import SAME, Alignment, addends, layouts, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.wanted import wanted_operand
@@ -27,6 +28,7 @@ class Slip:
         leaves: gradients that become right with it, later slips mended.
         mending: the values of the rule to replace for that, and what by: in a loop those of all its passes; where the
             wrong value cannot hold what is wanted, as a sum over the wrong axis cannot, what is computed from it.
+        sums: how many sums the value is a term of, below which a gradient is mended as well.
     """
 
     number: int
@@ -35,6 +37,7 @@ class Slip:
     name: str
     leaves: frozenset[int]
     mending: dict[int, np.ndarray]
+    sums: int = 0
 
 
 Way = tuple[Slip, ...]
@@ -91,7 +94,16 @@ UNTOLD = 1e6
 def _cost(way: list[_Said]) -> float | int:
     """What it costs to say it; one mistake is likelier than two."""
     told = lambda relation: relation is not None and relation.kind != "unexplained"
-    return sum(relation.cost if relation is not None and told(relation) else UNTOLD for _, relation in way)
+    return sum(
+        relation.cost + OF_SUM * slip.sums * (relation.kind == "missing-term")
+        if relation is not None and told(relation)
+        else UNTOLD
+        for slip, relation in way
+    )
+
+
+OF_SUM = 0.05
+"""What it costs more to say that a value lacks a term than that the sum which it goes into does."""
 
 
 @dataclass(frozen=True)
@@ -120,27 +132,40 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     gradients = [n for i in wrong if (n := alignment.leaves[i]) is not None]
     ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
+    if not any(hit.leaves.issuperset(wrong) for hit in hits):  # several formulas may take a variable that is another
+        misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
+        hits += [hit for hit in misnamed if all(other.leaves < hit.leaves for other in hits)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
-    if upstream:
-        order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
-        best = min(upstream, key=order)
-        alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
-        chosen = sorted(alike, key=order)[:MOST_CHOICES]
-        ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
-        yield ways
-        told = {slip.number for way in ways for slip in way}
-        yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
-        return
     # a mistake in the formula of one gradient alone: the one with the least that may be wrong above it
     suspects = lambda i: sum(not alignment.known(n) for n in alignment.above[i])
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
-    for i in sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects):
-        number = alignment.leaves[i]
-        assert number is not None
-        value = ReferenceValue(gradient_by(paths[i]), alignment.expected[i], True, 0)
-        yield [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
+    own = sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects)
+    if not upstream:
+        yield from (_of_gradient(alignment, i, paths[i]) for i in own)
+        return
+    order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
+    best = min(upstream, key=order)
+    alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
+    chosen = sorted(alike, key=order)[:MOST_CHOICES]
+    ways = [way for hit in chosen for way in [*_located(alignment, hit)][::-1]]
+    if (
+        alignment.known(best.number) and not _is_another_name(alignment, best.number) and len(best.leaves) == 1
+    ):  # it is right for something: so may the formula be wrong
+        yield [way for i in own if i in best.leaves for way in _of_gradient(alignment, i, paths[i])] + ways
+    else:
+        yield ways
+    told = {slip.number for way in ways for slip in way}
+    yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
+
+
+def _of_gradient(alignment: Alignment, i: int, path: str) -> list[Way]:
+    """Ways to see what is wrong in the formula of a gradient."""
+    number = alignment.leaves[i]
+    assert number is not None
+    value = ReferenceValue(gradient_by(path), alignment.expected[i], True, 0)
+    return [*_located(alignment, _Hit(number, value, {number: alignment.expected[i]}, frozenset([i])))][::-1]
 
 
 def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[int], list[int]]:
@@ -151,27 +176,47 @@ def _leaves(alignment: Alignment, wrong: list[int], number: int) -> tuple[list[i
 
 
 def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
-    """Whether a value that is right for something else may be the mistake: no gradient that is right needs it."""
-    return number in alignment.linear and not alignment.feeds_right(number) and number not in alignment.mended
+    """Whether a value that is right for something else, or a constant with a name, may be the mistake: no gradient that
+    is right needs it."""
+    computed = number in alignment.constant and number in alignment.position
+    return (
+        (number in alignment.linear or computed)
+        and not alignment.feeds_right(number)
+        and number not in alignment.mended
+    )
 
 
-def _mending(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
-    """Reference values that mend a gradient in the place of a value of the rule, and harm none."""
+def _mending(
+    alignment: Alignment, wrong: list[int], deadline: float | int, *, misnamed: bool = False
+) -> Iterator[_Hit]:
+    """Reference values that mend a gradient in the place of a value of the rule, and harm none.
+
+    Args:
+        misnamed: only of variables that hold another value of the forward, as `o = sigmoid(f)` does.
+    """
     above = set().union(*(alignment.above[i] for i in wrong))
     if alignment.families:
         above -= {number for group in alignment.passes if _families(alignment, group) for number in group}
     last = {place: len(family) - 1 for place, family in alignment.families.items()}
     values = [v for v in alignment.matcher.values if not v.place or v.iteration in (0, last[v.place])]
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
-        known = alignment.known(number)
-        if known and not _may_be_misplaced(alignment, number):
+        zero = number in alignment.zeros - alignment.mended
+        known = alignment.known(number) and not zero and not _is_another_name(alignment, number)
+        variable = number in alignment.names and alignment.names[number].variable and number not in alignment.constant
+        if misnamed:
+            users = [e for e in alignment.program.equations if number in e.inputs]
+            alone = len(users) < 2 or not variable  # then it is the formula that takes it
+            if alone or not known or number in alignment.linear or alignment.feeds_right(number):
+                continue
+        elif known and not _may_be_misplaced(alignment, number):
             continue
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
             continue
         mine, others = _leaves(alignment, wrong, number)
         for value in values:
-            if value.linear != (number in alignment.linear):
+            lacks_the_cotangent = value.linear and (misnamed or not known)
+            if value.linear != (zero or number in alignment.linear) and not lacks_the_cotangent:
                 continue
             for layout, array in layouts(value.array, given.shape[1:]):
                 if time.process_time() > deadline:
@@ -193,11 +238,27 @@ def _families(alignment: Alignment, group: tuple[int, ...]) -> list[list[Referen
     families = [
         family
         for family in alignment.families.values()
-        if len(family) == len(group) and family[0].linear == linear and not family[0].derivative
+        if len(family) == len(group) and family[0].linear >= linear and not family[0].derivative
     ]
     ends = [v for v in alignment.matcher.values if v.rank <= 0.5 and v.linear == linear and v.array.shape == shape]
     starts = [[end, *family[:-1]] for family in families for end in ends if family[0].array.shape == shape]
-    return [*families, *starts]
+    wholes = [v for v in alignment.matcher.values if v.linear == linear and not v.place and v.rank <= UNNAMED]
+    cut = [
+        [replace(value, name=f"{value.name} for this pass", array=piece) for piece in pieces]
+        for value in wholes
+        for pieces in _pieces(value.array, len(group), shape)
+    ]
+    return [*families, *starts, *cut]
+
+
+def _pieces(x: np.ndarray, count: int, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
+    """An array cut into one piece of this shape for each pass of a loop: entries of an axis, or blocks of them."""
+    for axis in range(1, x.ndim):
+        pieces = np.split(x, count, axis) if x.shape[axis] % count == 0 else [x]
+        if x.shape[axis] == count and x.ndim == len(shape) + 1:
+            pieces = [piece.squeeze(axis) for piece in pieces]
+        if count > 1 and pieces[0].shape == shape:
+            yield pieces
 
 
 def _mending_in_loops(alignment: Alignment, wrong: list[int], deadline: float | int) -> Iterator[_Hit]:
@@ -269,31 +330,48 @@ def _further_up(
     wanted: np.ndarray,
     value: ReferenceValue | None,
     beside: dict[int, np.ndarray],
+    branch: bool = True,
 ) -> Iterator[Way]:
-    """From a value on; `beside` are those that have to be replaced together with it."""
+    """From a value on; `beside` are those that have to be replaced together with it. Of a product of two values that
+    may both be wrong, each once, if it may `branch`."""
     in_loop = len(hit.mending) > 1
     mending = hit.mending if in_loop else {number: wanted}
+    sums = 0
     mends = lambda arrays: alignment.right_after(beside | arrays, hit.leaves).issuperset(hit.leaves)
-    slip = lambda: _slip(alignment, hit, number, wanted, value, mending, beside)
+    slip = lambda: replace(_slip(alignment, hit, number, wanted, value, mending, beside), sums=sums)
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
+        if hit.value.linear and hit.number not in alignment.linear:
+            break  # the cotangent is lacking here, and not in what this is made of
         parts = {} if in_loop else _parts(alignment, number, wanted)
         if len(parts) > 1 and mends(parts):
             yield (slip(),)
             others = lambda n: beside | {m: array for m, array in parts.items() if m != n}  # noqa: B023
             ways = [
-                list(_further_up(alignment, hit, n, array, _exactly(alignment, n, array), others(n)))[-1]
+                list(_further_up(alignment, hit, n, array, _exactly(alignment, n, array), others(n), False))[-1]
                 for n, array in parts.items()
             ]
             yield tuple(itertools.chain(*ways))
             return
         if len(parts) == 1 and mends(parts):
+            yield (slip(),)
             ((number, wanted),) = parts.items()
-            value, mending = _exactly(alignment, number, wanted), parts
+            value, mending, sums = _exactly(alignment, number, wanted), parts, sums + 1
             continue
-        # what a pass of a loop picks for itself is misplaced as it stands
-        picked = in_loop and equation.name == "squeeze"
-        doubtful = [k for k, n in enumerate(equation.inputs) if picked or not alignment.known(n)]
+        # one piece of code, as hs[t], picks entries and lays them out
+        one_piece = equation.name in RESHAPED and _same_code(alignment, equation)
+        doubtful = [k for k, n in enumerate(equation.inputs) if one_piece or not alignment.known(n)]
+        if not doubtful and not in_loop:
+            doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
+            doubtful = doubtful or [k for k, n in enumerate(equation.inputs) if _is_another_name(alignment, n)]
+        if len(doubtful) == 2 and branch and not in_loop and equation.name in ("mul", "div", "dot_general"):
+            yield (slip(),)
+            operands = [alignment.column(n) for n in equation.inputs]
+            for k, n in enumerate(equation.inputs):
+                array = wanted_operand(equation, k, wanted, operands)
+                if array is not None and array.shape == operands[k].shape and mends({n: array}):
+                    yield from _further_up(alignment, hit, n, array, _exactly(alignment, n, array), beside, False)
+            return
         if len(doubtful) != 1 or len(equation.outputs) > 1:
             break
         (k,) = doubtful
@@ -306,8 +384,11 @@ def _further_up(
         ):
             break
         operand = equation.inputs[k]
+        if operand in alignment.constant and not _mends_more(alignment, hit, {operand: array}):
+            break
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
+            sums += 1
         if array.shape != operands[k].shape:
             number, wanted, value = operand, array, None
             break
@@ -317,6 +398,37 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _is_computed_constant(alignment: Alignment, number: int) -> bool:
+    return number in alignment.constant and _may_be_misplaced(alignment, number)
+
+
+def _is_another_name(alignment: Alignment, number: int) -> bool:
+    """Is a variable nothing but a value that has a name already, so that it is likely to be meant as another one?"""
+    at = alignment.position.get(number)
+    equation = None if at is None else alignment.program.equations[at]
+    renamed = equation is not None and equation.name in ("copy", "convert_element_type")
+    return (
+        renamed and number in alignment.names and alignment.names[number].variable and not alignment.feeds_right(number)
+    )
+
+
+def _mends_more(alignment: Alignment, hit: _Hit, arrays: dict[int, np.ndarray]) -> bool:
+    """Are gradients right beside those of the hit, so that what several formulas take is wrong, and not one of them?"""
+    others = [i for i in alignment.above if i not in alignment.right]
+    return alignment.right_after(arrays, others) > hit.leaves
+
+
+RESHAPED = frozenset(("squeeze", "reshape", "expand_dims"))
+"""Primitives that keep every entry."""
+
+
+def _same_code(alignment: Alignment, equation: _jaxpr.Equation) -> bool:
+    """Is what the equation takes computed by the same piece of code?"""
+    at = alignment.position.get(equation.inputs[0])
+    above = () if at is None else alignment.program.equations[at].segments
+    return bool(above) and above == equation.segments
 
 
 def _as_hit(alignment: Alignment, hit: _Hit) -> Way:
@@ -336,8 +448,7 @@ MOST_TERMS = 6
 def _parts(alignment: Alignment, number: int, wanted: np.ndarray) -> dict[int, np.ndarray]:
     """Operands that are wrong, each for itself, and what they must be: pieces that are put together, terms of a sum.
 
-    A sum is what is wanted where every term has another factor. There is one set of factors, if the terms differ; a
-    term that is wrong alone is so only if it is a gradient then, as else the sum may have it wrongly.
+    A sum is what is wanted where every term has another factor. There is one set of factors, if the terms differ.
     """
     equation = alignment.program.equations[alignment.position[number]]
     if equation.name == "concatenate":
@@ -359,7 +470,7 @@ def _parts(alignment: Alignment, number: int, wanted: np.ndarray) -> dict[int, n
     parts = {n: f * x for n, x, f, wrong in zip(terms, arrays, factors, off) if wrong}
     if any(map(alignment.known, parts)):
         return {}
-    return parts if len(parts) > 1 or all(_exactly(alignment, n, x) for n, x in parts.items()) else {}
+    return parts
 
 
 def _slip(

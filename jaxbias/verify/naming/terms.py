@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,18 +15,21 @@ from jaxbias.verify.naming.difference import Difference, Relation, constant_fact
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
 MOST_VALUES = 30
-"""From which the products of two are made; of three, half as many."""
+"""From which products are made."""
+
+WRITTEN = 0.5
+"""How much likelier a term is that can be written in the rule's own values."""
 
 SIMPLE = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25)
 
 
 def own_terms(d: Difference) -> Iterator[Relation]:
     """One of the terms that the rule adds up here is too much, has a wrong factor, or lacks one."""
-    terms = list(addends(d.alignment, d.number))
+    terms = list(addends(d.alignment, d.number, within=d.number))
     lacking = d.wanted - d.given
     for n, sign in terms if len(terms) > 1 else ():
         name, own = d.alignment.text(n), sign * np.broadcast_to(_full(d, n), d.given.shape)
-        if own.shape != d.given.shape or not np.any(own):
+        if own.shape != d.given.shape or not np.any(own) or same(own, d.given):
             continue
         needed = own + lacking
         size = float(np.max(np.abs(own)))
@@ -41,8 +45,8 @@ def own_terms(d: Difference) -> Iterator[Relation]:
         values = [v for v in d.at_hand(d.given.shape[1:], lacks_the_cotangent) if same(own * v.array, needed)]
         for v in values[:1]:
             repairs = (Repair("swap", f"{bracketed(name)} * {bracketed(v.code)}", name),) if v.code else ()
-            words = f"the term {name} lacks the factor {v.bracketed}"
-            yield Relation(v.kind_of_factor, words, 1.3 + 0.05 * v.cost, repairs=repairs)
+            words = f"has the term {name} without the factor {v.bracketed}"
+            yield Relation(v.kind_of_factor, words, 1.6 + 0.1 * v.cost, repairs=repairs)
         if named is not None and named.kind == "sign":
             yield Relation("sign", f"has the term {name} with the wrong sign", 1.15, repairs=(Repair("signs"),))
         elif named is not None and not values:
@@ -55,37 +59,42 @@ def _full(d: Difference, number: int) -> np.ndarray:
 
 
 def term(d: Difference) -> Iterator[Relation]:
-    """The right value less the given one, as one product or sum of values at hand."""
+    """The right value less the given one, as one product or sum of values at hand.
+
+    Of every value, product of two, and sum over axes of these, the quotient says what it has to be multiplied by.
+    """
     lacking = d.wanted - d.given
     shape, size = lacking.shape[1:], float(np.sum(np.abs(lacking) ** 2))
     if size == 0:
         return
     linear = [v for v in d.at_hand(shape, d.linear)[:120] if constant_factor(v.array, d.wanted) is None]
-    factors = d.at_hand(shape, False)[:MOST_VALUES] if d.linear else linear[:MOST_VALUES]
+    whole = d.at_hand(shape, False) if d.linear else linear
+    factors, short = whole[:MOST_VALUES], linear[:MOST_VALUES]
+    marks = np.array([_mark(v.array) for v in whole])
     axes = [tuple(a) for k in (1, 2) for a in itertools.combinations(range(1, len(shape) + 1), k)]
     total = lambda x, a: np.broadcast_to(x.sum(axis=a, keepdims=True), lacking.shape)
 
-    def terms() -> Iterator[tuple[float, "_Term", np.ndarray]]:
+    def inside() -> Iterator[tuple[float, _Term, np.ndarray]]:
         for v in linear:
             yield 1.8 + 0.1 * v.cost, _Term((), (), (v,)), v.array
-        short = linear[:MOST_VALUES]
         for v, a in itertools.product(short, axes):
             yield 2.0 + 0.1 * v.cost, _Term((), a, (v,)), total(v.array, a)
-        for f, v in itertools.product(factors, short):
-            product, cost = f.array * v.array, 0.1 * (f.cost + v.cost)
-            yield 2.1 + cost, _Term((), (), (f, v)), product
-            for a in axes:
-                yield 2.2 + cost, _Term((), a, (f, v)), total(product, a)
-                yield 2.3 + cost, _Term((f,), a, (v,)), f.array * total(v.array, a)
-        half = MOST_VALUES // 2
-        for f, g, v in itertools.product(factors[:half], factors[:half], short[:half]):
-            for a in axes[:3]:
-                cost = 2.4 + 0.1 * (f.cost + g.cost + v.cost)
-                yield cost, _Term((f,), a, (g, v)), f.array * total(g.array * v.array, a)
+        for f, v, a in itertools.product(factors, short, axes):
+            yield 2.2 + 0.1 * (f.cost + v.cost), _Term((), a, (f, v)), total(f.array * v.array, a)
 
-    for count, (cost, term, array) in enumerate(terms()):
+    def terms() -> Iterator[tuple[float, _Term, np.ndarray]]:
+        for cost, its, array in inside():
+            yield cost, its, array
+            quotient = lacking / array
+            mark = _mark(quotient)
+            alike = [whole[k] for k in np.flatnonzero(np.abs(marks - mark) <= 1e-7 * mark)]
+            for f in factors if np.isnan(mark) and not its.axes else alike:  # where a value is zero, it says nothing
+                yield cost + 0.2 + 0.1 * f.cost, its._replace(outside=(f,)), f.array * array
+
+    without_code: list[Relation] = []
+    for count, (cost, its, array) in enumerate(terms()):
         if count % 64 == 0 and time.process_time() > d.deadline:
-            return
+            break
         own = float(np.sum(np.abs(array) ** 2))
         if not 1e-200 < own < np.inf:
             continue
@@ -93,16 +102,26 @@ def term(d: Difference) -> Iterator[Relation]:
         if abs(factor * factor * own - size) > 1e-8 * size or not same(factor * array, lacking):
             continue
         simple = next((f for f in (1.0, -1.0) if abs(factor - f) < 1e-8), None)
-        if simple is None and not any(abs(abs(factor) - f) < 1e-8 for f in SIMPLE):
+        near = next((f for f in SIMPLE if abs(abs(factor) - f) < 1e-8), abs(factor))
+        if simple is None and near not in SIMPLE:
             cost += 0.8
         sign = "" if simple == 1 else "−" if simple == -1 else f"{factor:.4g} · "
-        code = term.code
-        near = next((f for f in SIMPLE if abs(abs(factor) - f) < 1e-8), abs(factor))
+        code = its.code
         if simple is None and code:
-            code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.6g} * {code}"
+            code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.15g} * {code}"
         repairs = (Repair("wrap", f"{{}} {'+' if factor > 0 else '-'} {code}"),) if code else ()
-        yield Relation("missing-term", f"lacks the term {sign}{term}", cost, repairs=repairs)
-        return
+        lacks = Relation("missing-term", f"lacks the term {sign}{its}", cost, repairs=repairs)
+        if code:
+            yield replace(lacks, cost=max(cost - WRITTEN, 1.8))
+            return
+        without_code.append(lacks)
+    yield from without_code[:1]
+
+
+def _mark(x: np.ndarray) -> float:
+    """A number that no constant factor changes."""
+    size = np.abs(x)
+    return float(size.sum() / size.max())
 
 
 COEFFICIENTS = {0.0: "missing-term", 2.0: "double-count", -1.0: "sign"}
@@ -134,7 +153,10 @@ def parts(d: Difference) -> Iterator[Relation]:
         (factor,) = wrong
         codes = dict.fromkeys(f"`{part.through_use}`" for part, f in zip(its, factors) if f == factor)
         does = {0.0: "lacks", 2.0: "counts twice", -1.0: "has with the wrong sign"}[factor]
-        yield Relation(COEFFICIENTS[factor], f"{does} what comes through {' and '.join(codes)}", 2.7)
+        words, kind = f"{does} what comes through {' and '.join(codes)}", COEFFICIENTS[factor]
+        if len({part.through_use for part in its}) == 1 < len(its) - 1 and factor == 0:
+            words, kind = f"{words} in {np.sum(factors == 0)} of {len(its)} passes of the loop", "wrong-index"
+        yield Relation(kind, words, 2.7)
         return
 
 

@@ -64,6 +64,8 @@ def _inverse(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[
             return _undo_broadcast(e.params["broadcast_dimensions"], wanted, own)
         case "dot_general":
             return _undo_product(e, k, wanted, operands)
+        case "triangular_solve" if k == 1:
+            operand = _undo_solve(e, wanted, operands[0])
         case _:
             return None
     return None if operand is None else _narrowed(operand, operands[k])
@@ -89,6 +91,17 @@ def _undo_broadcast(dimensions: Sequence[int], wanted: np.ndarray, own: np.ndarr
             index[axis + 1] = slice(None)
     small = wanted[tuple(index)]
     return small.reshape(own.shape) if same(np.broadcast_to(small, wanted.shape), wanted) else wanted
+
+
+def _undo_solve(e: _jaxpr.Equation, solution: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The right-hand side of a triangular system that has this solution."""
+    p = e.params
+    matrix = np.tril(matrix) if p["lower"] else np.triu(matrix)
+    if p["unit_diagonal"]:
+        matrix = matrix - matrix * np.eye(matrix.shape[-1]) + np.eye(matrix.shape[-1])
+    matrix = np.swapaxes(matrix, -1, -2) if p["transpose_a"] else matrix
+    matrix = np.conj(matrix) if p["conjugate_a"] else matrix
+    return matrix @ solution if p["left_side"] else solution @ matrix
 
 
 def _undo_product(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray | None:

@@ -203,6 +203,43 @@ def test_a_slip_in_every_pass_of_a_loop_is_one_finding():
     assert wrong == ["dz = (dh + g) * (1 - h_before * h_before)", "dh = dz @ u"], str(report)
 
 
+def squared_scale(args, g):
+    q, k, v = args
+    scale = 1 / jnp.square(q.shape[-1] * 1.0)
+    p = jax.nn.softmax(q @ k.T * scale, axis=-1)
+    dp = g @ v.T
+    ds = p * (dp - jnp.sum(dp * p, axis=-1, keepdims=True))
+    return ds @ k * scale, ds.T @ q * scale, p.T @ g
+
+
+def test_a_constant_that_several_formulas_take_is_wrong_where_it_is_computed():
+    report = verify.vjp(attention, squared_scale, QKV)
+    assert [line.text for line in report.lines if line.status == "wrong"] == [
+        "scale = 1 / jnp.square(q.shape[-1] * 1.0)"
+    ]
+    assert [d.kind for d in report.diagnoses] == ["scale-constant"], str(report)
+
+
+def slope_and_value(x, w):
+    z = x @ w
+    return jnp.tanh(z), z
+
+
+def by_another_name(args, ct):
+    x, w = args
+    _, ct_z = ct
+    dz = ct_z
+    return dz @ w.T, x.T @ dz
+
+
+def test_a_value_that_is_called_by_another_name_has_a_line_of_its_own():
+    x, w = normal((5, 4), (4, 3))
+    report = verify.vjp(slope_and_value, by_another_name, (x, w))
+    assert [line.text for line in report.lines if line.status == "wrong"] == ["dz = ct_z"], str(report)
+    (diagnosis,) = report.diagnoses
+    assert diagnosis.kind == "missing-term" and diagnosis.rule_line.endswith("dz = ct_z")
+
+
 def test_what_cannot_be_listed_is_said():
     def in_numpy(args, ct):
         return (np.asarray(ct) * (1 - np.tanh(np.asarray(args[0])) ** 2),)

@@ -1,11 +1,14 @@
 """How mistakes are named: the kind, the words, the condition under which the rule would be right."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxbias import selfcheck, verify
 from jaxbias.selfcheck import planted
+from jaxbias.selfcheck.planted import judge, mutations
 
 
 def softmax(z):
@@ -113,6 +116,26 @@ def check_figures(outcomes):
 def test_self_test_in_short():
     rules = [planted.RULES[name] for name in ("dense_tanh", "softmax", "embedding")]
     check_figures(planted.run(rules, limit=1, pick=lambda k: k % 5 == 0))
+
+
+def test_a_line_counts_that_is_planted_or_that_alone_mends_the_rule():
+    rule = planted.RULES["softmax"]
+    points = judge._points(rule)
+    mutant = next(m for m in mutations.source_mutants(rule) if m.planted == "missing-term")
+    source = mutant.source
+    assert source is not None and len(source.planted) == 1
+    (number,) = source.planted
+    args = rule.draw(jax.random.key(0))
+    report = verify.vjp(rule.forward, mutant.rule, args)
+    assert judge._placed(rule, mutant, report, points)
+    statement = source.lines[number - 1].strip()
+    other = dataclasses.replace(source, planted=frozenset({number + 1}))  # as if another line had been changed
+    elsewhere = dataclasses.replace(mutant, source=other)
+    assert [d.patch for d in report.diagnoses] != [statement]
+    assert judge._placed(rule, elsewhere, report, points)  # what is to be written at the line that is blamed mends it
+    unmended = [dataclasses.replace(d, patch=statement) for d in report.diagnoses]
+    assert not judge._placed(rule, elsewhere, dataclasses.replace(report, diagnoses=unmended), points)
+    assert judge._placed(rule, mutant, dataclasses.replace(report, lines=()), points) is None
 
 
 @pytest.mark.parametrize("name", planted.RULES)

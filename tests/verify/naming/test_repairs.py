@@ -7,7 +7,7 @@ import pytest
 
 from jaxbias import verify
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.naming.repairs import Repair, texts
+from jaxbias.verify.naming.repairs import Repair, edits
 from jaxbias.verify.naming.rewrite import rewritten
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
@@ -22,6 +22,7 @@ TABLE = (
     ("2 * g", Repair("without"), "g"),
     ("a - b", Repair("without", code="b"), "a"),
     ("n - h", Repair("signs"), "n + h"),
+    ("(a + b) - c", Repair("signs"), "(a + b) + c"),
     ("-ct @ w", Repair("signs"), "ct @ w"),
     ("(p * ct).mean(axis=0)", Repair("calls", "sum", "mean"), "(p * ct).sum(axis=0)"),
     ("jnp.conj(z) * g", Repair("calls", "", "conj"), "z * g"),
@@ -32,16 +33,20 @@ TABLE = (
     ('jnp.einsum("ij,jk->ik", a, b)', Repair("letters"), 'jnp.einsum("ji,jk->ik", a, b)'),
     ("jnp.where(z > 0, a, b)", Repair("compares", "<"), "jnp.where(z < 0, a, b)"),
     ("dw += x.T @ dz", Repair("wrap", "{} / n"), "dw += x.T @ dz / n"),
+    ("jnp.cumsum(a, axis=1) - a", Repair("directions"), "jnp.flip(jnp.cumsum(jnp.flip(a, 1), axis=1), 1) - a"),
+    ("jnp.roll(d, 1, axis=0)", Repair("directions"), "jnp.roll(d, -1, axis=0)"),
+    ("jnp.linalg.solve(s, d)", Repair("transposes", code="s"), "jnp.linalg.solve(s.T, d)"),
+    ("solve_triangular(l, d)", Repair("flags", "trans"), "solve_triangular(l, d, trans=1)"),
 )
 
 
 @pytest.mark.parametrize(("code", "repair", "wanted"), TABLE)
 def test_what_is_written(code, repair, wanted):
-    assert texts(code, (repair,))[0] == wanted
+    assert next(edits(code, (repair,))).code == wanted
 
 
 def test_what_cannot_be_read_has_no_repair():
-    assert texts("for x in", (Repair("signs"),)) == []
+    assert not list(edits("for x in", [Repair("signs")]))
 
 
 def scaled(x):
