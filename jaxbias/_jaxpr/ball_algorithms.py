@@ -120,7 +120,7 @@ def triangular_solve(p, a, b):
 def cholesky(p, a):
     n = a.shape[-1]
     out = np.array(np.broadcast_to(lift(np.zeros(())), a.shape))
-    if is_complex(a.flat[0]):
+    if a.size and is_complex(a.flat[0]):
         out = map_balls(python_flint().acb, out)
     for j in range(n):
         squares = sum((out[..., j, k] * map_balls(conjugate, out[..., j, k]) for k in range(j)), start=out[..., j, j])

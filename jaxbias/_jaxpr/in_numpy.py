@@ -116,7 +116,7 @@ def _split(p, x):
 
 
 def _unstack(p, x):
-    return [np.squeeze(part, p["axis"]) for part in np.split(x, x.shape[p["axis"]], axis=p["axis"])]
+    return list(np.moveaxis(x, p["axis"], 0))
 
 
 def _window_positions(indices, starts_map, batching, index_batching, operand_shape, sizes, mode):
@@ -278,7 +278,9 @@ def windows(p, x, value):
     config = [(lo, hi, d - 1) for (lo, hi), d in zip(p["padding"], p["base_dilation"])]
     padded = pad({"padding_config": config}, x, np.asarray(value, x.dtype))
     spans = [(n - 1) * d + 1 for n, d in zip(p["window_dimensions"], p["window_dilation"])]
-    view = np.lib.stride_tricks.sliding_window_view(padded, spans)
+    missing = [max(span - n, 0) for n, span in zip(padded.shape, spans)]  # no window where an axis is shorter than one
+    view = np.lib.stride_tricks.sliding_window_view(np.pad(padded, [(0, n) for n in missing]), spans)
+    view = view[tuple(slice(0) if n else slice(None) for n in missing)]
     step = tuple(slice(None, None, s) for s in p["window_strides"])
     return view[step + tuple(slice(None, None, d) for d in p["window_dilation"])]
 

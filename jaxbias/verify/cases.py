@@ -30,6 +30,9 @@ is gone in its first half, of the part that is left in its second."""
 LARGEST_SEARCHED = 100_000
 """Numbers in the arguments up to which inputs are searched for another outcome of a comparison."""
 
+MOST_BRANCHES = 16
+"""Of a switch, that are each tried for themselves; of more, as many as are met by chance."""
+
 SCALES = 1.0, 1.0, 4.0, 4.0, 16.0, 16.0, 64.0, 256.0, 1024.0, 2.0**-4, 2.0**-8, 2.0**-12, 2.0**-16, 2.0**-20
 """Times the given values, of the inputs that are searched: the ends of saturation, and the series around 0."""
 
@@ -195,11 +198,13 @@ def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generato
             }
             seen = with_new(seen, taken({case.program: case.values} | rule))
     probes: list[Probe] = []
-    for scale in SCALES:
-        if not (open_ones := left(seen)) or checker.short_of_time(0.7):
+    branches = max((decision.ways for decision in left(seen) if decision.of_branches), default=0)
+    # each branch first where values are as given: far out its slope may be nothing, and any rule right
+    at_size = [(1.0, [branch]) for branch in range(min(branches, MOST_BRANCHES))]
+    for scale, chosen in at_size + [(scale, list(range(branches))) for scale in SCALES]:
+        if not left(seen) or checker.short_of_time(0.7):
             break
-        branches = max((decision.ways for decision in open_ones if decision.of_branches), default=0)
-        primals = [_elsewhere(x, scale, branches, rng) for x in first.probe.primals]
+        primals = [_elsewhere(x, scale, chosen, rng) for x in first.probe.primals]
         probe = Probe("another outcome of a comparison", primals, random_seeds(checker.problem, rng))
         values = evaluated(probe.inputs)
         more = with_new(seen, taken(values))
@@ -222,13 +227,13 @@ def _excuse_saturation(checker: Checker, given: Case, case: Case) -> None:
             case.wrong[i] = mask & ~(np.abs(case.actual[i] - case.expected[i]) <= held)
 
 
-def _elsewhere(x: Any, scale: float, branches: int, rng: np.random.Generator) -> Any:
-    """New values of another size, of one sign where the given ones are, and below 1; an integer that may choose a
-    branch."""
+def _elsewhere(x: Any, scale: float, branches: list[int], rng: np.random.Generator) -> Any:
+    """New values of another size, of one sign where the given ones are, and below 1; for an integer that may choose a
+    branch, one of these."""
     if isinstance(x, jax.Array):  # a random key
         return x
     if not is_float(x):
-        return np.asarray(rng.integers(branches), x.dtype) if branches and np.ndim(x) == 0 else x
+        return np.asarray(rng.choice(branches), x.dtype) if branches and np.ndim(x) == 0 else x
     new = redraw(x, rng)
     positive = np.size(x) and not np.iscomplexobj(x) and np.all(x > 0) and simplex_axis(x) is None
     return scale * new if generic(x) or (positive and (scale < 1 or np.max(x) > 1)) else new
