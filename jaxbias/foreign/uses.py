@@ -73,8 +73,12 @@ class Uses:
 
     def role(self, leaf: int) -> str:
         """Its roles, joined in the order of use; "" without one."""
-        if any(use.leaf == leaf and use.role == TOKEN and use.level < 2 for use in self.uses):
+        uses = [use for use in self.uses if use.leaf == leaf]
+        if any(use.role == TOKEN and use.level < 2 for use in uses):
             return "other"
+        multiplied = any(use.place.equation.name == "dot_general" and use.level == 1 for use in uses)
+        if multiplied and any(use.role == "bias" and use.level == 0 for use in uses):
+            return "other"  # weights are applied to what is added to data: latents, from which queries are made
         names = list(dict.fromkeys("other" if use.role == TOKEN else use.role for use in self.of(leaf)))
         if len(names) > 1 and "other" in names:  # a known use says more than an unknown one
             names.remove("other")

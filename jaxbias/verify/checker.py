@@ -416,7 +416,8 @@ class Checker:
     def _sizes_of_rule(self, case: Case, rule: _jaxpr.Program) -> Arrays:
         sizes = magnitudes(rule, _jaxpr.evaluate(rule, case.probe.inputs), len(rule.outputs))
         own = self.rule.placed(case.probe.primals, case.probe.seeds, sizes)
-        return [s if np.shape(s) == np.shape(e) else np.zeros(np.shape(e)) for s, e in zip(own, case.expected)]
+        none = [s is None or np.shape(s) != np.shape(e) for s, e in zip(own, case.expected)]
+        return [np.zeros(np.shape(e)) if is_none else s for is_none, s, e in zip(none, own, case.expected)]
 
     def _within_the_miss(self, case: Case, enclosure: Enclosure) -> Enclosure:
         """Excuse what is proved different, but by no more than the forward's own iteration misses its limit by.

@@ -100,7 +100,8 @@ def _off_ties(case: "Case", count: int, rng: np.random.Generator) -> list[list[n
         return []
 
     def stepped(number: int, ties: np.ndarray, sides: dict[float, float]):
-        size = STEP * np.where(ties, _size(values[number]), 0.0)
+        x = values[number]
+        size = STEP * np.where(ties, np.maximum(min(1.0, _size(x)), np.abs(x)), 0.0)  # beside a mask of −1e30 too
         sign = rng.choice([-1.0, 1.0], ties.shape)
         for border, side in sides.items():
             sign = np.where(values[number] == border, side, sign)

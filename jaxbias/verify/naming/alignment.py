@@ -45,6 +45,11 @@ def same(a: np.ndarray, b: np.ndarray, tolerance: float = SAME) -> bool:
         return bool(np.all((np.abs(a - b) <= tolerance * size + 1e-300) | (a == b)))
 
 
+def varies(x: np.ndarray) -> bool:
+    """Whether its entries are of several sizes; without an entry none is."""
+    return x.size > 0 and bool(np.ptp(np.abs(x)) > 0)
+
+
 def layouts(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
     """The array on each probe, laid out in this shape: as it is, transposed, or broadcast."""
     own = x.shape[1:]
@@ -164,7 +169,7 @@ class Matcher:
         if not usable(array):
             return None
         x = _varying(np.asarray(array, complex if array.dtype.kind == "c" else float))
-        if x.ndim == 1 and not linear and np.ptp(np.abs(x)) == 0:
+        if x.ndim == 1 and not linear and not varies(x):
             return None  # a constant
         matches = []
         for held in self._alike(x, _features(x), linear):

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import ReferenceValue
-from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, same
+from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, same, varies
 from jaxbias.verify.naming.at_hand import AtHand, at_hand
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
@@ -222,7 +222,7 @@ def _masked_operands(alignment: Alignment, equation: _jaxpr.Equation, j: int) ->
     n = equation.inputs[j]
     taken = alignment.text(n)
     for value in at_hand(alignment, n, alignment.program.shapes[n], False):
-        total = equation.name == "reduce_sum" and np.ptp(np.abs(value.array)) > 0
+        total = equation.name == "reduce_sum" and varies(value.array)
         if total or value.derivative or value.kind_of_factor in ("missing-mask", "sign"):
             change = on_operand(equation, j, lambda k, x, a=value.array: x * a[k])
             repairs = (Repair("swap", f"{bracketed(taken)} * {bracketed(value.code)}", taken),) if value.code else ()
@@ -302,7 +302,7 @@ def other_reductions(alignment: Alignment, equation: _jaxpr.Equation) -> Iterato
 def factors(alignment, output, shape, linear) -> Iterator[Changed]:
     """A factor that the output lacks."""
     for value in at_hand(alignment, output, shape, False):
-        if value.cost < 2.5 and np.ptp(np.abs(value.array)) > 0:
+        if value.cost < 2.5 and varies(value.array):
             text, change = f"lacks the factor {value.bracketed}", partial(_product, alignment, output, value.array)
             yield Changed(value.kind_of_factor, text, 1.6 + 0.1 * value.cost, change, repairs=value.as_factor)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import backward_slice, depends_on
-from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same
+from jaxbias.verify.naming.alignment import LAYOUT, Alignment, layouts, same, varies
 from jaxbias.verify.naming.at_hand import at_hand
 from jaxbias.verify.naming.difference import Relation, constant_factor
 from jaxbias.verify.naming.operands import (
@@ -102,7 +102,7 @@ def _turned(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
     alike: dict[bytes, set[int]] = {}
     for n in {n for e in equations for n in e.inputs if n not in inside}:
         now = alignment.column(n)
-        if now.dtype.kind == "f" and np.ptp(np.abs(now)) > 0:
+        if now.dtype.kind == "f" and varies(now):
             alike.setdefault(now.tobytes(), set()).add(n)
     for numbers in alike.values():
         users = [e for e in equations if numbers.intersection(e.inputs)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import MIXING
-from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same
+from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same, varies
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.constants import Shapes, close, name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
@@ -191,7 +191,7 @@ def weighted(d: Difference) -> Iterator[Relation]:
     operand, axes = d.alignment.column(e.inputs[0]), tuple(a + 1 for a in e.params["axes"])
     count = float(np.prod([operand.shape[a] for a in axes]))
     for value in d.at_hand(operand.shape[1:], False):
-        if np.ptp(np.abs(value.array)) == 0:
+        if not varies(value.array):
             continue
         total = (operand * value.array).sum(axis=axes)
         for _, laid in layouts(total, d.wanted.shape[1:]):
@@ -261,7 +261,7 @@ def factor(d: Difference) -> Iterator[Relation]:
     for value in d.at_hand(given.shape[1:], False)[:200]:
         x = value.array
         with np.errstate(all="ignore"):
-            if np.ptp(np.abs(x)) == 0:
+            if not varies(x):
                 continue
             if same(given * x, wanted):
                 words, cost = f"lacks the factor {value.bracketed}", 1.5 + 0.05 * value.cost
