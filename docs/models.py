@@ -57,8 +57,8 @@ FIRST = (
     "only chooses says less than what reaches the output. Of 17 further architectures, in plain JAX and written down "
     "in the same way (`tests/foreign/test_unseen.py`), 137 of 140 leaves were right at the first run. Of 87 more that "
     "look for rules that err (`test_products.py`, `test_corners.py`) 302 of 350 were; all are now, by rules on what "
-    "follows a product with data, on one-hot constants and on Fourier transforms. Of 36 by somebody who had not read the "
-    "code (`test_unseen_further.py`) 322 of 324 were: latents were a bias, and so is the strength of added noise, still"
+    "follows a product with data, on one-hot constants and on Fourier transforms. Of 36 by somebody who had not read "
+    "the code (`test_unseen_further.py`) 322 of 324 were: latents were a bias, and the strength of added noise still is"
 )
 
 
