@@ -75,7 +75,7 @@ def _same(a: Any, b: Any, size: Any) -> Any:
 def _narrow(x: Any) -> np.ndarray:
     """Midpoints; NaN of a ball that may be anything, as what is divided by a singular value of 0 is."""
     x = np.asarray(x)  # NumPy hands back a bare ball for an array of one
-    near = lambda ball: float(ball.rad()) <= max(SMOOTH * abs(float(ball.mid())), NOTHING)
+    near = lambda ball: float(ball.rad()) <= max(SMOOTH * float(abs(ball).mid()), NOTHING)
     with np.errstate(invalid="ignore"):
         return np.where(balls.map_balls(near, x).astype(bool), balls.rounded(x), np.nan)
 
