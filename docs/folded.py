@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxbias as jb
+from docs.zoo import installed
 
 HEAD = """
 ## Batch norms folded
@@ -89,12 +90,7 @@ def row(name: str, package: str, make: Callable[[jax.Array], tuple[Apply, Any]])
 def table() -> list[str]:
     """The section of the page, with the models whose packages are installed."""
     lines = [HEAD]
-    for name, (package, make) in FOLDED.items():
-        try:
-            importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            print(f"{package} is not installed: {name} is left out")
-            continue
+    for name, package, make in installed(FOLDED):
         with jax.numpy_dtype_promotion("standard"):
             cells = row(name, package, make)
         print(*cells, flush=True)

@@ -21,7 +21,7 @@ import numpy as np
 
 import jaxbias as jb
 from docs import folded
-from docs.zoo import MODELS, Model
+from docs.zoo import MODELS, Model, installed
 from docs.zoo_unseen import UNSEEN
 
 PAGE = Path(__file__).with_name("models.md")
@@ -195,12 +195,7 @@ def ratios(model: Model) -> tuple[str, str]:
 def table(models: dict[str, tuple[str, Callable[[], Model]]]) -> list[str]:
     """The rows of a table, and on the console what is not installed."""
     lines = [COLUMNS]
-    for name, (package, make) in models.items():
-        try:
-            importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            print(f"{package} is not installed: {name} is left out")
-            continue
+    for name, package, make in installed(models):
         try:
             model = made(make)
             cells = read(package, name, model)

@@ -4,8 +4,9 @@ A package is imported where its model is made, so that one that is not installed
 These models were looked at while `jb.roles` was written; those of `zoo_unseen` were not.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,20 @@ USUAL = (
     (r"(^|\.|/)(embedding|embeddings)$", "embedding"),
 )
 """Last part of a path → role, where names of a package say what a leaf is."""
+
+
+Maker = TypeVar("Maker")
+
+
+def installed(models: Mapping[str, tuple[str, Maker]]) -> Iterator[tuple[str, str, Maker]]:
+    """Name, package and maker of each model whose package is here; on the console those that are left out."""
+    for name, (package, make) in models.items():
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{package} is not installed: {name} is left out")
+            continue
+        yield name, package, make
 
 
 class Model(NamedTuple):

@@ -79,10 +79,11 @@ class Uses:
         multiplied = any(use.place.equation.name == "dot_general" and use.level == 1 for use in uses)
         if multiplied and any(use.role == "bias" and use.level == 0 for use in uses):
             return "other"  # weights are applied to what is added to data: latents, from which queries are made
-        names = list(dict.fromkeys("other" if use.role == TOKEN else use.role for use in self.of(leaf)))
+        uses = self.of(leaf)
+        names = list(dict.fromkeys("other" if use.role == TOKEN else use.role for use in uses))
         if len(names) > 1 and "other" in names:  # a known use says more than an unknown one
             names.remove("other")
-        added = [use.place.equation.name for use in self.of(leaf) if use.role == "bias"]
+        added = [use.place.equation.name for use in uses if use.role == "bias"]
         if "embedding" in names and added and all(name in ("add", "add_any") for name in added):
             names.remove("embedding")  # scores that are added; some are read as well, as a path is scored
         return "+".join(names)
