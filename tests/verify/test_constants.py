@@ -30,6 +30,19 @@ def test_a_fourier_matrix_computed_in_float64(factor, verdict):
     assert report.verdict == verdict, report
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "right"), (1.001, "wrong")])
+def test_a_fourier_matrix_rounded_to_complex64(factor, verdict):
+    n = np.arange(8)
+    matrix = np.exp(-2j * np.pi * np.outer(n, n) / 8).astype(np.complex64)
+
+    def rule(args, ct):
+        return (2 * factor * jnp.real(jnp.conj(matrix).T @ (ct * (matrix @ args[0]))),)
+
+    x = jnp.asarray(np.random.default_rng(14).standard_normal(8), jnp.float32)
+    report = verify.vjp(lambda x: jnp.abs(jnp.fft.fft(x)) ** 2, rule, (x,), diagnose=False)
+    assert report.verdict == verdict, report
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "right"), (1.001, "wrong")])
 def test_a_product_of_constants_beside_terms_that_cancel(dtype, factor, verdict):
