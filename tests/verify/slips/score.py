@@ -1,13 +1,15 @@
 """How many of the mistakes of these rules have their line, and their name: `python -m tests.verify.slips.score`.
 
-Arguments: `single` or `several`; `open` or `aside`; a piece of the names of the rules to look at; `--all` prints the
-rules that are answered in full as well, `--seconds` how long each took.
+Arguments: `single` or `several`; `open` or `aside`, the halves of the first set, or `second`; a piece of the names of
+the rules to look at; `--all` prints the rules that are answered in full as well.
 """
 
 import argparse
 import importlib
 import linecache
+import pkgutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
@@ -94,18 +96,28 @@ def _said(d: Diagnosis) -> str:
     return f"    {d.leaf}: {d.kind}: {d.explanation} [{d.rule_line}]" + (f"\n        => {patch}" if patch else "")
 
 
+def slips_of(which: str, of: str) -> Iterator[Slip]:
+    """Rules with one mistake or with several, of a half of the first set or of another set."""
+    if of in ("open", "aside"):
+        module = importlib.import_module(f"tests.verify.slips.{which}")
+        yield from (s for s in getattr(module, which.upper()) if (s.name in module.ASIDE) == (of == "aside"))
+        return
+    package = importlib.import_module(f"tests.verify.slips.{of}")
+    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        yield from getattr(importlib.import_module(info.name), which.upper(), ())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", choices=("single", "several"))
-    parser.add_argument("half", choices=("open", "aside"))
+    parser.add_argument("of", choices=("open", "aside", "second"))
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--key", type=int, default=1)
     options = parser.parse_args()
-    module = importlib.import_module(f"tests.verify.slips.{options.which}")
     total, began = Score(0, 0, 0, 0, 0, 0), time.process_time()
-    for slip in getattr(module, options.which.upper()):
-        if (slip.name in module.ASIDE) != (options.half == "aside") or options.name not in slip.name:
+    for slip in slips_of(options.which, options.of):
+        if options.name not in slip.name:
             continue
         start = time.process_time()
         report = verify.vjp(slip.forward, slip.rule, slip.draw(jax.random.key(options.key)))
@@ -120,7 +132,7 @@ def main() -> None:
                 print(f"    planted: {m.family}: {m.kind} [{m.lines[0]}]")
             print(*map(_said, report.diagnoses), sep="\n", flush=True)
     took = time.process_time() - began
-    print(f"{options.which}, {options.half}: {total}, {took:.0f} s of process time")
+    print(f"{options.which}, {options.of}: {total}, {took:.0f} s of process time")
 
 
 if __name__ == "__main__":
