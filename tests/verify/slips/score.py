@@ -57,10 +57,14 @@ TRUE_OF = {
 
 @dataclass
 class Score:
-    """Of one rule: how many of its mistakes have their line and their name; lines and names that are none of its."""
+    """Of one rule: how many of its mistakes have their line and their name; lines and names that are none of its.
+
+    `mended` counts those as well whose line is another one, where the rule is right with all that is to be written.
+    """
 
     mistakes: int
     lines: int
+    mended: int
     named: int
     patched: int
     other_lines: int
@@ -80,10 +84,14 @@ def score(slip: Slip, report: Report) -> Score:
     code = lambda d: d.rule_line.split(": ", 1)[-1]
     tells = lambda d, m: d.kind in TRUE_OF[m.family] and (not d.rule_line or _is_at(code(d), m.lines))
     confident = [d for d in report.diagnoses if d.kind != "unexplained"]
-    patched = lambda m: any(_is_at(code(d), m.lines) and getattr(d, "patch", "") for d in report.diagnoses)
+    of = lambda diagnoses: {path for d in diagnoses for path in d.leaf.split(", ")}
+    right_with_patches = of(report.diagnoses) == of(d for d in report.diagnoses if d.patch)
+    placed = [any(_is_at(line, m.lines) for line in wrong) for m in slip.mistakes]
+    patched = lambda m: any(_is_at(code(d), m.lines) and d.patch for d in report.diagnoses)
     return Score(
         len(slip.mistakes),
-        sum(any(_is_at(line, m.lines) for line in wrong) for m in slip.mistakes),
+        sum(placed),
+        len(placed) if right_with_patches else sum(placed),
         sum(any(tells(d, m) for d in confident) for m in slip.mistakes),
         sum(map(patched, slip.mistakes)),
         sum(not any(_is_at(line, m.lines) for m in slip.mistakes) for line in wrong),
@@ -92,7 +100,7 @@ def score(slip: Slip, report: Report) -> Score:
 
 
 def _said(d: Diagnosis) -> str:
-    patch = getattr(d, "patch", "")
+    patch = d.patch
     return f"    {d.leaf}: {d.kind}: {d.explanation} [{d.rule_line}]" + (f"\n        => {patch}" if patch else "")
 
 
@@ -115,7 +123,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--key", type=int, default=1)
     options = parser.parse_args()
-    total, began = Score(0, 0, 0, 0, 0, 0), time.process_time()
+    total, began = Score(0, 0, 0, 0, 0, 0, 0), time.process_time()
     for slip in slips_of(options.which, options.of):
         if options.name not in slip.name:
             continue
