@@ -1,6 +1,7 @@
 """A rule line by line: what each line is, the first wrong one, and what that must be."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.guesses import numbers_in
 from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.operations import unknown_above
+from jaxbias.verify.naming.overwritten import overwritten
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import handed_on, with_returns
@@ -219,11 +221,11 @@ def _listing(
 ) -> Listing:
     """Lines and slips of a rule that is traced."""
     paths = [path for path, _, _ in checker.problem.leaves]
-    alignment = _alignment(checker, program, cases, values)
+    alignment, seen = _alignment(checker, program, cases, values)
     slips: list[tuple[Slip, Located]] = []
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
-    for slip, words in _slips(checker, alignment, deadline):
+    for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline)):
         words = _where_taken(alignment, slip, words)
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
@@ -237,16 +239,17 @@ def _listing(
             first, other = slips[place[0]]
             slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
             continue
-        if mender.made and mender.mends(slip.leaves):  # by what is written for a slip before it
+        if mender.made and not slip.later and mender.mends(slip.leaves):  # by what is written for a slip before it
             k = max(k for k, (_, other) in enumerate(slips) if other.patch)
             slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
             continue
-        if words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, slip.leaves)):
+        now = slip.leaves - slip.later
+        if words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, now)):
             more = " and those named before it" if len(mender.made) > 1 else ""
             gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
             does = f"with this line{more} {gradients} right"
             place, patch = made
-            located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
+            located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others) if now else "")
             if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
                 located = replace(located, line=_line(place), code=place.text, at=place)
         elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
@@ -317,11 +320,14 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
 
 def _alignment(
     checker: "Checker", program: _jaxpr.Program, cases: Sequence["Case"], values: Sequence[ReferenceValue]
-) -> Alignment:
+) -> tuple[Alignment, list[tuple[Slip, Relation]]]:
+    """The rule aligned, and the slips that are seen without that."""
     first = cases[0].probe
     leaves = checker.rule.placed(first.primals, first.seeds, list(program.outputs))
-    program, leaves = with_returns(program, leaves)
-    return Alignment(program, leaves, cases, values, _names(checker), len(checker.problem.primals))
+    align = lambda program, leaves: Alignment(
+        program, leaves, cases, values, _names(checker), len(checker.problem.primals)
+    )
+    return overwritten(align(*with_returns(program, leaves)), align)
 
 
 def _slips(checker: "Checker", alignment: Alignment, deadline: float | int) -> Iterator[tuple[Slip, Relation | None]]:
@@ -339,8 +345,8 @@ def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | i
     program, _ = _program(checker, cases[0]) if cases else (None, "")
     if program is None:
         return set()
-    alignment = _alignment(checker, program, cases, _values(checker, cases)[0])
-    located = (_located(alignment, *slip) for slip in _slips(checker, alignment, deadline))
+    alignment, seen = _alignment(checker, program, cases, _values(checker, cases)[0])
+    located = (_located(alignment, *slip) for slip in itertools.chain(seen, _slips(checker, alignment, deadline)))
     return {(place, its.kind) for its in located if its.named for place in (its.line, its.leaves)}
 
 

@@ -29,6 +29,7 @@ class Slip:
         mending: the values of the rule to replace for that, and what by: in a loop those of all its passes; where the
             wrong value cannot hold what is wanted, as a sum over the wrong axis cannot, what is computed from it.
         sums: how many sums the value is a term of, below which a gradient is mended as well.
+        later: of the gradients, those that are right only when a later slip is mended as well.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Slip:
     leaves: frozenset[int]
     mending: dict[int, np.ndarray]
     sums: int = 0
+    later: frozenset[int] = frozenset()
 
 
 Way = tuple[Slip, ...]
