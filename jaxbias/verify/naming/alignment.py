@@ -32,6 +32,9 @@ LAYOUT = frozenset((
 """Primitives that only lay values out otherwise."""
 
 
+OF_LEAF = 0.5
+"""Rank of the gradients that a rule returns."""
+
 PICKS = frozenset(("slice", "dynamic_slice", "gather", "squeeze", "split", "select_n", "loop_index"))
 """Primitives whose output may hold some entries of what they take and not others."""
 
@@ -268,6 +271,8 @@ class Alignment:
         for n, name in self.names.items():  # what a variable is computed from that is a gradient is right
             match = self.matches.get(n)
             exact = match is not None and match.exact and not match.layout and match.value.rank < IN_LOOP
+            if match is not None and match.value.rank == OF_LEAF:  # a gradient that goes into another one
+                exact = exact and any(n in above for i, above in self.above.items() if same(self.expected[i], match.value.array))
             if name.variable and exact and n in self.linear and n in self.position:
                 equation = program.equations[self.position[n]]
                 self._above_right.update(*map(self._ancestors, () if equation.name in LAYOUT else equation.inputs))
@@ -349,6 +354,12 @@ class Alignment:
             return True
         equation = self.program.equations[self.position[number]]
         return equation.name in LAYOUT and all(map(self.known, equation.inputs))
+
+    def is_part(self, number: int) -> bool:
+        """Is the value what comes to a gradient through one use of a value of the forward, up to a sign?"""
+        x = self.column(number)
+        parts = [part.array for its in self.matcher.parts.values() for part in its]
+        return any(same(x, sign * part) for part in parts if np.any(part) for sign in (1, -1))
 
     def own_name(self, value: ReferenceValue) -> str:
         """What the rule itself calls a reference value; its reference name where it has no shorter one for it."""

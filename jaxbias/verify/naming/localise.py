@@ -15,7 +15,7 @@ from jaxbias._jaxpr.sources import Segment, at_line
 from jaxbias._trees import in_one_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
-from jaxbias.verify.naming.alignment import Alignment
+from jaxbias.verify.naming.alignment import OF_LEAF, Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
@@ -207,7 +207,7 @@ def _ends(checker: "Checker", cases: Sequence["Case"]) -> list[ReferenceValue]:
         for k, name in enumerate(_names(checker))
     ]
     for i, (path, _, _) in enumerate(checker.problem.leaves):
-        ends.append(ReferenceValue(gradient_by(path), column(lambda case, i=i: case.expected[i]), True, 0.5))
+        ends.append(ReferenceValue(gradient_by(path), column(lambda case, i=i: case.expected[i]), True, OF_LEAF))
     return ends
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,9 +64,10 @@ def find_slips(
         best: list[_Said] = []
         for ways in filter(None, _next(alignment, wrong, paths, deadline) if wrong else ()):
             said = min(([(slip, words(slip)) for slip in way] for way in ways), key=_cost)
-            if not best or _cost(said) < UNTOLD:
+            alike = _leaves_of(said) >= _leaves_of(best) or _cost(best) >= UNTOLD
+            if not best or (alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)):
                 best = said
-            if time.process_time() > deadline or _cost(best) < UNTOLD:
+            if time.process_time() > deadline or _cost(best) < CLEAR:
                 break
         if not best or time.process_time() > deadline:
             return
@@ -83,7 +84,8 @@ def find_slips(
             else:
                 yield slip, relation
                 alignment.commit(slip.mending)
-            alignment.mended.add(slip.number)
+            if not (in_part and cause):
+                alignment.mended.add(slip.number)
 
 
 _Said = tuple[Slip, Relation | None]
@@ -91,6 +93,13 @@ _Said = tuple[Slip, Relation | None]
 
 UNTOLD = 1e6
 """What it costs to have no words for a slip."""
+
+CLEAR, ELSEWHERE = 2.0, 0.3
+"""A slip that costs as little to say is not looked for at other places; how much less it must cost there."""
+
+
+def _leaves_of(way: list[_Said]) -> frozenset[int]:
+    return frozenset().union(*(slip.leaves for slip, _ in way))
 
 
 def _cost(way: list[_Said]) -> float | int:
@@ -136,7 +145,8 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     if not any(hit.leaves.issuperset(wrong) for hit in hits):  # several formulas may take a variable that is another
         misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
-        hits += [hit for hit in misnamed if all(other.leaves < hit.leaves for other in hits)]
+        apart = lambda hit, other: other.leaves < hit.leaves or other.leaves.isdisjoint(hit.leaves)
+        hits += [hit for hit in misnamed if all(apart(hit, other) for other in hits)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
     upstream = [hit for hit in hits if hit.number not in ends or len(hit.leaves) > 1]
@@ -145,9 +155,15 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     own = [i for i in wrong if alignment.gradient(i).shape == alignment.expected[i].shape]
     own = sorted((i for i in own if alignment.leaves[i] in alignment.position), key=suspects)
     if not upstream:
-        yield from (_of_gradient(alignment, i, paths[i]) for i in own)
+        for i in own:
+            yield _of_gradient(alignment, i, paths[i])
+            yield [way for hit in _in_another_role(alignment, wrong, i, deadline) for way in _located(alignment, hit)]
         return
+    doubtful = lambda n: not alignment.known(n) or _is_another_name(alignment, n)
     order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
+    later = [hit for hit in upstream if doubtful(hit.number)]  # what is right for something comes after what is not
+    first = lambda hit: doubtful(hit.number) or not any(hit.leaves <= other.leaves for other in later)
+    upstream = [hit for hit in upstream if first(hit)]
     best = min(upstream, key=order)
     alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
     chosen = sorted(alike, key=order)[:MOST_CHOICES]
@@ -160,6 +176,18 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
         yield ways
     told = {slip.number for way in ways for slip in way}
     yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
+    its = [i for i in own if i in best.leaves]
+    yield [way for i in its for way in _of_gradient(alignment, i, paths[i])]
+    for hit in sorted(upstream, key=order):
+        if hit not in chosen and not hit.leaves.isdisjoint(its):
+            yield [*_located(alignment, hit)][::-1]
+
+
+def _in_another_role(alignment: Alignment, wrong: list[int], i: int, deadline: float | int) -> Iterator[_Hit]:
+    """Values that are right for something, though not for this gradient, and that the rule has nothing better for."""
+    for hit in _mending(alignment, wrong, deadline, among=alignment.above[i]):
+        if i in hit.leaves and hit.number != alignment.leaves[i] and hit.value.name not in alignment.own:
+            yield hit
 
 
 def _of_gradient(alignment: Alignment, i: int, path: str) -> list[Way]:
@@ -189,14 +217,20 @@ def _may_be_misplaced(alignment: Alignment, number: int) -> bool:
 
 
 def _mending(
-    alignment: Alignment, wrong: list[int], deadline: float | int, *, misnamed: bool = False
+    alignment: Alignment,
+    wrong: list[int],
+    deadline: float | int,
+    *,
+    misnamed: bool = False,
+    among: Set[int] = frozenset(),
 ) -> Iterator[_Hit]:
     """Reference values that mend a gradient in the place of a value of the rule, and harm none.
 
     Args:
         misnamed: only of variables that hold another value of the forward, as `o = sigmoid(f)` does.
+        among: only of these, which may be right for something else, and mend no more than one gradient.
     """
-    above = set().union(*(alignment.above[i] for i in wrong))
+    above = among or set().union(*(alignment.above[i] for i in wrong))
     if alignment.families:
         above -= {number for group in alignment.passes if _families(alignment, group) for number in group}
     last = {place: len(family) - 1 for place, family in alignment.families.items()}
@@ -210,7 +244,7 @@ def _mending(
             alone = len(users) < 2 or not variable  # then it is the formula that takes it
             if alone or not known or number in alignment.linear or alignment.feeds_right(number):
                 continue
-        elif known and not _may_be_misplaced(alignment, number):
+        elif (known or among) and not (_may_be_misplaced(alignment, number) and (known or not among)):
             continue
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
@@ -227,7 +261,7 @@ def _mending(
                     continue
                 right = alignment.right_after({number: array}, [*mine, *others])
                 # a right value in the wrong role: all that depends on it has to agree
-                if len(right & set(mine)) > known and right.issuperset(others):
+                if len(right & set(mine)) > (known and not among) and right.issuperset(others):
                     yield _Hit(number, value, {number: np.asarray(array)}, right & set(mine))
 
 
@@ -356,7 +390,8 @@ def _further_up(
             yield tuple(itertools.chain(*ways))
             return
         if len(parts) == 1 and mends(parts):
-            yield (slip(),)
+            if not _is_a_line(alignment, *parts):
+                yield (slip(),)
             ((number, wanted),) = parts.items()
             value, mending, sums = _exactly(alignment, number, wanted), parts, sums + 1
             continue
@@ -366,6 +401,8 @@ def _further_up(
         if not doubtful and not in_loop:
             doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
             doubtful = doubtful or [k for k, n in enumerate(equation.inputs) if _is_another_name(alignment, n)]
+        if len(doubtful) == 2 and equation.name in ("add", "add_any", "sub"):
+            doubtful = [k for k in doubtful if not alignment.is_part(equation.inputs[k])] or doubtful
         if len(doubtful) == 2 and branch and not in_loop and equation.name in ("mul", "div", "dot_general"):
             yield (slip(),)
             operands = [alignment.column(n) for n in equation.inputs]
@@ -400,6 +437,12 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _is_a_line(alignment: Alignment, number: int) -> bool:
+    """Is it a variable that is used once, so that what is wrong with its size is wrong in its own line?"""
+    named = number in alignment.names and alignment.names[number].variable
+    return named and sum(number in e.inputs for e in alignment.program.equations) == 1
 
 
 def _is_computed_constant(alignment: Alignment, number: int) -> bool:

@@ -30,8 +30,7 @@ def _inverse(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[
     own = operands[k]
     other = operands[1 - k] if len(operands) == 2 else own
     if e.name in ("mul", "div", "add", "add_any", "sub") and (own.ndim == 1 or other.ndim == 1):
-        spread = lambda x: x.reshape(x.shape + (1,) * (wanted.ndim - x.ndim))
-        own, other = spread(own), spread(other)
+        own, other = _spread(own, wanted.ndim), _spread(other, wanted.ndim)
     match e.name:
         case "mul":
             zero = other == 0
@@ -64,11 +63,22 @@ def _inverse(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[
             return _undo_broadcast(e.params["broadcast_dimensions"], wanted, own)
         case "dot_general":
             return _undo_product(e, k, wanted, operands)
+        case "select_n" if k > 0:
+            chosen = np.broadcast_to(_spread(operands[0], wanted.ndim), wanted.shape) == k - 1
+            kept = operands[3 - k] if len(operands) == 3 else own
+            if len(operands) != 3 or not same(np.where(chosen, 0, kept), np.where(chosen, 0, wanted)):
+                return None
+            operand = np.where(chosen, wanted, own)
         case "triangular_solve" if k == 1:
             operand = _undo_solve(e, wanted, operands[0])
         case _:
             return None
     return None if operand is None else _narrowed(operand, operands[k])
+
+
+def _spread(x: np.ndarray, rank: int) -> np.ndarray:
+    """With unit axes behind its own."""
+    return x.reshape(x.shape + (1,) * (rank - x.ndim))
 
 
 def _narrowed(operand: np.ndarray, own: np.ndarray) -> np.ndarray:
