@@ -29,6 +29,7 @@ class Slip:
         mending: the values of the rule to replace for that, and what by: in a loop those of all its passes; where the
             wrong value cannot hold what is wanted, as a sum over the wrong axis cannot, what is computed from it.
         sums: how many sums the value is a term of, below which a gradient is mended as well.
+        roles: how many values that are right for something else it is above.
         later: of the gradients, those that are right only when a later slip is mended as well.
     """
 
@@ -39,6 +40,7 @@ class Slip:
     leaves: frozenset[int]
     mending: dict[int, np.ndarray]
     sums: int = 0
+    roles: int = 0
     later: frozenset[int] = frozenset()
 
 
@@ -64,7 +66,8 @@ def find_slips(
         best: list[_Said] = []
         for ways in filter(None, _next(alignment, wrong, paths, deadline) if wrong else ()):
             said = min(([(slip, words(slip)) for slip in way] for way in ways), key=_cost)
-            alike = _leaves_of(said) >= _leaves_of(best) or _cost(best) >= UNTOLD
+            its, those = _leaves_of(said), _leaves_of(best)
+            alike = its >= those or its.isdisjoint(those) or _cost(best) >= UNTOLD
             if not best or (alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)):
                 best = said
             if time.process_time() > deadline or _cost(best) < CLEAR:
@@ -106,9 +109,9 @@ def _cost(way: list[_Said]) -> float | int:
     """What it costs to say it; one mistake is likelier than two."""
     told = lambda relation: relation is not None and relation.kind != "unexplained"
     return sum(
-        relation.cost + OF_SUM * slip.sums * (relation.kind == "missing-term")
+        relation.cost + OF_SUM * slip.sums * (relation.kind == "missing-term") + ELSEWHERE * slip.roles
         if relation is not None and told(relation)
-        else UNTOLD
+        else UNTOLD + slip.roles
         for slip, relation in way
     )
 
@@ -176,10 +179,10 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
         yield ways
     told = {slip.number for way in ways for slip in way}
     yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
-    its = [i for i in own if i in best.leaves]
-    yield [way for i in its for way in _of_gradient(alignment, i, paths[i])]
+    for i in own:
+        yield _of_gradient(alignment, i, paths[i])
     for hit in sorted(upstream, key=order):
-        if hit not in chosen and not hit.leaves.isdisjoint(its):
+        if hit not in chosen:
             yield [*_located(alignment, hit)][::-1]
 
 
@@ -372,9 +375,9 @@ def _further_up(
     may both be wrong, each once, if it may `branch`."""
     in_loop = len(hit.mending) > 1
     mending = hit.mending if in_loop else {number: wanted}
-    sums = 0
+    sums = roles = 0
     mends = lambda arrays: alignment.right_after(beside | arrays, hit.leaves).issuperset(hit.leaves)
-    slip = lambda: replace(_slip(alignment, hit, number, wanted, value, mending, beside), sums=sums)
+    slip = lambda: replace(_slip(alignment, hit, number, wanted, value, mending, beside), sums=sums, roles=roles)
     while number in alignment.position:
         equation = alignment.program.equations[alignment.position[number]]
         if hit.value.linear and hit.number not in alignment.linear:
@@ -401,6 +404,12 @@ def _further_up(
         if not doubtful and not in_loop:
             doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
             doubtful = doubtful or [k for k, n in enumerate(equation.inputs) if _is_another_name(alignment, n)]
+        if not doubtful and not in_loop:
+            misplaced = lambda n: n in alignment.linear and n in alignment.position and _may_be_misplaced(alignment, n)
+            doubtful = [k for k, n in enumerate(equation.inputs) if misplaced(n)]
+            if len(doubtful) == 1:
+                yield (slip(),)
+                roles += 1
         if len(doubtful) == 2 and equation.name in ("add", "add_any", "sub"):
             doubtful = [k for k in doubtful if not alignment.is_part(equation.inputs[k])] or doubtful
         if len(doubtful) == 2 and branch and not in_loop and equation.name in ("mul", "div", "dot_general"):
@@ -513,9 +522,8 @@ def _parts(alignment: Alignment, number: int, wanted: np.ndarray) -> dict[int, n
     if rank < len(terms) or not same((columns @ factors).reshape(wanted.shape), wanted) or np.any(abs(factors) < SAME):
         return {}
     parts = {n: f * x for n, x, f, wrong in zip(terms, arrays, factors, off) if wrong}
-    if any(map(alignment.known, parts)):
-        return {}
-    return parts
+    in_its_line = lambda n: _is_a_line(alignment, n) and _may_be_misplaced(alignment, n)
+    return {} if any(alignment.known(n) and not in_its_line(n) for n in parts) else parts
 
 
 def _slip(
