@@ -171,18 +171,18 @@ def _functions(lines: tuple[str, ...]) -> tuple[ast.FunctionDef, ...]:
     return tuple(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
-def names_of(program: _jaxpr.Program) -> dict[int, Name]:
+def names_of(program: _jaxpr.Program, *, in_each_call: bool = False) -> dict[int, Name]:
     """Number of a value → its name; values inside of an expression without a name of their own are left out.
 
     The last equation of a piece of code computes the value of that piece. Of a piece that runs several times, as in a
-    Python loop, the last pass is named.
+    Python loop, the last pass is named; so is the last call of a function, unless they are wanted `in_each_call`.
     """
-    made: dict[Segment, list[int]] = {}
+    made: dict[tuple[Segment, ...], list[int]] = {}
     for position, equation in enumerate(program.equations):
-        for segment in equation.segments:
-            made.setdefault(segment, []).append(position)
+        for k, segment in enumerate(equation.segments):
+            made.setdefault(equation.segments[k:] if in_each_call else (segment,), []).append(position)
     names: dict[int, Name] = {}
-    for segment, positions in made.items():
+    for (segment, *_), positions in made.items():
         variables = targets(segment)
         texts = variables or (segment.text,)
         numbers: list[int | None] = [*program.equations[positions[-1]].outputs[-1:]]

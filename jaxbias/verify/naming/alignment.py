@@ -233,7 +233,7 @@ class Alignment:
         for equation in program.equations:
             if self.constant.issuperset(equation.inputs):
                 self.constant.update(equation.outputs)
-        self.names: dict[int, Name] = names_of(program)
+        self.names: dict[int, Name] = names_of(program, in_each_call=True)
         self.of_forward = {s for e in cases[0].program.equations for s in e.segments}  # what both call is right
         float_zero = lambda x: x.dtype.kind in "fc" and x.ndim > 0 and not np.any(x)
         self.zeros = {  # variables that stand for a gradient that is left out

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue, gradient_by
-from jaxbias.verify.naming.alignment import SAME, Alignment, addends, layouts, same
+from jaxbias.symbols.reference_values import NAMED, UNNAMED, ReferenceValue, gradient_by
+from jaxbias.verify.naming.alignment import LAYOUT, OF_LEAF, SAME, Alignment, addends, layouts, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.wanted import wanted_operand
 
@@ -64,13 +64,18 @@ def find_slips(
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
         best: list[_Said] = []
+        said_of: dict[tuple[int, bytes], Relation | None] = {}
         for ways in filter(None, _next(alignment, wrong, paths, deadline) if wrong else ()):
-            said = min(([(slip, words(slip)) for slip in way] for way in ways), key=_cost)
+            for slip in itertools.chain(*ways):
+                if (key := (slip.number, slip.wanted.tobytes())) not in said_of:
+                    said_of[key] = words(slip)
+            told = ([(slip, said_of[slip.number, slip.wanted.tobytes()]) for slip in way] for way in ways)
+            said = min(told, key=_cost)
             its, those = _leaves_of(said), _leaves_of(best)
             alike = its >= those or its.isdisjoint(those) or _cost(best) >= UNTOLD
             if not best or (alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)):
                 best = said
-            if time.process_time() > deadline or _cost(best) < CLEAR:
+            if time.process_time() > deadline or _cost(best) < CLEAR * len(best):
                 break
         if not best or time.process_time() > deadline:
             return
@@ -147,8 +152,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     if not any(hit.leaves.issuperset(wrong) for hit in hits):  # several formulas may take a variable that is another
+        more = lambda hit, other: other.leaves <= hit.leaves if _is_of_that_name(alignment, hit) else other.leaves < hit.leaves
         misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
-        apart = lambda hit, other: other.leaves < hit.leaves or other.leaves.isdisjoint(hit.leaves)
+        apart = lambda hit, other: more(hit, other) or other.leaves.isdisjoint(hit.leaves)
         hits += [hit for hit in misnamed if all(apart(hit, other) for other in hits)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
@@ -162,10 +168,14 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
             yield _of_gradient(alignment, i, paths[i])
             yield [way for hit in _in_another_role(alignment, wrong, i, deadline) for way in _located(alignment, hit)]
         return
-    doubtful = lambda n: not alignment.known(n) or _is_another_name(alignment, n)
+    doubtful = lambda hit: (
+        not alignment.known(hit.number)
+        or _is_another_name(alignment, hit.number)
+        or _is_of_that_name(alignment, hit)
+    )
     order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
-    later = [hit for hit in upstream if doubtful(hit.number)]  # what is right for something comes after what is not
-    first = lambda hit: doubtful(hit.number) or not any(hit.leaves <= other.leaves for other in later)
+    later = [hit for hit in upstream if doubtful(hit)]  # what is right for something comes after what is not
+    first = lambda hit: doubtful(hit) or not any(hit.leaves <= other.leaves for other in later)
     upstream = [hit for hit in upstream if first(hit)]
     best = min(upstream, key=order)
     alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
@@ -181,9 +191,16 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
     for i in own:
         yield _of_gradient(alignment, i, paths[i])
+        yield [way for hit in _in_another_role(alignment, wrong, i, deadline) for way in _located(alignment, hit)]
     for hit in sorted(upstream, key=order):
         if hit not in chosen:
             yield [*_located(alignment, hit)][::-1]
+
+
+def _is_of_that_name(alignment: Alignment, hit: _Hit) -> bool:
+    """Does the rule call a value what the forward calls the one that it must be?"""
+    name = alignment.names.get(hit.number)
+    return name is not None and name.variable and name.text == hit.value.name
 
 
 def _in_another_role(alignment: Alignment, wrong: list[int], i: int, deadline: float | int) -> Iterator[_Hit]:
@@ -242,10 +259,13 @@ def _mending(
         zero = number in alignment.zeros - alignment.mended
         known = alignment.known(number) and not zero and not _is_another_name(alignment, number)
         variable = number in alignment.names and alignment.names[number].variable and number not in alignment.constant
+        candidates = values
         if misnamed:
             users = [e for e in alignment.program.equations if number in e.inputs]
             alone = len(users) < 2 or not variable  # then it is the formula that takes it
-            if alone or not known or number in alignment.linear or alignment.feeds_right(number):
+            if alone and variable:  # unless the forward calls another value so
+                candidates = [v for v in values if v.name == alignment.names[number].text and not v.linear]
+            if not candidates or (alone and not variable) or not known or number in alignment.linear or alignment.feeds_right(number):
                 continue
         elif (known or among) and not (_may_be_misplaced(alignment, number) and (known or not among)):
             continue
@@ -253,7 +273,7 @@ def _mending(
         if given.dtype.kind not in "fc":
             continue
         mine, others = _leaves(alignment, wrong, number)
-        for value in values:
+        for value in candidates:
             lacks_the_cotangent = value.linear and (misnamed or not known)
             if value.linear != (zero or number in alignment.linear) and not lacks_the_cotangent:
                 continue
@@ -387,10 +407,10 @@ def _further_up(
             yield (slip(),)
             others = lambda n: beside | {m: array for m, array in parts.items() if m != n}  # noqa: B023
             ways = [
-                list(_further_up(alignment, hit, n, array, _exactly(alignment, n, array), others(n), False))[-1]
+                [*_further_up(alignment, hit, n, array, _exactly(alignment, n, array), others(n), False)]
                 for n, array in parts.items()
             ]
-            yield tuple(itertools.chain(*ways))
+            yield tuple(slip for way in ways for slip in [its for its in way if not its[-1].roles][-1])
             return
         if len(parts) == 1 and mends(parts):
             if not _is_a_line(alignment, *parts):
@@ -401,15 +421,13 @@ def _further_up(
         # one piece of code, as hs[t], picks entries and lays them out
         one_piece = equation.name in RESHAPED and _same_code(alignment, equation)
         doubtful = [k for k, n in enumerate(equation.inputs) if one_piece or not alignment.known(n)]
+        lacking = False
         if not doubtful and not in_loop:
             doubtful = [k for k, n in enumerate(equation.inputs) if _is_computed_constant(alignment, n)]
             doubtful = doubtful or [k for k, n in enumerate(equation.inputs) if _is_another_name(alignment, n)]
         if not doubtful and not in_loop:
-            misplaced = lambda n: n in alignment.linear and n in alignment.position and _may_be_misplaced(alignment, n)
-            doubtful = [k for k, n in enumerate(equation.inputs) if misplaced(n)]
-            if len(doubtful) == 1:
-                yield (slip(),)
-                roles += 1
+            doubtful = [k for k, n in enumerate(equation.inputs) if _is_right_by_chance(alignment, n)]
+            lacking = bool(doubtful)
         if len(doubtful) == 2 and equation.name in ("add", "add_any", "sub"):
             doubtful = [k for k in doubtful if not alignment.is_part(equation.inputs[k])] or doubtful
         if len(doubtful) == 2 and branch and not in_loop and equation.name in ("mul", "div", "dot_general"):
@@ -437,6 +455,11 @@ def _further_up(
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
             sums += 1
+        if lacking:
+            if not _is_lacking(alignment, operand, array):
+                break
+            yield (slip(),)
+            roles += 1
         if array.shape != operands[k].shape:
             number, wanted, value = operand, array, None
             break
@@ -458,11 +481,27 @@ def _is_computed_constant(alignment: Alignment, number: int) -> bool:
     return number in alignment.constant and _may_be_misplaced(alignment, number)
 
 
+def _is_right_by_chance(alignment: Alignment, number: int) -> bool:
+    """Is it a gradient, though none by what has a name in the forward, and is there no right one that needs it?"""
+    match = alignment.matches.get(number)
+    named = match is not None and OF_LEAF < match.value.rank < NAMED + 0.5
+    computed = number in alignment.linear and number in alignment.position
+    return computed and not named and _may_be_misplaced(alignment, number)
+
+
+def _is_lacking(alignment: Alignment, number: int, wanted: np.ndarray) -> bool:
+    """Is it another gradient that this must be, and the rule has no value that is that one?"""
+    match, value = alignment.matches.get(number), _exactly(alignment, number, wanted)
+    by_chance = match is not None and match.value.rank == OF_LEAF
+    return by_chance or (value is not None and value.name not in alignment.own)
+
+
 def _is_another_name(alignment: Alignment, number: int) -> bool:
     """Is a variable nothing but a value that has a name already, so that it is likely to be meant as another one?"""
     at = alignment.position.get(number)
     equation = None if at is None else alignment.program.equations[at]
-    renamed = equation is not None and equation.name in ("copy", "convert_element_type")
+    laid_out = LAYOUT if number in alignment.linear else ("copy", "convert_element_type")
+    renamed = equation is not None and equation.name in laid_out
     return (
         renamed and number in alignment.names and alignment.names[number].variable and not alignment.feeds_right(number)
     )

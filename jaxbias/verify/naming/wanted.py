@@ -68,7 +68,9 @@ def _inverse(e: _jaxpr.Equation, k: int, wanted: np.ndarray, operands: Sequence[
             kept = operands[3 - k] if len(operands) == 3 else own
             if len(operands) != 3 or not same(np.where(chosen, 0, kept), np.where(chosen, 0, wanted)):
                 return None
-            operand = np.where(chosen, wanted, own)
+            at = np.unravel_index(int(np.argmax(np.abs(np.where(chosen, own, 0)))), own.shape)
+            times = wanted[at] / own[at] * own  # of what is left out nothing is known
+            operand = np.where(chosen, wanted, times if same(np.where(chosen, times, wanted), wanted) else own)
         case "triangular_solve" if k == 1:
             operand = _undo_solve(e, wanted, operands[0])
         case _:
