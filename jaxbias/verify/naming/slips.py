@@ -168,14 +168,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
             yield _of_gradient(alignment, i, paths[i])
             yield [way for hit in _in_another_role(alignment, wrong, i, deadline) for way in _located(alignment, hit)]
         return
-    doubtful = lambda hit: (
-        not alignment.known(hit.number)
-        or _is_another_name(alignment, hit.number)
-        or _is_of_that_name(alignment, hit)
-    )
     order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
-    later = [hit for hit in upstream if doubtful(hit)]  # what is right for something comes after what is not
-    first = lambda hit: doubtful(hit) or not any(hit.leaves <= other.leaves for other in later)
+    handed_on = {n: hit for hit in upstream if _is_another_name(alignment, hit.number) for n in _operands(alignment, hit)}
+    first = lambda hit: not hit.leaves <= handed_on.get(hit.number, hit).leaves or hit.number not in handed_on
     upstream = [hit for hit in upstream if first(hit)]
     best = min(upstream, key=order)
     alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
@@ -193,8 +188,12 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
         yield _of_gradient(alignment, i, paths[i])
         yield [way for hit in _in_another_role(alignment, wrong, i, deadline) for way in _located(alignment, hit)]
     for hit in sorted(upstream, key=order):
-        if hit not in chosen:
+        if all(hit is not its for its in chosen):
             yield [*_located(alignment, hit)][::-1]
+
+
+def _operands(alignment: Alignment, hit: _Hit) -> tuple[int, ...]:
+    return alignment.program.equations[alignment.position[hit.number]].inputs
 
 
 def _is_of_that_name(alignment: Alignment, hit: _Hit) -> bool:
