@@ -121,14 +121,14 @@ def check(
         in_lower_dtypes(checker, cases[0], notes)
         notes += filter(None, [only_at_symmetric_matrices(checker, cases[0], rng)])
     listing = Listing()
-    if cases and not shape_found and (explain or (diagnose and wrong)):
+    if cases and (explain or (diagnose and wrong)):
         try:
             listing = list_lines(checker, cases, sorted(wrong), rng)
         except Exception as error:  # the verdict must not depend on whether its lines can be told
             listing = Listing(reason=f"an operation of the rule is in the way: {in_one_line(error)}")
             notes += [] if explain else [f"no listing: {listing.reason}"]
         notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
-    diagnoses = list(shape_found.values())
+    diagnoses = with_lines(list(shape_found.values()), listing, every)
     mended = {every[i] for slip in listing.slips if slip.patch for i in slip.leaves}
     also: tuple[str, ...] = ()
     if nonlinear is not None and mended.issuperset(nonlinear.leaf.split(", ")):  # a line says why

@@ -353,7 +353,8 @@ class Alignment:
         if (match is not None and (match.exact or number not in self.linear)) or self.feeds_right(number):
             return True
         equation = self.program.equations[self.position[number]]
-        return equation.name in LAYOUT and all(map(self.known, equation.inputs))
+        put_together = equation.name == "loop_stack" and number not in self.linear
+        return (equation.name in LAYOUT or put_together) and all(map(self.known, equation.inputs))
 
     def is_part(self, number: int) -> bool:
         """Is the value what comes to a gradient through one use of a value of the forward, up to a sign?"""

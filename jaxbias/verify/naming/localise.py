@@ -225,7 +225,8 @@ def _listing(
     slips: list[tuple[Slip, Located]] = []
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
-    for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline)):
+    last = _of_another_shape(alignment, paths)
+    for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline), last):
         words = _where_taken(alignment, slip, words)
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
@@ -334,6 +335,14 @@ def _slips(checker: "Checker", alignment: Alignment, deadline: float | int) -> I
     paths, shapes = [path for path, _, _ in checker.problem.leaves], _shapes(checker, alignment.cases[0])
     tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
     yield from find_slips(alignment, paths, tell, deadline)
+
+
+def _of_another_shape(alignment: Alignment, paths: Sequence[str]) -> Iterator[tuple[Slip, None]]:
+    """Gradients that do not have the shape of their argument, where they are computed."""
+    for i, number in enumerate(alignment.leaves):
+        wanted = alignment.expected[i]
+        if number is not None and i not in alignment.right and alignment.gradient(i).shape != wanted.shape:
+            yield Slip(number, wanted, wanted, gradient_by(paths[i]), frozenset([i]), {}), None
 
 
 Place = str | frozenset[int]

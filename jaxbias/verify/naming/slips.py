@@ -61,6 +61,7 @@ def find_slips(
             gradients, it is the one that can be told in the simplest words.
         deadline: in `time.process_time`.
     """
+    began = time.process_time()
     for _ in range(MOST_SLIPS):
         wrong = [i for i in alignment.above if i not in alignment.right]
         best: list[_Said] = []
@@ -75,7 +76,8 @@ def find_slips(
             alike = its >= those or its.isdisjoint(those) or _cost(best) >= UNTOLD
             if not best or (alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)):
                 best = said
-            if time.process_time() > deadline or _cost(best) < CLEAR * len(best):
+            spent = (time.process_time() - began) / max(deadline - began, 1e-9)
+            if spent > 1 or _cost(best) < (CLEAR * len(best) if spent < ELSEWHERE else UNTOLD):
                 break
         if not best or time.process_time() > deadline:
             return
@@ -103,7 +105,9 @@ UNTOLD = 1e6
 """What it costs to have no words for a slip."""
 
 CLEAR, ELSEWHERE = 2.0, 0.3
-"""A slip that costs as little to say is not looked for at other places; how much less it must cost there."""
+"""A slip that costs as little to say is not looked for at other places; how much less it must cost there, and the share
+of the time after which none is.
+"""
 
 
 def _leaves_of(way: list[_Said]) -> frozenset[int]:
