@@ -79,7 +79,7 @@ def find_slips(
             spent = (time.process_time() - began) / max(deadline - began, 1e-9)
             if spent > 1 or _cost(best) < (CLEAR * len(best) if spent < ELSEWHERE else UNTOLD):
                 break
-        if not best or time.process_time() > deadline:
+        if not best:
             return
         for slip, relation in best:
             if all(same(alignment.column(n), array) for n, array in slip.mending.items()):
@@ -170,7 +170,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     if not upstream:
         for i in own:
             yield _of_gradient(alignment, i, paths[i])
-            yield [way for hit in _in_another_role(alignment, wrong, i, deadline) for way in _located(alignment, hit)]
+            if not alignment.families:
+                hits = _in_another_role(alignment, wrong, i, deadline)
+                yield [way for hit in hits for way in _located(alignment, hit)]
         return
     order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
     handed_on = {n: hit for hit in upstream if _is_another_name(alignment, hit.number) for n in _operands(alignment, hit)}
@@ -188,10 +190,10 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
         yield ways
     told = {slip.number for way in ways for slip in way}
     yield [_as_hit(alignment, hit) for hit in chosen if hit.number not in told]
-    for i in own:
+    for i in [] if alignment.families else own:  # too much is computed in the passes of a loop
         yield _of_gradient(alignment, i, paths[i])
         yield [way for hit in _in_another_role(alignment, wrong, i, deadline) for way in _located(alignment, hit)]
-    for hit in sorted(upstream, key=order):
+    for hit in [] if alignment.families else sorted(upstream, key=order):
         if all(hit is not its for its in chosen):
             yield [*_located(alignment, hit)][::-1]
 

@@ -54,6 +54,16 @@ def test_the_operand_that_was_there(name):
     np.testing.assert_allclose(found, operands[k], rtol=1e-9)
 
 
+def test_what_a_mask_leaves_out_is_as_wrong_as_the_rest():
+    lower = _jaxpr.trace(lambda a: [jnp.tril(a)], positive(3, 3)).equations[-1]
+    own = positive(2, 3, 3)
+    mask = np.broadcast_to(np.tril(np.ones((3, 3), bool)), own.shape)
+    operands = {"select_n": [mask.astype(int), np.zeros_like(own), own], "mul": [own, mask.astype(float)]}[lower.name]
+    k = [lower.inputs.index(n) for n in lower.inputs if n not in lower.program.constants][-1]
+    np.testing.assert_allclose(wanted_operand(lower, k, np.where(mask, -own, 0), operands), -own)
+    assert wanted_operand(lower, k, -own, operands) is None
+
+
 def test_no_operand_where_there_is_none_or_more_than_one():
     square = _jaxpr.trace(lambda a: [a * a], positive(3)).equations[-1]
     assert wanted_operand(square, 0, positive(2, 3), [positive(2, 3)] * 2) is None
