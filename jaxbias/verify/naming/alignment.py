@@ -271,8 +271,9 @@ class Alignment:
         for n, name in self.names.items():  # what a variable is computed from that is a gradient is right
             match = self.matches.get(n)
             exact = match is not None and match.exact and not match.layout and match.value.rank < IN_LOOP
-            if match is not None and match.value.rank == OF_LEAF:  # a gradient that goes into another one
-                exact = exact and any(n in above for i, above in self.above.items() if same(self.expected[i], match.value.array))
+            if exact and match is not None and match.value.rank == OF_LEAF:  # what that gradient is computed from
+                its = (above for i, above in self.above.items() if same(self.expected[i], match.value.array))
+                exact = any(n in above for above in its)
             if name.variable and exact and n in self.linear and n in self.position:
                 equation = program.equations[self.position[n]]
                 self._above_right.update(*map(self._ancestors, () if equation.name in LAYOUT else equation.inputs))

@@ -1,10 +1,11 @@
 """Variables that are assigned anew though what they held was never used: there it should have been added to.
 
-The program is tried with the sums, one variable after the other. Where that mends a gradient, or what was overwritten is
-a part of one, it is that program whose other values are judged.
+The program is tried with the sums, one variable after the other. Where that mends a gradient, or what was overwritten
+is a part of one, it is that program whose other values are judged.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -74,7 +75,9 @@ def overwritten(
 def _chains(alignment: Alignment) -> Iterator[Chain]:
     """Of every variable that has a value which nothing uses."""
     program = alignment.program
-    used = {n for equation in program.equations for n in equation.inputs}.union(n for n in alignment.leaves if n is not None)
+    used = {n for equation in program.equations for n in equation.inputs}.union(
+        n for n in alignment.leaves if n is not None
+    )
     groups = {n: group for group in alignment.passes for n in group}
     variables: dict[tuple[str, str, tuple[Segment, ...]], set[int]] = {}
     for number, name in alignment.names.items():
@@ -85,7 +88,9 @@ def _chains(alignment: Alignment) -> Iterator[Chain]:
             variables.setdefault(key, set()).update(groups.get(number, (number,)))
     for numbers in variables.values():
         its = sorted(numbers, key=alignment.position.__getitem__)
-        before = [old if old not in used and _alike(program, old, new) else None for old, new in zip(its, its[1:])]
+        before = [
+            old if old not in used and _alike(program, old, new) else None for old, new in itertools.pairwise(its)
+        ]
         new = {n for old, n in zip(before, its[1:]) if old is not None}
         new |= {n for number in new for n in groups.get(number, ())}  # every pass of a loop does the same
         if new:
@@ -125,9 +130,7 @@ def _summed(program: _jaxpr.Program, leaves: Sequence[int | None], chains: Seque
     now: dict[int, int] = {}
     for equation in program.equations:
         segments, source = equation.segments, equation.source
-        equation = dataclasses.replace(
-            equation, program=longer, inputs=tuple(now.get(n, n) for n in equation.inputs)
-        )
+        equation = dataclasses.replace(equation, program=longer, inputs=tuple(now.get(n, n) for n in equation.inputs))
         equation.segments, equation.source = segments, source
         longer.equations.append(equation)
         for new in equation.outputs:

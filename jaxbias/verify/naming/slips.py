@@ -156,9 +156,11 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     if not any(hit.leaves.issuperset(wrong) for hit in hits):  # several formulas may take a variable that is another
-        more = lambda hit, other: other.leaves <= hit.leaves if _is_of_that_name(alignment, hit) else other.leaves < hit.leaves
         misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
-        apart = lambda hit, other: more(hit, other) or other.leaves.isdisjoint(hit.leaves)
+        covers = lambda hit, other: (
+            other.leaves < hit.leaves or (other.leaves == hit.leaves and _is_of_that_name(alignment, hit))
+        )
+        apart = lambda hit, other: covers(hit, other) or other.leaves.isdisjoint(hit.leaves)
         hits += [hit for hit in misnamed if all(apart(hit, other) for other in hits)]
     # in a loop nothing is first: what mends less than another value does is downstream of it
     hits = [hit for hit in hits if len(hit.mending) == 1 or not any(hit.leaves < other.leaves for other in hits)]
@@ -175,8 +177,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
                 yield [way for hit in hits for way in _located(alignment, hit)]
         return
     order = lambda hit: (alignment.place(hit.number), -len(hit.leaves), hit.value.rank)
-    handed_on = {n: hit for hit in upstream if _is_another_name(alignment, hit.number) for n in _operands(alignment, hit)}
-    first = lambda hit: not hit.leaves <= handed_on.get(hit.number, hit).leaves or hit.number not in handed_on
+    aliases = [hit for hit in upstream if _is_another_name(alignment, hit.number)]
+    leaves_of = {n: hit.leaves for hit in aliases for n in _operands(alignment, hit)}
+    first = lambda hit: not hit.leaves <= leaves_of.get(hit.number, frozenset())  # there the alias is likelier
     upstream = [hit for hit in upstream if first(hit)]
     best = min(upstream, key=order)
     alike = [hit for hit in upstream if order(hit)[:2] == order(best)[:2]]
@@ -255,7 +258,7 @@ def _mending(
         misnamed: only of variables that hold another value of the forward, as `o = sigmoid(f)` does.
         among: only of these, which may be right for something else, and mend no more than one gradient.
     """
-    above = among or set().union(*(alignment.above[i] for i in wrong))
+    above = set(among) or set().union(*(alignment.above[i] for i in wrong))
     if alignment.families:
         above -= {number for group in alignment.passes if _families(alignment, group) for number in group}
     last = {place: len(family) - 1 for place, family in alignment.families.items()}
@@ -268,11 +271,12 @@ def _mending(
         if misnamed:
             users = [e for e in alignment.program.equations if number in e.inputs]
             alone = len(users) < 2 or not variable  # then it is the formula that takes it
-            if alone and variable:  # unless the forward calls another value so
-                candidates = [v for v in values if v.name == alignment.names[number].text and not v.linear]
-            if not candidates or (alone and not variable) or not known or number in alignment.linear or alignment.feeds_right(number):
+            if alone:  # unless the forward calls another value so
+                name = alignment.names[number].text if variable else ""
+                candidates = [value for value in values if value.name == name and not value.linear]
+            if not candidates or not known or number in alignment.linear or alignment.feeds_right(number):
                 continue
-        elif (known or among) and not (_may_be_misplaced(alignment, number) and (known or not among)):
+        elif (known or among) and not (known and _may_be_misplaced(alignment, number)):
             continue
         given = alignment.column(number)
         if given.dtype.kind not in "fc":
