@@ -110,15 +110,20 @@ def _right(alignment: Alignment, chains: Sequence[Chain]) -> set[int]:
 
 
 def _is_part(alignment: Alignment, chain: Chain) -> bool:
-    """Is something that is overwritten what comes to a gradient through one use of a value, up to a factor?"""
-    parts = [part.array for its in alignment.matcher.parts.values() for part in its]
-    for old in (old for old, _ in chain if old is not None and old in alignment.linear):
-        x = alignment.column(old)
-        for part in (part for part in parts if part.shape == x.shape and np.any(part) and np.any(x)):
-            at = np.unravel_index(int(np.argmax(np.abs(part))), part.shape)
-            if same(x, x[at] / part[at] * part):
-                return True
-    return False
+    """Is what is overwritten a part of the gradient by a value that is used as often as this variable is assigned?
+
+    Up to a factor, and once: in a loop a mistake makes the other passes wrong.
+    """
+    olds = [alignment.column(old) for old, _ in chain if old is not None and old in alignment.linear]
+
+    def is_one(x: np.ndarray, part: np.ndarray) -> bool:
+        if part.shape != x.shape or not np.any(part):
+            return False
+        at = np.unravel_index(int(np.argmax(np.abs(part))), part.shape)
+        return same(x, x[at] / part[at] * part)
+
+    uses = [[part.array for part in its] for its in alignment.matcher.parts.values() if len(its) > len(olds)]
+    return any(is_one(x, part) for x in olds if np.any(x) for parts in uses for part in parts)
 
 
 def _summed(program: _jaxpr.Program, leaves: Sequence[int | None], chains: Sequence[Chain]) -> Summed:

@@ -73,7 +73,7 @@ def find_slips(
             told = ([(slip, said_of[slip.number, slip.wanted.tobytes()]) for slip in way] for way in ways)
             said = min(told, key=_cost)
             its, those = _leaves_of(said), _leaves_of(best)
-            alike = its >= those or its.isdisjoint(those) or _cost(best) >= UNTOLD
+            alike = its >= those or its.isdisjoint(those)
             if not best or (alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)):
                 best = said
             spent = (time.process_time() - began) / max(deadline - began, 1e-9)
