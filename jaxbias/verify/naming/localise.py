@@ -249,6 +249,8 @@ def _listing(
             located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others))
             if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
                 located = replace(located, line=_line(place), code=place.text, at=place)
+        elif (fitted := _fitted(alignment, slip, located, mender)) is not None:
+            located = fitted
         elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
             located = replace(handed, evidence=_evidence("with this line right", cases, mender.others))
         elif located.kind in UNSURE:
@@ -292,6 +294,18 @@ def _handed_on(alignment: Alignment, slip: Slip, words: Relation, located: Locat
 
 UNSURE = ("unexplained", "only-some-elements", "scale-constant", "batch-mean-vs-sum")
 """Kinds of which the code may say more: a number in it says what a constant should have been."""
+
+
+def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located | None:
+    """With the small change of its line that gives what is wanted there."""
+    fit = mender.fit(slip, _segments(alignment, slip.number))
+    if fit is None:
+        return None
+    segment, words, patch = fit
+    evidence = _evidence("with this line right", alignment.cases, mender.others)
+    return replace(
+        located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
+    )
 
 
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:

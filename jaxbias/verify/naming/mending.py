@@ -15,11 +15,13 @@ from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.guesses import guesses
 from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
+from jaxbias.verify.naming.slips import Slip
+from jaxbias.verify.naming.trying import fits
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-MOST_REPAIRS, MOST_GUESSES = 10, 60
+MOST_REPAIRS, MOST_FITS, MOST_GUESSES = 10, 10, 60
 """Texts for one piece of code."""
 
 SECONDS_OF_GUESSES = 2.0
@@ -54,6 +56,15 @@ class Mender:
             return False
         self.right |= set(leaves)
         return True
+
+    def fit(self, slip: Slip, segments: Sequence[Segment]) -> tuple[Segment, Relation, str] | None:
+        """The likeliest small change of one of these pieces of code that gives what is wanted there, if it is right."""
+        for fit in fits(self.checker, self.alignment, slip, segments[:2], self.made)[:MOST_FITS]:
+            if self.checker.short_of_time(0.1):
+                return None
+            if patch := self._patch(fit.segment, fit.code, slip.leaves):
+                return fit.segment, Relation(fit.variant.kind, fit.variant.words, fit.variant.cost), patch
+        return None
 
     def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Relation, str] | None:
         """The first small change of one of these pieces of code that does the same, and the statement with it."""

@@ -1,0 +1,279 @@
+"""Which small changes of a line give what is wanted there: each is carried out on the values that its names have."""
+
+import ast
+import itertools
+import linecache
+import time
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbias._jaxpr.sources import Segment
+from jaxbias.symbols.reference_values import UNNAMED
+from jaxbias.verify.naming.alignment import Alignment, same
+from jaxbias.verify.naming.guesses import piece_of
+from jaxbias.verify.naming.repairs import is_code, put, value_of
+from jaxbias.verify.naming.scopes import Names, Visit, visits_of
+from jaxbias.verify.naming.slips import Slip
+from jaxbias.verify.naming.variants import Named, Variant, Variants
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Checker
+
+MOST_ENTRIES = 20_000
+"""Of a value that is tried on."""
+
+HOLE = "__jaxbias_part__"
+
+SECONDS = 1.0
+"""Of process time, for one line."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A changed line that gives what is wanted."""
+
+    segment: Segment
+    code: str
+    variant: Variant
+
+
+def fits(
+    checker: "Checker", alignment: Alignment, slip: Slip, segments: Sequence[Segment], made: Sequence[tuple[Segment, str]]
+) -> list[Fit]:
+    """Changes of these pieces of code, in each of which the wrong value is computed; the likeliest first."""
+    found: list[Fit] = []
+    for outwards, segment in enumerate(segments):
+        line = _Line.at(checker, alignment, slip, segment, made)
+        if line is not None:
+            found += [
+                Fit(line.segment, put(line.text, v.node, v.by), v._replace(cost=v.cost + 0.1 * outwards))
+                for v in line.fitting(time.process_time() + SECONDS)
+            ]
+    found.sort(key=lambda fit: fit.variant.cost)
+    return found
+
+
+class _Line:
+    """An expression, the names that stand there, and what it must give.
+
+    Attributes:
+        rows: names on every probe, each with what is wanted there.
+    """
+
+    def __init__(self, segment: Segment, tree: ast.expr, before: str, visit: Visit, wanted: Sequence[np.ndarray], codes):
+        self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
+        self.rows: list[tuple[Names, np.ndarray]] = list(zip(visit.names, wanted))
+        self.local, self.codes = visit.local, codes
+
+    @classmethod
+    def at(cls, checker, alignment: Alignment, slip: Slip, segment: Segment, made) -> "_Line | None":
+        """The whole expression of its statement; None where the names there cannot be told."""
+        for piece, of_value, before in _expressions(segment):
+            tree = value_of(piece.text)[1]
+            number = _value_of(alignment, of_value, slip.number)
+            if tree is None or number is None or alignment.column(number)[0].size > MOST_ENTRIES:
+                continue
+            wanted = _wanted(alignment, slip, number)
+            if wanted is None:
+                continue
+            try:
+                visits = visits_of(checker, piece, made, alignment.cases)
+            except Exception:  # noqa: BLE001 - of code that cannot be carried out once more
+                return None
+            given = alignment.column(number)
+            for visit in visits:
+                rows = _by_row(given, visit)
+                line = cls(piece, tree, before, visit, _by_row(wanted, visit) or (), _codes(alignment))
+                if rows and _close(line.result(line.text, visit.names[0]), rows[0]):
+                    line.inside = segment
+                    return line
+        return None
+
+    def result(self, code: str | types.CodeType, names: Names) -> Any:
+        """None where it makes no sense."""
+        try:
+            compiled = _compiled(self.before + code) if isinstance(code, str) else code
+            return eval(compiled, names)  # noqa: S307 - a line of the user's own rule
+        except Exception:  # noqa: BLE001
+            return None
+
+    def fitting(self, deadline: float) -> Iterator[Variant]:
+        names, wanted = self.rows[0]
+        seen: set[str] = set()
+        with np.errstate(all="ignore"):
+            for variant in self._variants(names, wanted, deadline):
+                code = put(self.text, variant.node, variant.by)
+                if code not in seen and code != self.text:
+                    seen.add(code)
+                    if all(_close(self.result(code, its), x) for its, x in self.rows):
+                        yield variant
+
+    def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
+        """Those that are right on the first probe."""
+        form = Variants(self.text, self.tree, self._counters(names))
+        for variant in form.of_form():
+            if time.process_time() > deadline:
+                return
+            if _close(self.result(put(self.text, variant.node, variant.by), names), wanted):
+                yield variant
+        named = [*self._named(names)]
+        constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
+        for node in [*form.parts, *constants]:
+            value = self.result(form.code(node), names) if not self.before else self._plain(form.code(node), names)
+            if value is None or not isinstance(value, np.ndarray | np.generic | int | float) or isinstance(value, bool):
+                continue
+            hole = _compiled(self.before + put(self.text, node, HOLE))
+            for variant, other in form.with_names(node, value, named):
+                if time.process_time() > deadline:
+                    return
+                if other is not None and _close(self.result(hole, {**names, HOLE: other}), wanted):
+                    yield variant
+
+    def _plain(self, code: str, names: Names) -> Any:
+        try:
+            return eval(_compiled(code), names)  # noqa: S307
+        except Exception:  # noqa: BLE001
+            return None
+
+    def _counters(self, names: Names) -> list[str]:
+        return [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)][:4]
+
+    def _named(self, names: Names) -> Iterator[Named]:
+        """Values in scope, and what the forward computes of these."""
+        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        outside = [n for n, x in names.items() if n not in self.local and (n in used or (n.isupper() and len(n) > 1))]
+        held: list[Named] = []
+        for name in (*self.local, *outside):
+            held += _parts(name, names.get(name), 0.0 if name in self.local else 0.2)
+        yield from held
+        for its in held:
+            for axis, size in enumerate(np.shape(its.value) if its.code.isidentifier() else ()):
+                yield Named(f"{its.code}.shape[{axis}]", size, 0.4)
+            if isinstance(its.value, np.ndarray) and its.code.isidentifier():
+                if {0.0, 1.0}.issuperset(np.unique(its.value).tolist()):
+                    yield Named(f"{its.code}.sum()", its.value.sum(), 0.4)
+                yield Named(f"{its.code}.size", its.value.size, 0.45)
+        codes = {its.code for its in held}
+        for code, cost in self.codes:
+            if code not in codes and (value := self._plain(code, names)) is not None:
+                if isinstance(value, np.ndarray | np.generic | float | int):
+                    yield Named(code, value, cost)
+        for its in held:
+            if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f" and its.value.ndim:
+                x, code = its.value, its.code
+                for form, other in (("1 - {}", 1 - x), ("1 - {0}**2", 1 - x**2), ("{0} * (1 - {0})", x * (1 - x)), ("({} > 0)", 1.0 * (x > 0)), ("jnp.sign({})", np.sign(x))):
+                    yield Named(form.format(code), other, 0.5)
+
+
+def _parts(name: str, value: Any, cost: float) -> Iterator[Named]:
+    """A variable's value; of a tuple, a named tuple or a dictionary those of its entries."""
+    if isinstance(value, np.ndarray | np.generic | int | float) and not isinstance(value, bool):
+        if np.asarray(value).dtype.kind in "fiubc" and np.size(value) <= MOST_ENTRIES:
+            value = value.astype(float) if isinstance(value, np.ndarray) and value.dtype.kind == "b" else value
+            yield Named(name, value, cost)
+    elif isinstance(value, dict) and len(value) <= 12:
+        for key, its in value.items():
+            yield from _parts(f"{name}[{key!r}]", its, cost + 0.1)
+    elif isinstance(value, tuple) and len(value) <= 12:
+        fields = getattr(value, "_fields", None)
+        for k, its in enumerate(value):
+            yield from _parts(f"{name}.{fields[k]}" if fields else f"{name}[{k}]", its, cost + (0.1 if fields else 0.4))
+
+
+def _codes(alignment: Alignment) -> list[tuple[str, float]]:
+    """What the forward computes, as code in the rule's names."""
+    codes: dict[str, float] = {}
+    for value in alignment.matcher.values:
+        if not value.linear and value.rank <= UNNAMED and is_code(code := alignment.own_name(value)) and len(code) < 80:
+            codes.setdefault(code, 0.2 + 0.1 * value.rank)
+    return list(codes.items())[:80]
+
+
+def _compiled(code: str) -> types.CodeType:
+    return compile(code, "<changed>", "eval")
+
+
+def _close(given: Any, wanted: np.ndarray) -> bool:
+    if given is None:
+        return False
+    given = np.asarray(given)
+    if given.shape != wanted.shape or given.dtype.kind not in "fiubc":
+        return False
+    return same(given[None], wanted[None])
+
+
+def _by_row(x: np.ndarray, visit: Visit) -> list[np.ndarray]:
+    """A value of the program on each probe, of a function under `vmap` in each of its examples."""
+    if not visit.examples:
+        return list(x)
+    if x.ndim < 2 or x.shape[1] != visit.examples:
+        return []
+    return [row for probe in x for row in probe]
+
+
+def _value_of(alignment: Alignment, segment: Segment, number: int) -> int | None:
+    """What a piece of code gives the time that it computes a value."""
+    equations = alignment.program.equations
+    places = [k for k, e in enumerate(equations) if segment in e.segments]
+    if not places or number not in alignment.position:
+        return None
+    last = equations[places[-1]].outputs[-1]
+    group = next((group for group in alignment.passes if last in group), (last,))
+    return next((n for n in group if alignment.position[n] >= alignment.position[number]), None)
+
+
+def _wanted(alignment: Alignment, slip: Slip, number: int) -> np.ndarray | None:
+    """What a value becomes where the slip is mended."""
+    if number == slip.number:
+        return slip.wanted
+    below = alignment._below(frozenset(slip.mending), slip.leaves)
+    arrays = [alignment._changed(k, slip.mending, below).get(number) for k in range(len(alignment.cases))]
+    return None if any(x is None for x in arrays) else np.stack([np.asarray(x) for x in arrays])
+
+
+def _expressions(segment: Segment) -> Iterator[tuple[Segment, Segment, str]]:
+    """Expressions that a piece of code stands in, the outermost first: where, where the code is whose value it is, and
+    what that is added to, as code."""
+    lines = "".join(linecache.getlines(segment.file))
+    try:
+        tree = ast.parse(lines)
+    except (SyntaxError, ValueError):
+        return
+    span = segment.line, segment.column, segment.end_line, segment.end_column
+    for path in _paths(tree, []):
+        if isinstance(path[-1], ast.expr | ast.stmt) and span == _span(path[-1]):
+            break
+    else:
+        return
+    around = list(itertools.takewhile(lambda node: not isinstance(node, ENDS), reversed(path[:-1])))
+    for node in [*around[::-1], path[-1]]:
+        if isinstance(node, ast.AugAssign):
+            sign = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
+            if sign:
+                target = ast.get_source_segment(lines, node.target)
+                yield piece_of(segment, node.value), piece_of(segment, node), f"{target} {sign} "
+        elif isinstance(node, ast.stmt):
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.expr):
+                yield piece_of(segment, value), piece_of(segment, value), ""
+        elif isinstance(node, ast.expr):
+            yield piece_of(segment, node), piece_of(segment, node), ""
+
+
+ENDS = (ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.SetComp, ast.FunctionDef, ast.Module, ast.For, ast.If)
+
+
+def _span(node: ast.expr | ast.stmt) -> tuple[int, int, int | None, int | None]:
+    return node.lineno, node.col_offset, node.end_lineno, node.end_col_offset
+
+
+def _paths(node: ast.AST, above: list[ast.AST]) -> Iterator[list[ast.AST]]:
+    """Of every node those that it stands in, and itself."""
+    path = [*above, node]
+    yield path
+    for child in ast.iter_child_nodes(node):
+        yield from _paths(child, path)
