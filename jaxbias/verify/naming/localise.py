@@ -223,7 +223,7 @@ def _listing(
     slips: list[tuple[Slip, Located]] = []
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
-    for slip, words in _slips(checker, alignment, deadline):
+    for slip, words in _slips(checker, alignment, deadline, mender):
         words = _where_taken(alignment, slip, words)
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
@@ -253,7 +253,7 @@ def _listing(
             located = fitted
         elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
             located = replace(handed, evidence=_evidence("with this line right", cases, mender.others))
-        elif located.kind in UNSURE:
+        else:
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
@@ -318,12 +318,12 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
         name = alignment.names.get(number)
         if located.kind in UNSURE[:2] and name is not None and (name.variable or number in alignment.leaves):
             lines.setdefault(name.segment, number)
-    guess = mender.guess(lines, slip.leaves)
+    guess = mender.guess([*lines], slip.leaves)
     if guess is None:
         return located
     segment, words, patch = guess
     evidence = _evidence("with this line right", alignment.cases, mender.others)
-    words = replace(words, number=None if segment in own else lines[segment])
+    words = replace(words, number=None if segment in own else lines.get(segment))
     return replace(
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
     )
@@ -338,10 +338,23 @@ def _alignment(
     return Alignment(program, leaves, cases, values, _names(checker), len(checker.problem.primals))
 
 
-def _slips(checker: "Checker", alignment: Alignment, deadline: float | int) -> Iterator[tuple[Slip, Relation | None]]:
+def _slips(
+    checker: "Checker", alignment: Alignment, deadline: float | int, mender: Mender | None = None
+) -> Iterator[tuple[Slip, Relation | None]]:
     paths, shapes = [path for path, _, _ in checker.problem.leaves], _shapes(checker, alignment.cases[0])
-    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+
+    def tell(slip: Slip) -> Relation | None:
+        said = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+        if mender is None or (said is not None and said.cost <= CERTAIN):
+            return said
+        fits = mender.fits(slip, _segments(alignment, slip.number))
+        return fits[0].relation if fits and (said is None or fits[0].variant.cost < said.cost) else said
+
     yield from find_slips(alignment, paths, tell, deadline)
+
+
+CERTAIN = 1.05
+"""What words may cost at most for no others to be sought."""
 
 
 Place = str | frozenset[int]

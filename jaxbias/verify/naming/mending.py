@@ -12,16 +12,15 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.guesses import guesses
 from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 from jaxbias.verify.naming.slips import Slip
-from jaxbias.verify.naming.trying import fits
+from jaxbias.verify.naming.trying import Fit, fits, fits_by_gradients
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-MOST_REPAIRS, MOST_FITS, MOST_GUESSES = 10, 10, 60
+MOST_REPAIRS, MOST_FITS = 10, 10
 """Texts for one piece of code."""
 
 SECONDS_OF_GUESSES = 2.0
@@ -36,6 +35,7 @@ class Mender:
         self.made: list[tuple[Segment, str]] = []
         self.right = set(alignment.right)
         self.guessed = 0.0
+        self._fits: dict[tuple[int, bytes, int], list[Fit]] = {}
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
     def __call__(
@@ -59,28 +59,31 @@ class Mender:
 
     def fit(self, slip: Slip, segments: Sequence[Segment]) -> tuple[Segment, Relation, str] | None:
         """The likeliest small change of one of these pieces of code that gives what is wanted there, if it is right."""
-        for fit in fits(self.checker, self.alignment, slip, segments[:2], self.made)[:MOST_FITS]:
+        for fit in self.fits(slip, segments)[:MOST_FITS]:
             if self.checker.short_of_time(0.1):
                 return None
             if patch := self._patch(fit.segment, fit.code, slip.leaves):
-                return fit.segment, Relation(fit.variant.kind, fit.variant.words, fit.variant.cost), patch
+                return fit.segment, fit.relation, patch
         return None
 
-    def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Relation, str] | None:
+    def fits(self, slip: Slip, segments: Sequence[Segment]) -> list[Fit]:
+        """Small changes of the pieces of code that give what is wanted there, not yet tried in the rule."""
+        key = slip.number, slip.wanted.tobytes(), len(self.made)
+        if key not in self._fits:
+            self._fits[key] = fits(self.checker, self.alignment, slip, segments[:2], self.made)
+        return self._fits[key]
+
+    def guess(self, segments: Sequence[Segment], leaves: frozenset[int]) -> tuple[Segment, Relation, str] | None:
         """The first small change of one of these pieces of code that does the same, and the statement with it."""
-        for segment in segments:
-            kinds = dict(guesses(segment))
-            for edit in itertools.islice(edits(segment.text, kinds), MOST_GUESSES):
-                began = time.process_time()
-                if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
-                    return None
-                patch = self._patch(segment, edit.code, leaves)
-                self.guessed += time.process_time() - began
-                if patch:
-                    whole = edit.part == segment.text
-                    words = f"must be {edit.by}" if whole else f"has {edit.part} where {edit.by} is needed"
-                    return segment, Relation(kinds[edit.repair], words, 2.0), patch
-        return None
+        if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
+            return None
+        began = time.process_time()
+        deadline = began + SECONDS_OF_GUESSES - self.guessed
+        fits = fits_by_gradients(self.checker, self.alignment, leaves, segments, self.made, deadline)
+        patches = ((fit, self._patch(fit.segment, fit.code, leaves)) for fit in itertools.islice(fits, MOST_FITS))
+        fit, patch = next(((fit, patch) for fit, patch in patches if patch), (None, ""))
+        self.guessed += time.process_time() - began
+        return None if fit is None else (fit.segment, fit.relation, patch)
 
     def _patch(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
         """The statement with this code in it, if it mends these gradients; empty if not."""

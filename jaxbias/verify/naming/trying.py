@@ -14,8 +14,9 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.reference_values import UNNAMED
 from jaxbias.verify.naming.alignment import Alignment, same
+from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.guesses import piece_of
-from jaxbias.verify.naming.repairs import is_code, put, value_of
+from jaxbias.verify.naming.repairs import bracketed, is_code, put, value_of
 from jaxbias.verify.naming.scopes import Names, Visit, visits_of
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.variants import Named, Variant, Variants
@@ -27,6 +28,9 @@ MOST_ENTRIES = 20_000
 """Of a value that is tried on."""
 
 HOLE = "__jaxbias_part__"
+
+OUTSIDE = 0.1
+"""What a change further out costs more."""
 
 SECONDS = 1.0
 """Of process time, for one line."""
@@ -40,6 +44,10 @@ class Fit:
     code: str
     variant: Variant
 
+    @property
+    def relation(self) -> Relation:
+        return Relation(self.variant.kind, self.variant.words, self.variant.cost)
+
 
 def fits(
     checker: "Checker", alignment: Alignment, slip: Slip, segments: Sequence[Segment], made: Sequence[tuple[Segment, str]]
@@ -50,11 +58,92 @@ def fits(
         line = _Line.at(checker, alignment, slip, segment, made)
         if line is not None:
             found += [
-                Fit(line.segment, put(line.text, v.node, v.by), v._replace(cost=v.cost + 0.1 * outwards))
+                Fit(line.segment, put(line.text, v.node, v.by), v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
                 for v in line.fitting(time.process_time() + SECONDS)
             ]
     found.sort(key=lambda fit: fit.variant.cost)
     return found
+
+
+def fits_by_gradients(
+    checker: "Checker",
+    alignment: Alignment,
+    leaves: frozenset[int],
+    segments: Sequence[Segment],
+    made: Sequence[tuple[Segment, str]],
+    deadline: float,
+) -> Iterator[Fit]:
+    """Changes of these pieces of code with which gradients are right, where what the pieces must give is not known.
+
+    In a loop each pass is changed, and what the passes hand on stays as it is.
+    """
+    others = [i for i in alignment.above if i in alignment.right]
+    for segment in segments:
+        for piece in _independent(segment):
+            tree, number = value_of(piece.text)[1], _value_of(alignment, piece)
+            if tree is None or number is None or number in alignment.mended:
+                continue
+            group = next((group for group in alignment.passes if number in group), (number,))
+            columns = [alignment.column(n) for n in group]
+            if columns[0][0].size > MOST_ENTRIES or len({x.shape for x in columns}) > 1:
+                continue
+            try:
+                visits = visits_of(checker, piece, made, alignment.cases)
+            except Exception:  # noqa: BLE001 - of code that cannot be carried out once more
+                continue
+            if len(visits) != len(group):
+                continue
+            lines = [
+                _Line(piece, tree, "", visit, _by_row(x, visit), _codes(alignment), _numbers(alignment))
+                for visit, x in zip(visits, columns)
+            ]
+            if not all(line.rows and _close(line.result(line.text, line.rows[0][0]), line.rows[0][1]) for line in lines):
+                continue
+            found = []
+            for variant in lines[0].shaped(deadline):
+                code = put(piece.text, variant.node, variant.by)
+                arrays = {}
+                for n, line, x in zip(group, lines, columns):
+                    rows = [line.result(code, names) for names, _ in line.rows]
+                    if any(row is None or np.shape(row) != x.shape[x.ndim - np.ndim(row) :] for row in rows):
+                        break
+                    if not all(np.asarray(row).dtype.kind in "fiubc" for row in rows):
+                        break
+                    arrays[n] = np.stack([np.asarray(row) for row in rows]).reshape(x.shape).astype(x.dtype)
+                if len(arrays) < len(group) or time.process_time() > deadline:
+                    continue
+                if not all(map(same, arrays.values(), columns)):
+                    right = alignment.right_after(arrays, [*leaves, *others])
+                    if right.issuperset(leaves) and right.issuperset(others):
+                        found.append(Fit(piece, code, variant))
+            yield from sorted(found, key=lambda fit: fit.variant.cost)
+
+
+def _independent(segment: Segment) -> Iterator[Segment]:
+    """The largest expressions of a statement that do not take the variable which it assigns, as a loop hands on."""
+    lines = "".join(linecache.getlines(segment.file))
+    try:
+        tree = ast.parse(lines)
+    except (SyntaxError, ValueError):
+        return
+    holds = lambda node: _span(node)[:2] <= (segment.line, segment.column) and (
+        (segment.end_line, segment.end_column) <= (node.end_lineno or 0, node.end_col_offset or 0)
+    )
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and holds(n)]
+    if not statements:
+        return
+    statement = statements[-1]
+    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+    assigned = {n.id for target in targets if target for n in ast.walk(target) if isinstance(n, ast.Name)}
+    todo = [value] if isinstance(value := getattr(statement, "value", None), ast.expr) else []
+    while todo:
+        node = todo.pop(0)
+        taken = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        whole = isinstance(node, ast.BinOp | ast.Call | ast.Attribute | ast.Subscript | ast.UnaryOp)
+        if whole and taken.isdisjoint(assigned):
+            yield piece_of(segment, node)
+        else:
+            todo += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr)]
 
 
 class _Line:
@@ -64,10 +153,10 @@ class _Line:
         rows: names on every probe, each with what is wanted there.
     """
 
-    def __init__(self, segment: Segment, tree: ast.expr, before: str, visit: Visit, wanted: Sequence[np.ndarray], codes):
+    def __init__(self, segment: Segment, tree: ast.expr, before: str, visit: Visit, wanted: Sequence[np.ndarray], codes, numbers):
         self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
         self.rows: list[tuple[Names, np.ndarray]] = list(zip(visit.names, wanted))
-        self.local, self.codes = visit.local, codes
+        self.local, self.codes, self.numbers = visit.local, codes, numbers
 
     @classmethod
     def at(cls, checker, alignment: Alignment, slip: Slip, segment: Segment, made) -> "_Line | None":
@@ -87,11 +176,17 @@ class _Line:
             given = alignment.column(number)
             for visit in visits:
                 rows = _by_row(given, visit)
-                line = cls(piece, tree, before, visit, _by_row(wanted, visit) or (), _codes(alignment))
+                line = cls(piece, tree, before, visit, _by_row(wanted, visit) or (), _codes(alignment), _numbers(alignment))
                 if rows and _close(line.result(line.text, visit.names[0]), rows[0]):
                     line.inside = segment
                     return line
         return None
+
+    def outside(self, variant: Variant) -> bool:
+        """Does it change another part of the statement than the one whose value is wrong?"""
+        return self.inside.text not in (part := ast.get_source_segment(self.text, variant.node) or "") and (
+            part not in self.inside.text
+        )
 
     def result(self, code: str | types.CodeType, names: Names) -> Any:
         """None where it makes no sense."""
@@ -112,6 +207,26 @@ class _Line:
                     if all(_close(self.result(code, its), x) for its, x in self.rows):
                         yield variant
 
+    def shaped(self, deadline: float) -> Iterator[Variant]:
+        """Those of its form and of single values that give another value of the same shape on the first probe."""
+        names, given = self.rows[0]
+        form = Variants(self.text, self.tree, self._counters(names))
+        seen = {self.text}
+        found = list(form.of_form())
+        named = [its for its in self._named(names) if its.cost < 0.2]
+        for node in form.parts:
+            value = self._plain(form.code(node), names)
+            if isinstance(value, np.ndarray | np.generic | int | float):
+                found += [v for v, _ in form.with_names(node, value, named) if v.kind == "wrong-operand"]
+        for variant in sorted(found, key=lambda v: v.cost):
+            code = put(self.text, variant.node, variant.by)
+            if code in seen or time.process_time() > deadline:
+                continue
+            seen.add(code)
+            with np.errstate(all="ignore"):
+                if (value := self.result(code, names)) is not None and np.shape(value) == np.shape(given):
+                    yield variant
+
     def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
         """Those that are right on the first probe."""
         form = Variants(self.text, self.tree, self._counters(names))
@@ -121,6 +236,13 @@ class _Line:
             if _close(self.result(put(self.text, variant.node, variant.by), names), wanted):
                 yield variant
         named = [*self._named(names)]
+        for variant, other in form.of_products(lambda code: self._plain(code, names), [n for n in named if np.ndim(n.value)]):
+            if time.process_time() > deadline:
+                return
+            hole = _compiled(self.before + put(self.text, variant.node, HOLE))
+            if _close(self.result(hole, {**names, HOLE: other}), wanted):
+                yield variant
+        yield from self._terms(form, names, wanted, named)
         constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
         for node in [*form.parts, *constants]:
             value = self.result(form.code(node), names) if not self.before else self._plain(form.code(node), names)
@@ -132,6 +254,26 @@ class _Line:
                     return
                 if other is not None and _close(self.result(hole, {**names, HOLE: other}), wanted):
                     yield variant
+
+    def _terms(self, form: Variants, names: Names, wanted: np.ndarray, named: Sequence[Named]) -> Iterator[Variant]:
+        """A term that the whole lacks, the product of two values."""
+        given = self.result(self.text, names)
+        if self.before or given is None or np.shape(given) != wanted.shape:
+            return
+        lacking, size = wanted - given, np.max(np.abs(wanted - given))
+        arrays = [its for its in named if isinstance(its.value, np.ndarray) and its.code.isidentifier() and its.cost < 0.2]
+        for a, b in itertools.product(arrays, repeat=2):
+            for code, product in _products(a, b):
+                if product.shape != lacking.shape or not np.any(product):
+                    continue
+                factor = np.vdot(product, lacking) / np.vdot(product, product)
+                if np.iscomplexobj(factor) or not np.all(np.abs(factor * product - lacking) <= 1e-8 * size):
+                    continue
+                near = next((f for f in (1.0, 2.0, 0.5, 3.0, 0.25, 4.0) if abs(abs(factor) - f) < 1e-8), 0.0)
+                if near:
+                    sign, times = "+" if factor > 0 else "-", "" if near == 1 else f"{near:g} * "
+                    words = f"lacks the term {'−' if factor < 0 else ''}{times}{code}"
+                    yield form.make("term", "missing-term", self.tree, f"{self.text} {sign} {times}{code}", words, 0.1)
 
     def _plain(self, code: str, names: Names) -> Any:
         try:
@@ -157,6 +299,9 @@ class _Line:
                 if {0.0, 1.0}.issuperset(np.unique(its.value).tolist()):
                     yield Named(f"{its.code}.sum()", its.value.sum(), 0.4)
                 yield Named(f"{its.code}.size", its.value.size, 0.45)
+        for number in self.numbers:
+            yield Named(f"{number:.12g}", number, 0.3)
+        yield from _jacobians(held)
         codes = {its.code for its in held}
         for code, cost in self.codes:
             if code not in codes and (value := self._plain(code, names)) is not None:
@@ -184,13 +329,68 @@ def _parts(name: str, value: Any, cost: float) -> Iterator[Named]:
             yield from _parts(f"{name}.{fields[k]}" if fields else f"{name}[{k}]", its, cost + (0.1 if fields else 0.4))
 
 
+def _products(a: Named, b: Named) -> Iterator[tuple[str, np.ndarray]]:
+    x, y = a.value, b.value
+    if a.code <= b.code and x.shape == y.shape:
+        yield f"{a.code} * {b.code}", x * y
+    if x.ndim == y.ndim == 2:
+        for left, its in (("", x), (".T", x.T)):
+            for right, other in (("", y), (".T", y.T)):
+                if its.shape[1] == other.shape[0]:
+                    yield f"{a.code}{left} @ {b.code}{right}", np.asarray(its @ other)
+
+
+def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
+    """What a softmax hands back of what comes to it."""
+    arrays = [its for its in held if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f"]
+    for its in arrays:
+        p = its.value
+        for axis in {0, p.ndim - 1} if p.ndim and np.all(p >= 0) else ():
+            if p.shape[axis] > 1 and np.allclose(p.sum(axis=axis), 1):
+                for other in arrays:
+                    g, at = other.value, axis if axis == 0 < p.ndim - 1 else -1
+                    if g.shape == p.shape and g is not p:
+                        total = (p * g).sum(axis=at, keepdims=True)
+                        code = f"{its.code} * ({other.code} - ({its.code} * {other.code}).sum({at}, keepdims=True))"
+                        yield Named(code, p * (g - total), 0.2)
+
+
+SLOPES = {
+    "tanh": "(1 - jnp.tanh({0})**2)", "sigmoid": "jax.nn.sigmoid({0}) * (1 - jax.nn.sigmoid({0}))",
+    "softplus": "jax.nn.sigmoid({0})", "relu": "({0} > 0)", "sin": "jnp.cos({0})", "cos": "-jnp.sin({0})",
+    "silu": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "exp": "jnp.exp({0})", "log": "1 / {0}",
+    "swish": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "log1p": "1 / (1 + {0})",
+    "elu": "jnp.where({0} > 0, 1.0, jnp.exp({0}))", "sqrt": "0.5 / jnp.sqrt({0})", "expm1": "jnp.exp({0})",
+}  # fmt: skip
+"""Elementwise functions, and what their slopes are at {0}."""
+
+
 def _codes(alignment: Alignment) -> list[tuple[str, float]]:
     """What the forward computes, as code in the rule's names."""
     codes: dict[str, float] = {}
     for value in alignment.matcher.values:
         if not value.linear and value.rank <= UNNAMED and is_code(code := alignment.own_name(value)) and len(code) < 80:
             codes.setdefault(code, 0.2 + 0.1 * value.rank)
-    return list(codes.items())[:80]
+        if (slope := _slope(value.name, alignment)) and not value.linear:
+            codes.setdefault(slope, 0.3)
+    return list(codes.items())[:100]
+
+
+def _slope(code: str, alignment: Alignment) -> str:
+    """Of a function that the forward calls; empty if it calls none that is known."""
+    tree = value_of(code)[1]
+    if not isinstance(tree, ast.Call) or len(tree.args) != 1 or tree.keywords:
+        return ""
+    operand = ast.get_source_segment(code, tree.args[0]) or ""
+    own = alignment.own[operand].text if operand in alignment.own else operand
+    called = tree.func.attr if isinstance(tree.func, ast.Attribute) else ""
+    return SLOPES.get(called, "").format(bracketed(own, products=True))
+
+
+def _numbers(alignment: Alignment) -> list[float]:
+    """Numbers that stand in the forward."""
+    held = [np.asarray(x) for x in alignment.cases[0].program.constants.values()]
+    return sorted({float(x) for x in held if x.ndim == 0 and x.dtype.kind == "f" and abs(x) not in (0, 1) and np.isfinite(x)})[:12]
 
 
 def _compiled(code: str) -> types.CodeType:
@@ -215,13 +415,15 @@ def _by_row(x: np.ndarray, visit: Visit) -> list[np.ndarray]:
     return [row for probe in x for row in probe]
 
 
-def _value_of(alignment: Alignment, segment: Segment, number: int) -> int | None:
-    """What a piece of code gives the time that it computes a value."""
+def _value_of(alignment: Alignment, segment: Segment, number: int | None = None) -> int | None:
+    """What a piece of code gives the time that it computes a value; without one, the last time."""
     equations = alignment.program.equations
     places = [k for k, e in enumerate(equations) if segment in e.segments]
-    if not places or number not in alignment.position:
+    last = equations[places[-1]].outputs[-1] if places else None
+    if last is None or number is None:
+        return last
+    if number not in alignment.position:
         return None
-    last = equations[places[-1]].outputs[-1]
     group = next((group for group in alignment.passes if last in group), (last,))
     return next((n for n in group if alignment.position[n] >= alignment.position[number]), None)
 

@@ -19,7 +19,7 @@ COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
     "comparison": 1.1, "bracket": 1.0, "transposed": 1.0, "exchanged": 1.1, "letters": 1.0, "constant": 1.2,
     "rest": 1.25, "power": 1.3, "name": 1.4, "condition": 1.2, "factor": 1.6, "divisor": 1.65, "term": 1.8,
-    "summed": 1.3, "called": 1.7, "turned": 1.3,
+    "summed": 1.3, "called": 1.7, "turned": 1.3, "product": 1.7,
 }  # fmt: skip
 """How far-fetched a change is, by what is done."""
 
@@ -42,7 +42,8 @@ TAKEN_FOR_EACH_OTHER = {
     ("exp", "sigmoid"): "missing-activation-derivative", ("sin", "sinh"): "wrong-operand", ("cos", "cosh"): "sign",
     ("sqrt", "square"): "wrong-operand", ("std", "var"): "wrong-operand", ("sqrt", "rsqrt"): "wrong-operand",
     ("softmax", "log_softmax"): "wrong-operand", ("prod", "sum"): "wrong-operand", ("abs", "sign"): "wrong-operand",
-    ("sinh", "cosh"): "wrong-operand", ("exp", "log"): "wrong-operand",
+    ("sinh", "cosh"): "wrong-operand", ("exp", "log"): "wrong-operand", ("fft", "ifft"): "wrong-operand",
+    ("rfft", "irfft"): "wrong-operand", ("fft2", "ifft2"): "wrong-operand",
 }  # fmt: skip
 """Functions, and what kind of mistake that is."""
 
@@ -391,9 +392,53 @@ class Variants:
                     divisor = bracketed(code, products=True)
                     kind = "batch-mean-vs-sum" if ".shape[0]" in code or "len(" in code else "missing-factor" if varies_(other) else "scale-constant"
                     yield self.make("divisor", kind, node, brackets(f"{text} / {divisor}"), f"lacks the factor 1/{divisor}" if node is self.tree else f"has {part} without the factor 1/{divisor}", its.cost), quotient
-                    if np.ndim(other) or np.ndim(value) == 0:
+                    if True:
                         for sign, total in (("+", _tried(np.add, value, other)), ("-", _tried(np.subtract, value, other))):
                             yield self.make("term", "missing-term", node, brackets(f"{part} {sign} {tied}"), f"lacks the term {'' if sign == '+' else '−'}{code}" if node is self.tree else f"has {part} without the term {'' if sign == '+' else '−'}{code}", its.cost), total
+
+
+    def of_products(self, value_of: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
+        """Two factors of a product, as of a slope, with one value in their place."""
+        inner = {id(node.left) for node in ast.walk(self.tree) if isinstance(node, ast.BinOp) and _is_product(node)}
+        for node in self.parts:
+            if not isinstance(node, ast.BinOp) or not _is_product(node) or id(node) in inner:
+                continue
+            factors = [*_factors(node)]
+            values = [value_of(self.code(factor)) for factor, _ in factors]
+            if not 2 < len(factors) <= MOST_FACTORS or any(value is None for value in values):
+                continue
+            for gone in itertools.combinations(range(len(factors)), 2):
+                kept = [k for k in range(len(factors)) if k not in gone]
+                if not factors[kept[0]][1]:
+                    continue  # it would begin with a divisor
+                rest, code = values[kept[0]], self.tight(factors[kept[0]][0])
+                for k in kept[1:]:
+                    code += f" {'*' if factors[k][1] else '/'} {self.tight(factors[k][0])}"
+                    rest = _tried(np.multiply if factors[k][1] else np.divide, rest, values[k])
+                part = " · ".join(self.code(factors[k][0]) for k in gone)
+                for its in named:
+                    product = _tried(np.multiply, rest, its.value) if rest is not None else None
+                    if product is not None and np.ndim(its.value):
+                        words = f"has {part} where {its.code} is needed"
+                        kind = _kind_of_factor(its.value, its.code)
+                        kind = "missing-activation-derivative" if kind == "missing-factor" else kind
+                        yield self.make("product", kind, node, f"{code} * {bracketed(its.code)}", words, its.cost), product
+
+
+MOST_FACTORS = 5
+
+
+def _is_product(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div)
+
+
+def _factors(node: ast.expr, up: bool = True) -> Iterator[tuple[ast.expr, bool]]:
+    """Of a product, and whether each stands above the line."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div) and up:
+        yield from _factors(node.left)
+        yield node.right, isinstance(node.op, ast.Mult)
+    else:
+        yield node, up
 
 
 AROUND = {
