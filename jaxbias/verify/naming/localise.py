@@ -310,7 +310,7 @@ def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) 
 
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
     """With the change of its line, or of one that it depends on, that makes the rule right."""
-    own = _segments(alignment, slip.number)[:1]
+    own = dict.fromkeys(n for k in (_place(slip, located.relation), slip.number) for n in _segments(alignment, k)[:1])
     lines = dict.fromkeys((*own, *(line for piece in own for line in numbers_in(piece))), slip.number)
     unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant

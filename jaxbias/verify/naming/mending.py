@@ -79,7 +79,7 @@ class Mender:
             return None
         began = time.process_time()
         deadline = began + SECONDS_OF_GUESSES - self.guessed
-        fits = fits_by_gradients(self.checker, self.alignment, leaves, segments, self.made, deadline)
+        fits = fits_by_gradients(self.checker, self.alignment, leaves, [*self.right], segments, self.made, deadline)
         patches = ((fit, self._patch(fit.segment, fit.code, leaves)) for fit in itertools.islice(fits, MOST_FITS))
         fit, patch = next(((fit, patch) for fit, patch in patches if patch), (None, ""))
         self.guessed += time.process_time() - began

@@ -4,8 +4,9 @@ The rule is traced once more, with a call around the piece that marks what its f
 expression can be carried out there in NumPy, and nothing else of the rule.
 """
 
+import functools
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -45,19 +46,6 @@ class Visit(NamedTuple):
     local: tuple[str, ...]
 
 
-def visits_of(
-    checker: "Checker", segment: Segment, made: Sequence[tuple[Segment, str]], cases: Sequence["Case"]
-) -> list[Visit]:
-    """In the order in which the rule, with changes that have been made, comes to an expression of its code."""
-    seen: list[_Marked] = []
-    change = segment, f"{HERE}(locals(), globals(), {segment.text})"
-    rule = rewritten(checker.problem.rule, [*made, change], {HERE: lambda *its: _mark(seen, *its)})
-    if rule is None:
-        return []
-    program = checker.rule.of(rule).program(cases[0].probe.primals, cases[0].probe.seeds)
-    return [] if program is None else [*_visits(program, seen, cases)]
-
-
 class _Traced(NamedTuple):
     """An array of this shape, whose values are known when the program has been carried out."""
 
@@ -68,63 +56,126 @@ class _Marked(NamedTuple):
     """What a function holds at one call of the hook: of each variable its leaves and its tree; names from outside."""
 
     variables: dict[str, tuple[list[Any], Any]]
-    around: Mapping[str, Any]
+    around: Names
+
+
+class _Place(NamedTuple):
+    """One time that the program comes there: numbers of the leaves of variables, and of the expression's value."""
+
+    marked: _Marked
+    numbers: dict[tuple[str, int], int]
+    value: int
+    examples: int
+
+
+class Site:
+    """An expression in the code of a rule, and the rule's program, in which it is known what the names there hold.
+
+    Args:
+        made: changes of the rule that have been made.
+    """
+
+    def __init__(
+        self, checker: "Checker", segment: Segment, made: Sequence[tuple[Segment, str]], cases: Sequence["Case"]
+    ):
+        self.cases, seen = cases, []
+        change = segment, f"{HERE}(locals(), globals(), {segment.text})"
+        rule = rewritten(checker.problem.rule, [*made, change], {HERE: lambda *its: _mark(seen, *its)})
+        self.runner = checker.rule.of(rule) if rule is not None else None
+        inputs = cases[0].probe.primals, cases[0].probe.seeds
+        self.program = self.runner.program(*inputs) if self.runner is not None else None
+        self.values, self.places = [], []
+        if self.program is not None:
+            self.places = [*_places(self.program, seen)]
+            self.values = [_jaxpr.evaluate(self.program, case.probe.inputs) for case in cases]
+
+    @functools.cached_property
+    def visits(self) -> list[Visit]:
+        """In the order in which the rule comes to the expression."""
+        rows = lambda place: [its for held in self.values for its in _rows(place, held)]
+        return [Visit(rows(place), place.examples, tuple(place.marked.variables)) for place in self.places]
+
+    def gradients(self, k: int, value: Callable[[Names], Any]) -> list[Any]:
+        """Those of probe k where the expression gives another value, made of the names each time.
+
+        Raises:
+            ValueError: the value has not the shape of the expression's.
+        """
+        program, held = self.program, list(self.values[k])
+        at = {place.value: place for place in self.places}
+        changed: set[int] = set()
+        assert program is not None and self.runner is not None
+        with np.errstate(all="ignore"):
+            for equation in program.equations:
+                out = equation.outputs[0]
+                if out in at:
+                    rows = [value(names) for names in _rows(at[out], held)]
+                    new = np.stack(rows) if at[out].examples else np.asarray(rows[0])
+                    if new.shape != np.shape(held[out]) or new.dtype.kind not in "fiubc":
+                        raise ValueError(new.shape)
+                    held[out] = new
+                    changed.add(out)
+                elif not changed.isdisjoint(equation.inputs):
+                    for number, its in zip(equation.outputs, _jaxpr.apply(equation, [held[n] for n in equation.inputs])):
+                        held[number] = its
+                        changed.add(number)
+        probe = self.cases[k].probe
+        return self.runner.placed(probe.primals, probe.seeds, [held[n] for n in program.outputs])
+
+
+VALUE = "="
+"""In the place of a name, of the value of the expression."""
 
 
 def _mark(seen: list[_Marked], variables: Names, around: Names, value: Any) -> Any:
     marked: dict[str, tuple[list[Any], Any]] = {}
     for name, held in variables.items():
         leaves, tree = jax.tree.flatten(held)
-        if len(leaves) > MOST_LEAVES:
-            continue
-        for k, leaf in enumerate(leaves):
-            if isinstance(leaf, Tracer):
-                checkpoint_name(leaf, f"{MARK}{len(seen)} {name} {k}")
-        marked[name] = [_Traced(x.shape) if isinstance(x, Tracer) else in_numpy(x) for x in leaves], tree
-    seen.append(_Marked(marked, around))
+        if len(leaves) <= MOST_LEAVES:
+            for k, leaf in enumerate(leaves):
+                if isinstance(leaf, Tracer):
+                    checkpoint_name(leaf, f"{MARK}{len(seen)} {name} {k}")
+            marked[name] = [_Traced(x.shape) if isinstance(x, Tracer) else in_numpy(x) for x in leaves], tree
+    if isinstance(value, Tracer):
+        value = checkpoint_name(value, f"{MARK}{len(seen)} {VALUE} 0")
+    seen.append(_Marked(marked, {name: in_numpy(x) for name, x in around.items()}))
     return value
 
 
-def _visits(program: _jaxpr.Program, seen: Sequence[_Marked], cases: Sequence["Case"]) -> Iterator[Visit]:
+def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place]:
     marks: dict[str, list[int]] = {}
     for equation in program.equations:
         if equation.name == "name" and (label := str(equation.params.get("name"))).startswith(MARK):
             marks.setdefault(label.removeprefix(MARK), []).append(equation.outputs[0])
             equation.name = "copy"  # which NumPy knows
-    values = [_jaxpr.evaluate(program, case.probe.inputs) for case in cases]
-    found: list[tuple[int, _Marked, dict[tuple[str, int], int]]] = []
-    for place, marked in enumerate(seen):
-        leaves = [(name, k) for name, (parts, _) in marked.variables.items() for k in range(len(parts))]
-        numbers = {(name, k): marks.get(f"{place} {name} {k}", []) for name, k in leaves}
-        for turn in range(max(map(len, numbers.values()), default=0)):  # those of a scan have one call of the hook
-            its = {leaf: group[turn] for leaf, group in numbers.items() if len(group) > turn}
-            found.append((min(its.values()), marked, its))
-    for _, marked, its in sorted(found, key=lambda visit: visit[0]):
-        if (visit := _visit(marked, its, values)) is not None:
-            yield visit
+    found: list[_Place] = []
+    for k, marked in enumerate(seen):
+        leaves = [(name, j) for name, (parts, _) in marked.variables.items() for j in range(len(parts))]
+        for turn, value in enumerate(marks.get(f"{k} {VALUE} 0", ())):  # those of a scan have one call of the hook
+            groups = {(name, j): marks.get(f"{k} {name} {j}", []) for name, j in leaves}
+            its = {leaf: group[turn] for leaf, group in groups.items() if len(group) > turn}
+            batches = {
+                shape[: len(shape) - len(marked.variables[name][0][j].shape)]
+                for (name, j), n in its.items()
+                if (shape := program.shapes[n]) != marked.variables[name][0][j].shape
+            }
+            if len(batches) < 2 and all(len(batch) == 1 for batch in batches):  # not of one vmap in another
+                found.append(_Place(marked, its, value, *next(iter(batches), (0,))))
+    yield from sorted(found, key=lambda place: place.value)
 
 
-def _visit(marked: _Marked, numbers: dict[tuple[str, int], int], values: Sequence[list[Any]]) -> Visit | None:
-    rank = lambda name, k: len(marked.variables[name][0][k].shape)
-    shapes = {key: np.shape(values[0][n]) for key, n in numbers.items()}
-    batches = {shape[: len(shape) - rank(*key)] for key, shape in shapes.items()} - {()}
-    if len(batches) > 1 or any(len(batch) > 1 for batch in batches):
-        return None  # of several vmaps, one in the other
-    (examples,) = next(iter(batches), (0,))
-    around = {name: in_numpy(x) for name, x in marked.around.items()}
-    names = []
-    for held, row in ((held, row) for held in values for row in range(examples or 1)):
-        its = dict(around)
-        for name, (parts, tree) in marked.variables.items():
-            if any(isinstance(part, _Traced) and (name, k) not in numbers for k, part in enumerate(parts)):
-                continue
-            leaves = [
-                part if not isinstance(part, _Traced) else _example(held[numbers[name, k]], part.shape, row)
-                for k, part in enumerate(parts)
-            ]
-            its[name] = jax.tree.unflatten(tree, leaves)
-        names.append(its)
-    return Visit(names, examples, tuple(marked.variables))
+def _rows(place: _Place, held: Sequence[Any]) -> Iterator[Names]:
+    """What stands there under which name, in every example."""
+    for row in range(place.examples or 1):
+        its = dict(place.marked.around)
+        for name, (parts, tree) in place.marked.variables.items():
+            if all((name, k) in place.numbers or not isinstance(part, _Traced) for k, part in enumerate(parts)):
+                leaves = [
+                    _example(held[place.numbers[name, k]], part.shape, row) if isinstance(part, _Traced) else part
+                    for k, part in enumerate(parts)
+                ]
+                its[name] = jax.tree.unflatten(tree, leaves)
+        yield its
 
 
 def _example(x: Any, shape: tuple[int, ...], row: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.guesses import piece_of
 from jaxbias.verify.naming.repairs import bracketed, is_code, put, value_of
-from jaxbias.verify.naming.scopes import Names, Visit, visits_of
+from jaxbias.verify.naming.scopes import Names, Site, Visit
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.variants import Named, Variant, Variants
 
@@ -69,81 +69,43 @@ def fits_by_gradients(
     checker: "Checker",
     alignment: Alignment,
     leaves: frozenset[int],
+    right: Sequence[int],
     segments: Sequence[Segment],
     made: Sequence[tuple[Segment, str]],
     deadline: float,
 ) -> Iterator[Fit]:
-    """Changes of these pieces of code with which gradients are right, where what the pieces must give is not known.
-
-    In a loop each pass is changed, and what the passes hand on stays as it is.
-    """
-    others = [i for i in alignment.above if i in alignment.right]
+    """Changes of these pieces of code with which gradients are right, where what the pieces must give is not known."""
+    right = [*leaves, *right]
     for segment in segments:
-        for piece in _independent(segment):
-            tree, number = value_of(piece.text)[1], _value_of(alignment, piece)
-            if tree is None or number is None or number in alignment.mended:
-                continue
-            group = next((group for group in alignment.passes if number in group), (number,))
-            columns = [alignment.column(n) for n in group]
-            if columns[0][0].size > MOST_ENTRIES or len({x.shape for x in columns}) > 1:
-                continue
-            try:
-                visits = visits_of(checker, piece, made, alignment.cases)
-            except Exception:  # noqa: BLE001 - of code that cannot be carried out once more
-                continue
-            if len(visits) != len(group):
-                continue
-            lines = [
-                _Line(piece, tree, "", visit, _by_row(x, visit), _codes(alignment), _numbers(alignment))
-                for visit, x in zip(visits, columns)
-            ]
-            if not all(line.rows and _close(line.result(line.text, line.rows[0][0]), line.rows[0][1]) for line in lines):
-                continue
-            found = []
-            for variant in lines[0].shaped(deadline):
-                code = put(piece.text, variant.node, variant.by)
-                arrays = {}
-                for n, line, x in zip(group, lines, columns):
-                    rows = [line.result(code, names) for names, _ in line.rows]
-                    if any(row is None or np.shape(row) != x.shape[x.ndim - np.ndim(row) :] for row in rows):
-                        break
-                    if not all(np.asarray(row).dtype.kind in "fiubc" for row in rows):
-                        break
-                    arrays[n] = np.stack([np.asarray(row) for row in rows]).reshape(x.shape).astype(x.dtype)
-                if len(arrays) < len(group) or time.process_time() > deadline:
-                    continue
-                if not all(map(same, arrays.values(), columns)):
-                    right = alignment.right_after(arrays, [*leaves, *others])
-                    if right.issuperset(leaves) and right.issuperset(others):
-                        found.append(Fit(piece, code, variant))
-            yield from sorted(found, key=lambda fit: fit.variant.cost)
+        piece, _, _ = next(_expressions(segment), (None, None, ""))
+        tree = value_of(piece.text)[1] if piece is not None else None
+        if piece is None or tree is None:
+            continue
+        try:
+            site = Site(checker, piece, made, alignment.cases)
+        except Exception:  # noqa: BLE001 - of code that cannot be carried out once more
+            continue
+        if not site.places or any(np.size(held[place.value]) > MOST_ENTRIES for place in site.places for held in site.values):
+            continue
+        line = _Line(piece, tree, "", site.visits[-1], [], _codes(alignment), _numbers(alignment))
+        line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
+        found = []
+        for variant in line.shaped(deadline):
+            code = _compiled(put(piece.text, variant.node, variant.by))
+            if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
+                found.append(Fit(piece, put(piece.text, variant.node, variant.by), variant))
+        yield from sorted(found, key=lambda fit: fit.variant.cost)
 
 
-def _independent(segment: Segment) -> Iterator[Segment]:
-    """The largest expressions of a statement that do not take the variable which it assigns, as a loop hands on."""
-    lines = "".join(linecache.getlines(segment.file))
+def _are_right(alignment: Alignment, site: Site, k: int, code: types.CodeType, leaves: Sequence[int]) -> bool:
+    """Are these gradients right on a probe, where the expression is this code?"""
     try:
-        tree = ast.parse(lines)
-    except (SyntaxError, ValueError):
-        return
-    holds = lambda node: _span(node)[:2] <= (segment.line, segment.column) and (
-        (segment.end_line, segment.end_column) <= (node.end_lineno or 0, node.end_col_offset or 0)
-    )
-    statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and holds(n)]
-    if not statements:
-        return
-    statement = statements[-1]
-    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    assigned = {n.id for target in targets if target for n in ast.walk(target) if isinstance(n, ast.Name)}
-    todo = [value] if isinstance(value := getattr(statement, "value", None), ast.expr) else []
-    while todo:
-        node = todo.pop(0)
-        taken = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-        whole = isinstance(node, ast.BinOp | ast.Call | ast.Attribute | ast.Subscript | ast.UnaryOp)
-        if whole and taken.isdisjoint(assigned):
-            yield piece_of(segment, node)
-        else:
-            todo += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr)]
+        outs = site.gradients(k, lambda names: eval(code, names))  # noqa: S307 - a line of the user's own rule
+    except Exception:  # noqa: BLE001
+        return False
+    probe = slice(k, k + 1)
+    zeros = [np.zeros_like(alignment.expected[i][k]) if outs[i] is None else np.asarray(outs[i]) for i in leaves]
+    return all(alignment.is_right(i, out[None], probe) for i, out in zip(leaves, zeros))
 
 
 class _Line:
@@ -170,7 +132,7 @@ class _Line:
             if wanted is None:
                 continue
             try:
-                visits = visits_of(checker, piece, made, alignment.cases)
+                visits = Site(checker, piece, made, alignment.cases).visits
             except Exception:  # noqa: BLE001 - of code that cannot be carried out once more
                 return None
             given = alignment.column(number)
@@ -275,6 +237,14 @@ class _Line:
                     words = f"lacks the term {'−' if factor < 0 else ''}{times}{code}"
                     yield form.make("term", "missing-term", self.tree, f"{self.text} {sign} {times}{code}", words, 0.1)
 
+    def _addends(self, code: str, names: Names) -> Iterator[tuple[str, Any]]:
+        tree = value_of(code)[1]
+        if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
+            for side in (tree.left, tree.right):
+                its = ast.get_source_segment(code, side) or ""
+                if (value := self._plain(its, names)) is not None:
+                    yield its, value
+
     def _plain(self, code: str, names: Names) -> Any:
         try:
             return eval(_compiled(code), names)  # noqa: S307
@@ -306,7 +276,7 @@ class _Line:
         for code, cost in self.codes:
             if code not in codes and (value := self._plain(code, names)) is not None:
                 if isinstance(value, np.ndarray | np.generic | float | int):
-                    yield Named(code, value, cost)
+                    yield Named(code, value, cost, tuple(self._addends(code, names)))
         for its in held:
             if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f" and its.value.ndim:
                 x, code = its.value, its.code

@@ -26,6 +26,9 @@ COST = {
 OF_LENGTH = 0.004
 """What each letter of what is put in costs more."""
 
+OF_A_BORDER = 1.0
+"""What it costs more to say that a number which something is compared with is another: many give the same outcomes."""
+
 OPERATORS = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.MatMult: "@", ast.Pow: "**", ast.BitAnd: "&",
     ast.BitOr: "|", ast.FloorDiv: "//",
@@ -72,6 +75,8 @@ class Named(NamedTuple):
     code: str
     value: Any
     cost: float = 0.0
+    terms: tuple[tuple[str, Any], ...] = ()
+    """Where the code is a sum, those that it adds up."""
 
 
 class Variants:
@@ -85,6 +90,7 @@ class Variants:
     def __init__(self, text: str, tree: ast.expr, counters: Sequence[str]):
         self.text, self.tree, self.counters = text, tree, list(counters)
         self.role: dict[int, str] = {}
+        self.compared: set[int] = set()
         self._roles(tree, "")
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         plain = lambda n: isinstance(n, ast.Name | ast.BinOp | ast.UnaryOp | ast.Call | ast.Attribute | ast.Subscript)
@@ -107,6 +113,8 @@ class Variants:
             for child in field if isinstance(field, list) else [field]:
                 if isinstance(child, ast.AST):
                     its = role
+                    if isinstance(node, ast.Compare):
+                        self.compared.add(id(child))
                     if isinstance(node, ast.Subscript):
                         its = "index" if name == "slice" else role
                     elif isinstance(node, ast.keyword):
@@ -299,6 +307,7 @@ class Variants:
         for other in dict.fromkeys(others):
             if other != value or type(other) is not type(value):
                 more = 0.0 if other in (value + 1, value - 1, -value, 0, 1) else 0.2
+                more += OF_A_BORDER * (id(node) in self.compared)
                 yield self.make("index" if role else "constant", kind, node, bracketed(f"{other:.12g}"), more=more)
 
     def _of_index(self, node: ast.Subscript) -> Iterator[Variant]:
@@ -357,7 +366,7 @@ class Variants:
                 words = f"takes {part} where its sum over axis {axis} is needed"
                 yield self.make("summed", "broadcast-not-summed", node, f"{tight}.sum({axis}{keep})", words)
             words = f"takes {part} where its mean over axis {axis} is needed"
-            yield self.make("summed", "broadcast-not-summed", node, f"{tight}.mean({axis}, keepdims=True)", words, 0.1)
+            yield self.make("summed", "broadcast-not-summed", node, f"{tight}.mean({axis}, keepdims=True)", words, 0.5)
             yield self.make("turned", "wrong-index", node, f"jnp.flip({part}, {axis})")
         yield self.make("summed", "broadcast-not-summed", node, f"{tight}.sum()", f"takes {part} where its sum is needed")
         yield self.make("turned", "transpose", node, brackets(f"({tight} + {tight}.T) / 2"), more=0.2)
@@ -376,7 +385,14 @@ class Variants:
                 if code == part:
                     continue
                 kind = _kind_of_swap(part, value, code, other, role, number)
-                yield self.make("name", kind, node, bracketed(code, products=node is not self.tree), f"takes {part} where {code} is needed" if not number else "", its.cost), other
+                words = f"takes {part} where {code} is needed" if not number else ""
+                lacking = [term for term, held in its.terms if _same(held, value)]
+                if lacking and not number:
+                    rest = [term for term, held in its.terms if term not in lacking]
+                    kind = "missing-mask" if id(node) in self.compared else "missing-term"
+                    words = f"has {part} without the term {' and '.join(rest)}"
+                by = bracketed(code, products=node is not self.tree)
+                yield self.make("name", kind, node, by, words, its.cost), other
         if number or role:
             return
         for its in named:
@@ -392,9 +408,10 @@ class Variants:
                     divisor = bracketed(code, products=True)
                     kind = "batch-mean-vs-sum" if ".shape[0]" in code or "len(" in code else "missing-factor" if varies_(other) else "scale-constant"
                     yield self.make("divisor", kind, node, brackets(f"{text} / {divisor}"), f"lacks the factor 1/{divisor}" if node is self.tree else f"has {part} without the factor 1/{divisor}", its.cost), quotient
-                    if True:
-                        for sign, total in (("+", _tried(np.add, value, other)), ("-", _tried(np.subtract, value, other))):
-                            yield self.make("term", "missing-term", node, brackets(f"{part} {sign} {tied}"), f"lacks the term {'' if sign == '+' else '−'}{code}" if node is self.tree else f"has {part} without the term {'' if sign == '+' else '−'}{code}", its.cost), total
+                    for sign, total in (("+", _tried(np.add, value, other)), ("-", _tried(np.subtract, value, other))):
+                        kind = "missing-mask" if id(node) in self.compared else "missing-term"
+                        if total is not None:
+                            yield self.make("term", kind, node, brackets(f"{part} {sign} {tied}"), f"lacks the term {'' if sign == '+' else '−'}{code}" if node is self.tree else f"has {part} without the term {'' if sign == '+' else '−'}{code}", its.cost), total
 
 
     def of_products(self, value_of: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
@@ -488,6 +505,11 @@ def _tried(function: Any, a: Any, b: Any) -> Any:
         return function(a, b)
     except (ValueError, TypeError):
         return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    a, b = np.asarray(a), np.asarray(b)
+    return a.shape == b.shape and bool(np.all(np.abs(a - b) <= 1e-9 * np.max(np.abs(b), initial=0.0)))
 
 
 def varies_(x: Any) -> bool:
