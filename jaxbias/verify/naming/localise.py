@@ -17,10 +17,9 @@ from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, refere
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
-from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.guesses import numbers_in
+from jaxbias.verify.naming.difference import Relation, unknown_above
+from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.mending import Mender
-from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import handed_on, with_returns
@@ -292,17 +291,19 @@ def _handed_on(alignment: Alignment, slip: Slip, words: Relation, located: Locat
     return None
 
 
-UNSURE = ("unexplained", "only-some-elements", "scale-constant", "batch-mean-vs-sum")
-"""Kinds of which the code may say more: a number in it says what a constant should have been."""
-
-
 def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located | None:
     """With the small change of its line that gives what is wanted there."""
     fit = mender.fit(slip, _segments(alignment, slip.number))
     if fit is None:
         return None
-    segment, words, patch = fit
-    evidence = _evidence("with this line right", alignment.cases, mender.others)
+    return _with(located, *fit, _evidence("with this line right", alignment.cases, mender.others))
+
+
+def _with(located: Located, segment: Segment, words: Relation, patch: str, evidence: str) -> Located:
+    """With a patch; what is said already of its value stays, if nothing simpler can be said."""
+    said = located.relation
+    if located.named and said is not None and said.cost <= words.cost and _line(segment) == located.line:
+        return replace(located, patch=patch, evidence=evidence)
     return replace(
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
     )
@@ -316,17 +317,14 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
     for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
         name = alignment.names.get(number)
-        if located.kind in UNSURE[:2] and name is not None and (name.variable or number in alignment.leaves):
+        if name is not None and (name.variable or number in alignment.leaves):
             lines.setdefault(name.segment, number)
     guess = mender.guess([*lines], slip.leaves)
     if guess is None:
         return located
     segment, words, patch = guess
-    evidence = _evidence("with this line right", alignment.cases, mender.others)
     words = replace(words, number=None if segment in own else lines.get(segment))
-    return replace(
-        located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
-    )
+    return _with(located, segment, words, patch, _evidence("with this line right", alignment.cases, mender.others))
 
 
 def _alignment(

@@ -1,17 +1,21 @@
 """The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
 
+import ast
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
+from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 from jaxbias.verify.naming.slips import Slip
@@ -23,8 +27,16 @@ if TYPE_CHECKING:
 MOST_REPAIRS, MOST_FITS = 10, 10
 """Texts for one piece of code."""
 
-SECONDS_OF_GUESSES = 2.0
+SECONDS_OF_GUESSES = 2.5
 """Of process time, for one rule."""
+
+
+def _where_assigned(fit: Fit) -> Iterator[tuple[Segment, str]]:
+    """Where the size or number is assigned that another one is put in the place of."""
+    if isinstance(fit.variant.node, ast.Name):
+        for piece in numbers_in(fit.segment):
+            if targets(piece) == (fit.variant.node.id,):
+                yield piece, fit.variant.by
 
 
 class Mender:
@@ -62,6 +74,9 @@ class Mender:
         for fit in self.fits(slip, segments)[:MOST_FITS]:
             if self.checker.short_of_time(0.1):
                 return None
+            for segment, code in _where_assigned(fit):
+                if patch := self._patch(segment, code, slip.leaves):
+                    return segment, replace(fit.relation, text=f"must be {code}"), patch
             if patch := self._patch(fit.segment, fit.code, slip.leaves):
                 return fit.segment, fit.relation, patch
         return None

@@ -15,9 +15,9 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.reference_values import UNNAMED
 from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.guesses import piece_of
+from jaxbias.verify.naming.pieces import piece_of
 from jaxbias.verify.naming.repairs import bracketed, is_code, put, value_of
-from jaxbias.verify.naming.scopes import Names, Site, Visit
+from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.variants import Named, Variant, Variants
 
@@ -32,7 +32,7 @@ HOLE = "__jaxbias_part__"
 OUTSIDE = 0.1
 """What a change further out costs more."""
 
-SECONDS = 1.0
+SECONDS = 0.8
 """Of process time, for one line."""
 
 
@@ -57,10 +57,9 @@ def fits(
     for outwards, segment in enumerate(segments):
         line = _Line.at(checker, alignment, slip, segment, made)
         if line is not None:
-            found += [
-                Fit(line.segment, put(line.text, v.node, v.by), v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
-                for v in line.fitting(time.process_time() + SECONDS)
-            ]
+            for v in line.fitting(time.process_time() + SECONDS):
+                v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
+                found.append(Fit(line.segment, put(line.text, v.node, v.by), v))
     found.sort(key=lambda fit: fit.variant.cost)
     return found
 
@@ -90,7 +89,7 @@ def fits_by_gradients(
         line = _Line(piece, tree, "", site.visits[-1], [], _codes(alignment), _numbers(alignment))
         line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
         found = []
-        for variant in line.shaped(deadline):
+        for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
             code = _compiled(put(piece.text, variant.node, variant.by))
             if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
                 found.append(Fit(piece, put(piece.text, variant.node, variant.by), variant))
@@ -154,7 +153,7 @@ class _Line:
         """None where it makes no sense."""
         try:
             compiled = _compiled(self.before + code) if isinstance(code, str) else code
-            return eval(compiled, names)  # noqa: S307 - a line of the user's own rule
+            return _array(eval(compiled, names))  # noqa: S307 - a line of the user's own rule
         except Exception:  # noqa: BLE001
             return None
 
@@ -172,33 +171,36 @@ class _Line:
     def shaped(self, deadline: float) -> Iterator[Variant]:
         """Those of its form and of single values that give another value of the same shape on the first probe."""
         names, given = self.rows[0]
-        form = Variants(self.text, self.tree, self._counters(names))
-        seen = {self.text}
+        form = Variants(self.text, self.tree, self._counters(names), lambda code: self._plain(code, names))
+        seen, values = {self.text}, {_digits(given)}
         found = list(form.of_form())
         named = [its for its in self._named(names) if its.cost < 0.2]
         for node in form.parts:
             value = self._plain(form.code(node), names)
             if isinstance(value, np.ndarray | np.generic | int | float):
-                found += [v for v, _ in form.with_names(node, value, named) if v.kind == "wrong-operand"]
+                found += [v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")]
         for variant in sorted(found, key=lambda v: v.cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:
                 continue
             seen.add(code)
             with np.errstate(all="ignore"):
-                if (value := self.result(code, names)) is not None and np.shape(value) == np.shape(given):
-                    yield variant
+                value = self.result(code, names)
+                if np.shape(value) == np.shape(given) and getattr(value, "dtype", given.dtype).kind in "fiubc":
+                    if (digits := _digits(value)) not in values:  # of what comes to the same, the first is meant
+                        values.add(digits)
+                        yield variant
 
     def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
         """Those that are right on the first probe."""
-        form = Variants(self.text, self.tree, self._counters(names))
+        form = Variants(self.text, self.tree, self._counters(names), lambda code: self._plain(code, names))
         for variant in form.of_form():
             if time.process_time() > deadline:
                 return
             if _close(self.result(put(self.text, variant.node, variant.by), names), wanted):
                 yield variant
         named = [*self._named(names)]
-        for variant, other in form.of_products(lambda code: self._plain(code, names), [n for n in named if np.ndim(n.value)]):
+        for variant, other in form.of_products([n for n in named if np.ndim(n.value)]):
             if time.process_time() > deadline:
                 return
             hole = _compiled(self.before + put(self.text, variant.node, HOLE))
@@ -245,9 +247,25 @@ class _Line:
                 if (value := self._plain(its, names)) is not None:
                     yield its, value
 
+    def as_slope(self, alignment: Alignment, variant: Variant) -> Variant:
+        """With the name of a slope, where what is put in is what stood there times one."""
+        part = ast.get_source_segment(self.text, variant.node) or ""
+        if variant.kind != "wrong-operand" or self.before:
+            return variant
+        columns = [[self._plain(code, names) for names, _ in self.rows] for code in (part, variant.by)]
+        if any(x is None or np.shape(x) != np.shape(columns[0][0]) for column in columns for x in column):
+            return variant
+        now, wanted = (np.stack([np.asarray(x) for x in column]) for column in columns)
+        match = alignment.matcher(wanted, True) if len(now) == len(alignment.cases) and now.ndim > 1 else None
+        after = alignment.matcher.after(match.value) if match is not None and match.exact else None
+        if match is None or after is None or not same(now, after.array):
+            return variant
+        words = f"takes {part} without the slope of {match.value.through}"
+        return variant._replace(kind="missing-activation-derivative", words=words)
+
     def _plain(self, code: str, names: Names) -> Any:
         try:
-            return eval(_compiled(code), names)  # noqa: S307
+            return _array(eval(_compiled(code), names))  # noqa: S307
         except Exception:  # noqa: BLE001
             return None
 
@@ -281,7 +299,7 @@ class _Line:
             if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f" and its.value.ndim:
                 x, code = its.value, its.code
                 for form, other in (("1 - {}", 1 - x), ("1 - {0}**2", 1 - x**2), ("{0} * (1 - {0})", x * (1 - x)), ("({} > 0)", 1.0 * (x > 0)), ("jnp.sign({})", np.sign(x))):
-                    yield Named(form.format(code), other, 0.5)
+                    yield Named(form.format(code), other, 0.1)
 
 
 def _parts(name: str, value: Any, cost: float) -> Iterator[Named]:
@@ -322,7 +340,8 @@ def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
                     if g.shape == p.shape and g is not p:
                         total = (p * g).sum(axis=at, keepdims=True)
                         code = f"{its.code} * ({other.code} - ({its.code} * {other.code}).sum({at}, keepdims=True))"
-                        yield Named(code, p * (g - total), 0.2)
+                        terms = (f"{its.code} * {other.code}", p * g), (f"−{its.code} * ({its.code} * {other.code}).sum({at})", None)
+                        yield Named(code, p * (g - total), 0.2, terms)
 
 
 SLOPES = {
@@ -361,6 +380,19 @@ def _numbers(alignment: Alignment) -> list[float]:
     """Numbers that stand in the forward."""
     held = [np.asarray(x) for x in alignment.cases[0].program.constants.values()]
     return sorted({float(x) for x in held if x.ndim == 0 and x.dtype.kind == "f" and abs(x) not in (0, 1) and np.isfinite(x)})[:12]
+
+
+def _digits(x: Any) -> bytes:
+    """Equal for values that rounding alone tells apart."""
+    x = np.asarray(x, complex)
+    with np.errstate(all="ignore"):
+        return np.round(x / (np.max(np.abs(x), initial=0.0) or 1.0), 9).tobytes() + b"%.8g" % np.max(np.abs(x), initial=0.0)
+
+
+def _array(x: Any) -> Any:
+    """An array or a number; None of anything else."""
+    x = in_numpy(x) if hasattr(x, "dtype") else x
+    return x if isinstance(x, np.ndarray | np.generic | int | float | complex) else None
 
 
 def _compiled(code: str) -> types.CodeType:

@@ -23,7 +23,7 @@ COST = {
 }  # fmt: skip
 """How far-fetched a change is, by what is done."""
 
-OF_LENGTH = 0.004
+OF_LENGTH = 0.003
 """What each letter of what is put in costs more."""
 
 OF_A_BORDER = 1.0
@@ -85,12 +85,15 @@ class Variants:
     Args:
         text, tree: the expression.
         counters: names of whole numbers in scope.
+        value_of: code → its value there, on the first probe; None if it has none.
     """
 
-    def __init__(self, text: str, tree: ast.expr, counters: Sequence[str]):
+    def __init__(self, text: str, tree: ast.expr, counters: Sequence[str], value_of: Any):
+        self.value_of = value_of
         self.text, self.tree, self.counters = text, tree, list(counters)
         self.role: dict[int, str] = {}
         self.compared: set[int] = set()
+        self.deciding: set[int] = set()
         self._roles(tree, "")
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         plain = lambda n: isinstance(n, ast.Name | ast.BinOp | ast.UnaryOp | ast.Call | ast.Attribute | ast.Subscript)
@@ -115,6 +118,8 @@ class Variants:
                     its = role
                     if isinstance(node, ast.Compare):
                         self.compared.add(id(child))
+                    if id(node) in self.deciding or (_is_where(node) and name == "args" and child is field[0]):
+                        self.deciding.add(id(child))
                     if isinstance(node, ast.Subscript):
                         its = "index" if name == "slice" else role
                     elif isinstance(node, ast.keyword):
@@ -129,6 +134,8 @@ class Variants:
 
     def make(self, how: str, kind: str, node: ast.AST, by: str, words: str = "", more: float = 0.0) -> Variant:
         part = self.code(node)
+        if id(node) in self.deciding | self.compared and kind in ("transpose", "missing-term", "sign"):
+            kind = "missing-mask"
         words = words or (f"must be {by}" if node is self.tree else f"has {part} where {by} is needed")
         length = max(0, len(by) - len(part))
         return Variant(COST[how] + OF_LENGTH * length + more, kind, words, node, by)
@@ -168,13 +175,18 @@ class Variants:
                 kind = "sign" if total and sign in "+-" else "wrong-operand"
                 words = "has the wrong sign in it" if kind == "sign" else ""
                 words = words or f"has {left} {now} {right} where {left} {sign} {right} is needed"
-                yield self.make("operator" if sign not in "@**" else "name", kind, node, f"{left} {sign} {right}", words)
+                how = "name" if sign in "@**" else "operator"
+                yield self.make(how, kind, node, self._joined(node.left, sign, node.right), words, -0.15 * (kind == "sign"))
         if now in ("-", "/", "@", "**"):
             kind = "sign" if now == "-" else "transpose" if now == "@" else "wrong-operand"
-            yield self.make("exchanged", kind, node, f"{right} {now} {left}")
+            yield self.make("exchanged", kind, node, self._joined(node.right, now, node.left))
         if now == "@":
             yield self.make("exchanged", "transpose", node, f"{right}.T @ {left}")
             yield self.make("exchanged", "transpose", node, f"{right} @ {left}.T", more=0.1)
+        if now == "*":
+            words = f"takes {left} and {right} of the same place, and must take those one apart"
+            for first, second in (("[1:]", "[:-1]"), ("[:-1]", "[1:]"), ("[:, 1:]", "[:, :-1]"), ("[:, :-1]", "[:, 1:]")):
+                yield self.make("index", "wrong-index", node, f"{left}{first} * {right}{second}", words, 0.2)
         for side, other in ((node.right, node.left), (node.left, node.right)):
             kept, gone = self.tight(other), self.code(side)
             if side is node.left and now == "-":
@@ -199,6 +211,14 @@ class Variants:
             yield self.make("bracket", "wrong-operand", node, by)
             if first and total is not (sign in ("+", "-")) and sign in ("+", "-"):  # (a + b) c meant for a + b c
                 yield self.make("bracket", "wrong-operand", node, f"{a} {now} {right} {sign} {b}")
+
+    def _joined(self, left: ast.expr, sign: str, right: ast.expr) -> str:
+        """Two parts with an operator between them, with as few brackets as it takes."""
+        first, second = self.code(left), self.code(right)
+        if sign in "+-":
+            return f"{bracketed(first, sums=False)} {sign} {bracketed(second, sums=sign == '-')}"
+        power = sign == "**"
+        return f"{bracketed(first, products=power)} {sign} {bracketed(second, products=True)}"
 
     def _of_call(self, node: ast.Call) -> Iterator[Variant]:
         function, text = node.func, self.code(node)
@@ -334,6 +354,9 @@ class Variants:
             elif part.value is not None:
                 for new in self.counters:
                     yield self.make("index", kind, part, new)
+        if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int) and not of_shape:
+            words = "takes one entry alone, and must add them up"
+            yield self.make("function", "broadcast-not-summed", node, f"{whole}.sum(0)", words)
         if len(parts) > 1:
             for a, b in itertools.combinations(range(len(parts)), 2):
                 its = [self.code(part) for part in parts]
@@ -349,7 +372,7 @@ class Variants:
                 yield self.make("index", "wrong-index", node, f"{part} - 1")
             return
         sign = "has the wrong sign" if node is self.tree else f"takes {part} with the wrong sign"
-        yield self.make("sign", "sign", node, f"-{tight}" if node is self.tree else f"(-{tight})", sign, more=0.02)
+        yield self.make("sign", "sign", node, f"-{tight}" if node is self.tree else f"(-{tight})", sign, more=0.06)
         brackets = lambda code: code if node is self.tree else f"({code})"
         yield self.make("rest", "wrong-operand", node, brackets(f"1 - {tight}"))
         yield self.make("power", "missing-factor", node, f"{tight}**2", f"lacks the factor {part}" if node is self.tree else "")
@@ -376,6 +399,11 @@ class Variants:
 
     # --- with other values ----------------------------------------------------------------------------------------
 
+    def _holds(self, node: ast.Subscript, entries: Any) -> bool:
+        """Are these entries of what the part takes entries of?"""
+        whole = self.value_of(self.code(node.value))
+        return isinstance(whole, np.ndarray) and whole.size > np.size(entries) and bool(np.all(np.isin(entries, whole)))
+
     def with_names(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """A part replaced by another value, or combined with one; with what is put there."""
         part, tight, role = self.code(node), self.tight(node), self.role[id(node)]
@@ -387,10 +415,11 @@ class Variants:
                 kind = _kind_of_swap(part, value, code, other, role, number)
                 words = f"takes {part} where {code} is needed" if not number else ""
                 lacking = [term for term, held in its.terms if _same(held, value)]
+                if kind == "wrong-operand" and isinstance(node, ast.Subscript) and self._holds(node, other):
+                    kind = "wrong-index"
                 if lacking and not number:
                     rest = [term for term, held in its.terms if term not in lacking]
-                    kind = "missing-mask" if id(node) in self.compared else "missing-term"
-                    words = f"has {part} without the term {' and '.join(rest)}"
+                    kind, words = "missing-term", f"has {part} without the term {' and '.join(rest)}"
                 by = bracketed(code, products=node is not self.tree)
                 yield self.make("name", kind, node, by, words, its.cost), other
         if number or role:
@@ -409,19 +438,18 @@ class Variants:
                     kind = "batch-mean-vs-sum" if ".shape[0]" in code or "len(" in code else "missing-factor" if varies_(other) else "scale-constant"
                     yield self.make("divisor", kind, node, brackets(f"{text} / {divisor}"), f"lacks the factor 1/{divisor}" if node is self.tree else f"has {part} without the factor 1/{divisor}", its.cost), quotient
                     for sign, total in (("+", _tried(np.add, value, other)), ("-", _tried(np.subtract, value, other))):
-                        kind = "missing-mask" if id(node) in self.compared else "missing-term"
                         if total is not None:
-                            yield self.make("term", kind, node, brackets(f"{part} {sign} {tied}"), f"lacks the term {'' if sign == '+' else '−'}{code}" if node is self.tree else f"has {part} without the term {'' if sign == '+' else '−'}{code}", its.cost), total
+                            yield self.make("term", "missing-term", node, brackets(f"{part} {sign} {tied}"), f"lacks the term {'' if sign == '+' else '−'}{code}" if node is self.tree else f"has {part} without the term {'' if sign == '+' else '−'}{code}", its.cost), total
 
 
-    def of_products(self, value_of: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
+    def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """Two factors of a product, as of a slope, with one value in their place."""
         inner = {id(node.left) for node in ast.walk(self.tree) if isinstance(node, ast.BinOp) and _is_product(node)}
         for node in self.parts:
             if not isinstance(node, ast.BinOp) or not _is_product(node) or id(node) in inner:
                 continue
             factors = [*_factors(node)]
-            values = [value_of(self.code(factor)) for factor, _ in factors]
+            values = [self.value_of(self.code(factor)) for factor, _ in factors]
             if not 2 < len(factors) <= MOST_FACTORS or any(value is None for value in values):
                 continue
             for gone in itertools.combinations(range(len(factors)), 2):
@@ -443,6 +471,10 @@ class Variants:
 
 
 MOST_FACTORS = 5
+
+
+def _is_where(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("where", "select")
 
 
 def _is_product(node: ast.expr) -> bool:
@@ -508,6 +540,8 @@ def _tried(function: Any, a: Any, b: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return False
     a, b = np.asarray(a), np.asarray(b)
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= 1e-9 * np.max(np.abs(b), initial=0.0)))
 
