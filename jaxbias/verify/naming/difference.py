@@ -85,18 +85,3 @@ def constant_factor(given: np.ndarray, wanted: np.ndarray) -> float | None:
     if not np.isfinite(factor) or factor == 0 or np.imag(factor) or not same(given, factor * wanted):
         return None
     return float(np.real(factor))
-
-
-def unknown_above(alignment: Alignment, number: int) -> list[int]:
-    """Positions of the equations between right values and this one."""
-    positions, todo = set(), [number]
-    while todo:
-        n = todo.pop()
-        if (
-            n in alignment.position
-            and (n == number or not alignment.known(n))
-            and alignment.position[n] not in positions
-        ):
-            positions.add(alignment.position[n])
-            todo += alignment.program.equations[alignment.position[n]].inputs
-    return sorted(positions)

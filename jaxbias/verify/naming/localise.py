@@ -17,7 +17,8 @@ from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, refere
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
-from jaxbias.verify.naming.difference import Relation, unknown_above
+from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.relations import relation

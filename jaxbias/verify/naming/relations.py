@@ -12,8 +12,10 @@ from jaxbias.symbols.reference_values import MIXING
 from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same, varies
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.constants import Shapes, close, name_constant
-from jaxbias.verify.naming.difference import Difference, Relation, constant_factor, unknown_above
+from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
 from jaxbias.verify.naming.elements import some_elements
+from jaxbias.verify.naming.operands import divided_below, total_above
+from jaxbias.verify.naming.operations import edits, unknown_above
 from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 from jaxbias.verify.naming.terms import own_terms, parts, term
 
@@ -69,6 +71,11 @@ def _relations(d: Difference) -> Iterator[Relation]:
         yield from some_elements(d)
     if d.equation is not None and not scalar:
         yield from slope(d)
+    if d.equation is not None:
+        yield from edits(d.alignment, d.number, d.wanted, d.deadline)
+    if (source := d.alignment.source(d.number)) != d.number and source in d.alignment.position:
+        for changed in edits(d.alignment, source, d.wanted, d.deadline):  # handed on in the place of something alike
+            yield replace(changed, number=None, repairs=(), cost=changed.cost + 0.1)
     yield from own_terms(d)
     yield from parts(d)
     if d.given[0].size <= MOST_ENTRIES and not scalar:
@@ -200,7 +207,10 @@ def weighted(d: Difference) -> Iterator[Relation]:
 
 
 def with_a_constant(d: Difference) -> Iterator[Relation]:
-    """A forward value, but for a constant factor, which is another mistake."""
+    """A change of one operation that leaves a constant factor, which is another mistake."""
+    for changed in edits(d.alignment, d.number, d.wanted, d.deadline, exact=False):
+        if changed.mending and (named := name_constant([changed.factor] * len(d.given), d.shapes)) is not None:
+            yield replace(changed, cost=changed.cost + 1.0 + 0.1 * (named.kind != "sign"))
     match = d.alignment.matcher(d.wanted, d.linear)
     if match is not None and not match.layout and not d.linear:
         array = d.wanted / match.factor
@@ -349,44 +359,3 @@ def _spread(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for _, laid in layouts(x, shape[1:]):
         return np.asarray(laid)
     return x
-
-
-def divided_below(alignment: Alignment, number: int) -> float:
-    """The constant by which a sum is multiplied next, as in a mean; 1 if there is none."""
-    for e in alignment.program.equations[alignment.position[number] + 1 :]:
-        if number not in e.inputs:
-            continue
-        if e.name in LAYOUT:
-            number = e.outputs[0]
-            continue
-        fixed = [i for i in e.inputs if i in alignment.constant and _uniform(alignment, i)]
-        if e.name in ("mul", "div") and fixed and (e.name == "mul" or e.inputs[1] == fixed[0]):
-            held = float(alignment.column(fixed[0]).flat[0])
-            return held if e.name == "mul" else 1 / held
-        break
-    return 1.0
-
-
-def _uniform(alignment: Alignment, number: int) -> bool:
-    """Is it one number?"""
-    held = np.asarray(alignment.values[0][number])
-    return held.dtype.kind in "fiu" and held.size > 0 and np.ptp(held) == 0
-
-
-def total_above(alignment: Alignment, number: int) -> tuple[_jaxpr.Equation, float] | None:
-    """The sum that a value is, laid out and times a constant, and the constant."""
-    program, factor = alignment.program, 1.0
-    while number in alignment.position and number not in alignment.constant:
-        e = program.equations[alignment.position[number]]
-        if e.name == "reduce_sum":
-            return e, factor
-        fixed = [i for i in e.inputs if i in alignment.constant and _uniform(alignment, i)]
-        if e.name in ("mul", "div") and len(fixed) == 1 and (e.name == "mul" or e.inputs[1] == fixed[0]):
-            held = float(alignment.column(fixed[0]).flat[0])
-            factor = factor * held if e.name == "mul" else factor / held
-            number = next(i for i in e.inputs if i != fixed[0])
-        elif e.name in LAYOUT and len(e.inputs) == 1:
-            number = e.inputs[0]
-        else:
-            return None
-    return None

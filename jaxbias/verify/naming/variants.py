@@ -569,7 +569,7 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
         return "wrong-index"
     if role == "axis":
         return "wrong-reduction-axis"
-    if number:
+    if number or (isinstance(now, int | float) and isinstance(other, int | float)):
         return "scale-constant"
     if code in (f"{part}.T", f"({part}).T") or part == f"{code}.T":
         return "transpose"
