@@ -18,9 +18,9 @@ from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.pieces import numbers_in
-from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import handed_on, with_returns

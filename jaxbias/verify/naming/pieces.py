@@ -22,8 +22,8 @@ def numbers_in(segment: Segment) -> Iterator[Segment]:
                     yield piece_of(segment, node.value)
 
 
-def piece_of(segment: Segment, node: ast.expr) -> Segment:
-    """An expression of the function that a piece of code stands in."""
+def piece_of(segment: Segment, node: ast.expr | ast.stmt) -> Segment:
+    """A part of the function that a piece of code stands in."""
     end = node.end_lineno or node.lineno, node.end_col_offset or 0
     return Segment(segment.file, node.lineno, node.col_offset, *end, segment.function)
 

@@ -116,7 +116,9 @@ class Site:
                     held[out] = new
                     changed.add(out)
                 elif not changed.isdisjoint(equation.inputs):
-                    for number, its in zip(equation.outputs, _jaxpr.apply(equation, [held[n] for n in equation.inputs])):
+                    for number, its in zip(
+                        equation.outputs, _jaxpr.apply(equation, [held[n] for n in equation.inputs])
+                    ):
                         held[number] = its
                         changed.add(number)
         probe = self.cases[k].probe
@@ -283,10 +285,11 @@ class _Function:
 def in_numpy(value: Any) -> Any:
     """The same of NumPy's: an array, a module, a function; anything else as it is."""
     if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, Tracer):
-        return np.asarray(value).view(Array) if value.dtype.kind in "fiubc" else value
+        return np.asarray(value).view(Array) if getattr(value.dtype, "kind", "") in tuple("fiubc") else value
     if isinstance(value, types.ModuleType):
         return _Module(value) if value.__name__.split(".")[0] not in ("numpy", "math") else value
     if isinstance(value, dict | list | tuple):
         return jax.tree.map(in_numpy, value) if len(value) <= MOST_LEAVES else value
-    plain = isinstance(value, type | types.BuiltinFunctionType | _Function | Tracer) or not callable(value)
-    return value if plain else _Function(value)
+    if isinstance(value, type | types.BuiltinFunctionType | _Function | Tracer):
+        return value
+    return _Function(value) if callable(value) else value

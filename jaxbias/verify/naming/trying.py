@@ -50,7 +50,11 @@ class Fit:
 
 
 def fits(
-    checker: "Checker", alignment: Alignment, slip: Slip, segments: Sequence[Segment], made: Sequence[tuple[Segment, str]]
+    checker: "Checker",
+    alignment: Alignment,
+    slip: Slip,
+    segments: Sequence[Segment],
+    made: Sequence[tuple[Segment, str]],
 ) -> list[Fit]:
     """Changes of these pieces of code, in each of which the wrong value is computed; the likeliest first."""
     found: list[Fit] = []
@@ -82,9 +86,11 @@ def fits_by_gradients(
             continue
         try:
             site = Site(checker, piece, made, alignment.cases)
-        except Exception:  # noqa: BLE001 - of code that cannot be carried out once more
+        except Exception:
             continue
-        if not site.places or any(np.size(held[place.value]) > MOST_ENTRIES for place in site.places for held in site.values):
+        if not site.places or any(
+            np.size(held[place.value]) > MOST_ENTRIES for place in site.places for held in site.values
+        ):
             continue
         line = _Line(piece, tree, "", site.visits[-1], [], _codes(alignment), _numbers(alignment))
         line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
@@ -99,8 +105,8 @@ def fits_by_gradients(
 def _are_right(alignment: Alignment, site: Site, k: int, code: types.CodeType, leaves: Sequence[int]) -> bool:
     """Are these gradients right on a probe, where the expression is this code?"""
     try:
-        outs = site.gradients(k, lambda names: eval(code, names))  # noqa: S307 - a line of the user's own rule
-    except Exception:  # noqa: BLE001
+        outs = site.gradients(k, lambda names: eval(code, names))
+    except Exception:
         return False
     probe = slice(k, k + 1)
     zeros = [np.zeros_like(alignment.expected[i][k]) if outs[i] is None else np.asarray(outs[i]) for i in leaves]
@@ -114,10 +120,12 @@ class _Line:
         rows: names on every probe, each with what is wanted there.
     """
 
-    def __init__(self, segment: Segment, tree: ast.expr, before: str, visit: Visit, wanted: Sequence[np.ndarray], codes, numbers):
+    def __init__(
+        self, segment: Segment, tree: ast.expr, before: str, visit: Visit, wanted: Sequence[np.ndarray], codes, numbers
+    ):
         self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
         self.rows: list[tuple[Names, np.ndarray]] = list(zip(visit.names, wanted))
-        self.local, self.codes, self.numbers = visit.local, codes, numbers
+        self.local, self.codes, self.numbers, self.inside = visit.local, codes, numbers, segment
 
     @classmethod
     def at(cls, checker, alignment: Alignment, slip: Slip, segment: Segment, made) -> "_Line | None":
@@ -132,12 +140,14 @@ class _Line:
                 continue
             try:
                 visits = Site(checker, piece, made, alignment.cases).visits
-            except Exception:  # noqa: BLE001 - of code that cannot be carried out once more
+            except Exception:
                 return None
             given = alignment.column(number)
             for visit in visits:
                 rows = _by_row(given, visit)
-                line = cls(piece, tree, before, visit, _by_row(wanted, visit) or (), _codes(alignment), _numbers(alignment))
+                line = cls(
+                    piece, tree, before, visit, _by_row(wanted, visit) or (), _codes(alignment), _numbers(alignment)
+                )
                 if rows and _close(line.result(line.text, visit.names[0]), rows[0]):
                     line.inside = segment
                     return line
@@ -153,8 +163,8 @@ class _Line:
         """None where it makes no sense."""
         try:
             compiled = _compiled(self.before + code) if isinstance(code, str) else code
-            return _array(eval(compiled, names))  # noqa: S307 - a line of the user's own rule
-        except Exception:  # noqa: BLE001
+            return _array(eval(compiled, names))
+        except Exception:
             return None
 
     def fitting(self, deadline: float) -> Iterator[Variant]:
@@ -178,7 +188,9 @@ class _Line:
         for node in form.parts:
             value = self._plain(form.code(node), names)
             if isinstance(value, np.ndarray | np.generic | int | float):
-                found += [v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")]
+                found += [
+                    v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")
+                ]
         for variant in sorted(found, key=lambda v: v.cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:
@@ -186,10 +198,10 @@ class _Line:
             seen.add(code)
             with np.errstate(all="ignore"):
                 value = self.result(code, names)
-                if np.shape(value) == np.shape(given) and getattr(value, "dtype", given.dtype).kind in "fiubc":
-                    if (digits := _digits(value)) not in values:  # of what comes to the same, the first is meant
-                        values.add(digits)
-                        yield variant
+                # of what comes to the same, the first is meant
+                if np.shape(value) == np.shape(given) and (digits := _digits(value)) not in values:
+                    values.add(digits)
+                    yield variant
 
     def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
         """Those that are right on the first probe."""
@@ -200,23 +212,32 @@ class _Line:
             if _close(self.result(put(self.text, variant.node, variant.by), names), wanted):
                 yield variant
         named = [*self._named(names)]
-        for variant, other in form.of_products([n for n in named if np.ndim(n.value)]):
+        there = dict(names)
+
+        def right(node: ast.AST, other: Any) -> bool:
+            """Is what is wanted got with another value in the place of a part?"""
+            there[HOLE] = other
+            return _close(self.result(holes[id(node)], there), wanted)
+
+        holes: dict[int, types.CodeType] = {}
+        for variant, other in form.of_products([its for its in named if np.ndim(its.value)]):
             if time.process_time() > deadline:
                 return
-            hole = _compiled(self.before + put(self.text, variant.node, HOLE))
-            if _close(self.result(hole, {**names, HOLE: other}), wanted):
+            node = variant.node
+            holes.setdefault(id(node), _compiled(self.before + put(self.text, node, HOLE)))
+            if right(node, other):
                 yield variant
         yield from self._terms(form, names, wanted, named)
         constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
         for node in [*form.parts, *constants]:
-            value = self.result(form.code(node), names) if not self.before else self._plain(form.code(node), names)
+            value = self._plain(form.code(node), names)
             if value is None or not isinstance(value, np.ndarray | np.generic | int | float) or isinstance(value, bool):
                 continue
-            hole = _compiled(self.before + put(self.text, node, HOLE))
+            holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
             for variant, other in form.with_names(node, value, named):
                 if time.process_time() > deadline:
                     return
-                if other is not None and _close(self.result(hole, {**names, HOLE: other}), wanted):
+                if right(node, other):
                     yield variant
 
     def _terms(self, form: Variants, names: Names, wanted: np.ndarray, named: Sequence[Named]) -> Iterator[Variant]:
@@ -225,7 +246,9 @@ class _Line:
         if self.before or given is None or np.shape(given) != wanted.shape:
             return
         lacking, size = wanted - given, np.max(np.abs(wanted - given))
-        arrays = [its for its in named if isinstance(its.value, np.ndarray) and its.code.isidentifier() and its.cost < 0.2]
+        arrays = [
+            its for its in named if isinstance(its.value, np.ndarray) and its.code.isidentifier() and its.cost < 0.2
+        ]
         for a, b in itertools.product(arrays, repeat=2):
             for code, product in _products(a, b):
                 if product.shape != lacking.shape or not np.any(product):
@@ -265,8 +288,8 @@ class _Line:
 
     def _plain(self, code: str, names: Names) -> Any:
         try:
-            return _array(eval(_compiled(code), names))  # noqa: S307
-        except Exception:  # noqa: BLE001
+            return _array(eval(_compiled(code), names))
+        except Exception:
             return None
 
     def _counters(self, names: Names) -> list[str]:
@@ -293,12 +316,17 @@ class _Line:
         codes = {its.code for its in held}
         for code, cost in self.codes:
             if code not in codes and (value := self._plain(code, names)) is not None:
-                if isinstance(value, np.ndarray | np.generic | float | int):
-                    yield Named(code, value, cost, tuple(self._addends(code, names)))
+                yield Named(code, value, cost, tuple(self._addends(code, names)))
         for its in held:
             if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f" and its.value.ndim:
                 x, code = its.value, its.code
-                for form, other in (("1 - {}", 1 - x), ("1 - {0}**2", 1 - x**2), ("{0} * (1 - {0})", x * (1 - x)), ("({} > 0)", 1.0 * (x > 0)), ("jnp.sign({})", np.sign(x))):
+                for form, other in (
+                    ("1 - {}", 1 - x),
+                    ("1 - {0}**2", 1 - x**2),
+                    ("{0} * (1 - {0})", x * (1 - x)),
+                    ("({} > 0)", 1.0 * (x > 0)),
+                    ("jnp.sign({})", np.sign(x)),
+                ):
                     yield Named(form.format(code), other, 0.1)
 
 
@@ -340,7 +368,10 @@ def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
                     if g.shape == p.shape and g is not p:
                         total = (p * g).sum(axis=at, keepdims=True)
                         code = f"{its.code} * ({other.code} - ({its.code} * {other.code}).sum({at}, keepdims=True))"
-                        terms = (f"{its.code} * {other.code}", p * g), (f"−{its.code} * ({its.code} * {other.code}).sum({at})", None)
+                        terms = (
+                            (f"{its.code} * {other.code}", p * g),
+                            (f"−{its.code} * ({its.code} * {other.code}).sum({at})", None),
+                        )
                         yield Named(code, p * (g - total), 0.2, terms)
 
 
@@ -379,14 +410,18 @@ def _slope(code: str, alignment: Alignment) -> str:
 def _numbers(alignment: Alignment) -> list[float]:
     """Numbers that stand in the forward."""
     held = [np.asarray(x) for x in alignment.cases[0].program.constants.values()]
-    return sorted({float(x) for x in held if x.ndim == 0 and x.dtype.kind == "f" and abs(x) not in (0, 1) and np.isfinite(x)})[:12]
+    return sorted(
+        {float(x) for x in held if x.ndim == 0 and x.dtype.kind == "f" and abs(x) not in (0, 1) and np.isfinite(x)}
+    )[:12]
 
 
 def _digits(x: Any) -> bytes:
     """Equal for values that rounding alone tells apart."""
-    x = np.asarray(x, complex)
+    x = np.asarray(np.nan if x is None else x, complex)
     with np.errstate(all="ignore"):
-        return np.round(x / (np.max(np.abs(x), initial=0.0) or 1.0), 9).tobytes() + b"%.8g" % np.max(np.abs(x), initial=0.0)
+        return np.round(x / (np.max(np.abs(x), initial=0.0) or 1.0), 9).tobytes() + b"%.8g" % np.max(
+            np.abs(x), initial=0.0
+        )
 
 
 def _array(x: Any) -> Any:
@@ -468,7 +503,17 @@ def _expressions(segment: Segment) -> Iterator[tuple[Segment, Segment, str]]:
             yield piece_of(segment, node), piece_of(segment, node), ""
 
 
-ENDS = (ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.SetComp, ast.FunctionDef, ast.Module, ast.For, ast.If)
+ENDS = (
+    ast.Lambda,
+    ast.ListComp,
+    ast.GeneratorExp,
+    ast.DictComp,
+    ast.SetComp,
+    ast.FunctionDef,
+    ast.Module,
+    ast.For,
+    ast.If,
+)
 
 
 def _span(node: ast.expr | ast.stmt) -> tuple[int, int, int | None, int | None]:

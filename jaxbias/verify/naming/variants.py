@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.repairs import MODULES, bracketed, put, source_of
+from jaxbias.verify.naming.repairs import MODULES, bracketed, source_of
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -100,7 +100,10 @@ class Variants:
         self.parts = [
             node
             for node in ast.walk(tree)
-            if plain(node) and id(node) not in called and self.code(node) not in MODULES and self.role[id(node)] != "off"
+            if plain(node)
+            and id(node) not in called
+            and self.code(node) not in MODULES
+            and self.role[id(node)] != "off"
         ]
 
     def code(self, node: ast.AST) -> str:
@@ -123,11 +126,13 @@ class Variants:
                     if isinstance(node, ast.Subscript):
                         its = "index" if name == "slice" else role
                     elif isinstance(node, ast.keyword):
-                        its = "axis" if node.arg in ("axis", "axes", "dims", "dimension", "axis1", "axis2") else (
-                            "off" if node.arg in ("dtype", "mode", "indices_are_sorted") else role
+                        its = (
+                            "axis"
+                            if node.arg in ("axis", "axes", "dims", "dimension", "axis1", "axis2")
+                            else ("off" if node.arg in ("dtype", "mode", "indices_are_sorted") else role)
                         )
-                    elif isinstance(node, ast.Lambda | ast.comprehension) or name == "func" and not isinstance(
-                        child, ast.Attribute
+                    elif isinstance(node, ast.Lambda | ast.comprehension) or (
+                        name == "func" and not isinstance(child, ast.Attribute)
                     ):
                         its = role if isinstance(node, ast.Lambda | ast.comprehension) else "off"
                     self._roles(child, its)
@@ -157,7 +162,9 @@ class Variants:
                         by = f"{self.tight(node.left)} {sign} {self.tight(right)}"
                         if not isinstance(node.ops[0], operator):
                             now = COMPARISONS.get(type(node.ops[0]), "it")
-                            yield self.make("comparison", "missing-mask", node, by, f"compares by {now} in place of {sign}")
+                            yield self.make(
+                                "comparison", "missing-mask", node, by, f"compares by {now} in place of {sign}"
+                            )
                 case ast.Call():
                     yield from self._of_call(node)
                 case ast.Constant():
@@ -176,7 +183,9 @@ class Variants:
                 words = "has the wrong sign in it" if kind == "sign" else ""
                 words = words or f"has {left} {now} {right} where {left} {sign} {right} is needed"
                 how = "name" if sign in "@**" else "operator"
-                yield self.make(how, kind, node, self._joined(node.left, sign, node.right), words, -0.15 * (kind == "sign"))
+                yield self.make(
+                    how, kind, node, self._joined(node.left, sign, node.right), words, -0.15 * (kind == "sign")
+                )
         if now in ("-", "/", "@", "**"):
             kind = "sign" if now == "-" else "transpose" if now == "@" else "wrong-operand"
             yield self.make("exchanged", kind, node, self._joined(node.right, now, node.left))
@@ -185,7 +194,12 @@ class Variants:
             yield self.make("exchanged", "transpose", node, f"{right} @ {left}.T", more=0.1)
         if now == "*":
             words = f"takes {left} and {right} of the same place, and must take those one apart"
-            for first, second in (("[1:]", "[:-1]"), ("[:-1]", "[1:]"), ("[:, 1:]", "[:, :-1]"), ("[:, :-1]", "[:, 1:]")):
+            for first, second in (
+                ("[1:]", "[:-1]"),
+                ("[:-1]", "[1:]"),
+                ("[:, 1:]", "[:, :-1]"),
+                ("[:, :-1]", "[:, 1:]"),
+            ):
                 yield self.make("index", "wrong-index", node, f"{left}{first} * {right}{second}", words, 0.2)
         for side, other in ((node.right, node.left), (node.left, node.right)):
             kept, gone = self.tight(other), self.code(side)
@@ -229,14 +243,31 @@ class Variants:
                 if called == now and isinstance(function, ast.Attribute):
                     base = self.code(function.value)
                     for module in dict.fromkeys((base, *(("jnp", "jax.nn", "jax.lax") if not method else ()))):
-                        words = {"mean": "sums, and must take the mean", "sum": "takes the mean, and must sum"}.get(other, "")
+                        words = {"mean": "sums, and must take the mean", "sum": "takes the mean, and must sum"}.get(
+                            other, ""
+                        )
                         if other == "add":
                             words = "overwrites what is there, and must add to it"
                         words = words if pair == ("sum", "mean") or other == "add" else ""
                         yield self.make("function", kind, function, f"{module}.{other}", words)
         given = [k for k in node.keywords if k.arg in ("axis", "axes")]
-        reduces = called in ("sum", "mean", "max", "min", "var", "std", "prod", "norm", "logsumexp", "cumsum", "softmax",
-                             "log_softmax", "argmax", "argmin", "flip")
+        reduces = called in (
+            "sum",
+            "mean",
+            "max",
+            "min",
+            "var",
+            "std",
+            "prod",
+            "norm",
+            "logsumexp",
+            "cumsum",
+            "softmax",
+            "log_softmax",
+            "argmax",
+            "argmin",
+            "flip",
+        )
         place = 0 if method else 1
         values = ["0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None"]
         taken = given[0].value if given else node.args[place] if reduces and len(node.args) > place else None
@@ -250,7 +281,9 @@ class Variants:
             comma = ", " if node.args or node.keywords else ""
             for by in values[:-1]:
                 new = f"{text[:-1]}{comma}axis={by})"
-                yield self.make("axis", "wrong-reduction-axis", node, new, f"takes the {called} over no axis, and must over {by}")
+                yield self.make(
+                    "axis", "wrong-reduction-axis", node, new, f"takes the {called} over no axis, and must over {by}"
+                )
                 if called in ("sum", "mean", "max", "min", "var", "std"):
                     yield self.make("axis", "wrong-reduction-axis", node, f"{new[:-1]}, keepdims=True)")
         if reduces and not any(k.arg == "keepdims" for k in node.keywords):
@@ -266,10 +299,21 @@ class Variants:
             yield self.make("flag", "transpose", node, f"{text[:-1]}, trans=1)")
         if called in ("solve_triangular", "cholesky", "eigh") and not any(k.arg == "lower" for k in node.keywords):
             yield self.make("flag", "transpose", node, f"{text[:-1]}, lower=True)")
-        operand = node.args[0] if node.args and not method else function.value if isinstance(function, ast.Attribute) else None
+        operand = (
+            node.args[0]
+            if node.args and not method
+            else function.value
+            if isinstance(function, ast.Attribute)
+            else None
+        )
         if operand is not None and called not in ("set", "add", "zeros_like", "ones_like", "at", "astype"):
-            kind = {"sum": "wrong-reduction-axis", "mean": "wrong-reduction-axis", "flip": "wrong-index",
-                    "roll": "wrong-index", "conj": "sign"}.get(called, "wrong-operand")
+            kind = {
+                "sum": "wrong-reduction-axis",
+                "mean": "wrong-reduction-axis",
+                "flip": "wrong-index",
+                "roll": "wrong-index",
+                "conj": "sign",
+            }.get(called, "wrong-operand")
             yield self.make("left out", kind, node, self.tight(operand), f"must not take the {called}")
         for a, b in itertools.combinations(node.args, 2):
             if not isinstance(a, ast.Constant) or not isinstance(b, ast.Constant):
@@ -284,16 +328,24 @@ class Variants:
             for branch in node.args[1:]:
                 for by in ("0.0", "1.0"):
                     yield self.make("condition", "missing-mask", branch, by)
-            yield self.make("condition", "missing-mask", node.args[0], f"~{self.tight(node.args[0])}", f"takes the opposite of {self.code(node.args[0])}")
+            yield self.make(
+                "condition",
+                "missing-mask",
+                node.args[0],
+                f"~{self.tight(node.args[0])}",
+                f"takes the opposite of {self.code(node.args[0])}",
+            )
         if called == "roll" and len(node.args) > place:
             now = self.code(node.args[place])
-            yield self.make("index", "wrong-index", node.args[place], now[1:] if now.startswith("-") else f"-{bracketed(now)}")
+            yield self.make(
+                "index", "wrong-index", node.args[place], now[1:] if now.startswith("-") else f"-{bracketed(now)}"
+            )
         if called in ("cumsum", "cumprod") and operand is not None:
             axis = self.code(taken) if taken is not None else "0"
             rest = text[len(self.code(function)) + 1 :]
             inner = self.code(operand)
             if not method and rest.startswith(inner):
-                new = f"jnp.flip({self.code(function)}(jnp.flip({inner}, {axis}){rest[len(inner):]}, {axis})"
+                new = f"jnp.flip({self.code(function)}(jnp.flip({inner}, {axis}){rest[len(inner) :]}, {axis})"
                 yield self.make("index", "wrong-index", node, new, "adds up in the other direction")
         if called == "einsum" and node.args and isinstance(node.args[0], ast.Constant):
             yield from self._of_letters(node.args[0])
@@ -375,15 +427,26 @@ class Variants:
         yield self.make("sign", "sign", node, f"-{tight}" if node is self.tree else f"(-{tight})", sign, more=0.06)
         brackets = lambda code: code if node is self.tree else f"({code})"
         yield self.make("rest", "wrong-operand", node, brackets(f"1 - {tight}"))
-        yield self.make("power", "missing-factor", node, f"{tight}**2", f"lacks the factor {part}" if node is self.tree else "")
+        yield self.make(
+            "power", "missing-factor", node, f"{tight}**2", f"lacks the factor {part}" if node is self.tree else ""
+        )
         yield self.make("power", "wrong-operand", node, brackets(f"1 / {tight}"), more=0.1)
         yield self.make("power", "missing-factor", node, f"{tight}**3", more=0.2)
         for function, kind in AROUND.items():
             yield self.make("called", kind, node, f"{function}({part})")
         yield self.make("transposed", "transpose", node, f"{tight}.T", f"takes {part} where its transpose is needed")
         if isinstance(node, ast.Attribute) and node.attr == "T":
-            yield self.make("transposed", "transpose", node, self.code(node.value), f"takes {part} transposed, and must not")
-        yield self.make("transposed", "transpose", node, f"jnp.swapaxes({part}, -1, -2)", f"takes {part} where its transpose is needed", 0.1)
+            yield self.make(
+                "transposed", "transpose", node, self.code(node.value), f"takes {part} transposed, and must not"
+            )
+        yield self.make(
+            "transposed",
+            "transpose",
+            node,
+            f"jnp.swapaxes({part}, -1, -2)",
+            f"takes {part} where its transpose is needed",
+            0.1,
+        )
         for axis in ("0", "1", "-1", "(0, 1)"):
             for keep in ("", ", keepdims=True"):
                 words = f"takes {part} where its sum over axis {axis} is needed"
@@ -391,7 +454,9 @@ class Variants:
             words = f"takes {part} where its mean over axis {axis} is needed"
             yield self.make("summed", "broadcast-not-summed", node, f"{tight}.mean({axis}, keepdims=True)", words, 0.5)
             yield self.make("turned", "wrong-index", node, f"jnp.flip({part}, {axis})")
-        yield self.make("summed", "broadcast-not-summed", node, f"{tight}.sum()", f"takes {part} where its sum is needed")
+        yield self.make(
+            "summed", "broadcast-not-summed", node, f"{tight}.sum()", f"takes {part} where its sum is needed"
+        )
         yield self.make("turned", "transpose", node, brackets(f"({tight} + {tight}.T) / 2"), more=0.2)
         yield self.make("condition", "missing-mask", node, brackets(f"{tight} > 0"), more=0.3)
         for index in ("[:, None]", "[None, :]", "[..., None]"):
@@ -406,8 +471,7 @@ class Variants:
 
     def with_names(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """A part replaced by another value, or combined with one; with what is put there."""
-        part, tight, role = self.code(node), self.tight(node), self.role[id(node)]
-        number = isinstance(node, ast.Constant)
+        part, role, number = self.code(node), self.role[id(node)], isinstance(node, ast.Constant)
         for its in named:
             for code, other in its_layouts(its, value):
                 if code == part:
@@ -422,25 +486,24 @@ class Variants:
                     kind, words = "missing-term", f"has {part} without the term {' and '.join(rest)}"
                 by = bracketed(code, products=node is not self.tree)
                 yield self.make("name", kind, node, by, words, its.cost), other
-        if number or role:
-            return
-        for its in named:
+        for its in named if not number and not role else ():
             for code, other in its_layouts(its, value):
-                tied = bracketed(code)
-                with np.errstate(all="ignore"):
-                    product = _tried(np.multiply, value, other)
-                    quotient = _tried(np.divide, value, other)
-                brackets = (lambda c: c) if node is self.tree else (lambda c: f"({c})")
-                text = bracketed(part)
-                if product is not None:
-                    yield self.make("factor", _kind_of_factor(other, code), node, brackets(f"{text} * {tied}"), f"lacks the factor {code}" if node is self.tree else f"has {part} without the factor {code}", its.cost), product
-                    divisor = bracketed(code, products=True)
-                    kind = "batch-mean-vs-sum" if ".shape[0]" in code or "len(" in code else "missing-factor" if varies_(other) else "scale-constant"
-                    yield self.make("divisor", kind, node, brackets(f"{text} / {divisor}"), f"lacks the factor 1/{divisor}" if node is self.tree else f"has {part} without the factor 1/{divisor}", its.cost), quotient
-                    for sign, total in (("+", _tried(np.add, value, other)), ("-", _tried(np.subtract, value, other))):
-                        if total is not None:
-                            yield self.make("term", "missing-term", node, brackets(f"{part} {sign} {tied}"), f"lacks the term {'' if sign == '+' else '−'}{code}" if node is self.tree else f"has {part} without the term {'' if sign == '+' else '−'}{code}", its.cost), total
+                yield from self._combined(node, value, code, other, its.cost)
 
+    def _combined(self, node: ast.AST, value: Any, code: str, other: Any, cost: float) -> Iterator[tuple[Variant, Any]]:
+        """A part times another value, divided by it, plus or less it."""
+        whole, part = node is self.tree, self.code(node)
+        factor, tied, divisor = bracketed(part), bracketed(code), bracketed(code, products=True)
+        ways = (
+            ("factor", _kind_of_factor(other, code), np.multiply, f"{factor} * {tied}", f"factor {code}"),
+            ("divisor", _kind_of_divisor(other, code), np.divide, f"{factor} / {divisor}", f"factor 1/{divisor}"),
+            ("term", "missing-term", np.add, f"{part} + {tied}", f"term {code}"),
+            ("term", "missing-term", np.subtract, f"{part} - {tied}", f"term −{code}"),
+        )
+        for how, kind, operation, by, lacking in ways:
+            if (together := _tried(operation, value, other)) is not None:
+                words = f"lacks the {lacking}" if whole else f"has {part} without the {lacking}"
+                yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
 
     def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """Two factors of a product, as of a slope, with one value in their place."""
@@ -467,7 +530,10 @@ class Variants:
                         words = f"has {part} where {its.code} is needed"
                         kind = _kind_of_factor(its.value, its.code)
                         kind = "missing-activation-derivative" if kind == "missing-factor" else kind
-                        yield self.make("product", kind, node, f"{code} * {bracketed(its.code)}", words, its.cost), product
+                        yield (
+                            self.make("product", kind, node, f"{code} * {bracketed(its.code)}", words, its.cost),
+                            product,
+                        )
 
 
 MOST_FACTORS = 5
@@ -532,9 +598,10 @@ def its_layouts(named: Named, like: Any) -> Iterator[tuple[str, Any]]:
             yield f"{code}[..., None, None]", value[..., None, None]
 
 
-def _tried(function: Any, a: Any, b: Any) -> Any:
+def _tried(operation: Any, a: Any, b: Any) -> Any:
     try:
-        return function(a, b)
+        with np.errstate(all="ignore"):
+            return operation(a, b)
     except (ValueError, TypeError):
         return None
 
@@ -546,8 +613,10 @@ def _same(a: Any, b: Any) -> bool:
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= 1e-9 * np.max(np.abs(b), initial=0.0)))
 
 
-def varies_(x: Any) -> bool:
-    return varies(np.asarray(x, complex)) if np.ndim(x) else False
+def _kind_of_divisor(x: Any, code: str) -> str:
+    if ".shape[0]" in code or "len(" in code:
+        return "batch-mean-vs-sum"
+    return "missing-factor" if np.ndim(x) and varies(np.asarray(x, complex)) else "scale-constant"
 
 
 def _kind_of_factor(x: Any, code: str) -> str:
@@ -582,7 +651,3 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
         if held.size == 2 and {0.0, 1.0}.issuperset(held.tolist()):
             return "missing-mask"
     return "wrong-operand"
-
-
-def changed(text: str, variant: Variant) -> str:
-    return put(text, variant.node, variant.by)
