@@ -150,7 +150,7 @@ def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place
         if equation.name == "name" and (label := str(equation.params.get("name"))).startswith(MARK):
             marks.setdefault(label.removeprefix(MARK), []).append(equation.outputs[0])
             equation.name = "copy"  # which NumPy knows
-    found: list[_Place] = []
+    places: list[_Place] = []
     for k, marked in enumerate(seen):
         leaves = [(name, j) for name, (parts, _) in marked.variables.items() for j in range(len(parts))]
         for turn, value in enumerate(marks.get(f"{k} {VALUE} 0", ())):  # those of a scan have one call of the hook
@@ -162,8 +162,8 @@ def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place
                 if (shape := program.shapes[n]) != marked.variables[name][0][j].shape
             }
             if len(batches) < 2 and all(len(batch) == 1 for batch in batches):  # not of one vmap in another
-                found.append(_Place(marked, its, value, *next(iter(batches), (0,))))
-    yield from sorted(found, key=lambda place: place.value)
+                places.append(_Place(marked, its, value, *next(iter(batches), (0,))))
+    yield from sorted(places, key=lambda place: place.value)
 
 
 def _rows(place: _Place, held: Sequence[Any]) -> Iterator[Names]:

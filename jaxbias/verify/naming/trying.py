@@ -57,15 +57,15 @@ def fits(
     made: Sequence[tuple[Segment, str]],
 ) -> list[Fit]:
     """Changes of these pieces of code, in each of which the wrong value is computed; the likeliest first."""
-    found: list[Fit] = []
+    fitting: list[Fit] = []
     for outwards, segment in enumerate(segments):
         line = _Line.at(checker, alignment, slip, segment, made)
         if line is not None:
             for v in line.fitting(time.process_time() + SECONDS):
                 v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
-                found.append(Fit(line.segment, put(line.text, v.node, v.by), v))
-    found.sort(key=lambda fit: fit.variant.cost)
-    return found
+                fitting.append(Fit(line.segment, put(line.text, v.node, v.by), v))
+    fitting.sort(key=lambda fit: fit.variant.cost)
+    return fitting
 
 
 def fits_by_gradients(
@@ -94,12 +94,12 @@ def fits_by_gradients(
             continue
         line = _Line(piece, tree, "", site.visits[-1], [], _codes(alignment), _numbers(alignment))
         line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
-        found = []
+        fitting = []
         for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
             code = _compiled(put(piece.text, variant.node, variant.by))
             if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
-                found.append(Fit(piece, put(piece.text, variant.node, variant.by), variant))
-        yield from sorted(found, key=lambda fit: fit.variant.cost)
+                fitting.append(Fit(piece, put(piece.text, variant.node, variant.by), variant))
+        yield from sorted(fitting, key=lambda fit: fit.variant.cost)
 
 
 def _are_right(alignment: Alignment, site: Site, k: int, code: types.CodeType, leaves: Sequence[int]) -> bool:
@@ -183,15 +183,15 @@ class _Line:
         names, given = self.rows[0]
         form = Variants(self.text, self.tree, self._counters(names), lambda code: self._plain(code, names))
         seen, values = {self.text}, {_digits(given)}
-        found = list(form.of_form())
+        fitting = list(form.of_form())
         named = [its for its in self._named(names) if its.cost < 0.2]
         for node in form.parts:
             value = self._plain(form.code(node), names)
             if isinstance(value, np.ndarray | np.generic | int | float):
-                found += [
+                fitting += [
                     v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")
                 ]
-        for variant in sorted(found, key=lambda v: v.cost):
+        for variant in sorted(fitting, key=lambda v: v.cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:
                 continue
@@ -372,7 +372,7 @@ def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
                             (f"{its.code} * {other.code}", p * g),
                             (f"−{its.code} * ({its.code} * {other.code}).sum({at})", None),
                         )
-                        yield Named(code, p * (g - total), 0.2, terms)
+                        yield Named(code, p * (g - total), 0.2, terms, (its.code, other.code))
 
 
 SLOPES = {

@@ -77,6 +77,8 @@ class Named(NamedTuple):
     cost: float = 0.0
     terms: tuple[tuple[str, Any], ...] = ()
     """Where the code is a sum, those that it adds up."""
+    of: tuple[str, ...] = ()
+    """What a part must be made of, and of no function, to be meant as this."""
 
 
 class Variants:
@@ -94,6 +96,7 @@ class Variants:
         self.role: dict[int, str] = {}
         self.compared: set[int] = set()
         self.deciding: set[int] = set()
+        self.branching = {id(n) for node in ast.walk(tree) if isinstance(node, ast.IfExp) for n in ast.walk(node.test)}
         self._roles(tree, "")
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         plain = lambda n: isinstance(n, ast.Name | ast.BinOp | ast.UnaryOp | ast.Call | ast.Attribute | ast.Subscript)
@@ -139,6 +142,8 @@ class Variants:
 
     def make(self, how: str, kind: str, node: ast.AST, by: str, words: str = "", more: float = 0.0) -> Variant:
         part = self.code(node)
+        if id(node) in self.branching:
+            kind = "missing-mask"
         if id(node) in self.deciding | self.compared and kind in ("transpose", "missing-term", "sign"):
             kind = "missing-mask"
         words = words or (f"must be {by}" if node is self.tree else f"has {part} where {by} is needed")
@@ -160,11 +165,14 @@ class Variants:
                 case ast.Compare(comparators=[right]):
                     for operator, sign in COMPARISONS.items():
                         by = f"{self.tight(node.left)} {sign} {self.tight(right)}"
-                        if not isinstance(node.ops[0], operator):
+                        outcomes = self.value_of(by)  # the same everywhere, it only takes the mask away
+                        if not isinstance(node.ops[0], operator) and np.unique(np.asarray(outcomes)).size > 1:
                             now = COMPARISONS.get(type(node.ops[0]), "it")
                             yield self.make(
                                 "comparison", "missing-mask", node, by, f"compares by {now} in place of {sign}"
                             )
+                case ast.IfExp():
+                    yield self.make("condition", "missing-mask", node.test, f"not {self.tight(node.test)}")
                 case ast.Call():
                     yield from self._of_call(node)
                 case ast.Constant():
@@ -326,7 +334,7 @@ class Variants:
                 yield self.make("exchanged", kind, node, new, words)
         if called == "where" and len(node.args) == 3:
             for branch in node.args[1:]:
-                for by in ("0.0", "1.0"):
+                for by in () if isinstance(branch, ast.Constant) else ("0.0", "1.0"):
                     yield self.make("condition", "missing-mask", branch, by)
             yield self.make(
                 "condition",
@@ -406,9 +414,10 @@ class Variants:
             elif part.value is not None:
                 for new in self.counters:
                     yield self.make("index", kind, part, new)
-        if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int) and not of_shape:
+        if (entry := _number(node.slice)) is not None and not of_shape:
             words = "takes one entry alone, and must add them up"
-            yield self.make("function", "broadcast-not-summed", node, f"{whole}.sum(0)", words)
+            kind = "overwritten-not-accumulated" if entry < 0 else "broadcast-not-summed"
+            yield self.make("function", kind, node, f"{whole}.sum(0)", words)
         if len(parts) > 1:
             for a, b in itertools.combinations(range(len(parts)), 2):
                 its = [self.code(part) for part in parts]
@@ -464,6 +473,10 @@ class Variants:
 
     # --- with other values ----------------------------------------------------------------------------------------
 
+    def _made_of(self, node: ast.AST, names: Sequence[str]) -> bool:
+        taken = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} if names else set()
+        return taken.issuperset(names) and not (names and any(isinstance(n, ast.Call) for n in ast.walk(node)))
+
     def _holds(self, node: ast.Subscript, entries: Any) -> bool:
         """Are these entries of what the part takes entries of?"""
         whole = self.value_of(self.code(node.value))
@@ -474,7 +487,7 @@ class Variants:
         part, role, number = self.code(node), self.role[id(node)], isinstance(node, ast.Constant)
         for its in named:
             for code, other in its_layouts(its, value):
-                if code == part:
+                if code == part or not self._made_of(node, its.of):
                     continue
                 kind = _kind_of_swap(part, value, code, other, role, number)
                 words = f"takes {part} where {code} is needed" if not number else ""
@@ -537,6 +550,14 @@ class Variants:
 
 
 MOST_FACTORS = 5
+
+
+def _number(node: ast.expr) -> int | None:
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return None
+    return value if isinstance(value, int) else None
 
 
 def _is_where(node: ast.AST) -> bool:
@@ -626,7 +647,7 @@ def _kind_of_factor(x: Any, code: str) -> str:
         return "sign"
     if inside:
         return "missing-mask"
-    if any(mark in code for mark in ("1 - ", "> 0", "slope")):
+    if any(mark in code for mark in ("**2", "* (1 - ", "> 0")):
         return "missing-activation-derivative"
     if np.ndim(x) == 0 and (".shape[0]" in code or "len(" in code):
         return "batch-mean-vs-sum"
