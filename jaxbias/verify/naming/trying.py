@@ -175,8 +175,16 @@ class _Line:
                 code = put(self.text, variant.node, variant.by)
                 if code not in seen and code != self.text:
                     seen.add(code)
-                    if all(_close(self.result(code, its), x) for its, x in self.rows):
+                    if all(_close(self.result(code, its), x) for its, x in self.rows) and self._decides(variant):
                         yield variant
+
+    def _decides(self, variant: Variant) -> bool:
+        """Has a condition that is changed both outcomes? With one of them it only takes a mask away."""
+        form = Variants(self.text, self.tree, (), lambda code: None)
+        condition = form.condition_with(variant)
+        outcomes = [self._plain(condition, names) for names, _ in self.rows] if condition else []
+        held = [np.ravel(x) for x in outcomes if x is not None]
+        return not held or np.unique(np.concatenate(held)).size > 1
 
     def shaped(self, deadline: float) -> Iterator[Variant]:
         """Those of its form and of single values that give another value of the same shape on the first probe."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.repairs import MODULES, bracketed, source_of
+from jaxbias.verify.naming.repairs import MODULES, bracketed, put, source_of
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -114,6 +114,17 @@ class Variants:
 
     def tight(self, node: ast.AST) -> str:
         return bracketed(self.code(node), products=True)
+
+    def condition_with(self, variant: Variant) -> str:
+        """The condition that a change is in, changed; empty if it is in none."""
+        inside = lambda node: any(part is variant.node for part in ast.walk(node))
+        conditions = [n.args[0] for n in ast.walk(self.tree) if isinstance(n, ast.Call) and _is_where(n) and n.args]
+        conditions += [n for n in ast.walk(self.tree) if isinstance(n, ast.Compare)]
+        for node in filter(inside, conditions):
+            code = put(self.text, variant.node, variant.by).encode()
+            end = (node.end_col_offset or 0) + len(code) - len(self.text.encode())
+            return code[node.col_offset : end].decode()
+        return ""
 
     def _roles(self, node: ast.AST, role: str) -> None:
         """What a part says: an axis, an index, or a value."""
