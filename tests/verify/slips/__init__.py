@@ -5,8 +5,9 @@
 changing a rule by program. All was written before, and without a look at, the code that is judged by it, and each
 mistake was seen to change a gradient by more than a thousandth.
 
-Half of the wrong rules, named in `ASIDE` of each of the two modules, are to be kept aside: whoever improves the code
-looks at the other half alone, and the half kept aside says afterwards whether what was improved holds in general.
+Half of these wrong rules, named in `ASIDE` of each of the two modules, were kept aside: whoever improves the code looks
+at the other half alone, and the half kept aside says afterwards whether what was improved holds in general. `second`
+holds rules by another author, who wrote the changes of right ones that `changes.py` carries out.
 
 A rule takes the forward function's arguments and the cotangent of its output and returns one gradient per argument:
 `rule(args, ct)`. `draw(key)` makes the arguments, in float32 (complex64 where they are complex).
@@ -59,7 +60,7 @@ class Slip:
 
     With one mistake `lines` are the stripped source lines of which any one counts as its place, `kinds` is a phrase
     that says what is wrong, `family` one of `FAMILIES`. With several, each of the three is a tuple with one such entry
-    per mistake. `mistakes` gives both in the same form.
+    per mistake. `mistakes` gives both in the same form. `right` is the rule without them, where it is known.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Slip:
     lines: tuple
     kinds: str | tuple[str, ...]
     family: str | tuple[str, ...]
+    right: Callable[[Any, Any], tuple] | None = None
 
     @property
     def mistakes(self) -> tuple[Mistake, ...]:

@@ -1,13 +1,15 @@
 """How many of the mistakes of these rules have their line, and their name: `python -m tests.verify.slips.score`.
 
-Arguments: `single` or `several`; `open` or `aside`; a piece of the names of the rules to look at; `--all` prints the
-rules that are answered in full as well, `--seconds` how long each took.
+Arguments: `single` or `several`; `open` or `aside`, the halves of the first set, or `second`; a piece of the names of
+the rules to look at; `--all` prints the rules that are answered in full as well.
 """
 
 import argparse
 import importlib
 import linecache
+import pkgutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
@@ -55,10 +57,14 @@ TRUE_OF = {
 
 @dataclass
 class Score:
-    """Of one rule: how many of its mistakes have their line and their name; lines and names that are none of its."""
+    """Of one rule: how many of its mistakes have their line and their name; lines and names that are none of its.
+
+    `mended` counts those as well whose line is another one, where the rule is right with all that is to be written.
+    """
 
     mistakes: int
     lines: int
+    mended: int
     named: int
     patched: int
     other_lines: int
@@ -78,10 +84,14 @@ def score(slip: Slip, report: Report) -> Score:
     code = lambda d: d.rule_line.split(": ", 1)[-1]
     tells = lambda d, m: d.kind in TRUE_OF[m.family] and (not d.rule_line or _is_at(code(d), m.lines))
     confident = [d for d in report.diagnoses if d.kind != "unexplained"]
-    patched = lambda m: any(_is_at(code(d), m.lines) and getattr(d, "patch", "") for d in report.diagnoses)
+    of = lambda diagnoses: {path for d in diagnoses for path in d.leaf.split(", ")}
+    right_with_patches = of(report.diagnoses) == of(d for d in report.diagnoses if d.patch)
+    placed = [any(_is_at(line, m.lines) for line in wrong) for m in slip.mistakes]
+    patched = lambda m: any(_is_at(code(d), m.lines) and d.patch for d in report.diagnoses)
     return Score(
         len(slip.mistakes),
-        sum(any(_is_at(line, m.lines) for line in wrong) for m in slip.mistakes),
+        sum(placed),
+        len(placed) if right_with_patches else sum(placed),
         sum(any(tells(d, m) for d in confident) for m in slip.mistakes),
         sum(map(patched, slip.mistakes)),
         sum(not any(_is_at(line, m.lines) for m in slip.mistakes) for line in wrong),
@@ -90,22 +100,32 @@ def score(slip: Slip, report: Report) -> Score:
 
 
 def _said(d: Diagnosis) -> str:
-    patch = getattr(d, "patch", "")
+    patch = d.patch
     return f"    {d.leaf}: {d.kind}: {d.explanation} [{d.rule_line}]" + (f"\n        => {patch}" if patch else "")
+
+
+def slips_of(which: str, of: str) -> Iterator[Slip]:
+    """Rules with one mistake or with several, of a half of the first set or of another set."""
+    if of in ("open", "aside"):
+        module = importlib.import_module(f"tests.verify.slips.{which}")
+        yield from (s for s in getattr(module, which.upper()) if (s.name in module.ASIDE) == (of == "aside"))
+        return
+    package = importlib.import_module(f"tests.verify.slips.{of}")
+    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        yield from getattr(importlib.import_module(info.name), which.upper(), ())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", choices=("single", "several"))
-    parser.add_argument("half", choices=("open", "aside"))
+    parser.add_argument("of", choices=("open", "aside", "second"))
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--key", type=int, default=1)
     options = parser.parse_args()
-    module = importlib.import_module(f"tests.verify.slips.{options.which}")
-    total, began = Score(0, 0, 0, 0, 0, 0), time.process_time()
-    for slip in getattr(module, options.which.upper()):
-        if (slip.name in module.ASIDE) != (options.half == "aside") or options.name not in slip.name:
+    total, began = Score(0, 0, 0, 0, 0, 0, 0), time.process_time()
+    for slip in slips_of(options.which, options.of):
+        if options.name not in slip.name:
             continue
         start = time.process_time()
         report = verify.vjp(slip.forward, slip.rule, slip.draw(jax.random.key(options.key)))
@@ -120,7 +140,7 @@ def main() -> None:
                 print(f"    planted: {m.family}: {m.kind} [{m.lines[0]}]")
             print(*map(_said, report.diagnoses), sep="\n", flush=True)
     took = time.process_time() - began
-    print(f"{options.which}, {options.half}: {total}, {took:.0f} s of process time")
+    print(f"{options.which}, {options.of}: {total}, {took:.0f} s of process time")
 
 
 if __name__ == "__main__":
