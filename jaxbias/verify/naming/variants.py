@@ -221,11 +221,11 @@ class Variants:
             ):
                 yield self.make("index", "wrong-index", node, f"{left}{first} * {right}{second}", words, 0.2)
         for side, other in ((node.right, node.left), (node.left, node.right)):
-            kept, gone = self.tight(other), self.code(side)
+            kept, gone = self.code(other) if node is self.tree else self.tight(other), self.code(side)
             if side is node.left and now == "-":
-                kept = f"-{kept}"
+                kept = f"-{self.tight(other)}"
             elif side is node.left and now == "/":
-                kept = f"1 / {kept}"
+                kept = f"1 / {self.tight(other)}"
             if total:
                 twice = self.code(other).count(gone) > 0
                 words = f"counts the term {gone} twice" if twice else f"has the term {gone} too much"
