@@ -15,6 +15,8 @@ from .evaluation import apply as apply
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluate_with_offsets as evaluate_with_offsets
 from .evaluation import float_values as float_values
+from .evaluation import let_loops_take as let_loops_take
+from .evaluation import loops_end_within as loops_end_within
 from .evaluation import rerun as rerun
 from .evaluation import run as run
 from .evaluation import run_by as run_by

@@ -1,6 +1,10 @@
 """Evaluates programs: in NumPy and float64, again with some equations rewritten, or by any other step."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -60,10 +64,39 @@ def with_draws_held(function: Callable[..., Any], *args: Any) -> Callable[..., A
 # --- in NumPy ---------------------------------------------------------------------------------------------------------
 
 
+class Endless(RuntimeError):
+    """A loop that has not ended in the time that it was given; at some values, or after an edit, it may never."""
+
+
+_LONGEST: ContextVar[float] = ContextVar("seconds that a loop may take", default=math.inf)
+
+
+@contextmanager
+def loops_end_within(seconds: float) -> Iterator[None]:
+    """Within, a loop of unknown length that takes more processor time raises `Endless`."""
+    token = _LONGEST.set(seconds)
+    try:
+        yield
+    finally:
+        _LONGEST.reset(token)
+
+
+def let_loops_take(seconds: float) -> None:
+    """From now on another time, until the end of `loops_end_within`."""
+    _LONGEST.set(seconds)
+
+
+def _in_time(program: Program, inputs: list[Any], end: float) -> list[Any]:
+    if time.process_time() > end:
+        raise Endless("a loop did not end in the time for it")
+    return run(program, inputs)
+
+
 def apply(equation: Equation, inputs: Sequence[Any], params: dict[str, Any] | None = None) -> list[Any]:
     """Outputs of one equation, optionally with other parameters than it was traced with."""
     if equation.bodies:
-        return control_flow(equation, inputs, run)
+        end = time.process_time() + _LONGEST.get() if equation.test is not None else math.inf
+        return control_flow(equation, inputs, lambda body, values: _in_time(body, values, end))
     value = in_numpy.VALUE.get(equation.name)
     if value is None or any(isinstance(x, jax.Array) for x in inputs if type(x) is not np.ndarray):
         return _by_jax(equation, inputs)

@@ -26,7 +26,7 @@ def coarsest_constant(program: Program) -> float:
     A scalar has become float64 before it comes here; one that float32 holds exactly, with many digits, was a float32.
     """
     dtypes = {written_in(held, program.dtypes[number]) for number, held in program.constants.items()}
-    return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=0.0)
+    return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.inexact)), default=0.0)
 
 
 def written_in(held: Any, dtype: Any) -> Any:
@@ -40,6 +40,11 @@ def written_in(held: Any, dtype: Any) -> Any:
 
 COMPARING = {**dict.fromkeys(("lt", "le", "gt", "ge", "max", "min"), ((0, 1),)), "clamp": ((1, 0), (1, 2))}
 """Primitives that compare, and the positions of what they compare."""
+
+ORDERING, JOINING = frozenset(("lt", "le", "gt", "ge")), frozenset(("and", "or", "not"))
+"""Those whose outcome is a condition, and how one is made of several."""
+
+ROUNDING = frozenset(("floor", "ceil", "round", "sign", "argmax", "argmin"))
 
 OPAQUE = frozenset("pure_callback io_callback pallas_call ffi_call custom_call xla_call tpu_custom_call".split())  # noqa: SIM905
 """Primitives that run what is no program: in which precision is theirs to say."""
@@ -104,41 +109,66 @@ def depends_on(program: Program, numbers: Sequence[int], without: Sequence[Equat
 
 
 class Decision(NamedTuple):
-    """A comparison of what is computed from the inputs, a maximum or minimum of it, or a branch that it chooses.
+    """A comparison of what is computed from the inputs, a maximum or minimum of it, several comparisons joined to one
+    condition, or a branch that it chooses.
 
     Attributes:
-        operands: numbers of the two values that are compared, or of the one that says which branch.
+        operands: numbers of the two values that are compared, or of the one that says which way.
         ways: how many there are to go.
+        of_branches: whether an integer among the inputs may choose the way.
+        equal: whether the two are asked to be equal, not which is less.
     """
 
     operands: tuple[int, ...]
     ways: int
-
-    @property
-    def of_branches(self) -> bool:
-        return len(self.operands) == 1
+    of_branches: bool = False
+    equal: bool = False
 
     def taken(self, values: Sequence[Any]) -> frozenset[int]:
         """Which ways it went, over all entries."""
-        operands = [values[i] for i in self.operands]
-        if self.of_branches:
-            return frozenset([int(np.clip(operands[0], 0, self.ways - 1))])
+        first, *other = (values[i] for i in self.operands)
         with np.errstate(invalid="ignore"):
-            return frozenset(np.unique(np.asarray(operands[0] < operands[1])).astype(int).tolist())
+            compared = (first == other[0] if self.equal else first < other[0]) if other else None
+        way = np.clip(first, 0, self.ways - 1) if compared is None else compared
+        return frozenset(np.unique(np.asarray(way)).astype(int).tolist())
 
 
 def decisions(program: Program) -> list[Decision]:
-    """In the order of the equations. A clamp makes two; what is inside of a loop that stays one equation, none."""
+    """In the order of the equations. A clamp makes two; what is inside of a loop that stays one equation, none.
+
+    Whether two numbers are equal is none either, as that is not met by chance; of rounded ones it is.
+    """
     computed = depends_on(program, program.inputs)
-    of_floats = depends_on(program, [i for i in program.inputs if jnp.issubdtype(program.dtypes[i], jnp.floating)])
+    of_floats = depends_on(program, [i for i in program.inputs if jnp.issubdtype(program.dtypes[i], jnp.inexact)])
     made: list[Decision] = []
+    whole: set[int] = set()  # what is computed of rounded numbers alone
+    conditions: set[int] = set()
     for equation in program.equations:
-        numbers = equation.inputs
-        if equation.name == "cond" and numbers[0] in computed:
-            made.append(Decision(numbers[:1], len(equation.bodies)))
-        if equation.name in COMPARING and not of_floats.isdisjoint(numbers):
-            made += [Decision((numbers[i], numbers[j]), 2) for i, j in COMPARING[equation.name]]
+        numbers, name = equation.inputs, equation.name
+        floats = of_floats.intersection(numbers)
+        to_integer = [jnp.issubdtype(program.dtypes[i], jnp.integer) for i in equation.outputs if floats]
+        if name in ROUNDING or any(to_integer) or (floats and whole.issuperset(floats)):
+            whole.update(equation.outputs)
+        if name == "cond" and numbers[0] in computed:
+            made.append(Decision(numbers[:1], len(equation.bodies), of_branches=True))
+        if name in COMPARING and floats:
+            made += [Decision((numbers[i], numbers[j]), 2) for i, j in COMPARING[name]]
+            conditions.update(equation.outputs if name in ORDERING else ())
+        elif name in ("eq", "ne") and floats and whole.issuperset(floats):
+            made.append(Decision(tuple(numbers), 2, equal=True))
+            conditions.update(equation.outputs)
+        elif (name in JOINING or name in LAYOUT) and conditions.issuperset(numbers):
+            conditions.update(equation.outputs)
+            made += [Decision(equation.outputs, 2)] if name in ("and", "or") else []
     return made
+
+
+def borders(program: Program, values: Sequence[Any], made: Sequence[Decision]) -> set[float]:
+    """The single constants with which its decisions compare."""
+    computed = depends_on(program, program.inputs)
+    fixed = {i for decision in made for i in decision.operands if i not in computed}
+    ends = [np.unique(values[i]) for i in fixed if np.isrealobj(values[i])]
+    return {float(end[0]) for end in ends if end.size == 1 and np.isfinite(end[0])}
 
 
 def backward_slice(program: Program, numbers: Sequence[int]) -> Program:

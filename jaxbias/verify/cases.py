@@ -7,6 +7,7 @@ user's: what holds is looked for on the way from the given values to the probe, 
 """
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.queries import Decision, decisions
+from jaxbias._jaxpr.queries import Decision, borders, decisions
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.enclosures import NEGLIGIBLE
-from jaxbias.verify.probes import Probe, generic, random_seeds, redraw, simplex_axis, without_symmetry
+from jaxbias.verify.probes import Probe, random_seeds, redraw, simplex_axis, unrestricted, without_symmetry
 from jaxbias.verify.problem import Problem, RuleError, exact_context
 
 NEAREST, FARTHEST, FINEST = -6.0, 40.0, 1 / 8
@@ -35,6 +36,13 @@ MOST_BRANCHES = 16
 
 SCALES = 1.0, 1.0, 4.0, 4.0, 16.0, 16.0, 64.0, 256.0, 1024.0, 2.0**-4, 2.0**-8, 2.0**-12, 2.0**-16, 2.0**-20
 """Times the given values, of the inputs that are searched: the ends of saturation, and the series around 0."""
+
+MOST_AT_BORDERS, BY_CHANCE, ORDINARY = 16, 7, (1e-3, 30.0)
+"""Of inputs whose entries lie between the constants that comparisons are with, if these are so large; and how few
+entries may be of one sign by chance, so that they take the other too."""
+
+SHORTEST_LOOP = 1.0
+"""Seconds that any loop is given, however fast the given values were judged."""
 
 SHORTENED = 1 / 2, 1 / 8, 1 / 64
 """Parts of the way to a probe at which the forward is tried, where it is not finite at the probe itself."""
@@ -52,11 +60,20 @@ def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, no
     """
     cases: list[Case] = []
 
+    def judged(probe: Probe) -> tuple[Case | None, list[str]]:
+        case = checker.case(probe)
+        if case is None and cases and not (probe.kink or probe.of_user):
+            case = _nearer_in_the_forwards_domain(checker, cases[0], probe)
+        if case is not None and cases and (nearer := _in_the_domain(checker, cases[0], case)) is not None:
+            part, within = nearer
+            return within, [_beyond(checker, case, part)]
+        return case, []
+
     def judge(probe: Probe) -> None:
         if not _with_seeds(checker.problem, probe, rng):
             return
         try:
-            case = checker.case(probe)
+            case, note = judged(probe)
         except RuleError as error:
             if not cases:
                 raise
@@ -69,21 +86,18 @@ def cases_of(checker: Checker, probes: list[Probe], rng: np.random.Generator, no
                 ) from error
             notes.append(f'the forward cannot be evaluated on the probe "{probe.name}": {in_one_line(error)}')
             return
-        if case is None and cases and not (probe.kink or probe.of_user):
-            case = _nearer_in_the_forwards_domain(checker, cases[0], probe)
-        if case is None:
-            return
-        if cases and (nearer := _in_the_domain(checker, cases[0], case)) is not None:
-            part, within = nearer
-            notes.append(_beyond(checker, case, part))
-            case = within
-        cases.append(case)
+        notes.extend(note)
+        if case is not None:
+            cases.append(case)
 
     for probe in probes:
         if len(cases) > 1 and checker.short_of_time(0.5):
             notes.append(f"{len(probes) - len(cases)} of {len(probes)} probes were left out for lack of time")
             return cases
+        began = time.process_time()
         judge(probe)
+        if probe is probes[0]:  # where a loop goes on for much longer it may never end
+            _jaxpr.let_loops_take(max(SHORTEST_LOOP, 10 * (time.process_time() - began)))
     if len(cases) > 1:
         for probe in _other_outcomes(checker, cases, rng):
             judge(probe)
@@ -189,29 +203,60 @@ def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generato
         return [decision for ways, (_, decision) in zip(seen, every) if len(ways) < decision.ways]
 
     seen: list[frozenset[int]] = [frozenset()] * len(every)
+    constants: set[float] = set()
     for case in cases:
         if not left(seen) or checker.short_of_time(0.7):
             return []
         if case is first or (case.program is first.program and not case.probe.kink):
-            rule = {
+            values = {case.program: case.values} | {
                 program: _jaxpr.evaluate(program, case.probe.inputs) for program in choices if program != case.program
             }
-            seen = with_new(seen, taken({case.program: case.values} | rule))
+            seen = with_new(seen, taken(values))
+            constants.update(*(borders(program, values[program], made) for program, made in choices.items()))
     probes: list[Probe] = []
     branches = max((decision.ways for decision in left(seen) if decision.of_branches), default=0)
-    # each branch first where values are as given: far out its slope may be nothing, and any rule right
-    at_size = [(1.0, [branch]) for branch in range(min(branches, MOST_BRANCHES))]
-    for scale, chosen in at_size + [(scale, list(range(branches))) for scale in SCALES]:
+    for primals in _searched(first.probe.primals, branches, constants, rng):
         if not left(seen) or checker.short_of_time(0.7):
             break
-        primals = [_elsewhere(x, scale, chosen, rng) for x in first.probe.primals]
         probe = Probe("another outcome of a comparison", primals, random_seeds(checker.problem, rng))
-        values = evaluated(probe.inputs)
+        try:
+            values = evaluated(probe.inputs)
+        except RuntimeError:  # a solver in it refuses them
+            continue
         more = with_new(seen, taken(values))
         if more != seen and all(np.all(np.isfinite(values[first.program][i])) for i in first.program.outputs):
             seen = more
             probes.append(probe)
     return probes
+
+
+def _searched(given: list[Any], branches: int, constants: set[float], rng: np.random.Generator) -> Iterator[list[Any]]:
+    """Inputs, one after another, that may lead to outcomes of comparisons which have not been seen."""
+    # each branch first where values are as given: far out its slope may be nothing, and any rule right
+    at_size = [(1.0, [branch]) for branch in range(min(branches, MOST_BRANCHES))]
+    for scale, chosen in at_size + [(scale, list(range(branches))) for scale in SCALES]:
+        yield [_elsewhere(x, scale, chosen, rng) for x in given]
+    least, most = ORDINARY
+    ends = np.unique([0.0, *(sign * c for c in constants for sign in (-1, 1) if least <= abs(c) <= most)])
+    near = ends[ends != 0, None] * (0.98, 1.02)
+    beyond = 1.5 * ends[-1] + 0.5
+    places = np.concatenate([(ends[1:] + ends[:-1]) / 2, near.ravel(), [beyond, -beyond]])
+    for k in range(min(len(places), MOST_AT_BORDERS)):
+        yield [_at_places(x, np.roll(places, k), rng) for x in given]
+
+
+def _at_places(x: Any, places: np.ndarray, rng: np.random.Generator) -> Any:
+    """Values at these places in turn; moduli, of complex ones; only where any may stand, or few, of one sign by chance.
+
+    So one entry comes to each place, as the places are turned, and several do so in another order.
+    """
+    few = is_float(x) and not np.iscomplexobj(x) and 0 < np.size(x) <= BY_CHANCE and simplex_axis(x) is None
+    if not (unrestricted(x) or (few and np.all(np.isfinite(x)) and (np.all(x >= 0) or np.all(x <= 0)))):
+        return x
+    order = rng.permutation(np.size(x)).reshape(np.shape(x))
+    turn = np.exp(1j * rng.uniform(-np.pi, np.pi, np.shape(x))) if np.iscomplexobj(x) else 1.0
+    apart = rng.uniform(0.99, 1.01, np.shape(x))  # no ties, and no singular matrices
+    return places[order % len(places)] * apart * turn
 
 
 def _excuse_saturation(checker: Checker, given: Case, case: Case) -> None:
@@ -236,7 +281,14 @@ def _elsewhere(x: Any, scale: float, branches: list[int], rng: np.random.Generat
         return np.asarray(rng.choice(branches), x.dtype) if branches and np.ndim(x) == 0 else x
     new = redraw(x, rng)
     positive = np.size(x) and not np.iscomplexobj(x) and np.all(x > 0) and simplex_axis(x) is None
-    return scale * new if generic(x) or (positive and (scale < 1 or np.max(x) > 1)) else new
+    return scale * new if unrestricted(x) or (positive and (scale < 1 or np.max(x) > 1)) else new
+
+
+def _turned(x: Any, rng: np.random.Generator) -> Any:
+    """Values of which few are given, all of one sign as it happens, with signs drawn anew."""
+    if not is_float(x) or np.iscomplexobj(x) or not 0 < np.size(x) <= BY_CHANCE or simplex_axis(x) is not None:
+        return x
+    return x * rng.choice([-1.0, 1.0], np.shape(x)) if np.all(x >= 0) or np.all(x <= 0) else x
 
 
 def _with_seeds(problem: Problem, probe: Probe, rng: np.random.Generator) -> bool:

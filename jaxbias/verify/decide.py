@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbias._jaxpr import let_loops_take, loops_end_within
 from jaxbias._trees import in_one_line
 from jaxbias.verify import explanations
 from jaxbias.verify import shapes as shape_mistakes
@@ -26,6 +27,7 @@ from jaxbias.verify.report import Diagnosis, Leaf, Leaves, Report, Verdict
 from jaxbias.verify.slopes import has_a_slope, shares_the_fault_of_autodiff, where_autodiff_is_wrong
 
 
+@loops_end_within(SECONDS)
 def check(
     problem: Problem,
     *,
@@ -45,6 +47,7 @@ def check(
         checker: of the same problem, to use what it has traced.
     """
     start = time.perf_counter()
+    let_loops_take(float(seconds))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32).ravel())
     checker = checker or Checker(problem, rtol, atol, float(seconds))
     probes = make_probes(problem, rng, key)

@@ -74,7 +74,10 @@ class Difference:
 
     @classmethod
     def of(cls, actual: balls.Balls, expected: balls.Balls, size: np.ndarray, eps: float) -> "Difference":
-        """Compare balls of one leaf; `size` is that of the terms, eps the precision of the arguments' dtype."""
+        """Compare balls of one leaf; `size` is that of the terms, eps the precision of the arguments' dtype.
+
+        What is expected counts as a term too: those of float64 are 0 where they cancel there, as 1 − p beside a p of 1.
+        """
         proved, equal, upper = np.zeros(size.shape, bool), np.zeros(size.shape, bool), np.full(size.shape, np.inf)
         most, worst, digits = 0.0, None, math.inf
         scales = np.maximum(size, SMALLEST).ravel().tolist()
@@ -86,6 +89,8 @@ class Difference:
             modulus = abs(difference)
             if modulus.is_nan():
                 continue
+            if want.is_finite():
+                scale = max(scale, float(abs(want).lower()))
             upper[index], lower = float(modulus.upper()), float(modulus.lower())
             equal[index] = upper[index] <= max(eps, NEGLIGIBLE) * scale
             proved[index] = not equal[index] and lower > eps * scale
@@ -200,7 +205,8 @@ class Balls:
                 reals = self._differences(inputs, sizes, eps, bits, deadline, constants_as_reals=True)
                 larger = map(np.maximum, sizes, own_sizes())
                 leaves = [
-                    exact.up_to_constants(real, size, self.coarse) for exact, real, size in zip(leaves, reals, larger)
+                    exact.up_to_constants(real, np.fmax(size, np.abs(exact.expected)), self.coarse)
+                    for exact, real, size in zip(leaves, reals, larger)
                 ]
         return Enclosure(tuple(leaves), bits, reason)
 
@@ -215,7 +221,8 @@ class Balls:
             if all(bool(np.all(leaf.equal)) for leaf in leaves):
                 return 0.0
             if any(bool(np.any(leaf.proved)) for leaf in leaves):
-                shares = [leaf.upper / np.maximum(size, SMALLEST) for leaf, size in zip(leaves, sizes)]
+                larger = [np.fmax(size, np.abs(leaf.expected)) for leaf, size in zip(leaves, sizes)]
+                shares = [leaf.upper / np.maximum(size, SMALLEST) for leaf, size in zip(leaves, larger)]
                 return max(float(np.max(x[leaf.proved], initial=0.0)) for x, leaf in zip(shares, leaves))
             bits *= 2
         return 0.0

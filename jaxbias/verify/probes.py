@@ -60,7 +60,7 @@ def redraw(x: Any, rng: np.random.Generator, scale: float = 1.0) -> Any:
     if _is_key(x) or not is_float(x) or x.size == 0:
         return x
     if np.iscomplexobj(x):
-        return x * np.exp(0.3 * (rng.standard_normal(x.shape) + 1j * rng.standard_normal(x.shape))) + 0.1
+        return _redraw_complex(x, rng, scale)
     if not np.all(np.isfinite(x)):
         finite = np.where(np.isfinite(x), x, 1.0)
         return np.where(np.isfinite(x), finite * np.exp(0.3 * rng.standard_normal(x.shape)), x)
@@ -96,8 +96,22 @@ def redraw(x: Any, rng: np.random.Generator, scale: float = 1.0) -> Any:
     return scale * _spread(x) * rng.standard_normal(x.shape)
 
 
+def _redraw_complex(x: Any, rng: np.random.Generator, scale: float) -> Any:
+    """New values in every direction; near the given ones where these are real, and turned where their modulus is 1."""
+    normal = rng.standard_normal(x.shape) + 1j * rng.standard_normal(x.shape)
+    moduli = np.abs(x)
+    if x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1 and np.array_equal(x, np.conj(np.swapaxes(x, -1, -2))):
+        d = np.exp(0.3 * normal[..., 0])
+        return x * d[..., :, None] * np.conj(d)[..., None, :]
+    if np.allclose(moduli, 1, atol=1e-4):
+        return x * np.exp(0.5j * normal.real)
+    if np.all(np.isfinite(moduli)) and np.any(x.imag) and np.mean(moduli == 0) < 0.2:
+        return scale * _spread(moduli) / np.sqrt(2) * normal
+    return x * np.exp(0.3 * normal) + 0.1
+
+
 def _spread(x: Any) -> float:
-    return float(np.sqrt(np.mean(x * x)))
+    return float(np.sqrt(np.mean(np.abs(x) ** 2)))
 
 
 def _times(x: Any) -> float:
@@ -120,6 +134,13 @@ def generic(x: Any) -> bool:
     square = x.ndim >= 2 and x.shape[-1] == x.shape[-2]
     symmetric = square and np.array_equal(x, np.swapaxes(x, -1, -2))
     return bool(np.any(x > 0) and np.any(x < 0) and np.mean(x == 0) < 0.2 and not _ordered(x) and not symmetric)
+
+
+def unrestricted(x: Any) -> bool:
+    """Whether values of any size may stand in its place: it is `generic`, or complex and of no fixed modulus."""
+    if _is_key(x) or not np.iscomplexobj(x):
+        return generic(x)
+    return bool(x.size and np.all(np.isfinite(x)) and not np.allclose(np.abs(x), 1, atol=1e-4))
 
 
 def _redraw_integers(x: Any, rng: np.random.Generator) -> Any:
@@ -227,8 +248,8 @@ def make_probes(problem: Problem, rng: np.random.Generator, key: Any) -> list[Pr
     add("random and repeated integers", [redraw(_redraw_integers(x, rng), rng) for x in given])
     if not any(not is_float(x) and np.size(x) > 1 for x in given if not _is_key(x)):
         probes.pop() if probes[-1].name == "random and repeated integers" else None
-    add("large values", [_times(x) * redraw(x, rng) if generic(x) else x for x in given])
-    add("small values", [0.01 * x if generic(x) else x for x in given])
+    add("large values", [_times(x) * redraw(x, rng) if unrestricted(x) else x for x in given])
+    add("small values", [0.01 * x if unrestricted(x) else x for x in given])
     add("exact zeros", [_with_zeros(x, rng) for x in given], kink=True)
     add("ties", [_with_ties(redraw(x, rng), rng) if generic(x) else x for x in given], kink=True)
     if problem.draw is not None:

@@ -97,3 +97,38 @@ def test_zeros_that_hide_a_gradient():
     assert verify.vjp(jnp.prod, lambda args, ct: (ct * jnp.prod(args[0][others], 1),), (x,)).verdict == "right"
     report = verify.vjp(jnp.prod, lambda args, ct: (0 * args[0],), (x,), diagnose=False)
     assert report.verdict == "wrong", report
+
+
+REGIONS = {
+    "a band": lambda x: (x > 0.5) & (x < 0.6),
+    "a band of moduli": lambda x: (jnp.abs(x) > 1.2) & (jnp.abs(x) < 1.3),
+    "outside of a band": lambda x: ~((x < 1.1) | (x > 1.2)),
+    "the other sign": lambda x: x < 0,
+    "rounded": lambda x: jnp.floor(2 * x) == 1,
+    "rounded, in a list": lambda x: jnp.searchsorted(jnp.array([-1.0, -0.9]), x) == 1,
+}
+
+
+@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("given", [jnp.float32(0.3), jnp.array([0.3, 0.9], jnp.float32)], ids=["scalar", "two"])
+def test_wrong_in_a_region_that_few_values_meet(given, region):
+    rule = entry_by_entry(lambda x: jnp.cos(x) * jnp.where(REGIONS[region](x), 1.02, 1))
+    assert verify.vjp(jnp.sin, rule, (given,), diagnose=False).verdict == "wrong"
+
+
+OF_COMPLEX = {
+    "to the left": lambda z: z.real < 0,
+    "far from zero": lambda z: jnp.abs(z) > 5,
+    "near zero": lambda z: jnp.abs(z) < 0.02,
+    "in a ring": lambda z: (jnp.abs(z) > 0.9) & (jnp.abs(z) < 0.92),
+    "as a whole": lambda z: jnp.sum(jnp.abs(z)) > 40,
+}
+
+
+@pytest.mark.parametrize("region", OF_COMPLEX)
+@pytest.mark.parametrize("given", [0.7 + 0.8j, [0.7 + 0.8j, 1.1 + 0.3j]], ids=["scalar", "two"])
+def test_wrong_in_a_region_of_complex_numbers(given, region):
+    z = jnp.asarray(given, jnp.complex64)
+    rule = lambda args, ct: (jnp.where(OF_COMPLEX[region](args[0]), 1.02, 1) * 2 * args[0] * ct,)
+    assert verify.vjp(lambda z: z * z, rule, (z,), diagnose=False).verdict == "wrong"
+    assert verify.vjp(lambda z: z * z, lambda args, ct: (2 * args[0] * ct,), (z,)).verdict == "right"

@@ -101,11 +101,15 @@ def _varying(x: np.ndarray) -> np.ndarray:
 
 
 def _features(x: np.ndarray) -> np.ndarray:
-    """Of each probe, two numbers that neither layout nor a constant factor changes."""
+    """Of each probe, two numbers that neither layout nor a constant factor changes.
+
+    How large it is beside the other probes is in the first: of single numbers there is nothing else to tell.
+    """
     size = np.abs(x).reshape(x.shape[0], -1)
     largest = size.max(axis=1)
     with np.errstate(all="ignore"):
-        return np.concatenate([size.sum(axis=1) / largest, (size * size).sum(axis=1) / largest**2])
+        first = size.sum(axis=1) / largest + largest / largest.max()
+        return np.concatenate([first, (size * size).sum(axis=1) / largest**2])
 
 
 def usable(x: np.ndarray) -> bool:

@@ -225,7 +225,7 @@ class _Trial:
             changed = {number: array[k] for number, array in arrays.items()}
             try:
                 self._run(k, values, changes, changed)
-            except (ValueError, IndexError):  # the shapes of a change need not fit what follows
+            except (ValueError, IndexError, RuntimeError):  # the shapes of a change need not fit, nor its loops end
                 return False
             out = changed.get(self.number)
             if out is None or not self._is_wanted(np.asarray(out), k):
