@@ -154,8 +154,10 @@ def find_condition(checker: "Checker", cases: list["Case"], leaves: list[int], r
             if unique is not None and right(unique):
                 return "right only without repeated indices"
     leading = {np.shape(s)[0] for s in start.probe.seeds if np.ndim(s) > 0}
+    off = [start.wrong[i] for i in leaves if np.any(start.wrong[i])]
     for size in sorted(axis_sizes(base), key=lambda n: n not in leading):
-        if all(right(resize(_from(base, size, first), {size: 1}), 1) for first in sorted({0, size // 2, size - 1})):
+        firsts = {0, size // 2, size - 1, *(int(np.argwhere(x)[0][0]) for x in off if np.shape(x)[:1] == (size,))}
+        if all(right(resize(_from(base, size, first), {size: 1}), 1) for first in sorted(firsts)):
             where = [name for name, x in zip(problem.primal_names, base) if _array(x) and size in np.shape(x)]
             if size in leading and any(np.shape(x)[:1] == (size,) for x in base if _array(x)):
                 return "right only for batch 1"

@@ -19,10 +19,10 @@ from jaxbias.verify.naming.alignment import OF_LEAF, Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.guesses import numbers_in
 from jaxbias.verify.naming.mending import Mender
 from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.overwritten import overwritten
+from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import handed_on, with_returns
@@ -226,7 +226,7 @@ def _listing(
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
     last = _of_another_shape(alignment, paths)
-    for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline), last):
+    for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline, mender), last):
         words = _where_taken(alignment, slip, words)
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
@@ -253,9 +253,11 @@ def _listing(
             located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others) if now else "")
             if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
                 located = replace(located, line=_line(place), code=place.text, at=place)
+        elif (fitted := _fitted(alignment, slip, located, mender)) is not None:
+            located = fitted
         elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
             located = replace(handed, evidence=_evidence("with this line right", cases, mender.others))
-        elif located.kind in UNSURE:
+        else:
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
@@ -294,29 +296,40 @@ def _handed_on(alignment: Alignment, slip: Slip, words: Relation, located: Locat
     return None
 
 
-UNSURE = ("unexplained", "only-some-elements", "scale-constant", "batch-mean-vs-sum")
-"""Kinds of which the code may say more: a number in it says what a constant should have been."""
+def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located | None:
+    """With the small change of its line that gives what is wanted there."""
+    fit = mender.fit(slip, _segments(alignment, slip.number))
+    if fit is None:
+        return None
+    return _with(located, *fit, _evidence("with this line right", alignment.cases, mender.others))
+
+
+def _with(located: Located, segment: Segment, words: Relation, patch: str, evidence: str) -> Located:
+    """With a patch; what is said already of its value stays, if nothing simpler can be said."""
+    said = located.relation
+    if located.named and said is not None and said.cost <= words.cost and _line(segment) == located.line:
+        return replace(located, patch=patch, evidence=evidence)
+    return replace(
+        located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
+    )
 
 
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
     """With the change of its line, or of one that it depends on, that makes the rule right."""
-    own = _segments(alignment, slip.number)[:1]
+    own = dict.fromkeys(n for k in (_place(slip, located.relation), slip.number) for n in _segments(alignment, k)[:1])
     lines = dict.fromkeys((*own, *(line for piece in own for line in numbers_in(piece))), slip.number)
     unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
     for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
         name = alignment.names.get(number)
-        if located.kind in UNSURE[:2] and name is not None and (name.variable or number in alignment.leaves):
+        if name is not None and (name.variable or number in alignment.leaves):
             lines.setdefault(name.segment, number)
-    guess = mender.guess(lines, slip.leaves)
+    guess = mender.guess([*lines], slip.leaves)
     if guess is None:
         return located
     segment, words, patch = guess
-    evidence = _evidence("with this line right", alignment.cases, mender.others)
-    words = replace(words, number=None if segment in own else lines[segment])
-    return replace(
-        located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
-    )
+    words = replace(words, number=None if segment in own else lines.get(segment))
+    return _with(located, segment, words, patch, _evidence("with this line right", alignment.cases, mender.others))
 
 
 def _alignment(
@@ -331,10 +344,23 @@ def _alignment(
     return overwritten(align(*with_returns(program, leaves)), align)
 
 
-def _slips(checker: "Checker", alignment: Alignment, deadline: float | int) -> Iterator[tuple[Slip, Relation | None]]:
+def _slips(
+    checker: "Checker", alignment: Alignment, deadline: float | int, mender: Mender | None = None
+) -> Iterator[tuple[Slip, Relation | None]]:
     paths, shapes = [path for path, _, _ in checker.problem.leaves], _shapes(checker, alignment.cases[0])
-    tell = lambda slip: relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+
+    def tell(slip: Slip) -> Relation | None:
+        said = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
+        if mender is None or (said is not None and said.cost <= CERTAIN):
+            return said
+        fits = mender.fits(slip, _segments(alignment, slip.number))
+        return fits[0].relation if fits and (said is None or fits[0].variant.cost < said.cost) else said
+
     yield from find_slips(alignment, paths, tell, deadline)
+
+
+CERTAIN = 1.05
+"""What words may cost at most for no others to be sought."""
 
 
 def _of_another_shape(alignment: Alignment, paths: Sequence[str]) -> Iterator[tuple[Slip, None]]:

@@ -1,29 +1,42 @@
 """The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
 
+import ast
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
+from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.guesses import guesses
+from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
+from jaxbias.verify.naming.slips import Slip
+from jaxbias.verify.naming.trying import Fit, fits, fits_by_gradients
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-MOST_REPAIRS, MOST_GUESSES = 10, 60
+MOST_REPAIRS, MOST_FITS = 10, 10
 """Texts for one piece of code."""
 
-SECONDS_OF_GUESSES = 2.0
+SECONDS_OF_GUESSES = 2.5
 """Of process time, for one rule."""
+
+
+def _where_assigned(fit: Fit) -> Iterator[tuple[Segment, str]]:
+    """Where the size or number is assigned that another one is put in the place of."""
+    if isinstance(fit.variant.node, ast.Name):
+        for piece in numbers_in(fit.segment):
+            if targets(piece) == (fit.variant.node.id,):
+                yield piece, fit.variant.by
 
 
 class Mender:
@@ -34,6 +47,7 @@ class Mender:
         self.made: list[tuple[Segment, str]] = []
         self.right = set(alignment.right)
         self.guessed = 0.0
+        self._fits: dict[tuple[int, bytes, int], list[Fit]] = {}
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
     def __call__(
@@ -55,21 +69,36 @@ class Mender:
         self.right |= set(leaves)
         return True
 
-    def guess(self, segments: Iterable[Segment], leaves: Iterable[int]) -> tuple[Segment, Relation, str] | None:
-        """The first small change of one of these pieces of code that does the same, and the statement with it."""
-        for segment in segments:
-            kinds = dict(guesses(segment))
-            for edit in itertools.islice(edits(segment.text, kinds), MOST_GUESSES):
-                began = time.process_time()
-                if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
-                    return None
-                patch = self._patch(segment, edit.code, leaves)
-                self.guessed += time.process_time() - began
-                if patch:
-                    whole = edit.part == segment.text
-                    words = f"must be {edit.by}" if whole else f"has {edit.part} where {edit.by} is needed"
-                    return segment, Relation(kinds[edit.repair], words, 2.0), patch
+    def fit(self, slip: Slip, segments: Sequence[Segment]) -> tuple[Segment, Relation, str] | None:
+        """The likeliest small change of one of these pieces of code that gives what is wanted there, if it is right."""
+        for fit in self.fits(slip, segments)[:MOST_FITS]:
+            if self.checker.short_of_time(0.1):
+                return None
+            for segment, code in _where_assigned(fit):
+                if patch := self._patch(segment, code, slip.leaves):
+                    return segment, replace(fit.relation, text=f"must be {code}"), patch
+            if patch := self._patch(fit.segment, fit.code, slip.leaves):
+                return fit.segment, fit.relation, patch
         return None
+
+    def fits(self, slip: Slip, segments: Sequence[Segment]) -> list[Fit]:
+        """Small changes of the pieces of code that give what is wanted there, not yet tried in the rule."""
+        key = slip.number, slip.wanted.tobytes(), len(self.made)
+        if key not in self._fits:
+            self._fits[key] = fits(self.checker, self.alignment, slip, segments[:2], self.made)
+        return self._fits[key]
+
+    def guess(self, segments: Sequence[Segment], leaves: frozenset[int]) -> tuple[Segment, Relation, str] | None:
+        """The first small change of one of these pieces of code that does the same, and the statement with it."""
+        if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
+            return None
+        began = time.process_time()
+        deadline = began + SECONDS_OF_GUESSES - self.guessed
+        fits = fits_by_gradients(self.checker, self.alignment, leaves, [*self.right], segments, self.made, deadline)
+        patches = ((fit, self._patch(fit.segment, fit.code, leaves)) for fit in itertools.islice(fits, MOST_FITS))
+        fit, patch = next(((fit, patch) for fit, patch in patches if patch), (None, ""))
+        self.guessed += time.process_time() - began
+        return None if fit is None else (fit.segment, fit.relation, patch)
 
     def _patch(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
         """The statement with this code in it, if it mends these gradients; empty if not."""

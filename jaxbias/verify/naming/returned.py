@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.naming.guesses import functions_around, piece_of
+from jaxbias.verify.naming.pieces import functions_around, piece_of
 
 
 def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple[_jaxpr.Program, list[int | None]]:

@@ -24,8 +24,15 @@ DEEPEST = 12
 """Calls between a rule and the code that is replaced."""
 
 
-def rewritten(function: Callable[..., Any], changes: list[tuple[Segment, str]]) -> Callable[..., Any] | None:
+def rewritten(
+    function: Callable[..., Any],
+    changes: list[tuple[Segment, str]],
+    names: Mapping[str, Any] = MappingProxyType({}),
+) -> Callable[..., Any] | None:
     """The function with these pieces of code replaced; None where they are not reached from it.
+
+    Args:
+        names: that the new code needs.
 
     Raises:
         SyntaxError: the code that is put in makes no sense there.
@@ -36,7 +43,7 @@ def rewritten(function: Callable[..., Any], changes: list[tuple[Segment, str]]) 
     pairs: dict[Any, types.CodeType] = {}
     for file, its in by_file.items():
         pairs.update(_codes(file, its))
-    return _copied(function, _Copier(lambda code: pairs.get(_key(code))))
+    return _copied(function, _Copier(lambda code: pairs.get(_key(code)), names))
 
 
 def with_copies(function: Callable[..., Any]) -> Callable[..., Any] | None:

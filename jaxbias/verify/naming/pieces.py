@@ -1,0 +1,41 @@
+"""Pieces of the user's code beside one that is known."""
+
+import ast
+import linecache
+from collections.abc import Iterator
+
+from jaxbias._jaxpr.sources import Segment
+from jaxbias.verify.naming.repairs import value_of
+
+
+def numbers_in(segment: Segment) -> Iterator[Segment]:
+    """Where the function around a piece of code assigns the sizes and numbers that its statement takes."""
+    tree = value_of(segment.statement)[1] or value_of(segment.text)[1]
+    taken = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
+    for function in functions_around(segment):
+        for node in ast.walk(function):
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id in taken:
+                parts = list(ast.walk(node.value))
+                sizes = any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in parts)
+                if sizes or isinstance(node.value, ast.Constant):
+                    yield piece_of(segment, node.value)
+
+
+def piece_of(segment: Segment, node: ast.expr | ast.stmt) -> Segment:
+    """A part of the function that a piece of code stands in."""
+    end = node.end_lineno or node.lineno, node.end_col_offset or 0
+    return Segment(segment.file, node.lineno, node.col_offset, *end, segment.function)
+
+
+def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
+    """The functions that a piece of code stands in and that have its function's name."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(segment.file)))
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.name != segment.function:
+            continue
+        if node.lineno <= segment.line <= (node.end_lineno or node.lineno):
+            yield node

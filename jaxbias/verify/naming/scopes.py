@@ -1,0 +1,295 @@
+"""The values that names have where a piece of code stands: on every probe, each time that the rule comes there.
+
+The rule is traced once more, with a call around the piece that marks what its function holds at that moment. Then any
+expression can be carried out there in NumPy, and nothing else of the rule.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.core import Tracer
+
+from jaxbias import _jaxpr
+from jaxbias._jaxpr.sources import Segment
+from jaxbias.verify.naming.rewrite import rewritten
+from jaxbias.verify.problem import exact_context
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Case, Checker
+
+HERE, MARK = "__jaxbias_here__", "jaxbias: "
+
+MOST_LEAVES = 40
+"""Of one variable."""
+
+Names = dict[str, Any]
+"""Name → its value, arrays and functions as those of NumPy."""
+
+
+class Visit(NamedTuple):
+    """One time that the rule comes to a piece of code.
+
+    Attributes:
+        names: what stands there under which name, on each probe; of a function under `vmap` in each example of each.
+        examples: how many of each probe; 0 outside of `vmap`.
+        local: the names that are the function's own.
+    """
+
+    names: list[Names]
+    examples: int
+    local: tuple[str, ...]
+
+
+class _Traced(NamedTuple):
+    """An array of this shape, whose values are known when the program has been carried out."""
+
+    shape: tuple[int, ...]
+
+
+class _Marked(NamedTuple):
+    """What a function holds at one call of the hook: of each variable its leaves and its tree; names from outside."""
+
+    variables: dict[str, tuple[list[Any], Any]]
+    around: Names
+
+
+class _Place(NamedTuple):
+    """One time that the program comes there: numbers of the leaves of variables, and of the expression's value."""
+
+    marked: _Marked
+    numbers: dict[tuple[str, int], int]
+    value: int
+    examples: int
+
+
+class Site:
+    """An expression in the code of a rule, and the rule's program, in which it is known what the names there hold.
+
+    Args:
+        made: changes of the rule that have been made.
+    """
+
+    def __init__(
+        self, checker: "Checker", segment: Segment, made: Sequence[tuple[Segment, str]], cases: Sequence["Case"]
+    ):
+        self.cases, seen = cases, []
+        change = segment, f"{HERE}(locals(), globals(), {segment.text})"
+        rule = rewritten(checker.problem.rule, [*made, change], {HERE: lambda *its: _mark(seen, *its)})
+        self.runner = checker.rule.of(rule) if rule is not None else None
+        inputs = cases[0].probe.primals, cases[0].probe.seeds
+        self.program = self.runner.program(*inputs) if self.runner is not None else None
+        self.values, self.places = [], []
+        if self.program is not None:
+            self.places = [*_places(self.program, seen)]
+            self.values = [_jaxpr.evaluate(self.program, case.probe.inputs) for case in cases]
+
+    @functools.cached_property
+    def visits(self) -> list[Visit]:
+        """In the order in which the rule comes to the expression."""
+        rows = lambda place: [its for held in self.values for its in _rows(place, held)]
+        return [Visit(rows(place), place.examples, tuple(place.marked.variables)) for place in self.places]
+
+    def gradients(self, k: int, value: Callable[[Names], Any]) -> list[Any]:
+        """Those of probe k where the expression gives another value, made of the names each time.
+
+        Raises:
+            ValueError: the value has not the shape of the expression's.
+        """
+        program, held = self.program, list(self.values[k])
+        at = {place.value: place for place in self.places}
+        changed: set[int] = set()
+        assert program is not None and self.runner is not None
+        with np.errstate(all="ignore"):
+            for equation in program.equations:
+                out = equation.outputs[0]
+                if out in at:
+                    rows = [value(names) for names in _rows(at[out], held)]
+                    new = np.stack(rows) if at[out].examples else np.asarray(rows[0])
+                    if new.shape != np.shape(held[out]) or new.dtype.kind not in "fiubc":
+                        raise ValueError(new.shape)
+                    held[out] = new
+                    changed.add(out)
+                elif not changed.isdisjoint(equation.inputs):
+                    for number, its in zip(
+                        equation.outputs, _jaxpr.apply(equation, [held[n] for n in equation.inputs])
+                    ):
+                        held[number] = its
+                        changed.add(number)
+        probe = self.cases[k].probe
+        return self.runner.placed(probe.primals, probe.seeds, [held[n] for n in program.outputs])
+
+
+VALUE = "="
+"""In the place of a name, of the value of the expression."""
+
+
+def _mark(seen: list[_Marked], variables: Names, around: Names, value: Any) -> Any:
+    marked: dict[str, tuple[list[Any], Any]] = {}
+    for name, held in variables.items():
+        leaves, tree = jax.tree.flatten(held)
+        if len(leaves) <= MOST_LEAVES:
+            for k, leaf in enumerate(leaves):
+                if isinstance(leaf, Tracer):
+                    checkpoint_name(leaf, f"{MARK}{len(seen)} {name} {k}")
+            marked[name] = [_Traced(x.shape) if isinstance(x, Tracer) else in_numpy(x) for x in leaves], tree
+    if isinstance(value, Tracer):
+        value = checkpoint_name(value, f"{MARK}{len(seen)} {VALUE} 0")
+    seen.append(_Marked(marked, {name: in_numpy(x) for name, x in around.items()}))
+    return value
+
+
+def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place]:
+    marks: dict[str, list[int]] = {}
+    for equation in program.equations:
+        if equation.name == "name" and (label := str(equation.params.get("name"))).startswith(MARK):
+            marks.setdefault(label.removeprefix(MARK), []).append(equation.outputs[0])
+            equation.name = "copy"  # which NumPy knows
+    places: list[_Place] = []
+    for k, marked in enumerate(seen):
+        leaves = [(name, j) for name, (parts, _) in marked.variables.items() for j in range(len(parts))]
+        for turn, value in enumerate(marks.get(f"{k} {VALUE} 0", ())):  # those of a scan have one call of the hook
+            groups = {(name, j): marks.get(f"{k} {name} {j}", []) for name, j in leaves}
+            its = {leaf: group[turn] for leaf, group in groups.items() if len(group) > turn}
+            batches = {
+                shape[: len(shape) - len(marked.variables[name][0][j].shape)]
+                for (name, j), n in its.items()
+                if (shape := program.shapes[n]) != marked.variables[name][0][j].shape
+            }
+            if len(batches) < 2 and all(len(batch) == 1 for batch in batches):  # not of one vmap in another
+                places.append(_Place(marked, its, value, *next(iter(batches), (0,))))
+    yield from sorted(places, key=lambda place: place.value)
+
+
+def _rows(place: _Place, held: Sequence[Any]) -> Iterator[Names]:
+    """What stands there under which name, in every example."""
+    for row in range(place.examples or 1):
+        its = dict(place.marked.around)
+        for name, (parts, tree) in place.marked.variables.items():
+            if all((name, k) in place.numbers or not isinstance(part, _Traced) for k, part in enumerate(parts)):
+                leaves = [
+                    _example(held[place.numbers[name, k]], part.shape, row) if isinstance(part, _Traced) else part
+                    for k, part in enumerate(parts)
+                ]
+                its[name] = jax.tree.unflatten(tree, leaves)
+        yield its
+
+
+def _example(x: Any, shape: tuple[int, ...], row: int) -> np.ndarray:
+    x = np.asarray(x)
+    return (x if x.ndim == len(shape) else x[row]).view(Array)
+
+
+# --- NumPy in the place of JAX ----------------------------------------------------------------------------------------
+
+
+class Array(np.ndarray):
+    """NumPy's, with `x.at[i].add(y)`."""
+
+    @property
+    def at(self) -> "_At":
+        return _At(self)
+
+
+class _At:
+    """Copies of an array with other entries at an index."""
+
+    def __init__(self, array: np.ndarray, index: Any = None):
+        self.array, self.index = array, index
+
+    def __getitem__(self, index: Any) -> "_At":
+        return _At(self.array, index)
+
+    def __getattr__(self, name: str) -> Callable[..., np.ndarray]:
+        def changed(values: Any, **_: Any) -> np.ndarray:
+            out = self.array.copy()
+            if name == "set":
+                out[self.index] = values
+            else:
+                getattr(np, {"min": "minimum", "max": "maximum", "mul": "multiply"}.get(name, name)).at(
+                    out, self.index, values
+                )
+            return out
+
+        return changed
+
+
+LIKE_NUMPY = ("jax.numpy", "jax.numpy.linalg", "jax.numpy.fft")
+"""Modules whose functions have NumPy's names."""
+
+
+class _Module:
+    """A module of JAX, or of the user's, whose functions are carried out in NumPy."""
+
+    def __init__(self, module: types.ModuleType):
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.module, name)
+        if self.module.__name__ in LIKE_NUMPY and callable(value):
+            if name in ("float32", "float16", "bfloat16", "float64"):
+                value = np.float64
+            elif (same := _in(np, f"{self.module.__name__}.{name}".split(".")[2:])) is not None:
+                value = same if isinstance(same, type) else _viewed(same)
+        else:
+            value = in_numpy(value)
+        setattr(self, name, value)
+        return value
+
+
+def _in(module: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        module = getattr(module, name, None)
+    return module
+
+
+def _viewed(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **options: in_numpy(function(*args, **options))
+
+
+class _Function:
+    """A function of JAX's or the user's: traced for arrays of given shapes, then carried out in NumPy."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.programs = function, {}
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        leaves, tree = jax.tree.flatten((args, options))
+        leaves = [getattr(x, "function", x) if isinstance(x, _Function) else x for x in leaves]
+        at = [k for k, x in enumerate(leaves) if isinstance(x, np.ndarray | np.generic)]
+        arrays = [np.asarray(leaves[k]) for k in at]
+        key = repr([tree, [(x.shape, x.dtype) for x in arrays], [x for k, x in enumerate(leaves) if k not in at]])
+        if key not in self.programs:
+            trees: list[Any] = []
+
+            def flat(*arrays: Any) -> list[Any]:
+                its = dict(zip(at, arrays))
+                args, options = jax.tree.unflatten(tree, [its.get(k, x) for k, x in enumerate(leaves)])
+                outs, of_outs = jax.tree.flatten(self.function(*args, **options))
+                trees.append(of_outs)
+                return [jnp.asarray(out) for out in outs]
+
+            with exact_context():
+                if not arrays:
+                    return in_numpy(self.function(*args, **options))
+                self.programs[key] = _jaxpr.trace(flat, *arrays), trees[0]
+        program, of_outs = self.programs[key]
+        return jax.tree.unflatten(of_outs, [in_numpy(np.asarray(x)) for x in _jaxpr.run(program, arrays)])
+
+
+def in_numpy(value: Any) -> Any:
+    """The same of NumPy's: an array, a module, a function; anything else as it is."""
+    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, Tracer):
+        return np.asarray(value).view(Array) if getattr(value.dtype, "kind", "") in tuple("fiubc") else value
+    if isinstance(value, types.ModuleType):
+        return _Module(value) if value.__name__.split(".")[0] not in ("numpy", "math") else value
+    if isinstance(value, dict | list | tuple):
+        return jax.tree.map(in_numpy, value) if len(value) <= MOST_LEAVES else value
+    if isinstance(value, type | types.BuiltinFunctionType | _Function | Tracer):
+        return value
+    return _Function(value) if callable(value) else value

@@ -1,0 +1,536 @@
+"""Which small changes of a line give what is wanted there: each is carried out on the values that its names have."""
+
+import ast
+import itertools
+import linecache
+import time
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbias._jaxpr.sources import Segment
+from jaxbias.symbols.reference_values import UNNAMED
+from jaxbias.verify.naming.alignment import Alignment, same
+from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.pieces import piece_of
+from jaxbias.verify.naming.repairs import bracketed, is_code, put, value_of
+from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
+from jaxbias.verify.naming.slips import Slip
+from jaxbias.verify.naming.variants import Named, Variant, Variants
+
+if TYPE_CHECKING:
+    from jaxbias.verify.checker import Checker
+
+MOST_ENTRIES = 20_000
+"""Of a value that is tried on."""
+
+HOLE = "__jaxbias_part__"
+
+OUTSIDE = 0.1
+"""What a change further out costs more."""
+
+SECONDS = 0.8
+"""Of process time, for one line."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A changed line that gives what is wanted."""
+
+    segment: Segment
+    code: str
+    variant: Variant
+
+    @property
+    def relation(self) -> Relation:
+        return Relation(self.variant.kind, self.variant.words, self.variant.cost)
+
+
+def fits(
+    checker: "Checker",
+    alignment: Alignment,
+    slip: Slip,
+    segments: Sequence[Segment],
+    made: Sequence[tuple[Segment, str]],
+) -> list[Fit]:
+    """Changes of these pieces of code, in each of which the wrong value is computed; the likeliest first."""
+    fitting: list[Fit] = []
+    for outwards, segment in enumerate(segments):
+        line = _Line.at(checker, alignment, slip, segment, made)
+        if line is not None:
+            for v in line.fitting(time.process_time() + SECONDS):
+                v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
+                fitting.append(Fit(line.segment, put(line.text, v.node, v.by), v))
+    fitting.sort(key=lambda fit: fit.variant.cost)
+    return fitting
+
+
+def fits_by_gradients(
+    checker: "Checker",
+    alignment: Alignment,
+    leaves: frozenset[int],
+    right: Sequence[int],
+    segments: Sequence[Segment],
+    made: Sequence[tuple[Segment, str]],
+    deadline: float,
+) -> Iterator[Fit]:
+    """Changes of these pieces of code with which gradients are right, where what the pieces must give is not known."""
+    right = [*leaves, *right]
+    for segment in segments:
+        piece, _, _ = next(_expressions(segment), (None, None, ""))
+        tree = value_of(piece.text)[1] if piece is not None else None
+        if piece is None or tree is None:
+            continue
+        try:
+            site = Site(checker, piece, made, alignment.cases)
+        except Exception:
+            continue
+        if not site.places or any(
+            np.size(held[place.value]) > MOST_ENTRIES for place in site.places for held in site.values
+        ):
+            continue
+        line = _Line(piece, tree, "", site.visits[-1], [], _codes(alignment), _numbers(alignment))
+        line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
+        fitting = []
+        for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
+            code = _compiled(put(piece.text, variant.node, variant.by))
+            if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
+                fitting.append(Fit(piece, put(piece.text, variant.node, variant.by), variant))
+        yield from sorted(fitting, key=lambda fit: fit.variant.cost)
+
+
+def _are_right(alignment: Alignment, site: Site, k: int, code: types.CodeType, leaves: Sequence[int]) -> bool:
+    """Are these gradients right on a probe, where the expression is this code?"""
+    try:
+        outs = site.gradients(k, lambda names: eval(code, names))
+    except Exception:
+        return False
+    probe = slice(k, k + 1)
+    zeros = [np.zeros_like(alignment.expected[i][k]) if outs[i] is None else np.asarray(outs[i]) for i in leaves]
+    return all(alignment.is_right(i, out[None], probe) for i, out in zip(leaves, zeros))
+
+
+class _Line:
+    """An expression, the names that stand there, and what it must give.
+
+    Attributes:
+        rows: names on every probe, each with what is wanted there.
+    """
+
+    def __init__(
+        self, segment: Segment, tree: ast.expr, before: str, visit: Visit, wanted: Sequence[np.ndarray], codes, numbers
+    ):
+        self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
+        self.rows: list[tuple[Names, np.ndarray]] = list(zip(visit.names, wanted))
+        self.local, self.codes, self.numbers, self.inside = visit.local, codes, numbers, segment
+
+    @classmethod
+    def at(cls, checker, alignment: Alignment, slip: Slip, segment: Segment, made) -> "_Line | None":
+        """The whole expression of its statement; None where the names there cannot be told."""
+        for piece, of_value, before in _expressions(segment):
+            tree = value_of(piece.text)[1]
+            number = _value_of(alignment, of_value, slip.number)
+            if tree is None or number is None or alignment.column(number)[0].size > MOST_ENTRIES:
+                continue
+            wanted = _wanted(alignment, slip, number)
+            if wanted is None:
+                continue
+            try:
+                visits = Site(checker, piece, made, alignment.cases).visits
+            except Exception:
+                return None
+            given = alignment.column(number)
+            for visit in visits:
+                rows = _by_row(given, visit)
+                line = cls(
+                    piece, tree, before, visit, _by_row(wanted, visit) or (), _codes(alignment), _numbers(alignment)
+                )
+                if rows and _close(line.result(line.text, visit.names[0]), rows[0]):
+                    line.inside = segment
+                    return line
+        return None
+
+    def outside(self, variant: Variant) -> bool:
+        """Does it change another part of the statement than the one whose value is wrong?"""
+        return self.inside.text not in (part := ast.get_source_segment(self.text, variant.node) or "") and (
+            part not in self.inside.text
+        )
+
+    def result(self, code: str | types.CodeType, names: Names) -> Any:
+        """None where it makes no sense."""
+        try:
+            compiled = _compiled(self.before + code) if isinstance(code, str) else code
+            return _array(eval(compiled, names))
+        except Exception:
+            return None
+
+    def fitting(self, deadline: float) -> Iterator[Variant]:
+        names, wanted = self.rows[0]
+        seen: set[str] = set()
+        with np.errstate(all="ignore"):
+            for variant in self._variants(names, wanted, deadline):
+                code = put(self.text, variant.node, variant.by)
+                if code not in seen and code != self.text:
+                    seen.add(code)
+                    if all(_close(self.result(code, its), x) for its, x in self.rows) and self._decides(variant):
+                        yield variant
+
+    def _decides(self, variant: Variant) -> bool:
+        """Has a condition that is changed both outcomes? With one of them it only takes a mask away."""
+        form = Variants(self.text, self.tree, (), lambda code: None)
+        condition = form.condition_with(variant)
+        outcomes = [self._plain(condition, names) for names, _ in self.rows] if condition else []
+        held = [np.ravel(x) for x in outcomes if x is not None]
+        return not held or np.unique(np.concatenate(held)).size > 1
+
+    def shaped(self, deadline: float) -> Iterator[Variant]:
+        """Those of its form and of single values that give another value of the same shape on the first probe."""
+        names, given = self.rows[0]
+        form = Variants(self.text, self.tree, self._counters(names), lambda code: self._plain(code, names))
+        seen, values = {self.text}, {_digits(given)}
+        fitting = list(form.of_form())
+        named = [its for its in self._named(names) if its.cost < 0.2]
+        for node in form.parts:
+            value = self._plain(form.code(node), names)
+            if isinstance(value, np.ndarray | np.generic | int | float):
+                fitting += [
+                    v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")
+                ]
+        for variant in sorted(fitting, key=lambda v: v.cost):
+            code = put(self.text, variant.node, variant.by)
+            if code in seen or time.process_time() > deadline:
+                continue
+            seen.add(code)
+            with np.errstate(all="ignore"):
+                value = self.result(code, names)
+                # of what comes to the same, the first is meant
+                if np.shape(value) == np.shape(given) and (digits := _digits(value)) not in values:
+                    values.add(digits)
+                    yield variant
+
+    def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
+        """Those that are right on the first probe."""
+        form = Variants(self.text, self.tree, self._counters(names), lambda code: self._plain(code, names))
+        for variant in form.of_form():
+            if time.process_time() > deadline:
+                return
+            if _close(self.result(put(self.text, variant.node, variant.by), names), wanted):
+                yield variant
+        named = [*self._named(names)]
+        there = dict(names)
+
+        def right(node: ast.AST, other: Any) -> bool:
+            """Is what is wanted got with another value in the place of a part?"""
+            there[HOLE] = other
+            return _close(self.result(holes[id(node)], there), wanted)
+
+        holes: dict[int, types.CodeType] = {}
+        for variant, other in form.of_products([its for its in named if np.ndim(its.value)]):
+            if time.process_time() > deadline:
+                return
+            node = variant.node
+            holes.setdefault(id(node), _compiled(self.before + put(self.text, node, HOLE)))
+            if right(node, other):
+                yield variant
+        yield from self._terms(form, names, wanted, named)
+        constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
+        for node in [*form.parts, *constants]:
+            value = self._plain(form.code(node), names)
+            if value is None or not isinstance(value, np.ndarray | np.generic | int | float) or isinstance(value, bool):
+                continue
+            holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
+            for variant, other in form.with_names(node, value, named):
+                if time.process_time() > deadline:
+                    return
+                if right(node, other):
+                    yield variant
+
+    def _terms(self, form: Variants, names: Names, wanted: np.ndarray, named: Sequence[Named]) -> Iterator[Variant]:
+        """A term that the whole lacks, the product of two values."""
+        given = self.result(self.text, names)
+        if self.before or given is None or np.shape(given) != wanted.shape:
+            return
+        lacking, size = wanted - given, np.max(np.abs(wanted - given))
+        arrays = [
+            its for its in named if isinstance(its.value, np.ndarray) and its.code.isidentifier() and its.cost < 0.2
+        ]
+        for a, b in itertools.product(arrays, repeat=2):
+            for code, product in _products(a, b):
+                if product.shape != lacking.shape or not np.any(product):
+                    continue
+                factor = np.vdot(product, lacking) / np.vdot(product, product)
+                if np.iscomplexobj(factor) or not np.all(np.abs(factor * product - lacking) <= 1e-8 * size):
+                    continue
+                near = next((f for f in (1.0, 2.0, 0.5, 3.0, 0.25, 4.0) if abs(abs(factor) - f) < 1e-8), 0.0)
+                if near:
+                    sign, times = "+" if factor > 0 else "-", "" if near == 1 else f"{near:g} * "
+                    words = f"lacks the term {'−' if factor < 0 else ''}{times}{code}"
+                    yield form.make("term", "missing-term", self.tree, f"{self.text} {sign} {times}{code}", words, 0.1)
+
+    def _addends(self, code: str, names: Names) -> Iterator[tuple[str, Any]]:
+        tree = value_of(code)[1]
+        if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
+            for side in (tree.left, tree.right):
+                its = ast.get_source_segment(code, side) or ""
+                if (value := self._plain(its, names)) is not None:
+                    yield its, value
+
+    def as_slope(self, alignment: Alignment, variant: Variant) -> Variant:
+        """With the name of a slope, where what is put in is what stood there times one."""
+        part = ast.get_source_segment(self.text, variant.node) or ""
+        if variant.kind != "wrong-operand" or self.before:
+            return variant
+        columns = [[self._plain(code, names) for names, _ in self.rows] for code in (part, variant.by)]
+        if any(x is None or np.shape(x) != np.shape(columns[0][0]) for column in columns for x in column):
+            return variant
+        now, wanted = (np.stack([np.asarray(x) for x in column]) for column in columns)
+        match = alignment.matcher(wanted, True) if len(now) == len(alignment.cases) and now.ndim > 1 else None
+        after = alignment.matcher.after(match.value) if match is not None and match.exact else None
+        if match is None or after is None or not same(now, after.array):
+            return variant
+        words = f"takes {part} without the slope of {match.value.through}"
+        return variant._replace(kind="missing-activation-derivative", words=words)
+
+    def _plain(self, code: str, names: Names) -> Any:
+        try:
+            return _array(eval(_compiled(code), names))
+        except Exception:
+            return None
+
+    def _counters(self, names: Names) -> list[str]:
+        return [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)][:4]
+
+    def _named(self, names: Names) -> Iterator[Named]:
+        """Values in scope, and what the forward computes of these."""
+        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        outside = [n for n, x in names.items() if n not in self.local and (n in used or (n.isupper() and len(n) > 1))]
+        held: list[Named] = []
+        for name in (*self.local, *outside):
+            held += _parts(name, names.get(name), 0.0 if name in self.local else 0.2)
+        yield from held
+        for its in held:
+            for axis, size in enumerate(np.shape(its.value) if its.code.isidentifier() else ()):
+                yield Named(f"{its.code}.shape[{axis}]", size, 0.4)
+            if isinstance(its.value, np.ndarray) and its.code.isidentifier():
+                if {0.0, 1.0}.issuperset(np.unique(its.value).tolist()):
+                    yield Named(f"{its.code}.sum()", its.value.sum(), 0.4)
+                yield Named(f"{its.code}.size", its.value.size, 0.45)
+        for number in self.numbers:
+            yield Named(f"{number:.12g}", number, 0.3)
+        yield from _jacobians(held)
+        codes = {its.code for its in held}
+        for code, cost in self.codes:
+            if code not in codes and (value := self._plain(code, names)) is not None:
+                yield Named(code, value, cost, tuple(self._addends(code, names)))
+        for its in held:
+            if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f" and its.value.ndim:
+                x, code = its.value, its.code
+                for form, other in (
+                    ("1 - {}", 1 - x),
+                    ("1 - {0}**2", 1 - x**2),
+                    ("{0} * (1 - {0})", x * (1 - x)),
+                    ("({} > 0)", 1.0 * (x > 0)),
+                    ("jnp.sign({})", np.sign(x)),
+                ):
+                    yield Named(form.format(code), other, 0.1)
+
+
+def _parts(name: str, value: Any, cost: float) -> Iterator[Named]:
+    """A variable's value; of a tuple, a named tuple or a dictionary those of its entries."""
+    if isinstance(value, np.ndarray | np.generic | int | float) and not isinstance(value, bool):
+        if np.asarray(value).dtype.kind in "fiubc" and np.size(value) <= MOST_ENTRIES:
+            value = value.astype(float) if isinstance(value, np.ndarray) and value.dtype.kind == "b" else value
+            yield Named(name, value, cost)
+    elif isinstance(value, dict) and len(value) <= 12:
+        for key, its in value.items():
+            yield from _parts(f"{name}[{key!r}]", its, cost + 0.1)
+    elif isinstance(value, tuple) and len(value) <= 12:
+        fields = getattr(value, "_fields", None)
+        for k, its in enumerate(value):
+            yield from _parts(f"{name}.{fields[k]}" if fields else f"{name}[{k}]", its, cost + (0.1 if fields else 0.4))
+
+
+def _products(a: Named, b: Named) -> Iterator[tuple[str, np.ndarray]]:
+    x, y = a.value, b.value
+    if a.code <= b.code and x.shape == y.shape:
+        yield f"{a.code} * {b.code}", x * y
+    if x.ndim == y.ndim == 2:
+        for left, its in (("", x), (".T", x.T)):
+            for right, other in (("", y), (".T", y.T)):
+                if its.shape[1] == other.shape[0]:
+                    yield f"{a.code}{left} @ {b.code}{right}", np.asarray(its @ other)
+
+
+def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
+    """What a softmax hands back of what comes to it."""
+    arrays = [its for its in held if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f"]
+    for its in arrays:
+        p = its.value
+        for axis in {0, p.ndim - 1} if p.ndim and np.all(p >= 0) else ():
+            if p.shape[axis] > 1 and np.allclose(p.sum(axis=axis), 1):
+                for other in arrays:
+                    g, at = other.value, axis if axis == 0 < p.ndim - 1 else -1
+                    if g.shape == p.shape and g is not p:
+                        total = (p * g).sum(axis=at, keepdims=True)
+                        code = f"{its.code} * ({other.code} - ({its.code} * {other.code}).sum({at}, keepdims=True))"
+                        terms = (
+                            (f"{its.code} * {other.code}", p * g),
+                            (f"−{its.code} * ({its.code} * {other.code}).sum({at})", None),
+                        )
+                        yield Named(code, p * (g - total), 0.2, terms, (its.code, other.code))
+
+
+SLOPES = {
+    "tanh": "(1 - jnp.tanh({0})**2)", "sigmoid": "jax.nn.sigmoid({0}) * (1 - jax.nn.sigmoid({0}))",
+    "softplus": "jax.nn.sigmoid({0})", "relu": "({0} > 0)", "sin": "jnp.cos({0})", "cos": "-jnp.sin({0})",
+    "silu": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "exp": "jnp.exp({0})", "log": "1 / {0}",
+    "swish": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "log1p": "1 / (1 + {0})",
+    "elu": "jnp.where({0} > 0, 1.0, jnp.exp({0}))", "sqrt": "0.5 / jnp.sqrt({0})", "expm1": "jnp.exp({0})",
+}  # fmt: skip
+"""Elementwise functions, and what their slopes are at {0}."""
+
+
+def _codes(alignment: Alignment) -> list[tuple[str, float]]:
+    """What the forward computes, as code in the rule's names."""
+    codes: dict[str, float] = {}
+    for value in alignment.matcher.values:
+        if not value.linear and value.rank <= UNNAMED and is_code(code := alignment.own_name(value)) and len(code) < 80:
+            codes.setdefault(code, 0.2 + 0.1 * value.rank)
+        if (slope := _slope(value.name, alignment)) and not value.linear:
+            codes.setdefault(slope, 0.3)
+    return list(codes.items())[:100]
+
+
+def _slope(code: str, alignment: Alignment) -> str:
+    """Of a function that the forward calls; empty if it calls none that is known."""
+    tree = value_of(code)[1]
+    if not isinstance(tree, ast.Call) or len(tree.args) != 1 or tree.keywords:
+        return ""
+    operand = ast.get_source_segment(code, tree.args[0]) or ""
+    own = alignment.own[operand].text if operand in alignment.own else operand
+    called = tree.func.attr if isinstance(tree.func, ast.Attribute) else ""
+    return SLOPES.get(called, "").format(bracketed(own, products=True))
+
+
+def _numbers(alignment: Alignment) -> list[float]:
+    """Numbers that stand in the forward."""
+    held = [np.asarray(x) for x in alignment.cases[0].program.constants.values()]
+    return sorted(
+        {float(x) for x in held if x.ndim == 0 and x.dtype.kind == "f" and abs(x) not in (0, 1) and np.isfinite(x)}
+    )[:12]
+
+
+def _digits(x: Any) -> bytes:
+    """Equal for values that rounding alone tells apart."""
+    x = np.asarray(np.nan if x is None else x, complex)
+    with np.errstate(all="ignore"):
+        return np.round(x / (np.max(np.abs(x), initial=0.0) or 1.0), 9).tobytes() + b"%.8g" % np.max(
+            np.abs(x), initial=0.0
+        )
+
+
+def _array(x: Any) -> Any:
+    """An array or a number; None of anything else."""
+    x = in_numpy(x) if hasattr(x, "dtype") else x
+    return x if isinstance(x, np.ndarray | np.generic | int | float | complex) else None
+
+
+def _compiled(code: str) -> types.CodeType:
+    return compile(code, "<changed>", "eval")
+
+
+def _close(given: Any, wanted: np.ndarray) -> bool:
+    if given is None:
+        return False
+    given = np.asarray(given)
+    if given.shape != wanted.shape or given.dtype.kind not in "fiubc":
+        return False
+    return same(given[None], wanted[None])
+
+
+def _by_row(x: np.ndarray, visit: Visit) -> list[np.ndarray]:
+    """A value of the program on each probe, of a function under `vmap` in each of its examples."""
+    if not visit.examples:
+        return list(x)
+    if x.ndim < 2 or x.shape[1] != visit.examples:
+        return []
+    return [row for probe in x for row in probe]
+
+
+def _value_of(alignment: Alignment, segment: Segment, number: int | None = None) -> int | None:
+    """What a piece of code gives the time that it computes a value; without one, the last time."""
+    equations = alignment.program.equations
+    places = [k for k, e in enumerate(equations) if segment in e.segments]
+    last = equations[places[-1]].outputs[-1] if places else None
+    if last is None or number is None:
+        return last
+    if number not in alignment.position:
+        return None
+    group = next((group for group in alignment.passes if last in group), (last,))
+    return next((n for n in group if alignment.position[n] >= alignment.position[number]), None)
+
+
+def _wanted(alignment: Alignment, slip: Slip, number: int) -> np.ndarray | None:
+    """What a value becomes where the slip is mended."""
+    if number == slip.number:
+        return slip.wanted
+    below = alignment._below(frozenset(slip.mending), slip.leaves)
+    arrays = [alignment._changed(k, slip.mending, below).get(number) for k in range(len(alignment.cases))]
+    return None if any(x is None for x in arrays) else np.stack([np.asarray(x) for x in arrays])
+
+
+def _expressions(segment: Segment) -> Iterator[tuple[Segment, Segment, str]]:
+    """Expressions that a piece of code stands in, the outermost first: where, where the code is whose value it is, and
+    what that is added to, as code."""
+    lines = "".join(linecache.getlines(segment.file))
+    try:
+        tree = ast.parse(lines)
+    except (SyntaxError, ValueError):
+        return
+    span = segment.line, segment.column, segment.end_line, segment.end_column
+    for path in _paths(tree, []):
+        if isinstance(path[-1], ast.expr | ast.stmt) and span == _span(path[-1]):
+            break
+    else:
+        return
+    around = list(itertools.takewhile(lambda node: not isinstance(node, ENDS), reversed(path[:-1])))
+    for node in [*around[::-1], path[-1]]:
+        if isinstance(node, ast.AugAssign):
+            sign = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
+            if sign:
+                target = ast.get_source_segment(lines, node.target)
+                yield piece_of(segment, node.value), piece_of(segment, node), f"{target} {sign} "
+        elif isinstance(node, ast.stmt):
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.expr):
+                yield piece_of(segment, value), piece_of(segment, value), ""
+        elif isinstance(node, ast.expr):
+            yield piece_of(segment, node), piece_of(segment, node), ""
+
+
+ENDS = (
+    ast.Lambda,
+    ast.ListComp,
+    ast.GeneratorExp,
+    ast.DictComp,
+    ast.SetComp,
+    ast.FunctionDef,
+    ast.Module,
+    ast.For,
+    ast.If,
+)
+
+
+def _span(node: ast.expr | ast.stmt) -> tuple[int, int, int | None, int | None]:
+    return node.lineno, node.col_offset, node.end_lineno, node.end_col_offset
+
+
+def _paths(node: ast.AST, above: list[ast.AST]) -> Iterator[list[ast.AST]]:
+    """Of every node those that it stands in, and itself."""
+    path = [*above, node]
+    yield path
+    for child in ast.iter_child_nodes(node):
+        yield from _paths(child, path)

@@ -1,0 +1,685 @@
+"""Small changes of an expression, as a person makes them by mistake: for each what would be written, and what it is
+called when that is right.
+
+Most are tried on values alone (`trying`), thousands a second, so none is too far-fetched to be among them; `COST` says
+which of several that are right is meant.
+"""
+
+import ast
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxbias.verify.naming.alignment import varies
+from jaxbias.verify.naming.repairs import MODULES, bracketed, put, source_of
+
+COST = {
+    "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
+    "comparison": 1.1, "bracket": 1.0, "transposed": 1.0, "exchanged": 1.1, "letters": 1.0, "constant": 1.2,
+    "rest": 1.25, "power": 1.3, "name": 1.4, "condition": 1.2, "factor": 1.6, "divisor": 1.65, "term": 1.8,
+    "summed": 1.3, "called": 1.7, "turned": 1.3, "product": 1.7,
+}  # fmt: skip
+"""How far-fetched a change is, by what is done."""
+
+OF_LENGTH = 0.003
+"""What each letter of what is put in costs more."""
+
+OF_A_BORDER = 1.0
+"""What it costs more to say that a number which something is compared with is another: many give the same outcomes."""
+
+OPERATORS = {
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.MatMult: "@", ast.Pow: "**", ast.BitAnd: "&",
+    ast.BitOr: "|", ast.FloorDiv: "//",
+}  # fmt: skip
+
+COMPARISONS = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<=", ast.Eq: "==", ast.NotEq: "!="}
+
+TAKEN_FOR_EACH_OTHER = {
+    ("sum", "mean"): "batch-mean-vs-sum", ("argmin", "argmax"): "missing-mask", ("tril", "triu"): "missing-mask",
+    ("min", "max"): "wrong-operand", ("minimum", "maximum"): "wrong-operand", ("sin", "cos"): "wrong-operand",
+    ("real", "imag"): "wrong-operand", ("set", "add"): "overwritten-not-accumulated", ("log", "log1p"): "wrong-operand",
+    ("tanh", "sigmoid"): "missing-activation-derivative", ("floor", "ceil"): "wrong-operand",
+    ("softplus", "sigmoid"): "missing-activation-derivative", ("exp", "expm1"): "wrong-operand",
+    ("exp", "sigmoid"): "missing-activation-derivative", ("sin", "sinh"): "wrong-operand", ("cos", "cosh"): "sign",
+    ("sqrt", "square"): "wrong-operand", ("std", "var"): "wrong-operand", ("sqrt", "rsqrt"): "wrong-operand",
+    ("softmax", "log_softmax"): "wrong-operand", ("prod", "sum"): "wrong-operand", ("abs", "sign"): "wrong-operand",
+    ("sinh", "cosh"): "wrong-operand", ("exp", "log"): "wrong-operand", ("fft", "ifft"): "wrong-operand",
+    ("rfft", "irfft"): "wrong-operand", ("fft2", "ifft2"): "wrong-operand",
+}  # fmt: skip
+"""Functions, and what kind of mistake that is."""
+
+
+class Variant(NamedTuple):
+    """A changed expression.
+
+    Attributes:
+        cost: how far-fetched it is.
+        kind: of mistake that it mends.
+        words: what is wrong, if it is right.
+        node: the part that gives way.
+        by: what is written there.
+    """
+
+    cost: float
+    kind: str
+    words: str
+    node: ast.AST
+    by: str
+
+
+class Named(NamedTuple):
+    """A value and its code."""
+
+    code: str
+    value: Any
+    cost: float = 0.0
+    terms: tuple[tuple[str, Any], ...] = ()
+    """Where the code is a sum, those that it adds up."""
+    of: tuple[str, ...] = ()
+    """What a part must be made of, and of no function, to be meant as this."""
+
+
+class Variants:
+    """Of one expression.
+
+    Args:
+        text, tree: the expression.
+        counters: names of whole numbers in scope.
+        value_of: code → its value there, on the first probe; None if it has none.
+    """
+
+    def __init__(self, text: str, tree: ast.expr, counters: Sequence[str], value_of: Any):
+        self.value_of = value_of
+        self.text, self.tree, self.counters = text, tree, list(counters)
+        self.role: dict[int, str] = {}
+        self.compared: set[int] = set()
+        self.deciding: set[int] = set()
+        self.branching = {id(n) for node in ast.walk(tree) if isinstance(node, ast.IfExp) for n in ast.walk(node.test)}
+        self._roles(tree, "")
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        plain = lambda n: isinstance(n, ast.Name | ast.BinOp | ast.UnaryOp | ast.Call | ast.Attribute | ast.Subscript)
+        self.parts = [
+            node
+            for node in ast.walk(tree)
+            if plain(node)
+            and id(node) not in called
+            and self.code(node) not in MODULES
+            and self.role[id(node)] != "off"
+        ]
+
+    def code(self, node: ast.AST) -> str:
+        return source_of(self.text, node)
+
+    def tight(self, node: ast.AST) -> str:
+        return bracketed(self.code(node), products=True)
+
+    def condition_with(self, variant: Variant) -> str:
+        """The condition that a change is in, changed; empty if it is in none."""
+        inside = lambda node: any(part is variant.node for part in ast.walk(node))
+        conditions = [n.args[0] for n in ast.walk(self.tree) if isinstance(n, ast.Call) and _is_where(n) and n.args]
+        conditions += [n for n in ast.walk(self.tree) if isinstance(n, ast.Compare)]
+        for node in filter(inside, conditions):
+            code = put(self.text, variant.node, variant.by).encode()
+            end = (node.end_col_offset or 0) + len(code) - len(self.text.encode())
+            return code[node.col_offset : end].decode()
+        return ""
+
+    def _roles(self, node: ast.AST, role: str) -> None:
+        """What a part says: an axis, an index, or a value."""
+        self.role[id(node)] = role
+        for name, field in ast.iter_fields(node):
+            for child in field if isinstance(field, list) else [field]:
+                if isinstance(child, ast.AST):
+                    its = role
+                    if isinstance(node, ast.Compare):
+                        self.compared.add(id(child))
+                    if id(node) in self.deciding or (_is_where(node) and name == "args" and child is field[0]):
+                        self.deciding.add(id(child))
+                    if isinstance(node, ast.Subscript):
+                        its = "index" if name == "slice" else role
+                    elif isinstance(node, ast.keyword):
+                        its = (
+                            "axis"
+                            if node.arg in ("axis", "axes", "dims", "dimension", "axis1", "axis2")
+                            else ("off" if node.arg in ("dtype", "mode", "indices_are_sorted") else role)
+                        )
+                    elif isinstance(node, ast.Lambda | ast.comprehension) or (
+                        name == "func" and not isinstance(child, ast.Attribute)
+                    ):
+                        its = role if isinstance(node, ast.Lambda | ast.comprehension) else "off"
+                    self._roles(child, its)
+
+    def make(self, how: str, kind: str, node: ast.AST, by: str, words: str = "", more: float = 0.0) -> Variant:
+        part = self.code(node)
+        if id(node) in self.branching:
+            kind = "missing-mask"
+        if id(node) in self.deciding | self.compared and kind in ("transpose", "missing-term", "sign"):
+            kind = "missing-mask"
+        words = words or (f"must be {by}" if node is self.tree else f"has {part} where {by} is needed")
+        length = max(0, len(by) - len(part))
+        return Variant(COST[how] + OF_LENGTH * length + more, kind, words, node, by)
+
+    # --- of its form ---------------------------------------------------------------------------------------------
+
+    def of_form(self) -> Iterator[Variant]:
+        """Changes that need no other value."""
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.BinOp():
+                    yield from self._of_operator(node)
+                case ast.UnaryOp(op=ast.USub()):
+                    yield self.make("sign", "sign", node, self.tight(node.operand), "has the wrong sign")
+                case ast.UnaryOp(op=ast.Invert()):
+                    yield self.make("condition", "missing-mask", node, self.tight(node.operand))
+                case ast.Compare(comparators=[right]):
+                    for operator, sign in COMPARISONS.items():
+                        by = f"{self.tight(node.left)} {sign} {self.tight(right)}"
+                        outcomes = self.value_of(by)  # the same everywhere, it only takes the mask away
+                        if not isinstance(node.ops[0], operator) and np.unique(np.asarray(outcomes)).size > 1:
+                            now = COMPARISONS.get(type(node.ops[0]), "it")
+                            yield self.make(
+                                "comparison", "missing-mask", node, by, f"compares by {now} in place of {sign}"
+                            )
+                case ast.IfExp():
+                    yield self.make("condition", "missing-mask", node.test, f"not {self.tight(node.test)}")
+                case ast.Call():
+                    yield from self._of_call(node)
+                case ast.Constant():
+                    yield from self._of_constant(node)
+                case ast.Subscript():
+                    yield from self._of_index(node)
+        for node in self.parts:
+            yield from self._around(node)
+
+    def _of_operator(self, node: ast.BinOp) -> Iterator[Variant]:
+        left, right, now = self.tight(node.left), self.tight(node.right), OPERATORS.get(type(node.op), "")
+        product, total = now in "*/@", now in ("+", "-")
+        for sign in ("+", "-", "*", "/", "@", "**") if now in ("+", "-", "*", "/", "@", "**") else ("&", "|"):
+            if sign != now:
+                kind = "sign" if total and sign in "+-" else "wrong-operand"
+                words = "has the wrong sign in it" if kind == "sign" else ""
+                words = words or f"has {left} {now} {right} where {left} {sign} {right} is needed"
+                how = "name" if sign in "@**" else "operator"
+                yield self.make(
+                    how, kind, node, self._joined(node.left, sign, node.right), words, -0.15 * (kind == "sign")
+                )
+        if now in ("-", "/", "@", "**"):
+            kind = "sign" if now == "-" else "transpose" if now == "@" else "wrong-operand"
+            yield self.make("exchanged", kind, node, self._joined(node.right, now, node.left))
+        if now == "@":
+            yield self.make("exchanged", "transpose", node, f"{right}.T @ {left}")
+            yield self.make("exchanged", "transpose", node, f"{right} @ {left}.T", more=0.1)
+        if now == "*":
+            words = f"takes {left} and {right} of the same place, and must take those one apart"
+            for first, second in (
+                ("[1:]", "[:-1]"),
+                ("[:-1]", "[1:]"),
+                ("[:, 1:]", "[:, :-1]"),
+                ("[:, :-1]", "[:, 1:]"),
+            ):
+                yield self.make("index", "wrong-index", node, f"{left}{first} * {right}{second}", words, 0.2)
+        for side, other in ((node.right, node.left), (node.left, node.right)):
+            kept, gone = self.code(other) if node is self.tree else self.tight(other), self.code(side)
+            if side is node.left and now == "-":
+                kept = f"-{self.tight(other)}"
+            elif side is node.left and now == "/":
+                kept = f"1 / {self.tight(other)}"
+            if total:
+                twice = self.code(other).count(gone) > 0
+                words = f"counts the term {gone} twice" if twice else f"has the term {gone} too much"
+                yield self.make("left out", "double-count" if twice else "extra-term", node, kept, words)
+            elif product and now != "@":
+                kind = "scale-constant" if isinstance(side, ast.Constant) else "wrong-operand"
+                gone = f"1/{bracketed(gone, products=True)}" if now == "/" and side is node.right else gone
+                yield self.make("left out", kind, node, kept, f"has the factor {gone} too much")
+            elif now == "**" and side is node.right:
+                yield self.make("power", "scale-constant", node, kept, f"has the power {gone}, and must not")
+        for inner, first in ((node.left, True), (node.right, False)):
+            if not isinstance(inner, ast.BinOp) or type(inner.op) not in OPERATORS or now == "**":
+                continue
+            a, b, sign = self.tight(inner.left), self.tight(inner.right), OPERATORS[type(inner.op)]
+            by = f"{a} {sign} ({b} {now} {right})" if first else f"({left} {now} {a}) {sign} {b}"
+            yield self.make("bracket", "wrong-operand", node, by)
+            if first and total is not (sign in ("+", "-")) and sign in ("+", "-"):  # (a + b) c meant for a + b c
+                yield self.make("bracket", "wrong-operand", node, f"{a} {now} {right} {sign} {b}")
+
+    def _joined(self, left: ast.expr, sign: str, right: ast.expr) -> str:
+        """Two parts with an operator between them, with as few brackets as it takes."""
+        first, second = self.code(left), self.code(right)
+        if sign in "+-":
+            return f"{bracketed(first, sums=False)} {sign} {bracketed(second, sums=sign == '-')}"
+        power = sign == "**"
+        return f"{bracketed(first, products=power)} {sign} {bracketed(second, products=True)}"
+
+    def _of_call(self, node: ast.Call) -> Iterator[Variant]:
+        function, text = node.func, self.code(node)
+        called = function.attr if isinstance(function, ast.Attribute) else self.code(function)
+        method = isinstance(function, ast.Attribute) and self.code(function.value) not in MODULES
+        for pair, kind in TAKEN_FOR_EACH_OTHER.items():
+            for now, other in (pair, pair[::-1]):
+                if called == now and isinstance(function, ast.Attribute):
+                    base = self.code(function.value)
+                    for module in dict.fromkeys((base, *(("jnp", "jax.nn", "jax.lax") if not method else ()))):
+                        words = {"mean": "sums, and must take the mean", "sum": "takes the mean, and must sum"}.get(
+                            other, ""
+                        )
+                        if other == "add":
+                            words = "overwrites what is there, and must add to it"
+                        words = words if pair == ("sum", "mean") or other == "add" else ""
+                        yield self.make("function", kind, function, f"{module}.{other}", words)
+        given = [k for k in node.keywords if k.arg in ("axis", "axes")]
+        reduces = called in (
+            "sum",
+            "mean",
+            "max",
+            "min",
+            "var",
+            "std",
+            "prod",
+            "norm",
+            "logsumexp",
+            "cumsum",
+            "softmax",
+            "log_softmax",
+            "argmax",
+            "argmin",
+            "flip",
+        )
+        place = 0 if method else 1
+        values = ["0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None"]
+        taken = given[0].value if given else node.args[place] if reduces and len(node.args) > place else None
+        if taken is not None:
+            kind = "wrong-index" if called in ("flip", "cumsum") else "wrong-reduction-axis"
+            verb = "sums" if called == "sum" else "takes the mean" if called == "mean" else f"takes the {called}"
+            now = self.code(taken)
+            for by in values:
+                yield self.make("axis", kind, taken, by, f"{verb} over axis {now}, and must over axis {by}")
+        elif reduces:
+            comma = ", " if node.args or node.keywords else ""
+            for by in values[:-1]:
+                new = f"{text[:-1]}{comma}axis={by})"
+                yield self.make(
+                    "axis", "wrong-reduction-axis", node, new, f"takes the {called} over no axis, and must over {by}"
+                )
+                if called in ("sum", "mean", "max", "min", "var", "std"):
+                    yield self.make("axis", "wrong-reduction-axis", node, f"{new[:-1]}, keepdims=True)")
+        if reduces and not any(k.arg == "keepdims" for k in node.keywords):
+            comma = ", " if node.args or node.keywords else ""
+            yield self.make("axis", "wrong-reduction-axis", node, f"{text[:-1]}{comma}keepdims=True)", more=0.2)
+        for k in node.keywords:
+            if isinstance(k.value, ast.Constant) and isinstance(k.value.value, bool) and k.arg != "keepdims":
+                kind = "transpose" if k.arg in ("lower", "transpose_a", "trans") else "wrong-index"
+                yield self.make("flag", kind, k.value, str(not k.value.value))
+            elif k.arg == "trans" and isinstance(k.value, ast.Constant):
+                yield self.make("flag", "transpose", k.value, "0" if k.value.value else "1")
+        if called in ("solve_triangular", "cho_solve") and not any(k.arg == "trans" for k in node.keywords):
+            yield self.make("flag", "transpose", node, f"{text[:-1]}, trans=1)")
+        if called in ("solve_triangular", "cholesky", "eigh") and not any(k.arg == "lower" for k in node.keywords):
+            yield self.make("flag", "transpose", node, f"{text[:-1]}, lower=True)")
+        operand = (
+            node.args[0]
+            if node.args and not method
+            else function.value
+            if isinstance(function, ast.Attribute)
+            else None
+        )
+        if operand is not None and called not in ("set", "add", "zeros_like", "ones_like", "at", "astype"):
+            kind = {
+                "sum": "wrong-reduction-axis",
+                "mean": "wrong-reduction-axis",
+                "flip": "wrong-index",
+                "roll": "wrong-index",
+                "conj": "sign",
+            }.get(called, "wrong-operand")
+            yield self.make("left out", kind, node, self.tight(operand), f"must not take the {called}")
+        for a, b in itertools.combinations(node.args, 2):
+            if not isinstance(a, ast.Constant) or not isinstance(b, ast.Constant):
+                args = [self.code(b) if x is a else self.code(a) if x is b else self.code(x) for x in node.args]
+                start = len(self.code(function))
+                tail = [f"{k.arg}={self.code(k.value)}" if k.arg else f"**{self.code(k.value)}" for k in node.keywords]
+                new = f"{text[:start]}({', '.join([*args, *tail])})"
+                kind = "transpose" if called == "outer" else "missing-mask" if called == "where" else "wrong-operand"
+                words = f"takes {self.code(a)} and {self.code(b)} the wrong way round"
+                yield self.make("exchanged", kind, node, new, words)
+        if called == "where" and len(node.args) == 3:
+            for branch in node.args[1:]:
+                for by in () if isinstance(branch, ast.Constant) else ("0.0", "1.0"):
+                    yield self.make("condition", "missing-mask", branch, by)
+            yield self.make(
+                "condition",
+                "missing-mask",
+                node.args[0],
+                f"~{self.tight(node.args[0])}",
+                f"takes the opposite of {self.code(node.args[0])}",
+            )
+        if called == "roll" and len(node.args) > place:
+            now = self.code(node.args[place])
+            yield self.make(
+                "index", "wrong-index", node.args[place], now[1:] if now.startswith("-") else f"-{bracketed(now)}"
+            )
+        if called in ("cumsum", "cumprod") and operand is not None:
+            axis = self.code(taken) if taken is not None else "0"
+            rest = text[len(self.code(function)) + 1 :]
+            inner = self.code(operand)
+            if not method and rest.startswith(inner):
+                new = f"jnp.flip({self.code(function)}(jnp.flip({inner}, {axis}){rest[len(inner) :]}, {axis})"
+                yield self.make("index", "wrong-index", node, new, "adds up in the other direction")
+        if called == "einsum" and node.args and isinstance(node.args[0], ast.Constant):
+            yield from self._of_letters(node.args[0])
+
+    def _of_letters(self, node: ast.Constant) -> Iterator[Variant]:
+        before, arrow, out = str(node.value).partition("->")
+        terms = before.split(",")
+        letters = sorted({c for c in before if c.isalpha()})
+        for k, term in enumerate([*terms, out] if arrow else terms):
+            turned = {
+                term[:i] + term[j] + term[i + 1 : j] + term[i] + term[j + 1 :]
+                for i, j in itertools.combinations(range(len(term)), 2)
+            }
+            other = {term[:i] + c + term[i + 1 :] for i in range(len(term)) for c in letters}
+            for new in sorted((turned | other) - {term}):
+                its = [*terms, out] if arrow else list(terms)
+                its[k] = new
+                code = ",".join(its[:-1]) + "->" + its[-1] if arrow else ",".join(its)
+                kind = "transpose" if new in turned else "wrong-index"
+                yield self.make("letters", kind, node, f'"{code}"', more=0.1 * (new not in turned))
+
+    def _of_constant(self, node: ast.Constant) -> Iterator[Variant]:
+        value = node.value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        role = self.role[id(node)]
+        kind = {"axis": "wrong-reduction-axis", "index": "wrong-index"}.get(role, "scale-constant")
+        others: list[Any] = [0, 1, -1, 2, -2, value + 1, value - 1] if isinstance(value, int) else [-value]
+        if role == "":
+            others += [0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 4.0, 0.25, 1.5, 1 / value if value else 0.0, -value]
+        for other in dict.fromkeys(others):
+            if other != value or type(other) is not type(value):
+                more = 0.0 if other in (value + 1, value - 1, -value, 0, 1) else 0.2
+                more += OF_A_BORDER * (id(node) in self.compared)
+                yield self.make("index" if role else "constant", kind, node, bracketed(f"{other:.12g}"), more=more)
+
+    def _of_index(self, node: ast.Subscript) -> Iterator[Variant]:
+        whole = self.code(node.value)
+        of_shape = whole.endswith(".shape")
+        kind = "scale-constant" if of_shape else "wrong-index"
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        for part in parts:
+            now = self.code(part)
+            if isinstance(part, ast.Slice):
+                ends = [self.code(x) if x is not None else "" for x in (part.lower, part.upper, part.step)]
+                for lower, upper in _other_ends(ends[0], ends[1], self.counters):
+                    if (lower, upper) != (ends[0], ends[1]):
+                        new = f"{lower}:{upper}" + (f":{ends[2]}" if ends[2] else "")
+                        yield self.make("index", kind, part, new)
+                step = "" if ends[2] == "-1" else "-1"
+                yield self.make("index", kind, part, f"{ends[0]}:{ends[1]}:{step}", more=0.1)
+            elif not isinstance(part, ast.Constant):
+                plus, minus = now.removesuffix(" + 1"), now.removesuffix(" - 1")
+                shorter = plus if plus != now else minus
+                for new in dict.fromkeys((shorter, f"{shorter} - 1", f"{shorter} + 1", *self.counters, "0", "-1")):
+                    if new != now:
+                        yield self.make("index", kind, part, new, more=0.05 * (new in ("0", "-1")))
+            elif part.value is not None:
+                for new in self.counters:
+                    yield self.make("index", kind, part, new)
+        if (entry := _number(node.slice)) is not None and not of_shape:
+            words = "takes one entry alone, and must add them up"
+            kind = "overwritten-not-accumulated" if entry < 0 else "broadcast-not-summed"
+            yield self.make("function", kind, node, f"{whole}.sum(0)", words)
+        if len(parts) > 1:
+            for a, b in itertools.combinations(range(len(parts)), 2):
+                its = [self.code(part) for part in parts]
+                its[a], its[b] = its[b], its[a]
+                yield self.make("index", kind, node.slice, ", ".join(its))
+
+    def _around(self, node: ast.AST) -> Iterator[Variant]:
+        """What may be put around a part."""
+        role, part, tight = self.role[id(node)], self.code(node), self.tight(node)
+        if role in ("axis", "index"):
+            if role == "index" and not isinstance(node, ast.Subscript):
+                yield self.make("index", "wrong-index", node, f"{part} + 1")
+                yield self.make("index", "wrong-index", node, f"{part} - 1")
+            return
+        sign = "has the wrong sign" if node is self.tree else f"takes {part} with the wrong sign"
+        yield self.make("sign", "sign", node, f"-{tight}" if node is self.tree else f"(-{tight})", sign, more=0.06)
+        brackets = lambda code: code if node is self.tree else f"({code})"
+        yield self.make("rest", "wrong-operand", node, brackets(f"1 - {tight}"))
+        yield self.make(
+            "power", "missing-factor", node, f"{tight}**2", f"lacks the factor {part}" if node is self.tree else ""
+        )
+        yield self.make("power", "wrong-operand", node, brackets(f"1 / {tight}"), more=0.1)
+        yield self.make("power", "missing-factor", node, f"{tight}**3", more=0.2)
+        for function, kind in AROUND.items():
+            yield self.make("called", kind, node, f"{function}({part})")
+        yield self.make("transposed", "transpose", node, f"{tight}.T", f"takes {part} where its transpose is needed")
+        if isinstance(node, ast.Attribute) and node.attr == "T":
+            yield self.make(
+                "transposed", "transpose", node, self.code(node.value), f"takes {part} transposed, and must not"
+            )
+        yield self.make(
+            "transposed",
+            "transpose",
+            node,
+            f"jnp.swapaxes({part}, -1, -2)",
+            f"takes {part} where its transpose is needed",
+            0.1,
+        )
+        for axis in ("0", "1", "-1", "(0, 1)"):
+            for keep in ("", ", keepdims=True"):
+                words = f"takes {part} where its sum over axis {axis} is needed"
+                yield self.make("summed", "broadcast-not-summed", node, f"{tight}.sum({axis}{keep})", words)
+            words = f"takes {part} where its mean over axis {axis} is needed"
+            yield self.make("summed", "broadcast-not-summed", node, f"{tight}.mean({axis}, keepdims=True)", words, 0.5)
+            yield self.make("turned", "wrong-index", node, f"jnp.flip({part}, {axis})")
+        yield self.make(
+            "summed", "broadcast-not-summed", node, f"{tight}.sum()", f"takes {part} where its sum is needed"
+        )
+        yield self.make("turned", "transpose", node, brackets(f"({tight} + {tight}.T) / 2"), more=0.2)
+        yield self.make("condition", "missing-mask", node, brackets(f"{tight} > 0"), more=0.3)
+        for index in ("[:, None]", "[None, :]", "[..., None]"):
+            yield self.make("axis", "wrong-reduction-axis", node, f"{tight}{index}", more=0.3)
+
+    # --- with other values ----------------------------------------------------------------------------------------
+
+    def _made_of(self, node: ast.AST, names: Sequence[str]) -> bool:
+        taken = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} if names else set()
+        return taken.issuperset(names) and not (names and any(isinstance(n, ast.Call) for n in ast.walk(node)))
+
+    def _holds(self, node: ast.Subscript, entries: Any) -> bool:
+        """Are these entries of what the part takes entries of?"""
+        whole = self.value_of(self.code(node.value))
+        return isinstance(whole, np.ndarray) and whole.size > np.size(entries) and bool(np.all(np.isin(entries, whole)))
+
+    def with_names(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
+        """A part replaced by another value, or combined with one; with what is put there."""
+        part, role, number = self.code(node), self.role[id(node)], isinstance(node, ast.Constant)
+        for its in named:
+            for code, other in its_layouts(its, value):
+                if code == part or not self._made_of(node, its.of):
+                    continue
+                kind = _kind_of_swap(part, value, code, other, role, number)
+                words = f"takes {part} where {code} is needed" if not number else ""
+                lacking = [term for term, held in its.terms if _same(held, value)]
+                if kind == "wrong-operand" and isinstance(node, ast.Subscript) and self._holds(node, other):
+                    kind = "wrong-index"
+                if lacking and not number:
+                    rest = [term for term, held in its.terms if term not in lacking]
+                    kind, words = "missing-term", f"has {part} without the term {' and '.join(rest)}"
+                by = bracketed(code, products=node is not self.tree)
+                yield self.make("name", kind, node, by, words, its.cost), other
+        for its in named if not number and not role else ():
+            for code, other in its_layouts(its, value):
+                yield from self._combined(node, value, code, other, its.cost)
+
+    def _combined(self, node: ast.AST, value: Any, code: str, other: Any, cost: float) -> Iterator[tuple[Variant, Any]]:
+        """A part times another value, divided by it, plus or less it."""
+        whole, part = node is self.tree, self.code(node)
+        factor, tied, divisor = bracketed(part), bracketed(code), bracketed(code, products=True)
+        ways = (
+            ("factor", _kind_of_factor(other, code), np.multiply, f"{factor} * {tied}", f"factor {code}"),
+            ("divisor", _kind_of_divisor(other, code), np.divide, f"{factor} / {divisor}", f"factor 1/{divisor}"),
+            ("term", "missing-term", np.add, f"{part} + {tied}", f"term {code}"),
+            ("term", "missing-term", np.subtract, f"{part} - {tied}", f"term −{code}"),
+        )
+        for how, kind, operation, by, lacking in ways:
+            if (together := _tried(operation, value, other)) is not None:
+                words = f"lacks the {lacking}" if whole else f"has {part} without the {lacking}"
+                yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
+
+    def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
+        """Two factors of a product, as of a slope, with one value in their place."""
+        inner = {id(node.left) for node in ast.walk(self.tree) if isinstance(node, ast.BinOp) and _is_product(node)}
+        for node in self.parts:
+            if not isinstance(node, ast.BinOp) or not _is_product(node) or id(node) in inner:
+                continue
+            factors = [*_factors(node)]
+            values = [self.value_of(self.code(factor)) for factor, _ in factors]
+            if not 2 < len(factors) <= MOST_FACTORS or any(value is None for value in values):
+                continue
+            for gone in itertools.combinations(range(len(factors)), 2):
+                kept = [k for k in range(len(factors)) if k not in gone]
+                if not factors[kept[0]][1]:
+                    continue  # it would begin with a divisor
+                rest, code = values[kept[0]], self.tight(factors[kept[0]][0])
+                for k in kept[1:]:
+                    code += f" {'*' if factors[k][1] else '/'} {self.tight(factors[k][0])}"
+                    rest = _tried(np.multiply if factors[k][1] else np.divide, rest, values[k])
+                part = " · ".join(self.code(factors[k][0]) for k in gone)
+                for its in named:
+                    product = _tried(np.multiply, rest, its.value) if rest is not None else None
+                    if product is not None and np.ndim(its.value):
+                        words = f"has {part} where {its.code} is needed"
+                        kind = _kind_of_factor(its.value, its.code)
+                        kind = "missing-activation-derivative" if kind == "missing-factor" else kind
+                        yield (
+                            self.make("product", kind, node, f"{code} * {bracketed(its.code)}", words, its.cost),
+                            product,
+                        )
+
+
+MOST_FACTORS = 5
+
+
+def _number(node: ast.expr) -> int | None:
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return None
+    return value if isinstance(value, int) else None
+
+
+def _is_where(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("where", "select")
+
+
+def _is_product(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div)
+
+
+def _factors(node: ast.expr, up: bool = True) -> Iterator[tuple[ast.expr, bool]]:
+    """Of a product, and whether each stands above the line."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div) and up:
+        yield from _factors(node.left)
+        yield node.right, isinstance(node.op, ast.Mult)
+    else:
+        yield node, up
+
+
+AROUND = {
+    "jnp.conj": "sign", "jnp.abs": "sign", "jnp.sign": "missing-factor", "jnp.sqrt": "wrong-operand",
+    "jnp.exp": "missing-factor", "jnp.log": "wrong-operand", "jnp.tanh": "wrong-operand", "jnp.tril": "missing-mask",
+    "jnp.triu": "missing-mask", "jax.nn.sigmoid": "wrong-operand", "jnp.diag": "wrong-index",
+}  # fmt: skip
+"""Functions that may be forgotten, and what kind of mistake that is."""
+
+
+def _other_ends(lower: str, upper: str, counters: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Of a slice."""
+    yield "", ""
+    yield "1", ""
+    yield "", "-1"
+    for end in ("0", "1", "-1", *counters):
+        yield end, upper
+        yield lower, end
+    for shift in (" + 1", " - 1"):
+        if lower:
+            yield lower + shift, upper
+        if upper:
+            yield lower, upper + shift
+        if lower and upper:
+            yield lower + shift, upper + shift
+    for counter in counters:
+        joined = [f"{counter} + {bracketed(end)}" if end else counter * (end is lower) for end in (lower, upper)]
+        yield joined[0], joined[1]
+
+
+def its_layouts(named: Named, like: Any) -> Iterator[tuple[str, Any]]:
+    """A value as it is written beside one of this shape."""
+    value, rank = named.value, np.ndim(like)
+    yield named.code, value
+    own = np.ndim(value)
+    if own == 2 and rank == 2:
+        yield f"{bracketed(named.code, products=True)}.T", value.T
+    if 0 < own < rank:
+        code = bracketed(named.code, products=True)
+        yield f"{code}[..., None]" if rank > 2 else f"{code}[:, None]", value[..., None]
+        if rank == own + 2:
+            yield f"{code}[..., None, None]", value[..., None, None]
+
+
+def _tried(operation: Any, a: Any, b: Any) -> Any:
+    try:
+        with np.errstate(all="ignore"):
+            return operation(a, b)
+    except (ValueError, TypeError):
+        return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return False
+    a, b = np.asarray(a), np.asarray(b)
+    return a.shape == b.shape and bool(np.all(np.abs(a - b) <= 1e-9 * np.max(np.abs(b), initial=0.0)))
+
+
+def _kind_of_divisor(x: Any, code: str) -> str:
+    if ".shape[0]" in code or "len(" in code:
+        return "batch-mean-vs-sum"
+    return "missing-factor" if np.ndim(x) and varies(np.asarray(x, complex)) else "scale-constant"
+
+
+def _kind_of_factor(x: Any, code: str) -> str:
+    held = np.unique(np.asarray(x))
+    inside = {-1.0, 0.0, 1.0}.issuperset(held.tolist())
+    if inside and -1 in held:
+        return "sign"
+    if inside:
+        return "missing-mask"
+    if any(mark in code for mark in ("**2", "* (1 - ", "> 0")):
+        return "missing-activation-derivative"
+    if np.ndim(x) == 0 and (".shape[0]" in code or "len(" in code):
+        return "batch-mean-vs-sum"
+    return "missing-factor"
+
+
+def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number: bool) -> str:
+    if role == "index":
+        return "wrong-index"
+    if role == "axis":
+        return "wrong-reduction-axis"
+    if number or (isinstance(now, int | float) and isinstance(other, int | float)):
+        return "scale-constant"
+    if code in (f"{part}.T", f"({part}).T") or part == f"{code}.T":
+        return "transpose"
+    if np.shape(now) == np.shape(other) and np.ndim(now):
+        size = float(np.max(np.abs(now), initial=0.0))
+        kept = np.abs(np.asarray(other) - now) <= 1e-9 * size
+        if np.any(kept) and not np.all(kept) and not np.any(np.asarray(other)[~kept]):
+            return "missing-activation-derivative"
+        held = np.unique(np.asarray(other))
+        if held.size == 2 and {0.0, 1.0}.issuperset(held.tolist()):
+            return "missing-mask"
+    return "wrong-operand"

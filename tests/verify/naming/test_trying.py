@@ -1,0 +1,115 @@
+"""Small changes of a line that are tried on the values of its names: what each is called, and what is to be written."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxbias import verify
+
+
+def normal(*shapes):
+    return tuple(jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes))
+
+
+def scaled(x, s):
+    return jnp.sin(x) * s
+
+
+def mixed(z, v):
+    return jax.nn.softmax(z, axis=-1) @ v
+
+
+def mixed_rule(back):
+    def rule(args, ct):
+        z, v = args
+        probs = jax.nn.softmax(z, axis=-1)
+        g = ct @ v.T
+        return back(probs, g), probs.T @ ct
+
+    return rule
+
+
+def scaled_divided(args, ct):
+    x, s = args
+    return ct * jnp.cos(x) / s, ct * jnp.sin(x)
+
+
+def over_rows(args, ct):
+    x, v = args
+    probs = jax.nn.softmax(x, axis=0)
+    g = ct @ v.T
+    return probs * (g - (probs * g).sum(axis=-1, keepdims=True)), probs.T @ ct
+
+
+def rows(x, v):
+    return jax.vmap(lambda r: r / jnp.sqrt(r @ r + 1.0) * v)(x)
+
+
+def rows_without_sum(args, ct):
+    x, v = args
+
+    def row(r, c):
+        s = jnp.sqrt(r @ r + 1.0)
+        dr = c * v / s - r * (r * c * v) / s**3
+        return dr, c * r / s
+
+    dx, dv = jax.vmap(row)(x, ct)
+    return dx, dv.sum(axis=0)
+
+
+def steps(xs, w, u):
+    def step(h, x):
+        h = jnp.tanh(x @ w + h @ u)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros((xs.shape[1], u.shape[0])), xs)[1]
+
+
+def steps_slope(args, cts):
+    xs, w, u = args
+    hs = steps(xs, w, u)
+    before = jnp.concatenate([jnp.zeros_like(hs[:1]), hs[:-1]])
+
+    def step(carry, its):
+        dh, dw, du = carry
+        x, h, hp, ct = its
+        dz = (dh + ct) * (1 - h)
+        return (dz @ u.T, dw + x.T @ dz, du + hp.T @ dz), dz @ w.T
+
+    zero = (jnp.zeros_like(hs[0]), jnp.zeros_like(w), jnp.zeros_like(u))
+    (_, dw, du), dxs = jax.lax.scan(step, zero, (xs, hs, before, cts), reverse=True)
+    return dxs, dw, du
+
+
+def smooth(x, k):
+    return sum(x[:, j : j + 6] * k[j] for j in range(3))
+
+
+def kernel_flipped(args, ct):
+    x, k = args
+    dx = jnp.zeros_like(x)
+    dk = []
+    for j in range(3):
+        dx = dx.at[:, j : j + 6].add(ct * k[2 - j])
+        dk.append((x[:, j : j + 6] * ct).sum())
+    return dx, jnp.stack(dk)
+
+
+diagonal = mixed_rule(lambda probs, g: probs * (1 - probs) * g)
+
+
+@pytest.mark.parametrize(
+    ("forward", "rule", "args", "patch"),
+    [
+        (scaled, scaled_divided, normal((5, 4), (5, 4)), "return ct * jnp.cos(x) * s, ct * jnp.sin(x)"),
+        (mixed, over_rows, normal((5, 4), (4, 3)), "probs = jax.nn.softmax(x, axis=1)"),
+        (mixed, diagonal, normal((5, 4), (4, 3)), "probs * (g - (probs * g).sum(-1, keepdims=True))"),
+        (rows, rows_without_sum, normal((4, 5), (5,)), "(r * c * v).sum()"),
+        (steps, steps_slope, normal((5, 3, 4), (4, 6), (6, 6)), "dz = (dh + ct) * (1 - h**2)"),
+        (smooth, kernel_flipped, normal((4, 8), (3,)), "dx = dx.at[:, j : j + 6].add(ct * k[j])"),
+    ],
+)
+def test_what_is_to_be_written(forward, rule, args, patch):
+    report = verify.vjp(forward, rule, args)
+    assert any(patch in d.patch for d in report.diagnoses), str(report)
+    assert all(d.kind != "unexplained" for d in report.diagnoses), str(report)
