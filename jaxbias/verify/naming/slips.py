@@ -565,6 +565,8 @@ def _parts(alignment: Alignment, number: int, wanted: np.ndarray) -> dict[int, n
     arrays = [alignment.column(n) for n in terms]
     spread = [np.broadcast_to(_full(x, wanted.ndim), wanted.shape).ravel() for x in arrays]
     columns = np.stack(spread, axis=1) * signs
+    if not np.all(np.isfinite(columns)) or not np.all(np.isfinite(wanted)):  # as scores behind a mask are
+        return {}
     factors, _, rank, _ = np.linalg.lstsq(columns, wanted.ravel(), rcond=1e-9)
     off = np.abs(factors - 1) > SAME
     if rank < len(terms) or not same((columns @ factors).reshape(wanted.shape), wanted) or np.any(abs(factors) < SAME):

@@ -140,7 +140,7 @@ def parts(d: Difference) -> Iterator[Relation]:
         if len(its) > MOST_PARTS or [n for n in own if n != 1] != [n for n in shape if n != 1]:
             continue
         arrays = [part.array.reshape(shape) for part in its]
-        if not same(np.sum(arrays, axis=0), d.wanted):
+        if not same(np.sum(arrays, axis=0), d.wanted) or not np.all(np.isfinite([*arrays, d.given])):
             continue
         columns = np.stack([x.ravel() for x in arrays], axis=1)
         fitted, *_ = np.linalg.lstsq(columns, d.given.ravel(), rcond=1e-10)

@@ -291,7 +291,7 @@ class Variants:
         values = ["0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None"]
         taken = given[0].value if given else node.args[place] if reduces and len(node.args) > place else None
         if taken is not None:
-            kind = "wrong-index" if called in ("flip", "cumsum") else "wrong-reduction-axis"
+            kind = "wrong-index" if called == "flip" else "wrong-reduction-axis"
             verb = "sums" if called == "sum" else "takes the mean" if called == "mean" else f"takes the {called}"
             now = self.code(taken)
             for by in values:
@@ -641,8 +641,13 @@ def _tried(operation: Any, a: Any, b: Any) -> Any:
 def _same(a: Any, b: Any) -> bool:
     if a is None or b is None:
         return False
-    a, b = np.asarray(a), np.asarray(b)
-    return a.shape == b.shape and bool(np.all(np.abs(a - b) <= 1e-9 * np.max(np.abs(b), initial=0.0)))
+    return np.shape(a) == np.shape(b) and bool(np.all(_kept(b, a)))
+
+
+def _kept(now: Any, other: Any) -> np.ndarray:
+    """Which entries are the same."""
+    now, other = (np.asarray(x, complex) for x in (now, other))  # booleans cannot be subtracted
+    return np.abs(other - now) <= 1e-9 * np.max(np.abs(now), initial=0.0)
 
 
 def _kind_of_divisor(x: Any, code: str) -> str:
@@ -670,13 +675,12 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
         return "wrong-index"
     if role == "axis":
         return "wrong-reduction-axis"
-    if number or (isinstance(now, int | float) and isinstance(other, int | float)):
+    if np.ndim(other) == 0 and (number or isinstance(now, int | float)):
         return "scale-constant"
     if code in (f"{part}.T", f"({part}).T") or part == f"{code}.T":
         return "transpose"
     if np.shape(now) == np.shape(other) and np.ndim(now):
-        size = float(np.max(np.abs(now), initial=0.0))
-        kept = np.abs(np.asarray(other) - now) <= 1e-9 * size
+        kept = _kept(now, other)
         if np.any(kept) and not np.all(kept) and not np.any(np.asarray(other)[~kept]):
             return "missing-activation-derivative"
         held = np.unique(np.asarray(other))
