@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -246,17 +246,14 @@ def _listing(
             continue
         now = slip.leaves - slip.later
         if words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, now)):
-            more = " and those named before it" if len(mender.made) > 1 else ""
-            gradients = "this gradient is" if len(slip.leaves) == 1 else "these gradients are"
-            does = f"with this line{more} {gradients} right"
             place, patch = made
-            located = replace(located, patch=patch, evidence=_evidence(does, cases, mender.others) if now else "")
+            located = replace(located, patch=patch, evidence=_tried(mender, now))
             if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
                 located = replace(located, line=_line(place), code=place.text, at=place)
         elif (fitted := _fitted(alignment, slip, located, mender)) is not None:
             located = fitted
         elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
-            located = replace(handed, evidence=_evidence("with this line right", cases, mender.others))
+            located = replace(handed, evidence=_tried(mender, slip.leaves))
         else:
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
@@ -301,7 +298,7 @@ def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) 
     fit = mender.fit(slip, _segments(alignment, slip.number))
     if fit is None:
         return None
-    return _with(located, *fit, _evidence("with this line right", alignment.cases, mender.others))
+    return _with(located, *fit, _tried(mender, slip.leaves))
 
 
 def _with(located: Located, segment: Segment, words: Relation, patch: str, evidence: str) -> Located:
@@ -329,7 +326,7 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
         return located
     segment, words, patch = guess
     words = replace(words, number=None if segment in own else lines.get(segment))
-    return _with(located, segment, words, patch, _evidence("with this line right", alignment.cases, mender.others))
+    return _with(located, segment, words, patch, _tried(mender, slip.leaves))
 
 
 def _alignment(
@@ -396,6 +393,14 @@ def _proved(located: Located, again: set[tuple[Place, str]] | None, evidence: st
 
 def _evidence(does: str, cases: Sequence["Case"], others: Sequence["Case"]) -> str:
     return f"{does} on {len(cases)} probes, and on {'2 sizes' if others else 'the given sizes'}"
+
+
+def _tried(mender: Mender, leaves: Set[int]) -> str:
+    """On what the last line that is to be written was carried out; empty if no gradient is right with it yet."""
+    more = " and those named before it" if len(mender.made) > 1 else ""
+    gradients = "this gradient is" if len(leaves) == 1 else "these gradients are"
+    does = f"with this line{more} {gradients} right"
+    return _evidence(does, mender.alignment.cases, mender.others) if leaves else ""
 
 
 def _whole(

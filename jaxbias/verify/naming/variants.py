@@ -507,7 +507,8 @@ class Variants:
                     kind = "wrong-index"
                 if lacking and not number:
                     rest = [term for term, held in its.terms if term not in lacking]
-                    kind, words = "missing-term", f"has {part} without the term {' and '.join(rest)}"
+                    lacks = f"lacks the term {' and '.join(rest)}"
+                    kind, words = "missing-term", lacks if node is self.tree else f"{part} {lacks}"
                 by = bracketed(code, products=node is not self.tree)
                 yield self.make("name", kind, node, by, words, its.cost), other
         for its in named if not number and not role else ():
@@ -526,7 +527,7 @@ class Variants:
         )
         for how, kind, operation, by, lacking in ways:
             if (together := _tried(operation, value, other)) is not None:
-                words = f"lacks the {lacking}" if whole else f"has {part} without the {lacking}"
+                words = f"lacks the {lacking}" if whole else f"{part} lacks the {lacking}"
                 yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
 
     def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
