@@ -81,7 +81,7 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
                 continue
             change = on_operand(equation, j, lambda k, x, a=value.array: a[k] if x.dtype.kind != "b" else a[k] != 0)
             taken = alignment.text(n)
-            kind = "transpose" if value.name == f"{taken}.T" else "wrong-operand"
+            kind = value.kind_instead_of(taken)
             if n in alignment.linear and value.own is not None and value.own[0].size < value.array[0].size:
                 continue  # a gradient broadcast back gives itself under a sum
             if hidden(alignment, n, value):

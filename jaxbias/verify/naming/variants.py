@@ -51,6 +51,10 @@ TAKEN_FOR_EACH_OTHER = {
 """Functions, and what kind of mistake that is."""
 
 
+SAID_OF_ARRAYS = ("shape", "size", "ndim", "dtype")
+"""What an array says of itself; no change of its values changes that."""
+
+
 class Variant(NamedTuple):
     """A changed expression.
 
@@ -133,12 +137,16 @@ class Variants:
             for child in field if isinstance(field, list) else [field]:
                 if isinstance(child, ast.AST):
                     its = role
-                    if isinstance(node, ast.Compare):
+                    if isinstance(node, ast.Compare) or id(node) in self.compared:
                         self.compared.add(id(child))
                     if id(node) in self.deciding or (_is_where(node) and name == "args" and child is field[0]):
                         self.deciding.add(id(child))
                     if isinstance(node, ast.Subscript):
                         its = "index" if name == "slice" else role
+                    elif isinstance(node, ast.Attribute) and node.attr in SAID_OF_ARRAYS:
+                        its = "off"
+                    elif isinstance(node, ast.Call) and name == "args" and field.index(child) > 0 and _is_roll(node):
+                        its = "index"
                     elif isinstance(node, ast.keyword):
                         its = (
                             "axis"
@@ -153,6 +161,8 @@ class Variants:
 
     def make(self, how: str, kind: str, node: ast.AST, by: str, words: str = "", more: float = 0.0) -> Variant:
         part = self.code(node)
+        if self.role[id(node)] == "index":
+            kind = "wrong-index"
         if id(node) in self.branching:
             kind = "missing-mask"
         if id(node) in self.deciding | self.compared and kind in ("transpose", "missing-term", "sign"):
@@ -572,6 +582,10 @@ def _number(node: ast.expr) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def _is_roll(node: ast.Call) -> bool:
+    return isinstance(node.func, ast.Attribute) and node.func.attr == "roll"
+
+
 def _is_where(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("where", "select")
 
@@ -680,6 +694,8 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
         return "scale-constant"
     if code in (f"{part}.T", f"({part}).T") or part == f"{code}.T":
         return "transpose"
+    if code.startswith(f"{part} + ") or code.endswith(f" + {part}"):
+        return "missing-term"
     if np.shape(now) == np.shape(other) and np.ndim(now):
         kept = _kept(now, other)
         if np.any(kept) and not np.all(kept) and not np.any(np.asarray(other)[~kept]):
