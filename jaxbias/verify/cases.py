@@ -19,7 +19,6 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import Decision, borders, decisions
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
-from jaxbias.verify.enclosures import NEGLIGIBLE
 from jaxbias.verify.probes import Probe, random_seeds, redraw, simplex_axis, unrestricted, without_symmetry
 from jaxbias.verify.problem import Problem, RuleError, exact_context
 
@@ -46,6 +45,9 @@ SHORTEST_LOOP = 1.0
 
 SHORTENED = 1 / 2, 1 / 8, 1 / 64
 """Parts of the way to a probe at which the forward is tried, where it is not finite at the probe itself."""
+
+NEGLIGIBLE = 1e-30
+"""A difference this small, at 128 bits or more, is none."""
 
 GROWTH = 1e3
 """Times that the difference of a limit or an approximation grows at least, on its way out of the domain."""

@@ -5,7 +5,7 @@ both programs are evaluated on balls (`_jaxpr.in_balls`) at exactly the probe's 
 each element is decided:
 
     proved    the difference excludes 0, and is larger than the arguments' dtype can hold
-    equal     it is within `NEGLIGIBLE` of the size of the terms, or smaller than that dtype can hold
+    equal     it is smaller than that dtype can hold, or, as of a series that is cut off, `FEW_ULPS` of float64
 
 What is left is open: more bits than asked for, a comparison that no precision settles, or time.
 """
@@ -27,8 +27,8 @@ from jaxbias._jaxpr.rounding import terms
 
 FEWEST_BITS, MOST_BITS = 128, 8192
 
-NEGLIGIBLE = 1e-30
-"""Of the size of the terms: a difference this small, at 128 bits or more, is none."""
+FEW_ULPS = 8 * float(np.finfo(float).eps)
+"""Of the size of the terms: what a difference may be in any dtype."""
 
 SMALLEST = 1e-70
 """Size of the terms of an element that float64 gives as 0."""
@@ -78,6 +78,7 @@ class Difference:
 
         What is expected counts as a term too: those of float64 are 0 where they cancel there, as 1 − p beside a p of 1.
         """
+        eps = max(eps, FEW_ULPS)
         proved, equal, upper = np.zeros(size.shape, bool), np.zeros(size.shape, bool), np.full(size.shape, np.inf)
         most, worst, digits = 0.0, None, math.inf
         scales = np.maximum(size, SMALLEST).ravel().tolist()
@@ -92,7 +93,7 @@ class Difference:
             if want.is_finite():
                 scale = max(scale, float(abs(want).lower()))
             upper[index], lower = float(modulus.upper()), float(modulus.lower())
-            equal[index] = upper[index] <= max(eps, NEGLIGIBLE) * scale
+            equal[index] = upper[index] <= eps * scale
             proved[index] = not equal[index] and lower > eps * scale
             if equal[index] and upper[index]:
                 digits = min(digits, -math.log10(upper[index] / scale))

@@ -258,7 +258,7 @@ def _listing(
             located = _guessed(alignment, slip, located, mender)
         slips.append((slip, located))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
-        again = _seen_again(checker, mender.others, deadline) if mender.others else None
+        again = _seen_again(checker, mender, deadline) if mender.others else None
         evidence = _evidence("seen", cases, mender.others)
         slips = [
             (slip, located if located.patch else _proved(located, again, evidence, _located(alignment, slip, None)))
@@ -342,22 +342,18 @@ def _alignment(
 
 
 def _slips(
-    checker: "Checker", alignment: Alignment, deadline: float | int, mender: Mender | None = None
+    checker: "Checker", alignment: Alignment, deadline: float | int, mender: Mender
 ) -> Iterator[tuple[Slip, Relation | None]]:
     paths, shapes = [path for path, _, _ in checker.problem.leaves], _shapes(checker, alignment.cases[0])
 
     def tell(slip: Slip) -> Relation | None:
         said = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
-        if mender is None or (said is not None and said.cost <= CERTAIN):
+        if said is not None and said.kind != "unexplained":
             return said
         fits = mender.fits(slip, _segments(alignment, slip.number))
-        return fits[0].relation if fits and (said is None or fits[0].variant.cost < said.cost) else said
+        return fits[0].relation if fits else said
 
     yield from find_slips(alignment, paths, tell, deadline)
-
-
-CERTAIN = 1.05
-"""What words may cost at most for no others to be sought."""
 
 
 def _of_another_shape(alignment: Alignment, paths: Sequence[str]) -> Iterator[tuple[Slip, None]]:
@@ -372,13 +368,17 @@ Place = str | frozenset[int]
 """A line, or the gradients that are right when it is: in a loop, what goes wrong first depends on the values."""
 
 
-def _seen_again(checker: "Checker", cases: Sequence["Case"], deadline: float | int) -> set[tuple[Place, str]]:
-    """What goes wrong on these cases too, with the kind of mistake."""
+def _seen_again(checker: "Checker", mender: Mender, deadline: float | int) -> set[tuple[Place, str]]:
+    """What goes wrong on the cases of other sizes too, with the kind of mistake."""
+    cases = mender.others
     program, _ = _program(checker, cases[0]) if cases else (None, "")
     if program is None:
         return set()
     alignment, seen = _alignment(checker, program, cases, _values(checker, cases)[0])
-    located = (_located(alignment, *slip) for slip in itertools.chain(seen, _slips(checker, alignment, deadline)))
+    again = Mender(checker, alignment, mender.rng)
+    located = (
+        _located(alignment, *slip) for slip in itertools.chain(seen, _slips(checker, alignment, deadline, again))
+    )
     return {(place, its.kind) for its in located if its.named for place in (its.line, its.leaves)}
 
 

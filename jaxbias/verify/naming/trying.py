@@ -5,6 +5,7 @@ import itertools
 import linecache
 import time
 import types
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -439,7 +440,9 @@ def _array(x: Any) -> Any:
 
 
 def _compiled(code: str) -> types.CodeType:
-    return compile(code, "<changed>", "eval")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of a change that makes no sense
+        return compile(code, "<changed>", "eval")
 
 
 def _close(given: Any, wanted: np.ndarray) -> bool:

@@ -104,7 +104,7 @@ def test_a_value_that_is_another_gradient_by_chance_may_be_wrong():
         return dx, x.T @ dt, dv
 
     assert lines_of(pairs, rule, (6, 5), (5,), (5, 3), least=-1.5) == {
-        "squares = dt @ x": {"missing-factor"},
+        "squares = dt @ x": {"wrong-operand"},
         "dx = jnp.outer(dt, w) - ds @ v.T - dt[:, None] * x * (v**2).sum(-1)": {"sign"},
     }
 

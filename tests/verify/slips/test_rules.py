@@ -19,9 +19,10 @@ def differs(slip, rule):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["single", "several"])
+@pytest.mark.parametrize("of", ["second", "third"])
 @pytest.mark.usefixtures("by_the_rules_of_jax")
-def test_each_rule_is_what_it_is_said_to_be(which):
-    rules = list(slips_of(which, "second"))
+def test_each_rule_is_what_it_is_said_to_be(which, of):
+    rules = list(slips_of(which, of))
     right = {rule.right: rule for rule in rules}
     assert {name.__name__: d for name, rule in right.items() if not (d := differs(rule, name)) < 1e-4} == {}
     assert {rule.name: d for rule in rules if not (d := differs(rule, rule.rule)) > 1e-2} == {}

@@ -1,0 +1,1 @@
+"""By a third author, in the same form."""
