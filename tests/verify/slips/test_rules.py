@@ -1,5 +1,7 @@
 """The rules themselves: each right one is right, and each wrong one wrong by more than a hundredth."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ def differs(slip, rule):
 @pytest.mark.parametrize("of", ["second", "third"])
 @pytest.mark.usefixtures("by_the_rules_of_jax")
 def test_each_rule_is_what_it_is_said_to_be(which, of):
-    rules = list(slips_of(which, of))
+    """Every fourth; with JAXBIAS_WHOLE_SWEEPS=1 all."""
+    rules = list(slips_of(which, of))[:: 1 if "JAXBIAS_WHOLE_SWEEPS" in os.environ else 4]
     right = {rule.right: rule for rule in rules}
     assert {name.__name__: d for name, rule in right.items() if not (d := differs(rule, name)) < 1e-4} == {}
     assert {rule.name: d for rule in rules if not (d := differs(rule, rule.rule)) > 1e-2} == {}
