@@ -54,13 +54,6 @@ class AtHand:
         """What puts it into a product."""
         return (Repair("wrap", f"{{}} * {bracketed(self.code)}"),) if self.code else ()
 
-    def kind_instead_of(self, taken: str) -> str:
-        """Of mistake, where something else is taken in the place of this value."""
-        if self.name == f"{taken}.T":
-            return "transpose"
-        whole = self.name.startswith(f"{taken} + ") or self.name.endswith(f" + {taken}")
-        return "missing-term" if whole else "wrong-operand"
-
     def instead_of(self, taken: str) -> tuple[Repair, ...]:
         """What puts it in the place of what is taken."""
         return (Repair("swap", self.code, taken),) if self.code else ()

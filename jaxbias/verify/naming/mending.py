@@ -55,10 +55,10 @@ class Mender:
     ) -> tuple[Segment, str] | None:
         """The piece of code, and the statement with which these gradients are right and no right one is harmed."""
         for segment in segments[:2]:
-            for edit in itertools.islice(edits(segment.text, relation.repairs), MOST_REPAIRS):
+            for code in itertools.islice(edits(segment.text, relation.repairs), MOST_REPAIRS):
                 if self.checker.short_of_time(0.1):
                     return None
-                if patch := self._patch(segment, edit.code, leaves):
+                if patch := self._patch(segment, code, leaves):
                     return segment, patch
         return None
 

@@ -11,7 +11,7 @@ from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import ReferenceValue
 from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, same, varies
 from jaxbias.verify.naming.at_hand import AtHand, at_hand
-from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
+from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, kind_instead_of, listed
 
 HIDDEN = 1.4
 """What it costs more to say that a gradient is needed which the rule does not compute: it may hold the answer."""
@@ -81,7 +81,7 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
                 continue
             change = on_operand(equation, j, lambda k, x, a=value.array: a[k] if x.dtype.kind != "b" else a[k] != 0)
             taken = alignment.text(n)
-            kind = value.kind_instead_of(taken)
+            kind = kind_instead_of(taken, value.name)
             if n in alignment.linear and value.own is not None and value.own[0].size < value.array[0].size:
                 continue  # a gradient broadcast back gives itself under a sum
             if hidden(alignment, n, value):

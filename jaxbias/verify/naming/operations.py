@@ -28,7 +28,7 @@ from jaxbias.verify.naming.operands import (
     other_reductions,
     with_operand,
 )
-from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
+from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, kind_instead_of, listed
 
 MOST_OPERATIONS = 60
 """Between right values and a wrong one, for all changes to be tried."""
@@ -87,7 +87,7 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation
                 kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
             left_out = bool(np.any(kept)) and np.unique(value.array[~kept]).size == 1  # all the others are one number
             taken = alignment.text(n)
-            kind = "missing-mask" if left_out else value.kind_instead_of(taken)
+            kind = "missing-mask" if left_out else kind_instead_of(taken, value.name)
             users = [e for e in equations if n in e.inputs]  # of one piece of code in every pass of a loop that piece
             place = users[-1].outputs[0] if len({e.segments for e in users}) == 1 else trial.number
             words = f"takes {taken} where {value.name} is needed"
@@ -134,7 +134,7 @@ def _in_all_passes(alignment: Alignment, trial: "_Trial") -> Iterator[Relation]:
                     if usable and trial(replaced([value.array] * len(group))):
                         words = f"takes {taken} where {value.name} is needed"
                         cost = 1.4 + 0.1 * value.cost + (HIDDEN if linear and not value.code else 0.0)
-                        kind = value.kind_instead_of(taken)
+                        kind = kind_instead_of(taken, value.name)
                         yield Relation(kind, words, cost, group[-1], value.instead_of(taken))
                 continue
             if len(set(numbers)) < len(numbers) or len(numbers) < 3:  # of two, one given freely proves nothing

@@ -24,17 +24,8 @@ class Repair(NamedTuple):
     code: str = ""
 
 
-class Edit(NamedTuple):
-    """A piece of code with a part of it replaced."""
-
-    repair: Repair
-    part: str
-    by: str
-    code: str
-
-
-def edits(code: str, repairs: Iterable[Repair]) -> Iterator[Edit]:
-    """The expression that the code is or assigns repaired, each text once; none where it cannot be read."""
+def edits(code: str, repairs: Iterable[Repair]) -> Iterator[str]:
+    """The code with the expression that it is or assigns repaired, each once; none where it cannot be read."""
     text, tree = value_of(code)
     made = {text}
     if tree is None:
@@ -44,7 +35,7 @@ def edits(code: str, repairs: Iterable[Repair]) -> Iterator[Edit]:
             changed = put(text, node, by)
             if changed not in made and _parsed(changed) is not None:
                 made.add(changed)
-                yield Edit(repair, source_of(text, node), by, code.replace(text, changed))
+                yield code.replace(text, changed)
 
 
 def _parsed(text: str) -> ast.expr | None:
@@ -85,6 +76,15 @@ def source_of(text: str, node: ast.AST) -> str:
     return ast.get_source_segment(text, node) or ""
 
 
+def kind_instead_of(taken: str, meant: str) -> str:
+    """Of mistake, where one piece of code stands in the place of another."""
+    if meant in (f"{taken}.T", f"({taken}).T") or taken == f"{meant}.T":
+        return "transpose"
+    if meant.startswith(f"{taken} + ") or meant.endswith(f" + {taken}"):
+        return "missing-term"
+    return "wrong-operand"
+
+
 LOOSE = (ast.Compare, ast.BoolOp, ast.IfExp, ast.Lambda, ast.Tuple)
 
 
@@ -121,16 +121,15 @@ def _swap(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, 
 
 
 def _without(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """A factor, a divisor or a term left out: the one that is named, those of an operator, or a number."""
+    """A factor, a divisor or a term left out: the one that is named, or a number."""
     named = _parsed(repair.code) if repair.code else None
-    operators = {"+": (ast.Add, ast.Sub), "*": (ast.Mult, ast.Div)}.get(repair.by, ast.operator)
     for node in ast.walk(tree):
-        if not isinstance(node, ast.BinOp) or not isinstance(node.op, operators):
+        if not isinstance(node, ast.BinOp):
             continue
         for side, other in ((node.right, node.left), (node.left, node.right)):
             if side is node.left and not isinstance(node.op, ast.Mult | ast.Add):
                 continue
-            if ast.dump(side) == ast.dump(named) if named is not None else repair.by or isinstance(side, ast.Constant):
+            if ast.dump(side) == ast.dump(named) if named is not None else isinstance(side, ast.Constant):
                 yield node, source_of(text, other) if node is tree else bracketed(source_of(text, other))
         square = isinstance(node.op, ast.Pow) and source_of(text, node.right) == "2"
         if named is not None and square and ast.dump(node.left) == ast.dump(named):
@@ -217,66 +216,19 @@ def _transposes(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast
     yield tree, f"{bracketed(text, products=True)}.T"
 
 
-def _einsums(text: str, tree: ast.expr) -> Iterator[tuple[ast.Constant, list[str], str]]:
-    """The subscripts of every einsum: where they stand, those of its operands, and the rest."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and source_of(text, node.func).endswith("einsum") and node.args:
-            subscripts = node.args[0]
-            if isinstance(subscripts, ast.Constant) and isinstance(subscripts.value, str):
-                before, arrow, out = subscripts.value.partition("->")
-                yield subscripts, before.split(","), arrow + out
-
-
 def _letters(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """The letters of one operand of an einsum: two of them exchanged, or, by "another", one that is another."""
-    for node, terms, rest in _einsums(text, tree):
-        letters = sorted({c for c in "".join(terms) + rest if c.isalpha()})
-        for k, term in enumerate(terms):
-            turned = [
-                term[:i] + term[j] + term[i + 1 : j] + term[i] + term[j + 1 :]
-                for i, j in itertools.combinations(range(len(term)), 2)
-            ]
-            if repair.by:
-                places = [i for i, c in enumerate(term) if c.isalpha()]
-                turned = [term[:i] + c + term[i + 1 :] for i, c in itertools.product(places, letters)]
-            for other in turned:
-                yield node, f'"{",".join([*terms[:k], other, *terms[k + 1 :]])}{rest}"'
-
-
-SOLVERS = {"solve_triangular": "trans=1", "triangular_solve": "transpose_a=True"}
-"""What has such functions solve with the transpose."""
-
-
-def _flags(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """A keyword that is on or off turned round, or the one given that solves with the transpose."""
+    """The letters of one operand of an einsum: two of them exchanged."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == repair.by and isinstance(node.value, ast.Constant):
-            now = node.value.value
-            if isinstance(now, int):
-                yield node.value, str(not now if isinstance(now, bool) else 1 - now)
-        if isinstance(node, ast.Call) and node.args:
-            keyword = SOLVERS.get(source_of(text, node.func).rpartition(".")[2], "")
-            given = [its.arg for its in node.keywords]
-            if keyword.partition("=")[0] == repair.by and repair.by not in given:
-                yield node, f"{source_of(text, node)[:-1]}, {keyword})"
-
-
-def _directions(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """What is added up from the other end, and what is shifted the other way."""
-    for node in ast.walk(tree):
-        module, _, name = source_of(text, node.func).rpartition(".") if isinstance(node, ast.Call) else ("", "", "")
-        if not isinstance(node, ast.Call) or module not in ("jnp", "np", "lax", "jax.numpy", "jax.lax"):
+        called = isinstance(node, ast.Call) and source_of(text, node.func).endswith("einsum") and node.args
+        subscripts = node.args[0] if isinstance(node, ast.Call) and called else None
+        if not isinstance(subscripts, ast.Constant) or not isinstance(subscripts.value, str):
             continue
-        given = {keyword.arg: keyword.value for keyword in node.keywords} | dict(zip(("x", "second"), node.args))
-        if name in ("cumsum", "cumprod") and node.args:
-            axis = given.get("axis", given.get("second"))
-            by, taken = source_of(text, axis) if axis is not None else "0", source_of(text, node.args[0])
-            start = (node.args[0].end_col_offset or 0) - node.col_offset
-            rest = source_of(text, node).encode()[start:].decode()
-            yield node, f"jnp.flip({source_of(text, node.func)}(jnp.flip({taken}, {by}){rest}, {by})"
-        elif name == "roll" and (shift := given.get("shift", given.get("second"))) is not None:
-            now = source_of(text, shift)
-            yield shift, now[1:] if now.startswith("-") else f"-{bracketed(now)}"
+        before, arrow, out = subscripts.value.partition("->")
+        terms = before.split(",")
+        for k, term in enumerate(terms):
+            for i, j in itertools.combinations(range(len(term)), 2):
+                turned = term[:i] + term[j] + term[i + 1 : j] + term[i] + term[j + 1 :]
+                yield subscripts, f'"{",".join([*terms[:k], turned, *terms[k + 1 :]])}{arrow}{out}"'
 
 
 def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
@@ -287,39 +239,16 @@ def _compares(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.A
 
 
 def _index(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """Another entry, of a shape if that is the code: that before or after the one that is taken, or a given one."""
+    """The entry before or after the one that is taken."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple | ast.Slice):
+        if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple | ast.Slice | ast.Constant):
             continue
         whole, index = source_of(text, node.value), source_of(text, node.slice)
-        if whole.endswith(".shape") != (repair.code == "shape"):
-            continue
-        if repair.by:
-            yield node, f"{whole}[{repair.by}]"
-        elif not isinstance(node.slice, ast.Constant):
+        if not whole.endswith(".shape"):
             for sign, other in (("+", "-"), ("-", "+")):
                 shorter = index.removesuffix(f" {other} 1")
                 for entry in (shorter, f"{shorter} {sign} 1"):
                     yield node, f"{whole}[{entry}]"
-
-
-def _slices(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """Entries that move on with the passes of a loop, whose counter is given."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Slice) and (node.upper is not None or node.lower is not None):
-            ends = [source_of(text, end) if end is not None else "" for end in (node.lower, node.upper)]
-            lower, upper = (f"{repair.by} + {bracketed(end)}" if end else end for end in ends)
-            step = f" : {source_of(text, node.step)}" if node.step is not None else ""
-            yield node, f"{lower or repair.by} : {upper}{step}"
-
-
-def _exchanged(text: str, tree: ast.expr, repair: Repair) -> Iterator[tuple[ast.AST, str]]:
-    """Two variables, each in the place of the other."""
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id not in MODULES]
-    for a, b in itertools.combinations(names, 2):
-        if a.id != b.id:
-            first, second = sorted((a, b), key=lambda node: node.col_offset)
-            yield tree, put(put(text, second, first.id), first, second.id)
 
 
 WAYS: dict[str, Way] = {
@@ -331,12 +260,8 @@ WAYS: dict[str, Way] = {
     "axes": _axes,
     "transposes": _transposes,
     "letters": _letters,
-    "flags": _flags,
-    "directions": _directions,
     "compares": _compares,
     "index": _index,
-    "slices": _slices,
-    "exchanged": _exchanged,
 }
 
 

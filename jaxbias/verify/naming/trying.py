@@ -20,7 +20,7 @@ from jaxbias.verify.naming.pieces import piece_of
 from jaxbias.verify.naming.repairs import bracketed, is_code, put, value_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
-from jaxbias.verify.naming.variants import Named, Variant, Variants
+from jaxbias.verify.naming.variants import Named, Variant, Variants, condition_with
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Checker
@@ -93,7 +93,7 @@ def fits_by_gradients(
             np.size(held[place.value]) > MOST_ENTRIES for place in site.places for held in site.values
         ):
             continue
-        line = _Line(piece, tree, "", site.visits[-1], [], _codes(alignment), _numbers(alignment))
+        line = _Line(alignment, piece, tree, "", site.visits[-1], [])
         line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
         fitting = []
         for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
@@ -122,14 +122,28 @@ class _Line:
     """
 
     def __init__(
-        self, segment: Segment, tree: ast.expr, before: str, visit: Visit, wanted: Sequence[np.ndarray], codes, numbers
+        self,
+        alignment: Alignment,
+        segment: Segment,
+        tree: ast.expr,
+        before: str,
+        visit: Visit,
+        wanted: Sequence[np.ndarray],
     ):
         self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
         self.rows: list[tuple[Names, np.ndarray]] = list(zip(visit.names, wanted))
-        self.local, self.codes, self.numbers, self.inside = visit.local, codes, numbers, segment
+        self.local, self.inside = visit.local, segment
+        self.codes, self.numbers = _codes(alignment), _numbers(alignment)
 
     @classmethod
-    def at(cls, checker, alignment: Alignment, slip: Slip, segment: Segment, made) -> "_Line | None":
+    def at(
+        cls,
+        checker: "Checker",
+        alignment: Alignment,
+        slip: Slip,
+        segment: Segment,
+        made: Sequence[tuple[Segment, str]],
+    ) -> "_Line | None":
         """The whole expression of its statement; None where the names there cannot be told."""
         for piece, of_value, before in _expressions(segment):
             tree = value_of(piece.text)[1]
@@ -146,9 +160,7 @@ class _Line:
             given = alignment.column(number)
             for visit in visits:
                 rows = _by_row(given, visit)
-                line = cls(
-                    piece, tree, before, visit, _by_row(wanted, visit) or (), _codes(alignment), _numbers(alignment)
-                )
+                line = cls(alignment, piece, tree, before, visit, _by_row(wanted, visit))
                 if rows and _close(line.result(line.text, visit.names[0]), rows[0]):
                     line.inside = segment
                     return line
@@ -160,13 +172,9 @@ class _Line:
             part not in self.inside.text
         )
 
-    def result(self, code: str | types.CodeType, names: Names) -> Any:
-        """None where it makes no sense."""
-        try:
-            compiled = _compiled(self.before + code) if isinstance(code, str) else code
-            return _array(eval(compiled, names))
-        except Exception:
-            return None
+    def result(self, code: str, names: Names) -> Any:
+        """What the whole comes to with this code in the place of the expression; None where that makes no sense."""
+        return _evaluated(self.before + code, names)
 
     def fitting(self, deadline: float) -> Iterator[Variant]:
         names, wanted = self.rows[0]
@@ -181,22 +189,21 @@ class _Line:
 
     def _decides(self, variant: Variant) -> bool:
         """Has a condition that is changed both outcomes? With one of them it only takes a mask away."""
-        form = Variants(self.text, self.tree, (), lambda code: None)
-        condition = form.condition_with(variant)
-        outcomes = [self._plain(condition, names) for names, _ in self.rows] if condition else []
+        condition = condition_with(self.text, self.tree, variant)
+        outcomes = [_evaluated(condition, names) for names, _ in self.rows] if condition else []
         held = [np.ravel(x) for x in outcomes if x is not None]
         return not held or np.unique(np.concatenate(held)).size > 1
 
     def shaped(self, deadline: float) -> Iterator[Variant]:
         """Those of its form and of single values that give another value of the same shape on the first probe."""
         names, given = self.rows[0]
-        form = Variants(self.text, self.tree, self._counters(names), lambda code: self._plain(code, names))
+        form = Variants(self.text, self.tree, self._counters(names), lambda code: _evaluated(code, names))
         seen, values = {self.text}, {_digits(given)}
         fitting = list(form.of_form())
         named = [its for its in self._named(names) if its.cost < 0.2]
         for node in form.parts:
-            value = self._plain(form.code(node), names)
-            if isinstance(value, np.ndarray | np.generic | int | float):
+            value = _evaluated(form.code(node), names)
+            if value is not None and type(value) is not complex:
                 fitting += [
                     v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")
                 ]
@@ -214,7 +221,7 @@ class _Line:
 
     def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
         """Those that are right on the first probe."""
-        form = Variants(self.text, self.tree, self._counters(names), lambda code: self._plain(code, names))
+        form = Variants(self.text, self.tree, self._counters(names), lambda code: _evaluated(code, names))
         for variant in form.of_form():
             if time.process_time() > deadline:
                 return
@@ -226,7 +233,7 @@ class _Line:
         def right(node: ast.AST, other: Any) -> bool:
             """Is what is wanted got with another value in the place of a part?"""
             there[HOLE] = other
-            return _close(self.result(holes[id(node)], there), wanted)
+            return _close(_evaluated(holes[id(node)], there), wanted)
 
         holes: dict[int, types.CodeType] = {}
         for variant, other in form.of_products([its for its in named if np.ndim(its.value)]):
@@ -239,8 +246,8 @@ class _Line:
         yield from self._terms(form, names, wanted, named)
         constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
         for node in [*form.parts, *constants]:
-            value = self._plain(form.code(node), names)
-            if value is None or not isinstance(value, np.ndarray | np.generic | int | float) or isinstance(value, bool):
+            value = _evaluated(form.code(node), names)
+            if value is None or type(value) in (bool, complex):
                 continue
             holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
             for variant, other in form.with_names(node, value, named):
@@ -276,7 +283,7 @@ class _Line:
         if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
             for side in (tree.left, tree.right):
                 its = ast.get_source_segment(code, side) or ""
-                if (value := self._plain(its, names)) is not None:
+                if (value := _evaluated(its, names)) is not None:
                     yield its, value
 
     def as_slope(self, alignment: Alignment, variant: Variant) -> Variant:
@@ -284,7 +291,7 @@ class _Line:
         part = ast.get_source_segment(self.text, variant.node) or ""
         if variant.kind != "wrong-operand" or self.before:
             return variant
-        columns = [[self._plain(code, names) for names, _ in self.rows] for code in (part, variant.by)]
+        columns = [[_evaluated(code, names) for names, _ in self.rows] for code in (part, variant.by)]
         if any(x is None or np.shape(x) != np.shape(columns[0][0]) for column in columns for x in column):
             return variant
         now, wanted = (np.stack([np.asarray(x) for x in column]) for column in columns)
@@ -294,12 +301,6 @@ class _Line:
             return variant
         words = f"takes {part} without the slope of {match.value.through}"
         return variant._replace(kind="missing-activation-derivative", words=words)
-
-    def _plain(self, code: str, names: Names) -> Any:
-        try:
-            return _array(eval(_compiled(code), names))
-        except Exception:
-            return None
 
     def _counters(self, names: Names) -> list[str]:
         return [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)][:4]
@@ -324,7 +325,7 @@ class _Line:
         yield from _jacobians(held)
         codes = {its.code for its in held}
         for code, cost in self.codes:
-            if code not in codes and (value := self._plain(code, names)) is not None:
+            if code not in codes and (value := _evaluated(code, names)) is not None:
                 yield Named(code, value, cost, tuple(self._addends(code, names)))
         for its in held:
             if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f" and its.value.ndim:
@@ -437,6 +438,14 @@ def _array(x: Any) -> Any:
     """An array or a number; None of anything else."""
     x = in_numpy(x) if hasattr(x, "dtype") else x
     return x if isinstance(x, np.ndarray | np.generic | int | float | complex) else None
+
+
+def _evaluated(code: str | types.CodeType, names: Names) -> Any:
+    """An array or a number; None where the code gives none, or makes no sense there."""
+    try:
+        return _array(eval(_compiled(code) if isinstance(code, str) else code, names))
+    except Exception:  # what a change may raise is anything
+        return None
 
 
 def _compiled(code: str) -> types.CodeType:

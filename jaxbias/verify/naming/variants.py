@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.repairs import MODULES, bracketed, put, source_of
+from jaxbias.verify.naming.repairs import MODULES, bracketed, kind_instead_of, put, source_of
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -50,6 +50,18 @@ TAKEN_FOR_EACH_OTHER = {
 }  # fmt: skip
 """Functions, and what kind of mistake that is."""
 
+WORDS = {
+    ("sum", "mean"): "sums, and must take the mean",
+    ("mean", "sum"): "takes the mean, and must sum",
+    ("set", "add"): "overwrites what is there, and must add to it",
+}
+"""What is said of such a function in the place of another."""
+
+REDUCING = frozenset((
+    "sum", "mean", "max", "min", "var", "std", "prod", "norm", "logsumexp", "cumsum", "softmax", "log_softmax",
+    "argmax", "argmin", "flip",
+))  # fmt: skip
+"""Functions that take an axis, of all axes or of the last if none is given."""
 
 SAID_OF_ARRAYS = ("shape", "size", "ndim", "dtype")
 """What an array says of itself; no change of its values changes that."""
@@ -118,17 +130,6 @@ class Variants:
 
     def tight(self, node: ast.AST) -> str:
         return bracketed(self.code(node), products=True)
-
-    def condition_with(self, variant: Variant) -> str:
-        """The condition that a change is in, changed; empty if it is in none."""
-        inside = lambda node: any(part is variant.node for part in ast.walk(node))
-        conditions = [n.args[0] for n in ast.walk(self.tree) if isinstance(n, ast.Call) and _is_where(n) and n.args]
-        conditions += [n for n in ast.walk(self.tree) if isinstance(n, ast.Compare)]
-        for node in filter(inside, conditions):
-            code = put(self.text, variant.node, variant.by).encode()
-            end = (node.end_col_offset or 0) + len(code) - len(self.text.encode())
-            return code[node.col_offset : end].decode()
-        return ""
 
     def _roles(self, node: ast.AST, role: str) -> None:
         """What a part says: an axis, an index, or a value."""
@@ -267,74 +268,14 @@ class Variants:
         function, text = node.func, self.code(node)
         called = function.attr if isinstance(function, ast.Attribute) else self.code(function)
         method = isinstance(function, ast.Attribute) and self.code(function.value) not in MODULES
-        for pair, kind in TAKEN_FOR_EACH_OTHER.items():
-            for now, other in (pair, pair[::-1]):
-                if called == now and isinstance(function, ast.Attribute):
-                    base = self.code(function.value)
-                    for module in dict.fromkeys((base, *(("jnp", "jax.nn", "jax.lax") if not method else ()))):
-                        words = {"mean": "sums, and must take the mean", "sum": "takes the mean, and must sum"}.get(
-                            other, ""
-                        )
-                        if other == "add":
-                            words = "overwrites what is there, and must add to it"
-                        words = words if pair == ("sum", "mean") or other == "add" else ""
-                        yield self.make("function", kind, function, f"{module}.{other}", words)
-        given = [k for k in node.keywords if k.arg in ("axis", "axes")]
-        reduces = called in (
-            "sum",
-            "mean",
-            "max",
-            "min",
-            "var",
-            "std",
-            "prod",
-            "norm",
-            "logsumexp",
-            "cumsum",
-            "softmax",
-            "log_softmax",
-            "argmax",
-            "argmin",
-            "flip",
-        )
+        yield from self._of_function(function, called, method)
+        given = next((k.value for k in node.keywords if k.arg in ("axis", "axes")), None)
         place = 0 if method else 1
-        values = ["0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None"]
-        taken = given[0].value if given else node.args[place] if reduces and len(node.args) > place else None
-        if taken is not None:
-            kind = "wrong-index" if called == "flip" else "wrong-reduction-axis"
-            verb = "sums" if called == "sum" else "takes the mean" if called == "mean" else f"takes the {called}"
-            now = self.code(taken)
-            for by in values:
-                yield self.make("axis", kind, taken, by, f"{verb} over axis {now}, and must over axis {by}")
-        elif reduces:
-            comma = ", " if node.args or node.keywords else ""
-            for by in values[:-1]:
-                new = f"{text[:-1]}{comma}axis={by})"
-                yield self.make(
-                    "axis", "wrong-reduction-axis", node, new, f"takes the {called} over no axis, and must over {by}"
-                )
-                if called in ("sum", "mean", "max", "min", "var", "std"):
-                    yield self.make("axis", "wrong-reduction-axis", node, f"{new[:-1]}, keepdims=True)")
-        if reduces and not any(k.arg == "keepdims" for k in node.keywords):
-            comma = ", " if node.args or node.keywords else ""
-            yield self.make("axis", "wrong-reduction-axis", node, f"{text[:-1]}{comma}keepdims=True)", more=0.2)
-        for k in node.keywords:
-            if isinstance(k.value, ast.Constant) and isinstance(k.value.value, bool) and k.arg != "keepdims":
-                kind = "transpose" if k.arg in ("lower", "transpose_a", "trans") else "wrong-index"
-                yield self.make("flag", kind, k.value, str(not k.value.value))
-            elif k.arg == "trans" and isinstance(k.value, ast.Constant):
-                yield self.make("flag", "transpose", k.value, "0" if k.value.value else "1")
-        if called in ("solve_triangular", "cho_solve") and not any(k.arg == "trans" for k in node.keywords):
-            yield self.make("flag", "transpose", node, f"{text[:-1]}, trans=1)")
-        if called in ("solve_triangular", "cholesky", "eigh") and not any(k.arg == "lower" for k in node.keywords):
-            yield self.make("flag", "transpose", node, f"{text[:-1]}, lower=True)")
-        operand = (
-            node.args[0]
-            if node.args and not method
-            else function.value
-            if isinstance(function, ast.Attribute)
-            else None
-        )
+        taken = node.args[place] if given is None and called in REDUCING and len(node.args) > place else given
+        yield from self._of_axes(node, called, taken)
+        yield from self._of_flags(node, called)
+        operand = function.value if isinstance(function, ast.Attribute) else None
+        operand = node.args[0] if node.args and not method else operand
         if operand is not None and called not in ("set", "add", "zeros_like", "ones_like", "at", "astype"):
             kind = {
                 "sum": "wrong-reduction-axis",
@@ -344,15 +285,7 @@ class Variants:
                 "conj": "sign",
             }.get(called, "wrong-operand")
             yield self.make("left out", kind, node, self.tight(operand), f"must not take the {called}")
-        for a, b in itertools.combinations(node.args, 2):
-            if not isinstance(a, ast.Constant) or not isinstance(b, ast.Constant):
-                args = [self.code(b) if x is a else self.code(a) if x is b else self.code(x) for x in node.args]
-                start = len(self.code(function))
-                tail = [f"{k.arg}={self.code(k.value)}" if k.arg else f"**{self.code(k.value)}" for k in node.keywords]
-                new = f"{text[:start]}({', '.join([*args, *tail])})"
-                kind = "transpose" if called == "outer" else "missing-mask" if called == "where" else "wrong-operand"
-                words = f"takes {self.code(a)} and {self.code(b)} the wrong way round"
-                yield self.make("exchanged", kind, node, new, words)
+        yield from self._of_arguments(node, called)
         if called == "where" and len(node.args) == 3:
             for branch in node.args[1:]:
                 for by in () if isinstance(branch, ast.Constant) else ("0.0", "1.0"):
@@ -378,6 +311,64 @@ class Variants:
                 yield self.make("index", "wrong-index", node, new, "adds up in the other direction")
         if called == "einsum" and node.args and isinstance(node.args[0], ast.Constant):
             yield from self._of_letters(node.args[0])
+
+    def _of_function(self, function: ast.expr, called: str, method: bool) -> Iterator[Variant]:
+        """Another function."""
+        for pair, kind in TAKEN_FOR_EACH_OTHER.items():
+            for now, other in (pair, pair[::-1]):
+                if called == now and isinstance(function, ast.Attribute):
+                    base = self.code(function.value)
+                    for module in dict.fromkeys((base, *(("jnp", "jax.nn", "jax.lax") if not method else ()))):
+                        words = WORDS.get((now, other), "")
+                        yield self.make("function", kind, function, f"{module}.{other}", words)
+
+    def _of_axes(self, node: ast.Call, called: str, taken: ast.expr | None) -> Iterator[Variant]:
+        """Another axis, or one where none is `taken`."""
+        text, values = self.code(node), ["0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None"]
+        comma = ", " if node.args or node.keywords else ""
+        if taken is not None:
+            kind = "wrong-index" if called == "flip" else "wrong-reduction-axis"
+            verb = "sums" if called == "sum" else "takes the mean" if called == "mean" else f"takes the {called}"
+            now = self.code(taken)
+            for by in values:
+                yield self.make("axis", kind, taken, by, f"{verb} over axis {now}, and must over axis {by}")
+        elif called in REDUCING:
+            for by in values[:-1]:
+                new = f"{text[:-1]}{comma}axis={by})"
+                yield self.make(
+                    "axis", "wrong-reduction-axis", node, new, f"takes the {called} over no axis, and must over {by}"
+                )
+                if called in ("sum", "mean", "max", "min", "var", "std"):
+                    yield self.make("axis", "wrong-reduction-axis", node, f"{new[:-1]}, keepdims=True)")
+        if called in REDUCING and not any(k.arg == "keepdims" for k in node.keywords):
+            yield self.make("axis", "wrong-reduction-axis", node, f"{text[:-1]}{comma}keepdims=True)", more=0.2)
+
+    def _of_flags(self, node: ast.Call, called: str) -> Iterator[Variant]:
+        """What is on or off the other way round."""
+        text = self.code(node)
+        for k in node.keywords:
+            if isinstance(k.value, ast.Constant) and isinstance(k.value.value, bool) and k.arg != "keepdims":
+                kind = "transpose" if k.arg in ("lower", "transpose_a", "trans") else "wrong-index"
+                yield self.make("flag", kind, k.value, str(not k.value.value))
+            elif k.arg == "trans" and isinstance(k.value, ast.Constant):
+                yield self.make("flag", "transpose", k.value, "0" if k.value.value else "1")
+        if called in ("solve_triangular", "cho_solve") and not any(k.arg == "trans" for k in node.keywords):
+            yield self.make("flag", "transpose", node, f"{text[:-1]}, trans=1)")
+        if called in ("solve_triangular", "cholesky", "eigh") and not any(k.arg == "lower" for k in node.keywords):
+            yield self.make("flag", "transpose", node, f"{text[:-1]}, lower=True)")
+
+    def _of_arguments(self, node: ast.Call, called: str) -> Iterator[Variant]:
+        """Two arguments exchanged."""
+        text, function = self.code(node), node.func
+        for a, b in itertools.combinations(node.args, 2):
+            if not isinstance(a, ast.Constant) or not isinstance(b, ast.Constant):
+                args = [self.code(b) if x is a else self.code(a) if x is b else self.code(x) for x in node.args]
+                start = len(self.code(function))
+                tail = [f"{k.arg}={self.code(k.value)}" if k.arg else f"**{self.code(k.value)}" for k in node.keywords]
+                new = f"{text[:start]}({', '.join([*args, *tail])})"
+                kind = "transpose" if called == "outer" else "missing-mask" if called == "where" else "wrong-operand"
+                words = f"takes {self.code(a)} and {self.code(b)} the wrong way round"
+                yield self.make("exchanged", kind, node, new, words)
 
     def _of_letters(self, node: ast.Constant) -> Iterator[Variant]:
         before, arrow, out = str(node.value).partition("->")
@@ -571,6 +562,18 @@ class Variants:
                         )
 
 
+def condition_with(text: str, tree: ast.expr, variant: Variant) -> str:
+    """The condition of an expression that a change is in, changed; empty if it is in none."""
+    conditions = [n.args[0] for n in ast.walk(tree) if isinstance(n, ast.Call) and _is_where(n) and n.args]
+    conditions += [n for n in ast.walk(tree) if isinstance(n, ast.Compare)]
+    for node in conditions:
+        if any(part is variant.node for part in ast.walk(node)):
+            code = put(text, variant.node, variant.by).encode()
+            end = (node.end_col_offset or 0) + len(code) - len(text.encode())
+            return code[node.col_offset : end].decode()
+    return ""
+
+
 MOST_FACTORS = 5
 
 
@@ -692,10 +695,8 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
         return "wrong-reduction-axis"
     if np.ndim(other) == 0 and (number or isinstance(now, int | float)):
         return "scale-constant"
-    if code in (f"{part}.T", f"({part}).T") or part == f"{code}.T":
-        return "transpose"
-    if code.startswith(f"{part} + ") or code.endswith(f" + {part}"):
-        return "missing-term"
+    if (kind := kind_instead_of(part, code)) != "wrong-operand":
+        return kind
     if np.shape(now) == np.shape(other) and np.ndim(now):
         kept = _kept(now, other)
         if np.any(kept) and not np.all(kept) and not np.any(np.asarray(other)[~kept]):

@@ -1,10 +1,14 @@
 """Small changes of a line that are tried on the values of its names: what each is called, and what is to be written."""
 
+import ast
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxbias import verify
+from jaxbias.verify.naming.repairs import put
+from jaxbias.verify.naming.variants import Variants
 
 
 def normal(*shapes):
@@ -113,3 +117,16 @@ def test_what_is_to_be_written(forward, rule, args, patch):
     report = verify.vjp(forward, rule, args)
     assert any(patch in d.patch for d in report.diagnoses), str(report)
     assert all(d.kind != "unexplained" for d in report.diagnoses), str(report)
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("jnp.cumsum(a, axis=1) - a", "jnp.flip(jnp.cumsum(jnp.flip(a, 1), axis=1), 1) - a"),
+        ("jnp.roll(d, 1, axis=0)", "jnp.roll(d, -1, axis=0)"),
+        ("solve_triangular(l, d)", "solve_triangular(l, d, trans=1)"),
+    ],
+)
+def test_what_is_tried(code, wanted):
+    form = Variants(code, ast.parse(code, mode="eval").body, (), lambda code: None)
+    assert wanted in [put(code, variant.node, variant.by) for variant in form.of_form()]
