@@ -302,13 +302,18 @@ def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) 
 
 
 def _with(located: Located, segment: Segment, words: Relation, patch: str, evidence: str) -> Located:
-    """With a patch; what is said already of its value stays, if nothing simpler can be said."""
+    """With a patch; what is said already of its value stays, if nothing much simpler can be said."""
     said = located.relation
-    if located.named and said is not None and said.cost <= words.cost and _line(segment) == located.line:
+    same_line = _line(segment) == located.line
+    if located.named and said is not None and said.cost <= words.cost + SIMPLER and same_line:
         return replace(located, patch=patch, evidence=evidence)
     return replace(
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
     )
+
+
+SIMPLER = 0.25
+"""How much less words must cost to take the place of those that tell what a value is beside the right one."""
 
 
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:

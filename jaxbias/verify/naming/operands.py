@@ -112,7 +112,10 @@ def other_operands(alignment: Alignment, equation: _jaxpr.Equation) -> Iterator[
             if n in alignment.constant and n in alignment.names and kind == "wrong-operand":  # its own line is wrong
                 at, text = n, f"must be {value.name}"
                 apart = value.array - now
-                kind = "missing-term" if np.any(now) and np.ptp(apart) <= 1e-9 * np.max(np.abs(apart)) else kind
+                if value.reference is not None and value.reference.linear:
+                    kind, text = "not-linear-in-cotangent", f"does not depend on the cotangent, and {text}"
+                elif np.any(now) and np.ptp(apart) <= 1e-9 * np.max(np.abs(apart)):
+                    kind = "missing-term"
                 repairs = (Repair("wrap", value.code),) if value.code else ()
             cost = 1.4 + 0.1 * value.cost + (HIDDEN if n in alignment.linear and not value.code else 0.0)
             yield Changed(kind, text, cost, change, at, repairs)

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 
 from jaxbias import _jaxpr
+from jaxbias._jaxpr.queries import opaque
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.naming.rewrite import rewritten
 from jaxbias.verify.problem import exact_context
@@ -279,6 +280,8 @@ class _Function:
                     return in_numpy(self.function(*args, **options))
                 self.programs[key] = _jaxpr.trace(flat, *arrays), trees[0]
         program, of_outs = self.programs[key]
+        if opaque(program):
+            raise TypeError("it runs what is no program, and what may complain of other values")
         return jax.tree.unflatten(of_outs, [in_numpy(np.asarray(x)) for x in _jaxpr.run(program, arrays)])
 
 

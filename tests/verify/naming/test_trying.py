@@ -4,6 +4,7 @@ import ast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxbias import verify
@@ -130,3 +131,26 @@ def test_what_is_to_be_written(forward, rule, args, patch):
 def test_what_is_tried(code, wanted):
     form = Variants(code, ast.parse(code, mode="eval").body, (), lambda code: None)
     assert wanted in [put(code, variant.node, variant.by) for variant in form.of_form()]
+
+
+def test_a_pattern_is_said_beside_what_is_to_be_written():
+    rule = lambda args, ct: (ct * jnp.cos(args[0]) * (2 - jnp.eye(4)),)
+    (diagnosis,) = verify.vjp(jnp.sin, rule, normal((4, 4))).diagnoses
+    assert "2 times what it must be off the diagonal" in diagnosis.explanation
+    assert diagnosis.patch == "ct * jnp.cos(args[0])"
+
+
+def test_a_callback_is_not_called_with_values_of_other_shapes():
+    shapes = []
+
+    def host(x, g):
+        shapes.append((x.shape, g.shape))
+        x, g = np.asarray(x, np.float32), np.asarray(g, np.float32)
+        return np.float32(1.05) * g * (1 - np.tanh(x) ** 2)
+
+    def rule(args, ct):
+        out = jax.ShapeDtypeStruct(args[0].shape, jnp.float32)
+        return (jax.pure_callback(host, out, args[0], ct, vmap_method="sequential").astype(args[0].dtype),)
+
+    report = verify.vjp(jnp.tanh, rule, normal((4, 3)))
+    assert report.verdict == "wrong" and all(x == g for x, g in shapes)
