@@ -16,6 +16,7 @@ from jaxbias._trees import in_one_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.naming.alignment import OF_LEAF, Alignment
+from jaxbias.verify.naming.at_variable import at_variable
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
@@ -256,7 +257,7 @@ def _listing(
             located = replace(handed, evidence=_tried(mender, slip.leaves))
         else:
             located = _guessed(alignment, slip, located, mender)
-        slips.append((slip, located))
+        slips.append((slip, _at_variable(alignment, slip, located, mender)))
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
         again = _seen_again(checker, mender, deadline) if mender.others else None
         evidence = _evidence("seen", cases, mender.others)
@@ -332,6 +333,18 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     segment, words, patch = guess
     words = replace(words, number=None if segment in own else lines.get(segment))
     return _with(located, segment, words, patch, _tried(mender, slip.leaves))
+
+
+def _at_variable(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
+    """At the line that assigns the variable which its patch changes, if it is as right with the change there."""
+    moved = at_variable(alignment, *mender.made[-1]) if located.patch else None
+    patch = mender.instead(moved.segment, moved.code, slip.leaves - slip.later) if moved is not None else ""
+    if moved is None or not patch or located.relation is None:
+        return located
+    words = replace(located.relation, text=moved.words, number=None)
+    return replace(
+        located, line=_line(moved.segment), relation=words, code=moved.segment.text, patch=patch, at=moved.segment, wanted=""
+    )
 
 
 def _alignment(

@@ -62,6 +62,14 @@ class Mender:
                     return segment, patch
         return None
 
+    def instead(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
+        """The statement with this code, if it does what the last repair does, whose place it takes; empty if not."""
+        last = self.made.pop()
+        if patch := self._patch(segment, code, leaves):
+            return patch
+        self.made.append(last)
+        return ""
+
     def mends(self, leaves: Iterable[int]) -> bool:
         """Are these gradients right with what has been made?"""
         if not self._is_right([*self.right, *leaves], self.made):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.symbols.reference_values import UNNAMED
+from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.pieces import piece_of
@@ -245,12 +245,16 @@ class _Line:
                 yield variant
         yield from self._terms(form, names, wanted, named)
         constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
-        for node in [*form.parts, *constants]:
-            value = _evaluated(form.code(node), names)
-            if value is None or type(value) in (bool, complex):
-                continue
-            holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
-            for variant, other in form.with_names(node, value, named):
+        parts = [(node, _evaluated(form.code(node), names)) for node in [*form.parts, *constants]]
+        parts = [(node, x) for node, x in parts if x is not None and type(x) not in (bool, complex)]
+        variables = [its for its in named if its.code.isidentifier()]
+        others = [its for its in named if not its.code.isidentifier()]
+        for (node, value), those in itertools.chain(
+            itertools.product(parts, [variables]), itertools.product(parts, [others])
+        ):
+            if id(node) not in holes:
+                holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
+            for variant, other in form.with_names(node, value, those):
                 if time.process_time() > deadline:
                     return
                 if right(node, other):
@@ -403,7 +407,17 @@ def _codes(alignment: Alignment) -> list[tuple[str, float]]:
             codes.setdefault(code, 0.2 + 0.1 * value.rank)
         if (slope := _slope(value.name, alignment)) and not value.linear:
             codes.setdefault(slope, 0.3)
+    for value in alignment.matcher.named.values():
+        if definition := _definition(value):
+            codes.setdefault(definition, 0.25)
     return list(codes.items())[:100]
+
+
+def _definition(value: ReferenceValue) -> str:
+    """What the forward assigns to a variable, as code; empty if that is not known."""
+    statement = value.line.partition(": ")[2]
+    assigned = statement.partition(" = ")
+    return assigned[2] if assigned[0] == value.name and value_of(statement)[1] is not None else ""
 
 
 def _slope(code: str, alignment: Alignment) -> str:

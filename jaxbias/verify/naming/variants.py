@@ -352,6 +352,13 @@ class Variants:
                 yield self.make("flag", kind, k.value, str(not k.value.value))
             elif k.arg == "trans" and isinstance(k.value, ast.Constant):
                 yield self.make("flag", "transpose", k.value, "0" if k.value.value else "1")
+        less = next((k.value for k in node.keywords if k.arg == "ddof"), None)
+        if called in ("std", "var") and less is None:
+            words = "divides by the number of entries, and must by one less"
+            yield self.make("flag", "scale-constant", node, f"{text[:-1]}, ddof=1)", words)
+        elif less is not None:
+            words = f"divides by the number of entries less {self.code(less)}, and must by all"
+            yield self.make("flag", "scale-constant", less, "0", words)
         if called in ("solve_triangular", "cho_solve") and not any(k.arg == "trans" for k in node.keywords):
             yield self.make("flag", "transpose", node, f"{text[:-1]}, trans=1)")
         if called in ("solve_triangular", "cholesky", "eigh") and not any(k.arg == "lower" for k in node.keywords):
@@ -698,7 +705,9 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
     if (kind := kind_instead_of(part, code)) != "wrong-operand":
         return kind
     if np.shape(now) == np.shape(other) and np.ndim(now):
-        kept = _kept(now, other)
+        kept, left_out = _kept(now, other), np.isinf(other) & ~np.isinf(now)
+        if np.any(left_out) and np.all(kept | left_out):
+            return "missing-mask"
         if np.any(kept) and not np.all(kept) and not np.any(np.asarray(other)[~kept]):
             return "missing-activation-derivative"
         held = np.unique(np.asarray(other))
