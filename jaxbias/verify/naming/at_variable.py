@@ -30,10 +30,12 @@ def at_variable(alignment: Alignment, segment: Segment, code: str) -> Moved | No
     if tree is None or new is None:
         return None
     before, after = _change(tree, new)
-    names = [n for n in ast.walk(after) if isinstance(n, ast.Name) and isinstance(before, ast.Name) and n.id == before.id]
+    names = [
+        n for n in ast.walk(after) if isinstance(n, ast.Name) and isinstance(before, ast.Name) and n.id == before.id
+    ]
     if not isinstance(before, ast.Name) or len(names) != 1 or after is names[0]:
         return None
-    places = {its for its in _assigned(alignment, segment, before.id)}
+    places = set(_assigned(alignment, segment, before.id))
     if len(places) != 1 or (place := places.pop()) is None:
         return None
     by = source_of(changed, after)

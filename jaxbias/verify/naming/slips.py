@@ -74,7 +74,8 @@ def find_slips(
             said = min(told, key=_cost)
             its, those = _leaves_of(said), _leaves_of(best)
             alike = its >= those or its.isdisjoint(those)
-            if not best or (alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)):
+            told = alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)
+            if not best or told or (_cost(best) >= UNTOLD and its > those):
                 best = said
             spent = (time.process_time() - began) / max(deadline - began, 1e-9)
             if spent > 1 or _cost(best) < (CLEAR * len(best) if spent < ELSEWHERE else UNTOLD):
@@ -470,6 +471,8 @@ def _further_up(
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
             sums += 1
+        elif _is_scaled(alignment, equation, number, wanted):
+            yield (slip(),)
         if lacking:
             if not _is_lacking(alignment, operand, array):
                 break
@@ -484,6 +487,15 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _is_scaled(alignment: Alignment, equation: _jaxpr.Equation, number: int, wanted: np.ndarray) -> bool:
+    """Is it a product with a number, and the wanted value a multiple of it, so that the number may be what is wrong?"""
+    if equation.name not in ("mul", "div") or not any(n in alignment.constant for n in equation.inputs):
+        return False
+    given = alignment.column(number)
+    factor = np.vdot(given, wanted) / (np.vdot(given, given) or 1.0)
+    return same(factor * given, wanted)
 
 
 def _is_a_line(alignment: Alignment, number: int) -> bool:

@@ -80,6 +80,40 @@ def fits_by_gradients(
 ) -> Iterator[Fit]:
     """Changes of these pieces of code with which gradients are right, where what the pieces must give is not known."""
     right = [*leaves, *right]
+    for line, site in _lines_alone(checker, alignment, segments, made):
+        fitting = []
+        for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
+            code = _compiled(put(line.text, variant.node, variant.by))
+            if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
+                fitting.append(Fit(line.segment, put(line.text, variant.node, variant.by), variant))
+        yield from sorted(fitting, key=lambda fit: fit.variant.cost)
+
+
+def gradients_by_fits(
+    checker: "Checker",
+    alignment: Alignment,
+    segments: Sequence[Segment],
+    made: Sequence[tuple[Segment, str]],
+    deadline: float,
+) -> Iterator[tuple[Fit, list[Any]]]:
+    """Changes of these pieces of code, each with the gradients that it gives on the first probe."""
+    sites = [*_lines_alone(checker, alignment, segments, made)]
+    for left, (line, site) in zip(range(len(sites), 0, -1), sites):
+        now = time.process_time()
+        until = now + (deadline - now) / left
+        for variant in line.shaped(until, combined=True):
+            fit = Fit(line.segment, put(line.text, variant.node, variant.by), variant)
+            code = _compiled(fit.code)
+            try:
+                yield fit, site.gradients(0, lambda names: eval(code, names))  # noqa: B023
+            except Exception:  # what a change may raise is anything
+                continue
+
+
+def _lines_alone(
+    checker: "Checker", alignment: Alignment, segments: Sequence[Segment], made: Sequence[tuple[Segment, str]]
+) -> Iterator[tuple["_Line", Site]]:
+    """The statements that pieces of code stand in, of which it is not known what they must give."""
     for segment in segments:
         piece, _, _ = next(_expressions(segment), (None, None, ""))
         tree = value_of(piece.text)[1] if piece is not None else None
@@ -95,12 +129,7 @@ def fits_by_gradients(
             continue
         line = _Line(alignment, piece, tree, "", site.visits[-1], [])
         line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
-        fitting = []
-        for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
-            code = _compiled(put(piece.text, variant.node, variant.by))
-            if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
-                fitting.append(Fit(piece, put(piece.text, variant.node, variant.by), variant))
-        yield from sorted(fitting, key=lambda fit: fit.variant.cost)
+        yield line, site
 
 
 def _are_right(alignment: Alignment, site: Site, k: int, code: types.CodeType, leaves: Sequence[int]) -> bool:
@@ -194,19 +223,25 @@ class _Line:
         held = [np.ravel(x) for x in outcomes if x is not None]
         return not held or np.unique(np.concatenate(held)).size > 1
 
-    def shaped(self, deadline: float) -> Iterator[Variant]:
-        """Those of its form and of single values that give another value of the same shape on the first probe."""
+    def shaped(self, deadline: float, combined: bool = False) -> Iterator[Variant]:
+        """Those of its form and of single values that give another value of the same shape on the first probe.
+
+        Args:
+            combined: those as well in which the whole, or a term of it, is multiplied with another value.
+        """
         names, given = self.rows[0]
         form = Variants(self.text, self.tree, self._counters(names), lambda code: _evaluated(code, names))
         seen, values = {self.text}, {_digits(given)}
         fitting = list(form.of_form())
-        named = [its for its in self._named(names) if its.cost < 0.2]
+        named = [*self._named(names)]
+        near = [its for its in named if its.cost < 0.2]
         for node in form.parts:
             value = _evaluated(form.code(node), names)
             if value is not None and type(value) is not complex:
-                fitting += [
-                    v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")
-                ]
+                its = [v for v, _ in form.with_names(node, value, near)]
+                fitting += [v for v in its if v.kind in ("wrong-operand", "wrong-index")]
+                if combined and (node is self.tree or id(node) in form.terms):
+                    fitting += [v for its in named if its.cost < 0.45 for v, _ in form.combined(node, value, its)]
         for variant in sorted(fitting, key=lambda v: v.cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:

@@ -6,6 +6,7 @@ which of several that are right is meant.
 """
 
 import ast
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -125,6 +126,17 @@ class Variants:
             and self.role[id(node)] != "off"
         ]
 
+    @functools.cached_property
+    def terms(self) -> set[int]:
+        """Identities of the terms of the sum that it is."""
+        found, todo = set(), [self.tree]
+        while todo:
+            node = todo.pop()
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+                found |= {id(node.left), id(node.right)}
+                todo += [node.left, node.right]
+        return found
+
     def code(self, node: ast.AST) -> str:
         return source_of(self.text, node)
 
@@ -203,6 +215,19 @@ class Variants:
                     yield from self._of_index(node)
         for node in self.parts:
             yield from self._around(node)
+        yield from self._of_names()
+
+    def _of_names(self) -> Iterator[Variant]:
+        """Two names the wrong way round."""
+        places: dict[str, list[ast.Name]] = {}
+        for node in self.parts:
+            if isinstance(node, ast.Name):
+                places.setdefault(node.id, []).append(node)
+        for a, b in itertools.combinations(places, 2):
+            text = self.text
+            for node in sorted([*places[a], *places[b]], key=lambda n: -n.col_offset):
+                text = put(text, node, b if node.id == a else a)
+            yield self.make("exchanged", "wrong-operand", self.tree, text, f"has {a} and {b} the wrong way round")
 
     def _of_operator(self, node: ast.BinOp) -> Iterator[Variant]:
         left, right, now = self.tight(node.left), self.tight(node.right), OPERATORS.get(type(node.op), "")
@@ -520,11 +545,14 @@ class Variants:
                 by = bracketed(code, products=node is not self.tree)
                 yield self.make("name", kind, node, by, words, its.cost), other
         for its in named if not number and not role else ():
-            for code, other in its_layouts(its, value):
-                yield from self._combined(node, value, code, other, its.cost)
+            yield from self.combined(node, value, its)
+
+    def combined(self, node: ast.AST, value: Any, its: Named) -> Iterator[tuple[Variant, Any]]:
+        """A part times another value, divided by it, plus or less it."""
+        for code, other in its_layouts(its, value):
+            yield from self._combined(node, value, code, other, its.cost)
 
     def _combined(self, node: ast.AST, value: Any, code: str, other: Any, cost: float) -> Iterator[tuple[Variant, Any]]:
-        """A part times another value, divided by it, plus or less it."""
         whole, part = node is self.tree, self.code(node)
         factor, tied, divisor = bracketed(part), bracketed(code), bracketed(code, products=True)
         ways = (
@@ -537,6 +565,10 @@ class Variants:
             if (together := _tried(operation, value, other)) is not None:
                 words = f"lacks the {lacking}" if whole else f"{part} lacks the {lacking}"
                 yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
+        if isinstance(other, float) and other > 0 and np.ndim(value) and not np.iscomplexobj(value):
+            words = f"does not cut {part} off at ±{code}"
+            clipped = np.clip(value, -other, other)
+            yield self.make("called", "missing-mask", node, f"jnp.clip({part}, -{code}, {code})", words, cost), clipped
 
     def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """Two factors of a product, as of a slope, with one value in their place."""
