@@ -115,8 +115,13 @@ def effects(
     """
     found: list[tuple[Fit, Effect]] = []
     now = Effect([], None)
-    sites = [*_lines_alone(checker, alignment, segments, made, below)]
-    for left, (line, site) in zip(range(len(sites), 0, -1), sites):
+    for left, segment in zip(range(len(segments), 0, -1), segments):
+        begun = time.process_time()
+        if begun > deadline:
+            break
+        line, site = next(_lines_alone(checker, alignment, [segment], made, below), (None, None))
+        if line is None or site is None:
+            continue
 
         def effect(code: str, line: _Line = line, site: Site = site) -> Effect:
             compiled = _compiled(code)
@@ -126,7 +131,6 @@ def effects(
 
         its = effect(line.text)
         now = its if now.below is None else now
-        begun = time.process_time()
         for variant in line.shaped(begun + (deadline - begun) / left, combined=True):
             fit = Fit(line.segment, put(line.text, variant.node, variant.by), variant)
             with contextlib.suppress(Exception):  # what a change may raise is anything
