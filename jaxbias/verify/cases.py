@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.queries import Decision, borders, decisions
+from jaxbias._jaxpr.queries import Decision, borders, decisions, lacks_rank, left_open
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.probes import Probe, random_seeds, redraw, simplex_axis, unrestricted, without_symmetry
@@ -225,8 +225,9 @@ def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generato
             values = evaluated(probe.inputs)
         except RuntimeError:  # a solver in it refuses them
             continue
-        more = with_new(seen, taken(values))
-        if more != seen and all(np.all(np.isfinite(values[first.program][i])) for i in first.program.outputs):
+        more, here = with_new(seen, taken(values)), values[first.program]
+        finite = all(np.all(np.isfinite(here[i])) for i in first.program.outputs)
+        if more != seen and finite and not left_open(first.program, here):  # nothing is held against a rule there
             seen = more
             probes.append(probe)
     return probes
@@ -325,14 +326,16 @@ def _in_the_domain(checker: Checker, given: Case, case: Case) -> tuple[float, Ca
     is excused is a closed form that gives no number, and a rule that is another function than the derivative of the
     forward, seen to leave it on the way: by less than the arguments' dtype holds, and more than at the given values. A
     right branch leaves it by nothing, or everywhere by the rounding of a constant. Where a rule gives no number at a
-    zero or a tie, and does beside it, it forgot that point, unless the forward jumps there.
+    zero or a tie, and does beside it, it forgot that point, unless the forward jumps there, or is made of factors that
+    are not determined there.
     """
     if case.probe.of_user or _right(case) or not _right(given):
         return None
     undefined = _undefined(case)
     if undefined and case.probe.kink:
         beside = _near(checker, given, case.probe, 1 - 2.0**-20)
-        if beside is None or not (_undefined(beside) or _jumps(checker, given, case)):
+        forgotten = beside is not None and not _undefined(beside) and not lacks_rank(case.program, case.values)
+        if beside is None or (forgotten and not _jumps(checker, given, case)):
             return None
     least = None if undefined else GROWTH * max(checker.apart(given), NEGLIGIBLE)
     right, wrong, middle = NEAREST, FARTHEST, -1.0
