@@ -220,14 +220,18 @@ def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generato
     for primals in _searched(first.probe.primals, branches, constants, rng):
         if not left(seen) or checker.short_of_time(0.7):
             break
-        probe = Probe("another outcome of a comparison", primals, random_seeds(checker.problem, rng))
-        try:
-            values = evaluated(probe.inputs)
-        except RuntimeError:  # a solver in it refuses them
+        for some in (primals, _of_any_value(first.probe.primals, primals)):
+            probe = Probe("another outcome of a comparison", some, random_seeds(checker.problem, rng))
+            try:
+                values = evaluated(probe.inputs)
+            except RuntimeError:  # a solver in it refuses them
+                continue
+            if not left_open(first.program, values[first.program]):  # else nothing is held against a rule there
+                break
+        else:
             continue
-        more, here = with_new(seen, taken(values)), values[first.program]
-        finite = all(np.all(np.isfinite(here[i])) for i in first.program.outputs)
-        if more != seen and finite and not left_open(first.program, here):  # nothing is held against a rule there
+        more = with_new(seen, taken(values))
+        if more != seen and all(np.all(np.isfinite(values[first.program][i])) for i in first.program.outputs):
             seen = more
             probes.append(probe)
     return probes
@@ -260,6 +264,11 @@ def _at_places(x: Any, places: np.ndarray, rng: np.random.Generator) -> Any:
     turn = np.exp(1j * rng.uniform(-np.pi, np.pi, np.shape(x))) if np.iscomplexobj(x) else 1.0
     apart = rng.uniform(0.99, 1.01, np.shape(x))  # no ties, and no singular matrices
     return places[order % len(places)] * apart * turn
+
+
+def _of_any_value(given: list[Any], primals: list[Any]) -> list[Any]:
+    """These inputs where any may stand, and the given ones for the others, as are the two borders of a clamp."""
+    return [x if unrestricted(start) else start for start, x in zip(given, primals)]
 
 
 def _excuse_saturation(checker: Checker, given: Case, case: Case) -> None:
