@@ -235,7 +235,7 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
         return n not in program.outputs and all(inside in user.segments for user in users[n])
 
     for number, name in names.items():
-        if number not in makers or "(" not in name.segment.text:
+        if number not in makers or "(" not in name.segment.text or program.dtypes[number].kind not in "fc":
             continue
         shape, inside, todo, operands, plain = program.shapes[number], name.segment, [number], set(), True
         while todo:

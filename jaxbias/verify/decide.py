@@ -126,8 +126,7 @@ def check(
             listing = list_lines(checker, cases, sorted(wrong), rng)
         except Exception as error:  # the verdict must not depend on whether its lines can be told
             listing = Listing(reason=f"an operation of the rule is in the way: {in_one_line(error)}")
-            notes += [] if explain else [f"no listing: {listing.reason}"]
-        notes += [f"no listing: {listing.reason}"] if listing.reason and explain else []
+        notes += [f"no listing: {listing.reason}"] if listing.reason else []
     diagnoses = with_lines(list(shape_found.values()), listing, every)
     mended = {every[i] for slip in listing.slips if slip.patch for i in slip.leaves}
     also: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from jaxbias._trees import in_one_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.naming.alignment import OF_LEAF, Alignment
+from jaxbias.verify.naming.at_variable import at_variable
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
@@ -245,7 +246,12 @@ def _listing(
             slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
             continue
         now = slip.leaves - slip.later
-        if words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, now)):
+        fitted = None
+        if words is not None and words.kind == "scale-constant":  # `/ mask.sum()` says more than a number
+            fitted = _fitted(alignment, slip, located, mender)
+        if fitted is not None:
+            located = fitted
+        elif words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, now)):
             place, patch = made
             located = replace(located, patch=patch, evidence=_tried(mender, now))
             if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
@@ -256,7 +262,8 @@ def _listing(
             located = replace(handed, evidence=_tried(mender, slip.leaves))
         else:
             located = _guessed(alignment, slip, located, mender)
-        slips.append((slip, located))
+        slips.append((slip, _at_variable(alignment, slip, located, mender)))
+    slips = _together(alignment, slips, mender)
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
         again = _seen_again(checker, mender, deadline) if mender.others else None
         evidence = _evidence("seen", cases, mender.others)
@@ -319,19 +326,84 @@ SIMPLER = 0.25
 def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
     """With the change of its line, or of one that it depends on, that makes the rule right."""
     own = dict.fromkeys(n for k in (_place(slip, located.relation), slip.number) for n in _segments(alignment, k)[:1])
-    lines = dict.fromkeys((*own, *(line for piece in own for line in numbers_in(piece))), slip.number)
-    unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
-    above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
-    for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
-        name = alignment.names.get(number)
-        if name is not None and (name.variable or number in alignment.leaves):
-            lines.setdefault(name.segment, number)
+    lines = _lines_of(alignment, slip, own)
     guess = mender.guess([*lines], slip.leaves)
     if guess is None:
         return located
     segment, words, patch = guess
     words = replace(words, number=None if segment in own else lines.get(segment))
     return _with(located, segment, words, patch, _tried(mender, slip.leaves))
+
+
+def _lines_of(alignment: Alignment, slip: Slip, own: Iterable[Segment]) -> dict[Segment, int]:
+    """Pieces of code that a slip may be a mistake in, each with its value: its own, then those that it depends on."""
+    lines = dict.fromkeys((*own, *(line for piece in own for line in numbers_in(piece))), slip.number)
+    unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
+    above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
+    for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
+        name = alignment.names.get(number)
+        if (
+            name is not None
+            and (name.variable or number in alignment.leaves)
+            and not _as_in_the_forward(alignment, number)
+        ):
+            lines.setdefault(name.segment, number)
+    return lines
+
+
+def _is_multiple(alignment: Alignment, number: int) -> bool:
+    """Is a variable a multiple of a gradient, and not that gradient?"""
+    match, name = alignment.matches.get(number), alignment.names.get(number)
+    return match is not None and match.value.linear and not match.exact and name is not None and name.variable
+
+
+def _as_in_the_forward(alignment: Alignment, number: int) -> bool:
+    """Does a variable hold what the forward calls the same?"""
+    match, name = alignment.matches.get(number), alignment.names[number]
+    return match is not None and match.exact and not match.layout and match.value.name == name.text
+
+
+def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
+    """With the changes of several lines that make a gradient right together, in the place of slips without a patch."""
+    for i in sorted(set().union(*(its.leaves for _, its in slips if not its.patch)) - mender.right):
+        open_ones = [(slip, its) for slip, its in slips if i in its.leaves and not its.patch]
+        if not open_ones:  # it became right with another gradient
+            continue
+        own = dict.fromkeys(n for slip, _ in open_ones for n in _segments(alignment, slip.number)[:1])
+        lines = _lines_of(alignment, replace(open_ones[0][0], leaves=frozenset([i])), own)
+        multiples = {segment for segment, number in lines.items() if _is_multiple(alignment, number)}
+        found = mender.together([*lines], i, multiples)
+        if not found:
+            continue
+        also = {j for _, at in slips if not at.patch for j in at.leaves if j not in mender.right and mender.mends([j])}
+        slip, leaves = open_ones[0][0], frozenset({i} | also)
+        made = [
+            replace(
+                _with(Located(leaves, "", "", None, ""), segment, words, patch, ""), evidence=_tried(mender, leaves)
+            )
+            for segment, words, patch in found
+        ]
+        left = [(its, replace(at, leaves=at.leaves - leaves) if not at.patch else at) for its, at in slips]
+        slips = [*((its, at) for its, at in left if at.leaves), *((slip, at) for at in made)]
+    return slips
+
+
+def _at_variable(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
+    """At the line that assigns the variable which its patch changes, if it is as right with the change there."""
+    moved = at_variable(alignment, *mender.made[-1]) if located.patch else None
+    patch = mender.instead(moved.segment, moved.code, slip.leaves - slip.later) if moved is not None else ""
+    if moved is None or not patch or located.relation is None:
+        return located
+    words = replace(located.relation, text=moved.words, number=None)
+    return replace(
+        located,
+        line=_line(moved.segment),
+        relation=words,
+        code=moved.segment.text,
+        patch=patch,
+        at=moved.segment,
+        wanted="",
+    )
 
 
 def _alignment(

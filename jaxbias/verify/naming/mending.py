@@ -3,7 +3,7 @@
 import ast
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 from jaxbias.verify.naming.slips import Slip
-from jaxbias.verify.naming.trying import Fit, fits, fits_by_gradients
+from jaxbias.verify.naming.together import together
+from jaxbias.verify.naming.trying import Fit, fits, fits_by_gradients, gradients_by_fits
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 MOST_REPAIRS, MOST_FITS = 10, 10
 """Texts for one piece of code."""
 
-SECONDS_OF_GUESSES = 2.5
-"""Of process time, for one rule."""
+SECONDS_OF_GUESSES, SECONDS_TOGETHER = 2.5, 4.0
+"""Of process time: for one rule, and for the changes of several lines that make one gradient right."""
+
+SUSPECT = 0.3
+"""How much less a change costs where one is likelier."""
 
 
 def _where_assigned(fit: Fit) -> Iterator[tuple[Segment, str]]:
@@ -61,6 +65,14 @@ class Mender:
                 if patch := self._patch(segment, code, leaves):
                     return segment, patch
         return None
+
+    def instead(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
+        """The statement with this code, if it does what the last repair does, whose place it takes; empty if not."""
+        last = self.made.pop()
+        if patch := self._patch(segment, code, leaves):
+            return patch
+        self.made.append(last)
+        return ""
 
     def mends(self, leaves: Iterable[int]) -> bool:
         """Are these gradients right with what has been made?"""
@@ -99,6 +111,45 @@ class Mender:
         fit, patch = next(((fit, patch) for fit, patch in patches if patch), (None, ""))
         self.guessed += time.process_time() - began
         return None if fit is None else (fit.segment, fit.relation, patch)
+
+    def together(
+        self, segments: Sequence[Segment], leaf: int, suspects: Set[Segment]
+    ) -> list[tuple[Segment, Relation, str]]:
+        """Changes of several of these pieces of code with which a gradient is right, and the statement of each.
+
+        Args:
+            suspects: pieces of code in which a change is likelier than in the others.
+        """
+        deadline = min(time.process_time() + SECONDS_TOGETHER, self.checker.deadline - 0.3)
+        tried = [*gradients_by_fits(self.checker, self.alignment, segments, self.made, deadline)]
+        now = self._gradient(leaf)
+        fits, gradients = [], []
+        for fit, outs in tried:
+            out = np.zeros_like(now) if outs[leaf] is None else np.asarray(outs[leaf])
+            if out.shape == now.shape and np.all(np.isfinite(out)) and np.any(out != now):
+                less = SUSPECT if fit.segment in suspects else 0.0
+                fits.append(replace(fit, variant=fit.variant._replace(cost=fit.variant.cost - less)))
+                gradients.append(np.ravel(out))
+        wanted = np.ravel(self.alignment.expected[leaf][0])
+        if not fits or np.iscomplexobj(wanted) or not np.all(np.isfinite(wanted)):
+            return []
+        ways = together(fits, np.stack(gradients), np.ravel(now), wanted)
+        for its in itertools.islice(ways, MOST_FITS):
+            changes = [(fit.segment, fit.code) for fit in its]
+            if self.checker.short_of_time(0.1):
+                return []
+            if self._is_right([*self.right, leaf], [*self.made, *changes]):
+                self.made += changes
+                self.right.add(leaf)
+                return [(fit.segment, fit.relation, replaced_line(fit.segment, fit.code)) for fit in its]
+        return []
+
+    def _gradient(self, leaf: int) -> np.ndarray:
+        """What a gradient is on the first probe, with all that has been made."""
+        rule = rewritten(self.checker.problem.rule, self.made) if self.made else self.checker.problem.rule
+        case = self.alignment.cases[0]
+        out = self.checker.rule.of(rule)(case.probe.primals, case.probe.seeds)[leaf]
+        return np.zeros_like(case.expected[leaf]) if out is None else np.asarray(out)
 
     def _patch(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
         """The statement with this code in it, if it mends these gradients; empty if not."""

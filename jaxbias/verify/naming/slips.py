@@ -74,7 +74,8 @@ def find_slips(
             said = min(told, key=_cost)
             its, those = _leaves_of(said), _leaves_of(best)
             alike = its >= those or its.isdisjoint(those)
-            if not best or (alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)):
+            told = alike and _cost(said) < min(UNTOLD, _cost(best) - ELSEWHERE)
+            if not best or told or (_cost(best) >= UNTOLD and its > those):
                 best = said
             spent = (time.process_time() - began) / max(deadline - began, 1e-9)
             if spent > 1 or _cost(best) < (CLEAR * len(best) if spent < ELSEWHERE else UNTOLD):
@@ -155,7 +156,10 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     gradients = [n for i in wrong if (n := alignment.leaves[i]) is not None]
     ends = {*gradients, *map(alignment.source, gradients)}
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
-    if not any(hit.leaves.issuperset(wrong) for hit in hits):  # several formulas may take a variable that is another
+    all_mended = any(hit.leaves.issuperset(wrong) for hit in hits)
+    if all_mended:  # but a variable that the forward gives another value to by this name is nearer to what was meant
+        hits += _mending(alignment, wrong, deadline, misnamed=True, by_name=True)
+    else:  # several formulas may take a variable that is another
         misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
         covers = lambda hit, other: (
             other.leaves < hit.leaves or (other.leaves == hit.leaves and _is_of_that_name(alignment, hit))
@@ -250,12 +254,14 @@ def _mending(
     deadline: float | int,
     *,
     misnamed: bool = False,
+    by_name: bool = False,
     among: Set[int] = frozenset(),
 ) -> Iterator[_Hit]:
     """Reference values that mend a gradient in the place of a value of the rule, and harm none.
 
     Args:
         misnamed: only of variables that hold another value of the forward, as `o = sigmoid(f)` does.
+        by_name: of these, only what the forward calls by the variable's name.
         among: only of these, which may be right for something else, and mend no more than one gradient.
     """
     above = set(among) or set().union(*(alignment.above[i] for i in wrong))
@@ -270,10 +276,10 @@ def _mending(
         candidates = values
         if misnamed:
             users = [e for e in alignment.program.equations if number in e.inputs]
-            alone = len(users) < 2 or not variable  # then it is the formula that takes it
+            alone = by_name or len(users) < 2 or not variable  # then it is the formula that takes it
             if alone:  # unless the forward calls another value so
                 name = alignment.names[number].text if variable else ""
-                candidates = [value for value in values if value.name == name and not value.linear]
+                candidates = [v for v in alignment.matcher.named.values() if v.name == name and not v.linear]
             if not candidates or not known or number in alignment.linear or alignment.feeds_right(number):
                 continue
         elif (known or among) and not (known and _may_be_misplaced(alignment, number)):
@@ -293,7 +299,7 @@ def _mending(
                     continue
                 right = alignment.right_after({number: array}, [*mine, *others])
                 # a right value in the wrong role: all that depends on it has to agree
-                if len(right & set(mine)) > (known and not among) and right.issuperset(others):
+                if len(right & set(mine)) > (known and not among and not by_name) and right.issuperset(others):
                     yield _Hit(number, value, {number: np.asarray(array)}, right & set(mine))
 
 
@@ -459,11 +465,14 @@ def _further_up(
         ):
             break
         operand = equation.inputs[k]
-        if operand in alignment.constant and not _mends_more(alignment, hit, {operand: array}):
+        in_its_line = _is_a_line(alignment, operand) or _mends_more(alignment, hit, {operand: array})
+        if operand in alignment.constant and not in_its_line:
             break
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
             sums += 1
+        elif _is_scaled(alignment, equation, number, wanted):
+            yield (slip(),)
         if lacking:
             if not _is_lacking(alignment, operand, array):
                 break
@@ -478,6 +487,15 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _is_scaled(alignment: Alignment, equation: _jaxpr.Equation, number: int, wanted: np.ndarray) -> bool:
+    """Is it a product with a number, and the wanted value a multiple of it, so that the number may be what is wrong?"""
+    if equation.name not in ("mul", "div") or not any(n in alignment.constant for n in equation.inputs):
+        return False
+    given = alignment.column(number)
+    factor = np.vdot(given, wanted) / (np.vdot(given, given) or 1.0)
+    return same(factor * given, wanted)
 
 
 def _is_a_line(alignment: Alignment, number: int) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.symbols.reference_values import UNNAMED
+from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.pieces import piece_of
@@ -80,6 +80,40 @@ def fits_by_gradients(
 ) -> Iterator[Fit]:
     """Changes of these pieces of code with which gradients are right, where what the pieces must give is not known."""
     right = [*leaves, *right]
+    for line, site in _lines_alone(checker, alignment, segments, made):
+        fitting = []
+        for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
+            code = _compiled(put(line.text, variant.node, variant.by))
+            if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
+                fitting.append(Fit(line.segment, put(line.text, variant.node, variant.by), variant))
+        yield from sorted(fitting, key=lambda fit: fit.variant.cost)
+
+
+def gradients_by_fits(
+    checker: "Checker",
+    alignment: Alignment,
+    segments: Sequence[Segment],
+    made: Sequence[tuple[Segment, str]],
+    deadline: float,
+) -> Iterator[tuple[Fit, list[Any]]]:
+    """Changes of these pieces of code, each with the gradients that it gives on the first probe."""
+    sites = [*_lines_alone(checker, alignment, segments, made)]
+    for left, (line, site) in zip(range(len(sites), 0, -1), sites):
+        now = time.process_time()
+        until = now + (deadline - now) / left
+        for variant in line.shaped(until, combined=True):
+            fit = Fit(line.segment, put(line.text, variant.node, variant.by), variant)
+            code = _compiled(fit.code)
+            try:
+                yield fit, site.gradients(0, lambda names: eval(code, names))  # noqa: B023
+            except Exception:  # what a change may raise is anything
+                continue
+
+
+def _lines_alone(
+    checker: "Checker", alignment: Alignment, segments: Sequence[Segment], made: Sequence[tuple[Segment, str]]
+) -> Iterator[tuple["_Line", Site]]:
+    """The statements that pieces of code stand in, of which it is not known what they must give."""
     for segment in segments:
         piece, _, _ = next(_expressions(segment), (None, None, ""))
         tree = value_of(piece.text)[1] if piece is not None else None
@@ -95,12 +129,7 @@ def fits_by_gradients(
             continue
         line = _Line(alignment, piece, tree, "", site.visits[-1], [])
         line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
-        fitting = []
-        for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
-            code = _compiled(put(piece.text, variant.node, variant.by))
-            if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
-                fitting.append(Fit(piece, put(piece.text, variant.node, variant.by), variant))
-        yield from sorted(fitting, key=lambda fit: fit.variant.cost)
+        yield line, site
 
 
 def _are_right(alignment: Alignment, site: Site, k: int, code: types.CodeType, leaves: Sequence[int]) -> bool:
@@ -194,19 +223,25 @@ class _Line:
         held = [np.ravel(x) for x in outcomes if x is not None]
         return not held or np.unique(np.concatenate(held)).size > 1
 
-    def shaped(self, deadline: float) -> Iterator[Variant]:
-        """Those of its form and of single values that give another value of the same shape on the first probe."""
+    def shaped(self, deadline: float, combined: bool = False) -> Iterator[Variant]:
+        """Those of its form and of single values that give another value of the same shape on the first probe.
+
+        Args:
+            combined: those as well in which the whole, or a term of it, is multiplied with another value.
+        """
         names, given = self.rows[0]
         form = Variants(self.text, self.tree, self._counters(names), lambda code: _evaluated(code, names))
         seen, values = {self.text}, {_digits(given)}
         fitting = list(form.of_form())
-        named = [its for its in self._named(names) if its.cost < 0.2]
+        named = [*self._named(names)]
+        near = [its for its in named if its.cost < 0.2]
         for node in form.parts:
             value = _evaluated(form.code(node), names)
             if value is not None and type(value) is not complex:
-                fitting += [
-                    v for v, _ in form.with_names(node, value, named) if v.kind in ("wrong-operand", "wrong-index")
-                ]
+                its = [v for v, _ in form.with_names(node, value, near)]
+                fitting += [v for v in its if v.kind in ("wrong-operand", "wrong-index")]
+                if combined and (node is self.tree or id(node) in form.terms):
+                    fitting += [v for its in named if its.cost < 0.45 for v, _ in form.combined(node, value, its)]
         for variant in sorted(fitting, key=lambda v: v.cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:
@@ -245,12 +280,16 @@ class _Line:
                 yield variant
         yield from self._terms(form, names, wanted, named)
         constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
-        for node in [*form.parts, *constants]:
-            value = _evaluated(form.code(node), names)
-            if value is None or type(value) in (bool, complex):
-                continue
-            holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
-            for variant, other in form.with_names(node, value, named):
+        parts = [(node, _evaluated(form.code(node), names)) for node in [*form.parts, *constants]]
+        parts = [(node, x) for node, x in parts if x is not None and type(x) not in (bool, complex)]
+        variables = [its for its in named if its.code.isidentifier()]
+        others = [its for its in named if not its.code.isidentifier()]
+        for (node, value), those in itertools.chain(
+            itertools.product(parts, [variables]), itertools.product(parts, [others])
+        ):
+            if id(node) not in holes:
+                holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
+            for variant, other in form.with_names(node, value, those):
                 if time.process_time() > deadline:
                     return
                 if right(node, other):
@@ -403,7 +442,17 @@ def _codes(alignment: Alignment) -> list[tuple[str, float]]:
             codes.setdefault(code, 0.2 + 0.1 * value.rank)
         if (slope := _slope(value.name, alignment)) and not value.linear:
             codes.setdefault(slope, 0.3)
+    for value in alignment.matcher.named.values():
+        if definition := _definition(value):
+            codes.setdefault(definition, 0.25)
     return list(codes.items())[:100]
+
+
+def _definition(value: ReferenceValue) -> str:
+    """What the forward assigns to a variable, as code; empty if that is not known."""
+    statement = value.line.partition(": ")[2]
+    assigned = statement.partition(" = ")
+    return assigned[2] if assigned[0] == value.name and value_of(statement)[1] is not None else ""
 
 
 def _slope(code: str, alignment: Alignment) -> str:

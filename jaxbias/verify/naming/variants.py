@@ -6,6 +6,7 @@ which of several that are right is meant.
 """
 
 import ast
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -125,6 +126,17 @@ class Variants:
             and self.role[id(node)] != "off"
         ]
 
+    @functools.cached_property
+    def terms(self) -> set[int]:
+        """Identities of the terms of the sum that it is."""
+        found, todo = set(), [self.tree]
+        while todo:
+            node = todo.pop()
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+                found |= {id(node.left), id(node.right)}
+                todo += [node.left, node.right]
+        return found
+
     def code(self, node: ast.AST) -> str:
         return source_of(self.text, node)
 
@@ -203,6 +215,19 @@ class Variants:
                     yield from self._of_index(node)
         for node in self.parts:
             yield from self._around(node)
+        yield from self._of_names()
+
+    def _of_names(self) -> Iterator[Variant]:
+        """Two names the wrong way round."""
+        places: dict[str, list[ast.Name]] = {}
+        for node in self.parts:
+            if isinstance(node, ast.Name):
+                places.setdefault(node.id, []).append(node)
+        for a, b in itertools.combinations(places, 2):
+            text = self.text
+            for node in sorted([*places[a], *places[b]], key=lambda n: -n.col_offset):
+                text = put(text, node, b if node.id == a else a)
+            yield self.make("exchanged", "wrong-operand", self.tree, text, f"has {a} and {b} the wrong way round")
 
     def _of_operator(self, node: ast.BinOp) -> Iterator[Variant]:
         left, right, now = self.tight(node.left), self.tight(node.right), OPERATORS.get(type(node.op), "")
@@ -352,6 +377,13 @@ class Variants:
                 yield self.make("flag", kind, k.value, str(not k.value.value))
             elif k.arg == "trans" and isinstance(k.value, ast.Constant):
                 yield self.make("flag", "transpose", k.value, "0" if k.value.value else "1")
+        less = next((k.value for k in node.keywords if k.arg == "ddof"), None)
+        if called in ("std", "var") and less is None:
+            words = "divides by the number of entries, and must by one less"
+            yield self.make("flag", "scale-constant", node, f"{text[:-1]}, ddof=1)", words)
+        elif less is not None:
+            words = f"divides by the number of entries less {self.code(less)}, and must by all"
+            yield self.make("flag", "scale-constant", less, "0", words)
         if called in ("solve_triangular", "cho_solve") and not any(k.arg == "trans" for k in node.keywords):
             yield self.make("flag", "transpose", node, f"{text[:-1]}, trans=1)")
         if called in ("solve_triangular", "cholesky", "eigh") and not any(k.arg == "lower" for k in node.keywords):
@@ -513,11 +545,14 @@ class Variants:
                 by = bracketed(code, products=node is not self.tree)
                 yield self.make("name", kind, node, by, words, its.cost), other
         for its in named if not number and not role else ():
-            for code, other in its_layouts(its, value):
-                yield from self._combined(node, value, code, other, its.cost)
+            yield from self.combined(node, value, its)
+
+    def combined(self, node: ast.AST, value: Any, its: Named) -> Iterator[tuple[Variant, Any]]:
+        """A part times another value, divided by it, plus or less it."""
+        for code, other in its_layouts(its, value):
+            yield from self._combined(node, value, code, other, its.cost)
 
     def _combined(self, node: ast.AST, value: Any, code: str, other: Any, cost: float) -> Iterator[tuple[Variant, Any]]:
-        """A part times another value, divided by it, plus or less it."""
         whole, part = node is self.tree, self.code(node)
         factor, tied, divisor = bracketed(part), bracketed(code), bracketed(code, products=True)
         ways = (
@@ -530,6 +565,10 @@ class Variants:
             if (together := _tried(operation, value, other)) is not None:
                 words = f"lacks the {lacking}" if whole else f"{part} lacks the {lacking}"
                 yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
+        if isinstance(other, float) and other > 0 and np.ndim(value) and not np.iscomplexobj(value):
+            words = f"does not cut {part} off at ±{code}"
+            clipped = np.clip(value, -other, other)
+            yield self.make("called", "missing-mask", node, f"jnp.clip({part}, -{code}, {code})", words, cost), clipped
 
     def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """Two factors of a product, as of a slope, with one value in their place."""
@@ -698,7 +737,9 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
     if (kind := kind_instead_of(part, code)) != "wrong-operand":
         return kind
     if np.shape(now) == np.shape(other) and np.ndim(now):
-        kept = _kept(now, other)
+        kept, left_out = _kept(now, other), np.isinf(other) & ~np.isinf(now)
+        if np.any(left_out) and np.all(kept | left_out):
+            return "missing-mask"
         if np.any(kept) and not np.all(kept) and not np.any(np.asarray(other)[~kept]):
             return "missing-activation-derivative"
         held = np.unique(np.asarray(other))

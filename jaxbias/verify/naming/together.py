@@ -1,0 +1,86 @@
+"""Which changes of several lines make a gradient right together, where none does alone.
+
+What each change does alone says what two do where the lines go into two terms of a sum, or into two factors of a
+product: `g(a, b) = g(a) + g(b) - g` or `g(a) g(b) / g`. Those that come to the right gradient so are found by one
+number of each, as two numbers that add up to a third are; they are carried out in the rule afterwards.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxbias.verify.naming.trying import Fit
+
+CLOSE = 1e-9
+"""Relative to the largest entry."""
+
+MOST_OF_THREE = 250
+"""Changes, the likeliest, of which two go together with a third."""
+
+
+def together(
+    fits: Sequence[Fit], gradients: np.ndarray, now: np.ndarray, wanted: np.ndarray
+) -> Iterator[tuple[Fit, ...]]:
+    """Two or three changes of different lines that give the wanted gradient by one of the two rules.
+
+    Args:
+        gradients: what the gradient is with each change alone, along the first axis.
+        now: what it is without any.
+    """
+    yield from _added_up(fits, gradients - now, wanted - now)
+    there = (now != 0) & (wanted != 0)
+    if not np.any(there):
+        return
+    with np.errstate(all="ignore"):
+        sizes = np.log(np.abs(gradients[:, there] / now[there]))
+    whole = np.flatnonzero(np.all(np.isfinite(sizes), axis=1))
+    yield from _added_up([fits[k] for k in whole], sizes[whole], np.log(np.abs(wanted[there] / now[there])))
+
+
+def _added_up(fits: Sequence[Fit], changes: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[Fit, ...]]:
+    """Of different lines, which add up to what is wanted: two, or else three."""
+    if not len(fits) or not wanted.size:
+        return
+    along = np.random.default_rng(0).standard_normal(wanted.size)
+    numbers, total = changes @ along, float(wanted @ along)
+    order = np.argsort(numbers)
+    found = [*_two(fits, changes, wanted, numbers, order, total, range(len(fits)), ())]
+    if not found:
+        likely = sorted(range(len(fits)), key=lambda k: fits[k].variant.cost)[:MOST_OF_THREE]
+        for k in likely:
+            rest = [j for j in likely if j > k and fits[j].segment != fits[k].segment]
+            found += _two(fits, changes, wanted, numbers, order, total, rest, (k,))
+    yield from (
+        tuple(fits[k] for k in its) for its in sorted(found, key=lambda its: sum(fits[k].variant.cost for k in its))
+    )
+
+
+def _two(
+    fits: Sequence[Fit],
+    changes: np.ndarray,
+    wanted: np.ndarray,
+    numbers: np.ndarray,
+    order: np.ndarray,
+    total: float,
+    first: Sequence[int],
+    beside: tuple[int, ...],
+) -> Iterator[tuple[int, ...]]:
+    """Those of the first, each with one of all, that come to what is wanted beside others."""
+    its = np.asarray(first, int)
+    if not its.size:
+        return
+    missing = total - numbers[its] - sum(numbers[k] for k in beside)
+    slack = CLOSE * (np.abs(missing) + np.abs(numbers[its]) + abs(total))
+    ordered = numbers[order]
+    starts, ends = np.searchsorted(ordered, missing - slack), np.searchsorted(ordered, missing + slack)
+    size = np.max(np.abs(wanted))
+    for k, start, end in zip(its, starts, ends):
+        for j in itertools.islice(order[start:end], 20):
+            chosen = (*beside, int(k), int(j))
+            if j <= k or len({fits[n].segment for n in chosen}) < len(chosen):
+                continue
+            if np.all(
+                np.abs(sum(changes[n] for n in chosen) - wanted) <= CLOSE * (size + np.max(np.abs(changes[[*chosen]])))
+            ):
+                yield chosen
