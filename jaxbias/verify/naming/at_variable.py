@@ -33,8 +33,8 @@ def at_variable(alignment: Alignment, segment: Segment, code: str) -> Moved | No
     names = [
         n for n in ast.walk(after) if isinstance(n, ast.Name) and isinstance(before, ast.Name) and n.id == before.id
     ]
-    if not isinstance(before, ast.Name) or len(names) != 1 or after is names[0]:
-        return None
+    if not isinstance(before, ast.Name) or before is tree or len(names) != 1 or after is names[0]:
+        return None  # a statement that only gives a value another name is meant to give another value
     places = set(_assigned(alignment, segment, before.id))
     if len(places) != 1 or (place := places.pop()) is None:
         return None

@@ -351,10 +351,12 @@ def _lines_of(alignment: Alignment, slip: Slip, own: Iterable[Segment]) -> dict[
     return lines
 
 
-def _is_multiple(alignment: Alignment, number: int) -> bool:
-    """Is a variable a multiple of a gradient, and not that gradient?"""
+def _doubt(alignment: Alignment, number: int) -> float:
+    """How much less it costs to change the line of a value: a multiple of a gradient is likelier to be wrong than what
+    is none, and that than a gradient."""
     match, name = alignment.matches.get(number), alignment.names.get(number)
-    return match is not None and match.value.linear and not match.exact and name is not None and name.variable
+    multiple = match is not None and match.value.linear and not match.exact and name is not None and name.variable
+    return 0.3 if multiple else -0.5 if alignment.known(number) else 0.0
 
 
 def _as_in_the_forward(alignment: Alignment, number: int) -> bool:
@@ -364,15 +366,16 @@ def _as_in_the_forward(alignment: Alignment, number: int) -> bool:
 
 
 def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
-    """With the changes of several lines that make a gradient right together, in the place of slips without a patch."""
-    for i in sorted(set().union(*(its.leaves for _, its in slips if not its.patch)) - mender.right):
+    """With the changes of several lines that make a gradient right together, in the place of slips without words."""
+    unexplained = set().union(*(its.leaves for _, its in slips if not (its.patch or its.named)))
+    for i in sorted(unexplained - mender.right):
         open_ones = [(slip, its) for slip, its in slips if i in its.leaves and not its.patch]
         if not open_ones:  # it became right with another gradient
             continue
         own = dict.fromkeys(n for slip, _ in open_ones for n in _segments(alignment, slip.number)[:1])
         lines = _lines_of(alignment, replace(open_ones[0][0], leaves=frozenset([i])), own)
-        multiples = {segment for segment, number in lines.items() if _is_multiple(alignment, number)}
-        found = mender.together([*lines], i, multiples)
+        doubts = {segment: _doubt(alignment, number) for segment, number in lines.items()}
+        found = mender.together(open_ones[0][0], [*lines], i, doubts)
         if not found:
             continue
         also = {j for _, at in slips if not at.patch for j in at.leaves if j not in mender.right and mender.mends([j])}
@@ -385,7 +388,15 @@ def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: M
         ]
         left = [(its, replace(at, leaves=at.leaves - leaves) if not at.patch else at) for its, at in slips]
         slips = [*((its, at) for its, at in left if at.leaves), *((slip, at) for at in made)]
-    return slips
+    return [(slip, _written(alignment, slip, at, mender)) for slip, at in slips]
+
+
+def _written(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
+    """With the patch that it can have since others that are wrong in the same gradients have theirs."""
+    if located.patch or located.relation is None or located.leaves <= mender.right:
+        return located
+    made = mender(_segments(alignment, _place(slip, located.relation)), located.relation, located.leaves)
+    return located if made is None else replace(located, patch=made[1], evidence=_tried(mender, located.leaves))
 
 
 def _at_variable(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:

@@ -3,7 +3,7 @@
 import ast
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.together import together
-from jaxbias.verify.naming.trying import Fit, fits, fits_by_gradients, gradients_by_fits
+from jaxbias.verify.naming.trying import Fit, effects, fits, fits_by_gradients, statement_of, wanted_of
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
@@ -31,8 +31,10 @@ MOST_REPAIRS, MOST_FITS = 10, 10
 SECONDS_OF_GUESSES, SECONDS_TOGETHER = 2.5, 4.0
 """Of process time: for one rule, and for the changes of several lines that make one gradient right."""
 
-SUSPECT = 0.3
-"""How much less a change costs where one is likelier."""
+
+def _statement(segment: Segment, code: str) -> str:
+    """The statement with this code in the place of a piece; of a lambda the code."""
+    return code if segment.function == "<lambda>" else replaced_line(segment, code)
 
 
 def _where_assigned(fit: Fit) -> Iterator[tuple[Segment, str]]:
@@ -113,27 +115,26 @@ class Mender:
         return None if fit is None else (fit.segment, fit.relation, patch)
 
     def together(
-        self, segments: Sequence[Segment], leaf: int, suspects: Set[Segment]
+        self, slip: Slip, segments: Sequence[Segment], leaf: int, doubts: Mapping[Segment, float]
     ) -> list[tuple[Segment, Relation, str]]:
         """Changes of several of these pieces of code with which a gradient is right, and the statement of each.
 
         Args:
-            suspects: pieces of code in which a change is likelier than in the others.
+            slip: in the gradient; what its statement must give may tell more than the gradient, which adds it up.
+            doubts: how much less a change of each costs.
         """
         deadline = min(time.process_time() + SECONDS_TOGETHER, self.checker.deadline - 0.3)
-        tried = [*gradients_by_fits(self.checker, self.alignment, segments, self.made, deadline)]
-        now = self._gradient(leaf)
-        fits, gradients = [], []
-        for fit, outs in tried:
-            out = np.zeros_like(now) if outs[leaf] is None else np.asarray(outs[leaf])
-            if out.shape == now.shape and np.all(np.isfinite(out)) and np.any(out != now):
-                less = SUSPECT if fit.segment in suspects else 0.0
-                fits.append(replace(fit, variant=fit.variant._replace(cost=fit.variant.cost - less)))
-                gradients.append(np.ravel(out))
-        wanted = np.ravel(self.alignment.expected[leaf][0])
-        if not fits or np.iscomplexobj(wanted) or not np.all(np.isfinite(wanted)):
+        statement = next(filter(None, map(statement_of, segments[:1])), None)
+        fits, found, now = effects(self.checker, self.alignment, segments, self.made, statement, deadline)
+        if not fits:
             return []
-        ways = together(fits, np.stack(gradients), np.ravel(now), wanted)
+        fits = [fit.likelier(doubts.get(fit.segment, 0.0)) for fit in fits]
+        ways = together(
+            fits, [its.gradients[leaf] for its in found], now.gradients[leaf], self.alignment.expected[leaf][0]
+        )
+        if statement is not None and now.below is not None:
+            wanted = wanted_of(self.alignment, slip, statement)
+            ways = itertools.chain(ways, together(fits, [its.below for its in found], now.below, wanted))
         for its in itertools.islice(ways, MOST_FITS):
             changes = [(fit.segment, fit.code) for fit in its]
             if self.checker.short_of_time(0.1):
@@ -141,15 +142,8 @@ class Mender:
             if self._is_right([*self.right, leaf], [*self.made, *changes]):
                 self.made += changes
                 self.right.add(leaf)
-                return [(fit.segment, fit.relation, replaced_line(fit.segment, fit.code)) for fit in its]
+                return [(fit.segment, fit.relation, _statement(fit.segment, fit.code)) for fit in its]
         return []
-
-    def _gradient(self, leaf: int) -> np.ndarray:
-        """What a gradient is on the first probe, with all that has been made."""
-        rule = rewritten(self.checker.problem.rule, self.made) if self.made else self.checker.problem.rule
-        case = self.alignment.cases[0]
-        out = self.checker.rule.of(rule)(case.probe.primals, case.probe.seeds)[leaf]
-        return np.zeros_like(case.expected[leaf]) if out is None else np.asarray(out)
 
     def _patch(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
         """The statement with this code in it, if it mends these gradients; empty if not."""
@@ -158,7 +152,7 @@ class Mender:
             return ""
         self.made.append((segment, code))
         self.right = set(right)
-        return code if segment.function == "<lambda>" else replaced_line(segment, code)
+        return _statement(segment, code)
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
         try:

@@ -83,6 +83,8 @@ def _shared_operands(alignment: Alignment, trial: "_Trial") -> Iterator[Relation
         for value in at_hand(alignment, n, shape, n in alignment.linear):
             if same(value.array, now) or hidden(alignment, n, value) or not trial({}, {n: value.array}):
                 continue
+            if value.name == alignment.text(n):
+                continue  # its own line is wrong, and says more
             with np.errstate(all="ignore"):
                 kept = np.abs(value.array - now) <= 1e-9 * np.abs(now)
             left_out = bool(np.any(kept)) and np.unique(value.array[~kept]).size == 1  # all the others are one number

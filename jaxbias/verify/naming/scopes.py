@@ -24,7 +24,7 @@ from jaxbias.verify.problem import exact_context
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-HERE, MARK = "__jaxbias_here__", "jaxbias: "
+HERE, THERE, MARK = "__jaxbias_here__", "__jaxbias_there__", "jaxbias: "
 
 MOST_LEAVES = 40
 """Of one variable."""
@@ -74,19 +74,29 @@ class Site:
 
     Args:
         made: changes of the rule that have been made.
+        below: another expression, whose value is asked for.
     """
 
     def __init__(
-        self, checker: "Checker", segment: Segment, made: Sequence[tuple[Segment, str]], cases: Sequence["Case"]
+        self,
+        checker: "Checker",
+        segment: Segment,
+        made: Sequence[tuple[Segment, str]],
+        cases: Sequence["Case"],
+        below: Segment | None = None,
     ):
         self.cases, seen = cases, []
-        change = segment, f"{HERE}(locals(), globals(), {segment.text})"
-        rule = rewritten(checker.problem.rule, [*made, change], {HERE: lambda *its: _mark(seen, *its)})
+        changes = [*made, (segment, f"{HERE}(locals(), globals(), {segment.text})")]
+        changes += [(below, f"{THERE}({below.text})")] if below is not None else []
+        hooks = {HERE: lambda *its: _mark(seen, *its), THERE: lambda x: checkpoint_name(x, MARK + THERE)}
+        rule = rewritten(checker.problem.rule, changes, hooks)
         self.runner = checker.rule.of(rule) if rule is not None else None
         inputs = cases[0].probe.primals, cases[0].probe.seeds
         self.program = self.runner.program(*inputs) if self.runner is not None else None
-        self.values, self.places = [], []
+        self.values, self.places, self.below = [], [], None
         if self.program is not None:
+            there = [e.outputs[0] for e in self.program.equations if e.params.get("name") == MARK + THERE]
+            self.below = there[0] if len(there) == 1 else None
             self.places = [*_places(self.program, seen)]
             self.values = [_jaxpr.evaluate(self.program, case.probe.inputs) for case in cases]
 
@@ -102,6 +112,10 @@ class Site:
         Raises:
             ValueError: the value has not the shape of the expression's.
         """
+        return self.gradients_and_below(k, value)[0]
+
+    def gradients_and_below(self, k: int, value: Callable[[Names], Any]) -> tuple[list[Any], Any]:
+        """The same, and the value of the expression below; None where the rule does not come there just once."""
         program, held = self.program, list(self.values[k])
         at = {place.value: place for place in self.places}
         changed: set[int] = set()
@@ -123,7 +137,8 @@ class Site:
                         held[number] = its
                         changed.add(number)
         probe = self.cases[k].probe
-        return self.runner.placed(probe.primals, probe.seeds, [held[n] for n in program.outputs])
+        outs = self.runner.placed(probe.primals, probe.seeds, [held[n] for n in program.outputs])
+        return outs, held[self.below] if self.below is not None else None
 
 
 VALUE = "="

@@ -158,7 +158,9 @@ def _next(alignment: Alignment, wrong: list[int], paths: list[str], deadline: fl
     hits = [*_mending_in_loops(alignment, wrong, deadline), *_mending(alignment, wrong, deadline)]
     all_mended = any(hit.leaves.issuperset(wrong) for hit in hits)
     if all_mended:  # but a variable that the forward gives another value to by this name is nearer to what was meant
-        hits += _mending(alignment, wrong, deadline, misnamed=True, by_name=True)
+        by_name = [*_mending(alignment, wrong, deadline, misnamed=True, by_name=True)]
+        yield [_as_hit(alignment, hit) for hit in by_name]
+        hits += by_name
     else:  # several formulas may take a variable that is another
         misnamed = [*_mending(alignment, wrong, deadline, misnamed=True)]
         covers = lambda hit, other: (

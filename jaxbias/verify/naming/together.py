@@ -7,6 +7,7 @@ number of each, as two numbers that add up to a third are; they are carried out 
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,32 +20,44 @@ MOST_OF_THREE = 250
 """Changes, the likeliest, of which two go together with a third."""
 
 
-def together(
-    fits: Sequence[Fit], gradients: np.ndarray, now: np.ndarray, wanted: np.ndarray
-) -> Iterator[tuple[Fit, ...]]:
-    """Two or three changes of different lines that give the wanted gradient by one of the two rules.
+def together(fits: Sequence[Fit], values: Sequence[Any], now: Any, wanted: Any) -> Iterator[tuple[Fit, ...]]:
+    """The fewest changes of different lines, three at most, that give the wanted value; the likeliest first.
 
     Args:
-        gradients: what the gradient is with each change alone, along the first axis.
+        values: what it is with each change alone; None where that is not known.
         now: what it is without any.
     """
-    yield from _added_up(fits, gradients - now, wanted - now)
-    there = (now != 0) & (wanted != 0)
-    if not np.any(there):
+    if now is None or wanted is None or np.shape(now) != np.shape(wanted) or np.iscomplexobj(wanted):
         return
-    with np.errstate(all="ignore"):
-        sizes = np.log(np.abs(gradients[:, there] / now[there]))
-    whole = np.flatnonzero(np.all(np.isfinite(sizes), axis=1))
-    yield from _added_up([fits[k] for k in whole], sizes[whole], np.log(np.abs(wanted[there] / now[there])))
+    size = np.max(np.abs(now), initial=0.0)
+    changing = lambda x: (
+        np.shape(x) == np.shape(now) and np.all(np.isfinite(x)) and np.max(np.abs(x - now), initial=0.0) > CLOSE * size
+    )
+    usable = [k for k, x in enumerate(values) if x is not None and changing(x)]
+    if not usable or not np.all(np.isfinite(wanted)) or not np.all(np.isfinite(now)):
+        return
+    its = [fits[k] for k in usable]
+    changed, before, after = np.stack([np.ravel(values[k]) for k in usable]), np.ravel(now), np.ravel(wanted)
+    yield from _added_up(its, changed - before, after - before)
+    there = (before != 0) & (after != 0)
+    if np.any(there):
+        with np.errstate(all="ignore"):
+            sizes = np.log(np.abs(changed[:, there] / before[there]))
+        whole = np.flatnonzero(np.all(np.isfinite(sizes), axis=1))
+        yield from _added_up([its[k] for k in whole], sizes[whole], np.log(np.abs(after[there] / before[there])))
 
 
 def _added_up(fits: Sequence[Fit], changes: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[Fit, ...]]:
-    """Of different lines, which add up to what is wanted: two, or else three."""
+    """Of different lines, which add up to what is wanted: one, two, or else three."""
     if not len(fits) or not wanted.size:
         return
     along = np.random.default_rng(0).standard_normal(wanted.size)
     numbers, total = changes @ along, float(wanted @ along)
     order = np.argsort(numbers)
+    alone = np.all(np.abs(changes - wanted) <= CLOSE * np.max(np.abs(wanted)), axis=1)
+    if np.any(alone):  # which no one had the time to try
+        yield from sorted(((fits[k],) for k in np.flatnonzero(alone)), key=lambda its: its[0].variant.cost)
+        return
     found = [*_two(fits, changes, wanted, numbers, order, total, range(len(fits)), ())]
     if not found:
         likely = sorted(range(len(fits)), key=lambda k: fits[k].variant.cost)[:MOST_OF_THREE]

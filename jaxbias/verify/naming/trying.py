@@ -1,14 +1,15 @@
 """Which small changes of a line give what is wanted there: each is carried out on the values that its names have."""
 
 import ast
+import contextlib
 import itertools
 import linecache
 import time
 import types
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,9 @@ class Fit:
     @property
     def relation(self) -> Relation:
         return Relation(self.variant.kind, self.variant.words, self.variant.cost)
+
+    def likelier(self, by: float) -> "Fit":
+        return replace(self, variant=self.variant._replace(cost=self.variant.cost - by))
 
 
 def fits(
@@ -89,29 +93,65 @@ def fits_by_gradients(
         yield from sorted(fitting, key=lambda fit: fit.variant.cost)
 
 
-def gradients_by_fits(
+class Effect(NamedTuple):
+    """What an expression makes of the gradients, and of a value below it; None where that is not known."""
+
+    gradients: list[Any]
+    below: Any
+
+
+def effects(
     checker: "Checker",
     alignment: Alignment,
     segments: Sequence[Segment],
     made: Sequence[tuple[Segment, str]],
+    below: Segment | None,
     deadline: float,
-) -> Iterator[tuple[Fit, list[Any]]]:
-    """Changes of these pieces of code, each with the gradients that it gives on the first probe."""
-    sites = [*_lines_alone(checker, alignment, segments, made)]
+) -> tuple[list[Fit], list[Effect], Effect]:
+    """Changes of these pieces of code, what each alone does on the first probe, and how it is without any.
+
+    Args:
+        below: the expression whose value is asked for.
+    """
+    found: list[tuple[Fit, Effect]] = []
+    now = Effect([], None)
+    sites = [*_lines_alone(checker, alignment, segments, made, below)]
     for left, (line, site) in zip(range(len(sites), 0, -1), sites):
-        now = time.process_time()
-        until = now + (deadline - now) / left
-        for variant in line.shaped(until, combined=True):
+
+        def effect(code: str, line: _Line = line, site: Site = site) -> Effect:
+            compiled = _compiled(code)
+            gradients, its = site.gradients_and_below(0, lambda names: eval(compiled, names))
+            own = line.segment == below and len(site.places) == 1 and not site.places[0].examples
+            return Effect(gradients, line.result(code, line.rows[0][0]) if own else its)
+
+        its = effect(line.text)
+        now = its if now.below is None else now
+        begun = time.process_time()
+        for variant in line.shaped(begun + (deadline - begun) / left, combined=True):
             fit = Fit(line.segment, put(line.text, variant.node, variant.by), variant)
-            code = _compiled(fit.code)
-            try:
-                yield fit, site.gradients(0, lambda names: eval(code, names))  # noqa: B023
-            except Exception:  # what a change may raise is anything
-                continue
+            with contextlib.suppress(Exception):  # what a change may raise is anything
+                found.append((fit, effect(fit.code)))
+    return [fit for fit, _ in found], [its for _, its in found], now
+
+
+def statement_of(segment: Segment) -> Segment | None:
+    """The whole expression of the statement that a piece of code stands in."""
+    return next((piece for piece, _, _ in _expressions(segment)), None)
+
+
+def wanted_of(alignment: Alignment, slip: Slip, statement: Segment) -> np.ndarray | None:
+    """What a statement's expression must give on the first probe; None where that is not known."""
+    number = _value_of(alignment, statement, slip.number)
+    wanted = None if number is None else _wanted(alignment, slip, number)
+    return None if wanted is None else wanted[0]
 
 
 def _lines_alone(
-    checker: "Checker", alignment: Alignment, segments: Sequence[Segment], made: Sequence[tuple[Segment, str]]
+    checker: "Checker",
+    alignment: Alignment,
+    segments: Sequence[Segment],
+    made: Sequence[tuple[Segment, str]],
+    below: Segment | None = None,
 ) -> Iterator[tuple["_Line", Site]]:
     """The statements that pieces of code stand in, of which it is not known what they must give."""
     for segment in segments:
@@ -120,7 +160,7 @@ def _lines_alone(
         if piece is None or tree is None:
             continue
         try:
-            site = Site(checker, piece, made, alignment.cases)
+            site = Site(checker, piece, made, alignment.cases, below if below != piece else None)
         except Exception:
             continue
         if not site.places or any(

@@ -116,6 +116,7 @@ class Variants:
         self.branching = {id(n) for node in ast.walk(tree) if isinstance(node, ast.IfExp) for n in ast.walk(node.test)}
         self._roles(tree, "")
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        self.arguments = {id(its) for node in ast.walk(tree) if isinstance(node, ast.Call) for its in node.args}
         plain = lambda n: isinstance(n, ast.Name | ast.BinOp | ast.UnaryOp | ast.Call | ast.Attribute | ast.Subscript)
         self.parts = [
             node
@@ -128,13 +129,23 @@ class Variants:
 
     @functools.cached_property
     def terms(self) -> set[int]:
-        """Identities of the terms of the sum that it is."""
+        """Identities of the terms of the sum that it is, and of what it adds up."""
         found, todo = set(), [self.tree]
         while todo:
-            node = todo.pop()
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-                found |= {id(node.left), id(node.right)}
-                todo += [node.left, node.right]
+            match node := todo.pop():
+                case ast.BinOp(op=ast.Add() | ast.Sub()):
+                    its = [node.left, node.right]
+                case ast.Call(func=ast.Attribute(attr="sum" | "mean", value=operand)) if not node.args:
+                    its = [operand]
+                case ast.Call(args=[operand, *_]):
+                    its = [operand]
+                case ast.BinOp(op=ast.Mult() | ast.Div()):
+                    todo += [node.left, node.right]
+                    its = []
+                case _:
+                    its = []
+            found |= {id(part) for part in its}
+            todo += its
         return found
 
     def code(self, node: ast.AST) -> str:
@@ -213,9 +224,18 @@ class Variants:
                     yield from self._of_constant(node)
                 case ast.Subscript():
                     yield from self._of_index(node)
+                case ast.List():
+                    yield from self._of_entries(node)
         for node in self.parts:
             yield from self._around(node)
         yield from self._of_names()
+
+    def _of_entries(self, node: ast.List) -> Iterator[Variant]:
+        """Two entries of a list, as of what is put together, the wrong way round."""
+        for a, b in itertools.combinations(node.elts, 2):
+            its = ", ".join(self.code(b if entry is a else a if entry is b else entry) for entry in node.elts)
+            words = f"has {self.code(a)} and {self.code(b)} the wrong way round"
+            yield self.make("exchanged", "wrong-index", node, f"[{its}]", words)
 
     def _of_names(self) -> Iterator[Variant]:
         """Two names the wrong way round."""
@@ -542,7 +562,8 @@ class Variants:
                     rest = [term for term, held in its.terms if term not in lacking]
                     lacks = f"lacks the term {' and '.join(rest)}"
                     kind, words = "missing-term", lacks if node is self.tree else f"{part} {lacks}"
-                by = bracketed(code, products=node is not self.tree)
+                alone = node is self.tree or id(node) in self.arguments
+                by = bracketed(code, sums=not alone, products=not alone)
                 yield self.make("name", kind, node, by, words, its.cost), other
         for its in named if not number and not role else ():
             yield from self.combined(node, value, its)
