@@ -321,7 +321,8 @@ def _bound(equation: Equation, values: Sequence[Any]) -> list[Any]:
     return equation.bind(*values)
 
 
-CUSTOM_RULES = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"))
+CUSTOM_RULES = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "call_hi_primitive"))
+"""Calls whose derivative is written down, and is not that of their body."""
 
 
 def without_custom_rules(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -346,10 +347,11 @@ def _has_custom_rule(program: Program) -> bool:
 
 
 def _by_bits(program: Program) -> bool:
-    """Does it make numbers of bits? There autodiff sees no dependence; bits that only choose hide none."""
+    """Does it make numbers of bits? There autodiff sees no dependence; bits that only choose hide none, nor do those of
+    what has a rule of its own in it, which stays."""
     return any(
         (equation.name == "bitcast_convert_type" and jnp.issubdtype(equation.params["new_dtype"], jnp.inexact))
-        or any(map(_by_bits, equation.bodies))
+        or (equation.name not in CUSTOM_RULES and any(map(_by_bits, equation.bodies)))
         for equation in program.equations
     )
 
@@ -357,8 +359,8 @@ def _by_bits(program: Program) -> bool:
 def _plain(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
     run = lambda body: lambda *inputs: run_by(_plain, body, inputs)
     bodies = equation.bodies
-    if equation.name in CUSTOM_RULES and not _by_bits(bodies[0]):
-        return run(bodies[0])(*values)
+    if equation.name in CUSTOM_RULES:
+        return equation.bind(*values) if _by_bits(bodies[0]) else run(bodies[0])(*values)
     if not any(map(_has_custom_rule, bodies)) or equation.name in CALLED_WHOLE - CONTROL_FLOW:
         return equation.bind(*values)  # a body that is no function of the operands, as of a reduction, stays
     if equation.name == "cond":

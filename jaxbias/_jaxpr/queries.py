@@ -72,15 +72,16 @@ def without_value(program: Program) -> Counter[str]:
     return counts
 
 
+def left_open(program: Program, values: Sequence[Any]) -> bool:
+    """Does a program do at these values what has no one outcome in JAX, or what its author promised not to do?"""
+    return any(asked(program, values) for asked in (reads_outside, writes_twice, breaks_a_promise))
+
+
 def reads_outside(program: Program, values: Sequence[Any]) -> bool:
     """Does an index lie outside of the array that it reads from? JAX then takes another, or a fill value."""
-    for equation in program.equations:
-        if equation.name == "gather":
-            x, indices = equation.inputs
-            strict = {**equation.params, "mode": "FILL_OR_DROP"}
-            if not np.all(gather_positions(strict, program.shapes[x], values[indices])[1]):
-                return True
-    return False
+    strict = {"mode": "FILL_OR_DROP"}
+    read = [_places(equation, values, **strict) for equation in program.equations if equation.name == "gather"]
+    return not all(np.all(inside) for _, inside in read)
 
 
 def writes_twice(program: Program, values: Sequence[Any]) -> bool:
@@ -90,11 +91,50 @@ def writes_twice(program: Program, values: Sequence[Any]) -> bool:
     """
     for equation in program.equations:
         if equation.name == "scatter":
-            x, indices, update = equation.inputs
-            shape = np.shape(values[update])
-            places, inside = scatter_positions(equation.params, program.shapes[x], values[indices], shape)
-            set_to = np.broadcast_to(values[update], places.shape)[inside]
+            places, inside = _places(equation, values)
+            set_to = np.broadcast_to(values[equation.inputs[2]], places.shape)[inside]
             if len(set(zip(places[inside], set_to))) > len(np.unique(places[inside])):
+                return True
+    return False
+
+
+def breaks_a_promise(program: Program, values: Sequence[Any]) -> bool:
+    """Do indices repeat that are unique by what the call says, or the borders of a clamp cross?
+
+    The derivative of JAX relies on either.
+    """
+    for equation in program.equations:
+        if equation.params.get("unique_indices") and (equation.name == "gather" or equation.name.startswith("scatter")):
+            places, inside = _places(equation, values)
+            if len(np.unique(places[inside])) < np.sum(inside):
+                return True
+        if equation.name == "clamp":
+            low, _, high = (values[i] for i in equation.inputs)
+            if np.any(low > high):
+                return True
+    return False
+
+
+def _places(equation: Equation, values: Sequence[Any], **changes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Flat positions that a gather reads or a scatter writes, and which of them exist."""
+    params, shape = equation.params | changes, equation.shapes.inputs[0]
+    indices, *update = (values[i] for i in equation.inputs[1:])
+    if equation.name == "gather":
+        return gather_positions(params, shape, indices)
+    return scatter_positions(params, shape, indices, np.shape(update[0]))
+
+
+def lacks_rank(program: Program, values: Sequence[Any]) -> bool:
+    """Is a matrix taken apart into Q and R, a column of which depends on those before?
+
+    Its column of Q, or the sign of that, is not determined: it is what an algorithm makes of it.
+    """
+    for equation in program.equations:
+        if equation.name in ("qr", "geqrf"):
+            r = np.asarray(values[equation.outputs[equation.name == "qr"]])
+            sizes = np.abs(np.diagonal(r, axis1=-2, axis2=-1))
+            unit = max(r.shape[-2:]) * np.finfo(np.float64).eps
+            if np.any(sizes <= unit * np.max(np.abs(r), axis=(-2, -1), initial=0.0)[..., None]):
                 return True
     return False
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.queries import Decision, borders, decisions
+from jaxbias._jaxpr.queries import Decision, borders, decisions, lacks_rank, left_open
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.checker import Case, Checker
 from jaxbias.verify.probes import Probe, random_seeds, redraw, simplex_axis, unrestricted, without_symmetry
@@ -220,10 +220,15 @@ def _other_outcomes(checker: Checker, cases: list[Case], rng: np.random.Generato
     for primals in _searched(first.probe.primals, branches, constants, rng):
         if not left(seen) or checker.short_of_time(0.7):
             break
-        probe = Probe("another outcome of a comparison", primals, random_seeds(checker.problem, rng))
-        try:
-            values = evaluated(probe.inputs)
-        except RuntimeError:  # a solver in it refuses them
+        for some in (primals, _of_any_value(first.probe.primals, primals)):
+            probe = Probe("another outcome of a comparison", some, random_seeds(checker.problem, rng))
+            try:
+                values = evaluated(probe.inputs)
+            except RuntimeError:  # a solver in it refuses them
+                continue
+            if not left_open(first.program, values[first.program]):  # else nothing is held against a rule there
+                break
+        else:
             continue
         more = with_new(seen, taken(values))
         if more != seen and all(np.all(np.isfinite(values[first.program][i])) for i in first.program.outputs):
@@ -259,6 +264,11 @@ def _at_places(x: Any, places: np.ndarray, rng: np.random.Generator) -> Any:
     turn = np.exp(1j * rng.uniform(-np.pi, np.pi, np.shape(x))) if np.iscomplexobj(x) else 1.0
     apart = rng.uniform(0.99, 1.01, np.shape(x))  # no ties, and no singular matrices
     return places[order % len(places)] * apart * turn
+
+
+def _of_any_value(given: list[Any], primals: list[Any]) -> list[Any]:
+    """These inputs where any may stand, and the given ones for the others, as are the two borders of a clamp."""
+    return [x if unrestricted(start) else start for start, x in zip(given, primals)]
 
 
 def _excuse_saturation(checker: Checker, given: Case, case: Case) -> None:
@@ -325,14 +335,16 @@ def _in_the_domain(checker: Checker, given: Case, case: Case) -> tuple[float, Ca
     is excused is a closed form that gives no number, and a rule that is another function than the derivative of the
     forward, seen to leave it on the way: by less than the arguments' dtype holds, and more than at the given values. A
     right branch leaves it by nothing, or everywhere by the rounding of a constant. Where a rule gives no number at a
-    zero or a tie, and does beside it, it forgot that point, unless the forward jumps there.
+    zero or a tie, and does beside it, it forgot that point, unless the forward jumps there, or is made of factors that
+    are not determined there.
     """
     if case.probe.of_user or _right(case) or not _right(given):
         return None
     undefined = _undefined(case)
     if undefined and case.probe.kink:
         beside = _near(checker, given, case.probe, 1 - 2.0**-20)
-        if beside is None or not (_undefined(beside) or _jumps(checker, given, case)):
+        forgotten = beside is not None and not _undefined(beside) and not lacks_rank(case.program, case.values)
+        if beside is None or (forgotten and not _jumps(checker, given, case)):
             return None
     least = None if undefined else GROWTH * max(checker.apart(given), NEGLIGIBLE)
     right, wrong, middle = NEAREST, FARTHEST, -1.0

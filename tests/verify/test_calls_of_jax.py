@@ -13,9 +13,8 @@ import pytest
 
 from jaxbias import verify
 from jaxbias._trees import is_float
-from jaxbias.verify import of_autodiff
-from jaxbias.verify.entrances import required
 from tests.verify.calls_of_jax import CALLS, FAULTS, Call
+from tests.verify.test_verdict import check_grads_unnamed
 
 EVERY = [(kind, name) for kind, calls in CALLS.items() for name in calls]
 
@@ -88,14 +87,8 @@ def spoilt(call: Call, factors) -> Call:
     return call._replace(f=wrong)
 
 
-def check(call: Call, modes=None) -> None:
-    """`verify.check_grads`, but a mistake is not named, which would take longer than finding it."""
-    for report in of_autodiff._reports(call.f, call.args, 1, modes or call.modes, {"diagnose": False}, ""):
-        required(report)
-
-
 def assert_right(call: Call, mode: int) -> None:
-    check(call)
+    check_grads_unnamed(call.f, call.args, call.modes)
 
 
 def assert_found(call: Call, mode: int, factors_of: Callable[[Call], Any]) -> None:
@@ -104,7 +97,7 @@ def assert_found(call: Call, mode: int, factors_of: Callable[[Call], Any]) -> No
     if factors is None:  # the gradient is zero, and so is its multiple
         return
     with pytest.raises(AssertionError) as wrong:
-        check(spoilt(call, factors), (call.modes[mode % len(call.modes)],))
+        check_grads_unnamed(spoilt(call, factors).f, call.args, (call.modes[mode % len(call.modes)],))
     assert not isinstance(wrong.value, verify.Undecided), wrong.value
 
 

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from jaxbias import verify
+from tests.verify.test_verdict import check_grads_unnamed, normal, with_rule_scaled
 
 
 def chebyshev(x):
@@ -143,6 +144,75 @@ def test_places_that_are_set_twice_are_no_points_to_judge_a_rule_at():
     assert verify.vjp(lambda x, i, v: x.at[i].set(v), not_masked, args, diagnose=False).verdict == "wrong"
     last_stays = lambda args, ct: (jnp.zeros_like(args[0]).at[args[1]].set(ct), None)
     assert verify.vjp(lambda x, i: x[i], last_stays, args[:2], diagnose=False).verdict == "wrong"
+
+
+KEPT_PROMISES = {
+    "read once": (
+        lambda x, i: x.at[i].get(unique_indices=True),
+        lambda args, ct: (jnp.zeros_like(args[0]).at[args[1]].set(ct), None),
+        (normal(1, 6), jnp.array([4, 1, 2])),
+    ),
+    "rows multiplied once": (
+        lambda x, i, v: x.at[i].multiply(v, unique_indices=True),
+        lambda args, ct: (ct.at[args[1]].multiply(args[2]), None, ct[args[1]] * args[0][args[1]]),
+        (normal(2, 4, 3).astype(jnp.float64), jnp.array([3, 0]), normal(3, 2, 3).astype(jnp.float64)),
+    ),
+    "between borders": (
+        lambda low, x, high: lax.clamp(low, jnp.sin(x), high),
+        lambda args, ct: between(*args, ct),
+        (jnp.full((), -0.5, jnp.float32), normal(4, 3, 2), jnp.full((), 0.3, jnp.float32)),
+    ),
+    "between borders of each": (
+        lambda low, x, high: lax.clamp(low, jnp.sin(x), high),
+        lambda args, ct: between(*args, ct),
+        (-jnp.abs(normal(5, 5)), normal(6, 5), jnp.abs(normal(7, 5))),
+    ),
+}
+
+
+def between(low, x, high, ct):
+    """As all who clip write it: what is below the lower border is not above the upper one."""
+    below, above = jnp.where(jnp.sin(x) < low, ct, 0), jnp.where(jnp.sin(x) > high, ct, 0)
+    inside = jnp.where((jnp.sin(x) >= low) & (jnp.sin(x) <= high), ct * jnp.cos(x), 0)
+    below, above = (part if low.ndim else part.sum() for part in (below, above))
+    return below, inside, above
+
+
+@pytest.mark.parametrize("name", KEPT_PROMISES)
+def test_what_a_call_promises_holds_at_every_probe(name):
+    """Indices that are unique by what the call says never repeat, and no lower border is above the upper one."""
+    forward, rule, args = KEPT_PROMISES[name]
+    report = verify.vjp(forward, rule, args, diagnose=False)
+    assert report.ok, report
+    for k in [k for k, x in enumerate(args) if jnp.issubdtype(x.dtype, jnp.floating)]:
+        wrong = lambda args, ct, k=k: tuple(g if j != k else 1.01 * g for j, g in enumerate(rule(args, ct)))
+        assert verify.vjp(forward, wrong, args, diagnose=False).verdict == "wrong", k
+
+
+def test_a_mistake_in_a_narrow_branch_is_found_between_borders_too():
+    """The borders stay as they are where the values that are searched for cross them."""
+    forward = lambda low, x, high: lax.clamp(low, jnp.where((x > 5.0) & (x < 5.5), x * x / 5, x), high)
+    low, high = jnp.array([-2.0, -3.0, -2.5], jnp.float32), jnp.array([7.0, 9.0, 8.0], jnp.float32)
+
+    def rule(args, ct, curved):
+        (low, x, high), out = args, forward(*args)
+        inside = jnp.where((out > low) & (out < high), ct * jnp.where((x > 5.0) & (x < 5.5), curved * x, 1.0), 0)
+        return jnp.where(x < low, ct, 0), inside, jnp.where(out >= high, ct, 0)
+
+    judged = lambda c: verify.vjp(forward, lambda *a: rule(*a, c), (low, normal(8, 3), high), diagnose=False).verdict
+    assert judged(2 / 5).startswith("right")
+    assert judged(3 / 7) == "wrong"
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((4,), jnp.float32), ((3, 2), jnp.float64)])
+def test_products_of_segments_that_are_said_to_be_unique(shape, dtype):
+    segments = jnp.array([2, 0, 1, 3])[: shape[0]]
+    f = lambda x: jax.ops.segment_prod(jnp.sin(x), segments, 4, unique_indices=True)
+    of_segments = lambda x, n: jax.ops.segment_prod(jnp.sin(x), n, 4, unique_indices=True)
+    x = normal(1, *shape).astype(dtype)
+    check_grads_unnamed(of_segments, (x, segments))
+    with pytest.raises(AssertionError):
+        check_grads_unnamed(with_rule_scaled(f, 1.001), (x,))
 
 
 def log_odds(x):

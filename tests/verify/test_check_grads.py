@@ -9,6 +9,7 @@ import pytest
 from jax import lax, test_util
 
 from jaxbias import verify
+from tests.verify.test_verdict import check_grads_unnamed, with_rule_scaled
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
@@ -31,6 +32,36 @@ FORMS = {
     "in a loop": lambda f: lambda x: lax.scan(lambda c, row: (f(c + row), None), jnp.zeros_like(x[0]), x)[0],
     "after a product": lambda f: lambda x: f(x @ x.T).sum(axis=0),
 }
+
+
+def by_bits(x):
+    """|x|, its sign bit cleared."""
+    kind = {4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, kind) << kind(1) >> kind(1), x.dtype)
+
+
+BITS = {
+    "ldexp": lambda x: jnp.ldexp(jnp.sin(x), 3),
+    "frexp": lambda x: jnp.frexp(x)[0] ** 2,
+    "both in a branch": lambda x: lax.cond(x.sum() > -9, lambda v: jnp.ldexp(*jnp.frexp(v)), jnp.sin, x),
+    "in a loop": lambda x: lax.scan(lambda c, row: (jnp.ldexp(c, 1) + row, None), jnp.ones_like(x[0]), x)[0],
+}
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(zip(BITS, [jnp.float32, jnp.float64] * 2)))
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_a_rule_around_what_is_computed_with_bits_is_checked(key, name, mode, dtype):
+    """The rule of the function inside stays, and that around it does not."""
+    f, args = BITS[name], (jax.random.normal(key, (2, 3), dtype),)
+    check_grads_unnamed(with_rule_scaled(f, 1, mode), args, (mode,))
+    with pytest.raises(AssertionError):
+        check_grads_unnamed(with_rule_scaled(f, 1.001, mode), args, (mode,))
+
+
+def test_a_rule_of_own_bits_stays_whole_with_what_it_calls(key):
+    f = jax.custom_jvp(lambda x: by_bits(jax.nn.relu(x) - 2))
+    f.defjvp(lambda x, t: (f(*x), t[0] * jnp.where(x[0] > 0, jnp.sign(x[0] - 2), 0)))
+    verify.check_grads(f, (jax.random.normal(key, (5,), jnp.float64),), 1)
 
 
 def test_the_signature_is_that_of_jax():

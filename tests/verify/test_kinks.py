@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from jaxbias import verify
-from tests.verify.test_verdict import normal, scaled
+from tests.verify.test_verdict import check_grads_unnamed, normal, scaled, with_rule_scaled
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
 
@@ -145,6 +145,50 @@ def test_where_the_forward_jumps_nothing_is_asked_of_a_rule():
     assert any("gives no number" in note for note in report.notes)
     halved = lambda args, ct: of_full_rank(args, ct, 0.5)
     assert verify.vjp(jnp.linalg.pinv, halved, args, diagnose=False).verdict == "wrong"
+
+
+FACTORS = {
+    "both factors": (lambda a: jnp.linalg.qr(a), (2, 2), jnp.float32),
+    "R alone": (lambda a: jnp.linalg.qr(a, mode="r"), (4, 4), jnp.float64),
+    "Q of many": (lambda a: jnp.linalg.qr(jnp.sin(a))[0], (2, 2, 2), jnp.float32),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_factors_that_are_not_determined_ask_nothing_of_a_rule(name):
+    """Of a matrix of lower rank the last column of Q has any sign, and the derivative divides by R."""
+    f, shape, dtype = FACTORS[name]
+    args = (normal(1, *shape).astype(dtype),)
+    check_grads_unnamed(f, args)
+    for mode in ("fwd", "rev"):
+        with pytest.raises(AssertionError):
+            check_grads_unnamed(with_rule_scaled(f, 1.001), args, (mode,))
+
+
+def test_a_point_that_is_forgotten_beside_determined_factors_is_found():
+    smooth = jax.custom_jvp(lambda x: jnp.where(x == 0, 1.0, jnp.sin(x) / x))
+    smooth.defjvp(lambda x, t: (smooth(*x), t[0] * (jnp.cos(x[0]) - jnp.sin(x[0]) / x[0]) / x[0]))
+    f = lambda a: smooth(a) @ jnp.linalg.qr(a + 9 * jnp.eye(3, dtype=a.dtype))[1]
+    with pytest.raises(AssertionError, match="nan, not"):
+        check_grads_unnamed(f, (normal(1, 3, 3),))
+
+
+TIED_IN_THREE = {
+    "sorted": lambda x: jnp.sort(x, axis=-1),
+    "the second largest": lambda x: lax.top_k(x, 2)[0],
+    "median": lambda x: jnp.median(x, axis=-1),
+}
+
+
+@pytest.mark.parametrize("name", TIED_IN_THREE)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_the_middle_of_three_equal_values_has_no_slope(name, dtype):
+    """Along one direction, or two and their sum, it may seem to have one, which is by chance that of another value."""
+    f = TIED_IN_THREE[name]
+    x = jnp.broadcast_to(jnp.asarray([0.5, -1.0, 2.0, 0.25, -0.75], dtype)[:, None], (5, 3))
+    check_grads_unnamed(f, (jnp.concatenate([x, -2 * x, 1 + x]),))
+    with pytest.raises(AssertionError):
+        check_grads_unnamed(with_rule_scaled(f, 1.001), (x,), ("fwd",))
 
 
 @pytest.mark.parametrize("small", [2e-4, 1e-6])

@@ -15,6 +15,8 @@ from jax import lax
 
 from jaxbias import verify
 from jaxbias._jaxpr import balls
+from jaxbias.verify import of_autodiff
+from jaxbias.verify.entrances import required
 from jaxbias.verify.report import Undecided
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "by_the_rules_of_jax")
@@ -27,6 +29,23 @@ def normal(k, *shape, dtype=jnp.float32):
 def scaled(f, factor):
     """Autodiff of f, every gradient times a factor."""
     return lambda args, ct: jax.tree.map(lambda g: (factor * g).astype(g.dtype), jax.vjp(f, *args)[1](ct))
+
+
+def with_rule_scaled(f, factor, mode="fwd"):
+    """f with a rule of its own for this mode: its derivative by autodiff, times a factor."""
+    if mode == "fwd":
+        g = jax.custom_jvp(lambda x: f(x))
+        g.defjvp(lambda x, t: (f(*x), jax.tree.map(lambda t: factor * t, jax.jvp(f, x, t)[1])))
+    else:
+        g = jax.custom_vjp(lambda x: f(x))
+        g.defvjp(lambda x: (f(x), x), lambda x, ct: (factor * jax.vjp(f, x)[1](ct)[0],))
+    return g
+
+
+def check_grads_unnamed(f, args, modes=("fwd", "rev")):
+    """`verify.check_grads` of first order, but a mistake is not named, which would take longer than finding it."""
+    for report in of_autodiff._reports(f, args, 1, modes, {"diagnose": False}, ""):
+        required(report)
 
 
 # --- forwards ---------------------------------------------------------------------------------------------------------
