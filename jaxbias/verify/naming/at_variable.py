@@ -70,8 +70,9 @@ def _change(old: ast.AST, new: ast.AST) -> tuple[ast.AST, ast.AST]:
     if type(old) is type(new):
         pairs = [*_children(old, new)]
         differ = [(a, b) for a, b in pairs if _dumped(a) != _dumped(b)]
-        if len(differ) == 1 and all(isinstance(x, ast.expr | ast.keyword) for x in differ[0]):
-            return _change(*differ[0])
+        (a, b), *others = differ or [(None, None)]
+        if not others and isinstance(a, ast.expr | ast.keyword) and isinstance(b, ast.expr | ast.keyword):
+            return _change(a, b)
     return old, new
 
 

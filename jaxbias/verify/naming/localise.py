@@ -375,8 +375,8 @@ def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: M
         own = dict.fromkeys(n for slip, _ in open_ones for n in _segments(alignment, slip.number)[:1])
         lines = _lines_of(alignment, replace(open_ones[0][0], leaves=frozenset([i])), own)
         doubts = {segment: _doubt(alignment, number) for segment, number in lines.items()}
-        found = mender.together(open_ones[0][0], [*lines], i, doubts)
-        if not found:
+        changes = mender.together(open_ones[0][0], [*lines], i, doubts)
+        if not changes:
             continue
         also = {j for _, at in slips if not at.patch for j in at.leaves if j not in mender.right and mender.mends([j])}
         slip, leaves = open_ones[0][0], frozenset({i} | also)
@@ -384,7 +384,7 @@ def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: M
             replace(
                 _with(Located(leaves, "", "", None, ""), segment, words, patch, ""), evidence=_tried(mender, leaves)
             )
-            for segment, words, patch in found
+            for segment, words, patch in changes
         ]
         left = [(its, replace(at, leaves=at.leaves - leaves) if not at.patch else at) for its, at in slips]
         slips = [*((its, at) for its, at in left if at.leaves), *((slip, at) for at in made)]

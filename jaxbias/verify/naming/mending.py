@@ -25,8 +25,8 @@ from jaxbias.verify.naming.trying import Fit, effects, fits, fits_by_gradients, 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-MOST_REPAIRS, MOST_FITS = 10, 10
-"""Texts for one piece of code."""
+MOST_REPAIRS, MOST_FITS, MOST_WAYS = 10, 10, 20
+"""Texts for one piece of code, and for several together."""
 
 SECONDS_OF_GUESSES, SECONDS_TOGETHER = 2.5, 4.0
 """Of process time: for one rule, and for the changes of several lines that make one gradient right."""
@@ -125,17 +125,17 @@ class Mender:
         """
         deadline = min(time.process_time() + SECONDS_TOGETHER, self.checker.deadline - 0.3)
         statement = next(filter(None, map(statement_of, segments[:1])), None)
-        fits, found, now = effects(self.checker, self.alignment, segments, self.made, statement, deadline)
+        fits, done, now = effects(self.checker, self.alignment, segments, self.made, statement, deadline)
         if not fits:
             return []
         fits = [fit.likelier(doubts.get(fit.segment, 0.0)) for fit in fits]
         ways = together(
-            fits, [its.gradients[leaf] for its in found], now.gradients[leaf], self.alignment.expected[leaf][0]
+            fits, [its.gradients[leaf] for its in done], now.gradients[leaf], self.alignment.expected[leaf][0]
         )
         if statement is not None and now.below is not None:
             wanted = wanted_of(self.alignment, slip, statement)
-            ways = itertools.chain(ways, together(fits, [its.below for its in found], now.below, wanted))
-        for its in itertools.islice(ways, MOST_FITS):
+            ways = itertools.chain(ways, together(fits, [its.below for its in done], now.below, wanted))
+        for its in itertools.islice(ways, MOST_WAYS):
             changes = [(fit.segment, fit.code) for fit in its]
             if self.checker.short_of_time(0.1):
                 return []

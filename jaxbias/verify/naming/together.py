@@ -1,8 +1,8 @@
 """Which changes of several lines make a gradient right together, where none does alone.
 
 What each change does alone says what two do where the lines go into two terms of a sum, or into two factors of a
-product: `g(a, b) = g(a) + g(b) - g` or `g(a) g(b) / g`. Those that come to the right gradient so are found by one
-number of each, as two numbers that add up to a third are; they are carried out in the rule afterwards.
+product: `g(a, b) = g(a) + g(b) - g` or `g(a) g(b) / g`. By one number of each, those that come to the right gradient
+so are as easy to tell as two numbers that add up to a third; they are carried out in the rule afterwards.
 """
 
 import itertools
@@ -44,28 +44,30 @@ def together(fits: Sequence[Fit], values: Sequence[Any], now: Any, wanted: Any) 
         with np.errstate(all="ignore"):
             sizes = np.log(np.abs(changed[:, there] / before[there]))
         whole = np.flatnonzero(np.all(np.isfinite(sizes), axis=1))
-        yield from _added_up([its[k] for k in whole], sizes[whole], np.log(np.abs(after[there] / before[there])))
+        yield from _added_up([its[k] for k in whole], sizes[whole], np.log(np.abs(after[there] / before[there])), False)
 
 
-def _added_up(fits: Sequence[Fit], changes: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[Fit, ...]]:
-    """Of different lines, which add up to what is wanted: one, two, or else three."""
+def _added_up(
+    fits: Sequence[Fit], changes: np.ndarray, wanted: np.ndarray, exactly: bool = True
+) -> Iterator[tuple[Fit, ...]]:
+    """Of different lines, which add up to what is wanted: one, if it is wanted `exactly`, two, or else three."""
     if not len(fits) or not wanted.size:
         return
     along = np.random.default_rng(0).standard_normal(wanted.size)
     numbers, total = changes @ along, float(wanted @ along)
     order = np.argsort(numbers)
     alone = np.all(np.abs(changes - wanted) <= CLOSE * np.max(np.abs(wanted)), axis=1)
-    if np.any(alone):  # which no one had the time to try
-        yield from sorted(((fits[k],) for k in np.flatnonzero(alone)), key=lambda its: its[0].variant.cost)
+    if exactly and np.any(alone):  # for which there was no time before
+        yield from sorted(((fits[k],) for k in np.flatnonzero(alone).tolist()), key=lambda its: its[0].variant.cost)
         return
-    found = [*_two(fits, changes, wanted, numbers, order, total, range(len(fits)), ())]
-    if not found:
+    ways = [*_two(fits, changes, wanted, numbers, order, total, range(len(fits)), ())]
+    if not ways:
         likely = sorted(range(len(fits)), key=lambda k: fits[k].variant.cost)[:MOST_OF_THREE]
         for k in likely:
             rest = [j for j in likely if j > k and fits[j].segment != fits[k].segment]
-            found += _two(fits, changes, wanted, numbers, order, total, rest, (k,))
+            ways += _two(fits, changes, wanted, numbers, order, total, rest, (k,))
     yield from (
-        tuple(fits[k] for k in its) for its in sorted(found, key=lambda its: sum(fits[k].variant.cost for k in its))
+        tuple(fits[k] for k in its) for its in sorted(ways, key=lambda its: sum(fits[k].variant.cost for k in its))
     )
 
 

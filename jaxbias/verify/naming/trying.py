@@ -113,7 +113,7 @@ def effects(
     Args:
         below: the expression whose value is asked for.
     """
-    found: list[tuple[Fit, Effect]] = []
+    tried: list[tuple[Fit, Effect]] = []
     now = Effect([], None)
     for left, segment in zip(range(len(segments), 0, -1), segments):
         begun = time.process_time()
@@ -134,8 +134,8 @@ def effects(
         for variant in line.shaped(begun + (deadline - begun) / left, combined=True):
             fit = Fit(line.segment, put(line.text, variant.node, variant.by), variant)
             with contextlib.suppress(Exception):  # what a change may raise is anything
-                found.append((fit, effect(fit.code)))
-    return [fit for fit, _ in found], [its for _, its in found], now
+                tried.append((fit, effect(fit.code)))
+    return [fit for fit, _ in tried], [its for _, its in tried], now
 
 
 def statement_of(segment: Segment) -> Segment | None:

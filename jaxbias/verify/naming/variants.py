@@ -130,7 +130,7 @@ class Variants:
     @functools.cached_property
     def terms(self) -> set[int]:
         """Identities of the terms of the sum that it is, and of what it adds up."""
-        found, todo = set(), [self.tree]
+        terms, todo = set(), [self.tree]
         while todo:
             match node := todo.pop():
                 case ast.BinOp(op=ast.Add() | ast.Sub()):
@@ -144,9 +144,9 @@ class Variants:
                     its = []
                 case _:
                     its = []
-            found |= {id(part) for part in its}
+            terms |= {id(part) for part in its}
             todo += its
-        return found
+        return terms
 
     def code(self, node: ast.AST) -> str:
         return source_of(self.text, node)
