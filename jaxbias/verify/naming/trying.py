@@ -417,10 +417,10 @@ class _Line:
                     ("1 - {}", 1 - x),
                     ("1 - {0}**2", 1 - x**2),
                     ("{0} * (1 - {0})", x * (1 - x)),
-                    ("({} > 0)", 1.0 * (x > 0)),
+                    ("{} > 0", 1.0 * (x > 0)),
                     ("jnp.sign({})", np.sign(x)),
                 ):
-                    yield Named(form.format(code), other, 0.1)
+                    yield Named(form.format(code), other, its.cost + 0.1)
 
 
 def _parts(name: str, value: Any, cost: float) -> Iterator[Named]:

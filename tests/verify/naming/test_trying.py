@@ -100,6 +100,81 @@ def kernel_flipped(args, ct):
     return dx, jnp.stack(dk)
 
 
+MASK = jnp.array([True, False, True, True])
+FROM, TO = jnp.array([0, 1, 2, 0, 3]), jnp.array([1, 2, 3, 3, 0])
+
+
+def attended(q, k, v):
+    s = jnp.where(MASK[None, :], q @ k.T, -jnp.inf)
+    return jax.nn.softmax(s) @ v
+
+
+def attended_without_mask(args, ct):
+    q, k, v = args
+    s = q @ k.T
+    p = jax.nn.softmax(s)
+    gp = ct @ v.T
+    gs = p * (gp - (gp * p).sum(axis=-1, keepdims=True))
+    return gs @ k, gs.T @ q, p.T @ ct
+
+
+def spread(x):
+    s = jnp.sqrt(((x - x.mean(0, keepdims=True)) ** 2).sum(0, keepdims=True) / (len(x) - 1))
+    return (x - x.mean(0, keepdims=True)) / s
+
+
+def spread_over_all(args, ct):
+    (x,) = args
+    s = jnp.std(x, axis=0, keepdims=True)
+    z = (x - x.mean(0, keepdims=True)) / s
+    proj = (ct * z).sum(0, keepdims=True) / (len(x) - 1)
+    return ((ct - ct.mean(0, keepdims=True) - z * proj) / s,)
+
+
+def pooled(x, a):
+    return a * x.max(axis=1) + (1 - a) * x.mean(axis=1)
+
+
+def pooled_to_all(args, ct):
+    x, a = args
+    hit = (x == x.max(axis=1, keepdims=True)).astype(x.dtype)  # noqa: F841 (what the rule lacks)
+    to_max = (a * ct)[:, None] * jnp.ones_like(x)
+    to_mean = ((1 - a) * ct)[:, None] / x.shape[1]
+    return to_max + to_mean, jnp.sum(ct * (x.max(axis=1) - x.mean(axis=1)))
+
+
+def polynomial(t, m):
+    return (2 * t**3 - 3 * t**2) + m * (t**3 - 2 * t**2 + t)
+
+
+def lacking_one(args, ct):
+    t, m = args
+    slope = 6 * t**2 - 6 * t
+    slope = slope + m * (3 * t**2 - 4 * t)
+    return ct * slope, ct * (t**3 - 2 * t**2 + t)
+
+
+def passed_on(x, w):
+    return jax.ops.segment_sum((x @ w)[FROM], TO, 4)
+
+
+def passed_back_to_itself(args, ct):
+    x, w = args
+    d = jax.ops.segment_sum(ct[TO], TO, 4)
+    return d @ w.T, x.T @ d
+
+
+def bent(r):
+    small = jnp.abs(r) < 0.8
+    return jnp.where(small, 0.5 * r * r, 0.8 * (jnp.abs(r) - 0.4)).mean()
+
+
+def not_bent(args, ct):
+    (r,) = args
+    dr = ct * r / r.size
+    return (dr,)
+
+
 diagonal = mixed_rule(lambda probs, g: probs * (1 - probs) * g)
 
 
@@ -112,6 +187,20 @@ diagonal = mixed_rule(lambda probs, g: probs * (1 - probs) * g)
         (rows, rows_without_sum, normal((4, 5), (5,)), "(r * c * v).sum()"),
         (steps, steps_slope, normal((5, 3, 4), (4, 6), (6, 6)), "dz = (dh + ct) * (1 - h**2)"),
         (smooth, kernel_flipped, normal((4, 8), (3,)), "dx = dx.at[:, j : j + 6].add(ct * k[j])"),
+        # where the variable is assigned that the forward gives another value to by that name
+        (
+            attended,
+            attended_without_mask,
+            normal((5, 3), (4, 3), (4, 2)),
+            "s = jnp.where(MASK[None, :], q @ k.T, -jnp.inf)",
+        ),
+        (spread, spread_over_all, normal((6, 4)), "s = jnp.std(x, axis=0, keepdims=True, ddof=1)"),
+        # where the variable is assigned that one line alone takes
+        (pooled, pooled_to_all, normal((5, 4), ()), "to_max = (a * ct)[:, None] * jnp.ones_like(x) * hit"),
+        (polynomial, lacking_one, normal((5,), (5,)), "slope = slope + m * (3 * t**2 - 4 * t) + m"),
+        # names before combinations of the part that comes first
+        (passed_on, passed_back_to_itself, normal((4, 3), (3, 2)), "d = jax.ops.segment_sum(ct[TO], FROM, 4)"),
+        (bent, not_bent, normal((5, 4)), "dr = ct * jnp.clip(r, -0.8, 0.8) / r.size"),
     ],
 )
 def test_what_is_to_be_written(forward, rule, args, patch):
@@ -126,6 +215,10 @@ def test_what_is_to_be_written(forward, rule, args, patch):
         ("jnp.cumsum(a, axis=1) - a", "jnp.flip(jnp.cumsum(jnp.flip(a, 1), axis=1), 1) - a"),
         ("jnp.roll(d, 1, axis=0)", "jnp.roll(d, -1, axis=0)"),
         ("solve_triangular(l, d)", "solve_triangular(l, d, trans=1)"),
+        ("jnp.std(x, axis=0)", "jnp.std(x, axis=0, ddof=1)"),
+        ("x.var(0, ddof=1)", "x.var(0, ddof=0)"),
+        ("jnp.concatenate([a, b, c], axis=1)", "jnp.concatenate([c, b, a], axis=1)"),
+        ("g + jnp.outer(u, b) + jnp.outer(v, a)", "g + jnp.outer(u, a) + jnp.outer(v, b)"),
     ],
 )
 def test_what_is_tried(code, wanted):
