@@ -99,7 +99,9 @@ def _assigned(alignment: Alignment, segment: Segment, name: str) -> Iterator[Seg
         if not any(here):
             continue
         match = alignment.matches.get(number)
-        stays = match is not None and match.exact and not match.layout and match.value.rank < NAMED + 0.5
+        shape = alignment.column(number).shape
+        right = match is not None and match.exact and not match.layout and match.value.array.shape == shape
+        stays = match is not None and right and (match.value.linear or match.value.rank < NAMED + 0.5)
         alone = all(here) and number not in alignment.leaves and targets(its.segment) == (name,)
         code = value_of(its.segment.text)
         yield its.segment if alone and not stays and code[1] is not None and code[0] == its.segment.text else None

@@ -473,8 +473,8 @@ def _further_up(
         if equation.name in ("add", "add_any", "sub"):
             yield (slip(),)
             sums += 1
-        elif _is_scaled(alignment, equation, number, wanted):
-            yield (slip(),)
+        elif _is_scaled(alignment, equation, number, wanted) and not _is_multiple(alignment, operand):
+            break  # nothing tells that it is not the number which is wrong
         if lacking:
             if not _is_lacking(alignment, operand, array):
                 break
@@ -489,6 +489,11 @@ def _further_up(
             mending = {operand: array}
         number, wanted, value = operand, array, _exactly(alignment, operand, array)
     yield (slip(),)
+
+
+def _is_multiple(alignment: Alignment, number: int) -> bool:
+    match = alignment.matches.get(number)
+    return match is not None and not match.exact
 
 
 def _is_scaled(alignment: Alignment, equation: _jaxpr.Equation, number: int, wanted: np.ndarray) -> bool:
