@@ -6,8 +6,8 @@ changing a rule by program. All was written before, and without a look at, the c
 mistake was seen to change a gradient by more than a thousandth.
 
 Half of these wrong rules, named in `ASIDE` of each of the two modules, were kept aside: whoever improves the code looks
-at the other half alone, and the half kept aside says afterwards whether what was improved holds in general. `second`
-holds rules by another author, who wrote the changes of right ones that `changes.py` carries out.
+at the other half alone, and the half kept aside says afterwards whether what was improved holds in general. `second`,
+`third` and `fourth` hold rules by other authors, as changes of right ones that `changes.py` carries out.
 
 A rule takes the forward function's arguments and the cotangent of its output and returns one gradient per argument:
 `rule(args, ct)`. `draw(key)` makes the arguments, in float32 (complex64 where they are complex).

@@ -1,0 +1,1 @@
+"""By a fourth author, in the same form."""
