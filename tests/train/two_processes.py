@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 index, processes, port, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 if processes > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{port}", processes, index, initialization_timeout=60)
+    jax.distributed.initialize(f"127.0.0.1:{port}", processes, index, initialization_timeout=300)
 
 import jaxbias as jb  # noqa: E402
 from jaxbias.train._step import row_order  # noqa: E402
