@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def start(directory, *words, processes=2):
     return [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(index), str(processes), str(port), str(directory), *words],
-            env=environment(4 // processes), **pipes,
+            env=environment(4 // processes, keeps=False), **pipes,
         )
         for index in range(processes)
     ]  # fmt: skip
@@ -104,7 +105,9 @@ def test_the_script_of_the_page_on_devices_runs_as_printed(tmp_path):
     (tmp_path / "alone.py").write_text(alone)
     places = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = [
-        subprocess.Popen([sys.executable, *words.split()], env=environment(devices) | {"JAX_ENABLE_X64": "0"}, **places)
+        subprocess.Popen(
+            [sys.executable, *words.split()], env=environment(devices, keeps=False) | {"JAX_ENABLE_X64": "0"}, **places
+        )
         for words, devices in (("train.py 0", 1), ("train.py 1", 1), ("train.py", 4), ("alone.py", 1))
     ]
     *of_two, of_one, of_alone = last_lines(started)  # gloo says before that it is connected
@@ -135,8 +138,12 @@ def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path):
 
     processes = start(tmp_path / "kill all", "wait")
     for process in processes:
-        while process.stdout.readline() not in ("waits\n", ""):
+        guard = threading.Timer(HANGS, process.kill)
+        guard.start()
+        while (line := process.stdout.readline()) not in ("waits\n", ""):
             pass
+        guard.cancel()
+        assert line, process.stderr.read()[-3000:]
     owner = json.loads((tmp_path / "kill all" / OWNER).read_text())
     assert owner["process"] == processes[0].pid  # the lock is that of the first process alone
     for process in processes:
