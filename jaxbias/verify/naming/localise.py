@@ -249,7 +249,9 @@ def _listing(
         fitted = None
         if words is not None and words.kind == "scale-constant":  # `/ mask.sum()` says more than a number
             fitted = _fitted(alignment, slip, located, mender)
-        if fitted is not None:
+        if fitted is not None and fitted.kind == "wrong-operand":
+            located = replace(located, patch=fitted.patch, evidence=fitted.evidence)  # how many times says more
+        elif fitted is not None:
             located = fitted
         elif words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, now)):
             place, patch = made
