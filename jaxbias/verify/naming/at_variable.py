@@ -103,8 +103,8 @@ def _assigned(alignment: Alignment, segment: Segment, name: str) -> Iterator[Seg
         right = match is not None and match.exact and not match.layout and match.value.array.shape == shape
         stays = match is not None and right and (match.value.linear or match.value.rank < NAMED + 0.5)
         alone = all(here) and number not in alignment.leaves and targets(its.segment) == (name,)
-        code = value_of(its.segment.text)
-        yield its.segment if alone and not stays and code[1] is not None and code[0] == its.segment.text else None
+        text, tree = value_of(its.segment.text)
+        yield its.segment if alone and not stays and tree is not None and text == its.segment.text else None
 
 
 def _on_the_lines(inner: Segment, outer: Segment) -> bool:

@@ -245,25 +245,7 @@ def _listing(
             k = max(k for k, (_, other) in enumerate(slips) if other.patch)
             slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
             continue
-        now = slip.leaves - slip.later
-        fitted = None
-        if words is not None and words.kind == "scale-constant":  # `/ mask.sum()` says more than a number
-            fitted = _fitted(alignment, slip, located, mender)
-        if fitted is not None and fitted.kind == "wrong-operand":
-            located = replace(located, patch=fitted.patch, evidence=fitted.evidence)  # how many times says more
-        elif fitted is not None:
-            located = fitted
-        elif words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, now)):
-            place, patch = made
-            located = replace(located, patch=patch, evidence=_tried(mender, now))
-            if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
-                located = replace(located, line=_line(place), code=place.text, at=place)
-        elif (fitted := _fitted(alignment, slip, located, mender)) is not None:
-            located = fitted
-        elif words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
-            located = replace(handed, evidence=_tried(mender, slip.leaves))
-        else:
-            located = _guessed(alignment, slip, located, mender)
+        located = _mended(alignment, slip, words, located, mender)
         slips.append((slip, _at_variable(alignment, slip, located, mender)))
     slips = _together(alignment, slips, mender)
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
@@ -274,6 +256,27 @@ def _listing(
             for slip, located in slips
         ]
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+
+
+def _mended(alignment: Alignment, slip: Slip, words: Relation | None, located: Located, mender: Mender) -> Located:
+    """With what is to be written, in the first way that makes its gradients right; as it is if none does."""
+    scaled = words is not None and words.kind == "scale-constant"  # `/ mask.sum()` says more than a number
+    if scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
+        if fitted.kind == "wrong-operand":  # how many times says more
+            return replace(located, patch=fitted.patch, evidence=fitted.evidence)
+        return fitted
+    now = slip.leaves - slip.later
+    if words is not None and (made := mender(_segments(alignment, _place(slip, words)), words, now)):
+        place, patch = made
+        located = replace(located, patch=patch, evidence=_tried(mender, now))
+        if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
+            located = replace(located, line=_line(place), code=place.text, at=place)
+        return located
+    if not scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
+        return fitted
+    if words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
+        return replace(handed, evidence=_tried(mender, slip.leaves))
+    return _guessed(alignment, slip, located, mender)
 
 
 def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Relation | None:

@@ -53,49 +53,35 @@ def _added_up(
     """Of different lines, which add up to what is wanted: one, if it is wanted `exactly`, two, or else three."""
     if not len(fits) or not wanted.size:
         return
-    along = np.random.default_rng(0).standard_normal(wanted.size)
-    numbers, total = changes @ along, float(wanted @ along)
-    order = np.argsort(numbers)
-    alone = np.all(np.abs(changes - wanted) <= CLOSE * np.max(np.abs(wanted)), axis=1)
+    size = np.max(np.abs(wanted))
+    alone = np.all(np.abs(changes - wanted) <= CLOSE * size, axis=1)
     if exactly and np.any(alone):  # for which there was no time before
         yield from sorted(((fits[k],) for k in np.flatnonzero(alone).tolist()), key=lambda its: its[0].variant.cost)
         return
-    ways = [*_two(fits, changes, wanted, numbers, order, total, range(len(fits)), ())]
+    along = np.random.default_rng(0).standard_normal(wanted.size)
+    numbers, total = changes @ along, float(wanted @ along)
+    order = np.argsort(numbers)
+    ordered = numbers[order]
+
+    def with_one_more(first: Sequence[int], beside: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+        """Those of the first, each with one of all, that come to what is wanted beside others."""
+        its = np.asarray(first, int)
+        missing = total - numbers[its] - sum(numbers[k] for k in beside)
+        slack = CLOSE * (np.abs(missing) + np.abs(numbers[its]) + abs(total))
+        starts, ends = np.searchsorted(ordered, missing - slack), np.searchsorted(ordered, missing + slack)
+        for k, start, end in zip(its, starts, ends):
+            for j in itertools.islice(order[start:end], 20):
+                chosen = (*beside, int(k), int(j))
+                if j <= k or len({fits[n].segment for n in chosen}) < len(chosen):
+                    continue
+                parts = changes[[*chosen]]
+                if np.all(np.abs(parts.sum(axis=0) - wanted) <= CLOSE * (size + np.max(np.abs(parts)))):
+                    yield chosen
+
+    ways = [*with_one_more(range(len(fits)))]
     if not ways:
         likely = sorted(range(len(fits)), key=lambda k: fits[k].variant.cost)[:MOST_OF_THREE]
         for k in likely:
-            rest = [j for j in likely if j > k and fits[j].segment != fits[k].segment]
-            ways += _two(fits, changes, wanted, numbers, order, total, rest, (k,))
-    yield from (
-        tuple(fits[k] for k in its) for its in sorted(ways, key=lambda its: sum(fits[k].variant.cost for k in its))
-    )
-
-
-def _two(
-    fits: Sequence[Fit],
-    changes: np.ndarray,
-    wanted: np.ndarray,
-    numbers: np.ndarray,
-    order: np.ndarray,
-    total: float,
-    first: Sequence[int],
-    beside: tuple[int, ...],
-) -> Iterator[tuple[int, ...]]:
-    """Those of the first, each with one of all, that come to what is wanted beside others."""
-    its = np.asarray(first, int)
-    if not its.size:
-        return
-    missing = total - numbers[its] - sum(numbers[k] for k in beside)
-    slack = CLOSE * (np.abs(missing) + np.abs(numbers[its]) + abs(total))
-    ordered = numbers[order]
-    starts, ends = np.searchsorted(ordered, missing - slack), np.searchsorted(ordered, missing + slack)
-    size = np.max(np.abs(wanted))
-    for k, start, end in zip(its, starts, ends):
-        for j in itertools.islice(order[start:end], 20):
-            chosen = (*beside, int(k), int(j))
-            if j <= k or len({fits[n].segment for n in chosen}) < len(chosen):
-                continue
-            if np.all(
-                np.abs(sum(changes[n] for n in chosen) - wanted) <= CLOSE * (size + np.max(np.abs(changes[[*chosen]])))
-            ):
-                yield chosen
+            ways += with_one_more([j for j in likely if j > k and fits[j].segment != fits[k].segment], (k,))
+    ways.sort(key=lambda its: sum(fits[k].variant.cost for k in its))
+    yield from (tuple(fits[k] for k in its) for its in ways)
