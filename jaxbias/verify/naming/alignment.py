@@ -86,6 +86,11 @@ class Match:
         return self.factor == 1.0
 
     @property
+    def itself(self) -> bool:
+        """Is it that value, neither scaled nor laid out otherwise?"""
+        return self.exact and not self.layout
+
+    @property
     def cost(self) -> float | int:
         return self.value.rank + (0.0 if self.exact else 0.6 if self.factor == -1 else 2.0) + 0.2 * bool(self.layout)
 
@@ -261,7 +266,7 @@ class Alignment:
         self.own: dict[str, Name] = {}
         for n, name in self.names.items():
             match = self.matches.get(n)
-            if match is not None and match.exact and not match.layout:
+            if match is not None and match.itself:
                 known = self.own.get(match.value.name)
                 shorter = name.variable or len(name.text) < len(match.value.name)
                 if shorter and (known is None or name.rank < known.rank):
@@ -270,7 +275,7 @@ class Alignment:
         self._above_right = set().union(*(self.above[i] for i in self.right if i in self.above and self._tells(i)))
         for n, name in self.names.items():  # what a variable is computed from that is a gradient is right
             match = self.matches.get(n)
-            exact = match is not None and match.exact and not match.layout and match.value.rank < IN_LOOP
+            exact = match is not None and match.itself and match.value.rank < IN_LOOP
             if exact and match is not None and match.value.rank == OF_LEAF:  # what that gradient is computed from
                 its = (above for i, above in self.above.items() if same(self.expected[i], match.value.array))
                 exact = any(n in above for above in its)

@@ -100,7 +100,7 @@ def _assigned(alignment: Alignment, segment: Segment, name: str) -> Iterator[Seg
             continue
         match = alignment.matches.get(number)
         shape = alignment.column(number).shape
-        right = match is not None and match.exact and not match.layout and match.value.array.shape == shape
+        right = match is not None and match.itself and match.value.array.shape == shape
         stays = match is not None and right and (match.value.linear or match.value.rank < NAMED + 0.5)
         alone = all(here) and number not in alignment.leaves and targets(its.segment) == (name,)
         text, tree = value_of(its.segment.text)

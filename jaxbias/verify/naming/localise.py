@@ -367,7 +367,7 @@ def _doubt(alignment: Alignment, number: int) -> float:
 def _as_in_the_forward(alignment: Alignment, number: int) -> bool:
     """Does a variable hold what the forward calls the same?"""
     match, name = alignment.matches.get(number), alignment.names[number]
-    return match is not None and match.exact and not match.layout and match.value.name == name.text
+    return match is not None and match.itself and match.value.name == name.text
 
 
 def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
