@@ -109,15 +109,21 @@ def other_sizes(checker: "Checker", cases: list["Case"], off: list[int], rng: np
     given = cases[0].probe.primals
     leading = [np.shape(s)[0] for s in cases[0].probe.seeds if np.ndim(s)]
     sizes = [n for n in axis_sizes(given) if n > 2]
-    for chosen in (sizes, [n for n in sizes if n in leading]):
-        if not chosen:
-            continue
+    ways = (sizes, [n for n in sizes if n in leading], *([n] for n in sizes))
+    for chosen in [chosen for k, chosen in enumerate(ways) if chosen and chosen not in ways[:k]]:
         smaller = resize(given, {n: n - 1 for n in chosen})
         drawn = [smaller, *([redraw(x, rng) for x in smaller] for _ in range(OTHERS))]
         others = [case for x in drawn if (case := _case(checker, "other sizes", x, rng)) is not None]
-        if others and all(np.any(others[0].wrong[i]) for i in off) and all(_only(case, off) for case in others):
+        wrong = others and all(np.any(others[0].wrong[i]) for i in off)
+        if wrong and all(_only(case, off) and _of_the_shapes(case, cases[0]) for case in others):
             return others
     return []
+
+
+def _of_the_shapes(case: "Case", given: "Case") -> bool:
+    """Has every gradient entries, if it has at the given sizes? One of another shape counts as none."""
+    none = lambda x: x.size > 0 and bool(np.all(np.isnan(x)))
+    return not any(none(x) and not none(y) for x, y in zip(case.actual, given.actual))
 
 
 def _only(case: "Case", off: list[int]) -> bool:

@@ -401,7 +401,9 @@ def _written(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     if located.patch or located.relation is None or located.leaves <= mender.right:
         return located
     made = mender(_segments(alignment, _place(slip, located.relation)), located.relation, located.leaves)
-    return located if made is None else replace(located, patch=made[1], evidence=_tried(mender, located.leaves))
+    if made is None:
+        return _fitted(alignment, slip, located, mender) or located
+    return replace(located, patch=made[1], evidence=_tried(mender, located.leaves))
 
 
 def _at_variable(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
@@ -434,6 +436,10 @@ def _alignment(
     return overwritten(align(*with_returns(program, leaves)), align)
 
 
+PLAIN = 1.2
+"""What words cost beside which nothing simpler is looked for."""
+
+
 def _slips(
     checker: "Checker", alignment: Alignment, deadline: float | int, mender: Mender
 ) -> Iterator[tuple[Slip, Relation | None]]:
@@ -441,10 +447,11 @@ def _slips(
 
     def tell(slip: Slip) -> Relation | None:
         said = relation(alignment, slip.number, slip.given, slip.wanted, shapes, deadline)
-        if said is not None and said.kind != "unexplained":
+        named = said is not None and said.kind != "unexplained"
+        if said is not None and named and said.cost <= PLAIN:
             return said
-        fits = mender.fits(slip, _segments(alignment, slip.number))
-        return fits[0].relation if fits else said
+        fits = mender.look(slip, _segments(alignment, slip.number))
+        return fits[0].relation if fits and not (said and named and said.cost <= fits[0].relation.cost) else said
 
     yield from find_slips(alignment, paths, tell, deadline)
 

@@ -15,12 +15,12 @@ from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.effects import Effects
 from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 from jaxbias.verify.naming.slips import Slip
-from jaxbias.verify.naming.together import together
-from jaxbias.verify.naming.trying import Fit, effects, fits, fits_by_gradients, statement_of, wanted_of
+from jaxbias.verify.naming.trying import Fit, fits
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 MOST_REPAIRS, MOST_FITS, MOST_WAYS = 10, 10, 20
 """Texts for one piece of code, and for several together."""
 
-SECONDS_OF_GUESSES, SECONDS_TOGETHER = 2.5, 4.0
-"""Of process time: for one rule, and for the changes of several lines that make one gradient right."""
+SECONDS_OF_GUESSES, SECONDS_TOGETHER, SECONDS_OF_FITS = 2.5, 5.0, 4.0
+"""Of process time: for one rule, for the changes of several lines that make one gradient right, and for those of lines
+that are only looked at.
+"""
 
 
 def _statement(segment: Segment, code: str) -> str:
@@ -52,7 +54,9 @@ class Mender:
         self.checker, self.alignment, self.rng = checker, alignment, rng
         self.made: list[tuple[Segment, str]] = []
         self.right = set(alignment.right)
-        self.guessed = 0.0
+        self.guessed = self.looked = 0.0
+        self._seen: set[tuple[int, int]] = set()
+        self._effects: Effects | None = None
         self._fits: dict[tuple[int, bytes, int], list[Fit]] = {}
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
@@ -76,6 +80,13 @@ class Mender:
         self.made.append(last)
         return ""
 
+    @property
+    def effects(self) -> Effects:
+        """Of changes in the rule as it is now."""
+        if self._effects is None or len(self._effects.made) != len(self.made):
+            self._effects = Effects(self.checker, self.alignment, self.made)
+        return self._effects
+
     def mends(self, leaves: Iterable[int]) -> bool:
         """Are these gradients right with what has been made?"""
         if not self._is_right([*self.right, *leaves], self.made):
@@ -95,6 +106,15 @@ class Mender:
                 return fit.segment, fit.relation, patch
         return None
 
+    def look(self, slip: Slip, segments: Sequence[Segment]) -> list[Fit]:
+        """The same, as long as there is time to look at what may be meant."""
+        if self.looked > SECONDS_OF_FITS:
+            return []
+        began = time.process_time()
+        fits = self.fits(slip, segments)
+        self.looked += time.process_time() - began
+        return fits
+
     def fits(self, slip: Slip, segments: Sequence[Segment]) -> list[Fit]:
         """Small changes of the pieces of code that give what is wanted there, not yet tried in the rule."""
         key = slip.number, slip.wanted.tobytes(), len(self.made)
@@ -108,7 +128,7 @@ class Mender:
             return None
         began = time.process_time()
         deadline = began + SECONDS_OF_GUESSES - self.guessed
-        fits = fits_by_gradients(self.checker, self.alignment, leaves, [*self.right], segments, self.made, deadline)
+        fits = self.effects.alone(segments, [*leaves, *self.right], deadline)
         patches = ((fit, self._patch(fit.segment, fit.code, leaves)) for fit in itertools.islice(fits, MOST_FITS))
         fit, patch = next(((fit, patch) for fit, patch in patches if patch), (None, ""))
         self.guessed += time.process_time() - began
@@ -123,18 +143,11 @@ class Mender:
             slip: in the gradient; what its statement must give may tell more than the gradient, which adds it up.
             doubts: how much less a change of each costs.
         """
-        deadline = min(time.process_time() + SECONDS_TOGETHER, self.checker.deadline - 0.3)
-        statement = next(filter(None, map(statement_of, segments[:1])), None)
-        fits, done, now = effects(self.checker, self.alignment, segments, self.made, statement, deadline)
-        if not fits:
-            return []
-        fits = [fit.likelier(doubts.get(fit.segment, 0.0)) for fit in fits]
-        ways = together(
-            fits, [its.gradients[leaf] for its in done], now.gradients[leaf], self.alignment.expected[leaf][0]
-        )
-        if statement is not None and now.below is not None:
-            wanted = wanted_of(self.alignment, slip, statement)
-            ways = itertools.chain(ways, together(fits, [its.below for its in done], now.below, wanted))
+        until = min(time.process_time() + SECONDS_TOGETHER, self.checker.deadline - 0.3)
+        ways = self.effects.summed(segments, leaf, doubts, until)
+        if (seen := (slip.number, len(self.made))) not in self._seen:
+            self._seen.add(seen)
+            ways = itertools.chain(ways, self.effects.at_statements(slip, segments, until))
         for its in itertools.islice(ways, MOST_WAYS):
             changes = [(fit.segment, fit.code) for fit in its]
             if self.checker.short_of_time(0.1):

@@ -1,6 +1,7 @@
 """Pieces of the user's code beside one that is known."""
 
 import ast
+import functools
 import linecache
 from collections.abc import Iterator
 
@@ -39,3 +40,26 @@ def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
             continue
         if node.lineno <= segment.line <= (node.end_lineno or node.lineno):
             yield node
+
+
+LONGEST_PART = 30
+
+
+def parts_around(segment: Segment) -> list[str]:
+    """Expressions of the function that a piece of code stands in, as they are written elsewhere in it."""
+    lines = tuple(linecache.getlines(segment.file))
+    return [code for code, numbers in _parts_of(segment.file, lines, segment.function) if segment.line not in numbers]
+
+
+@functools.lru_cache(16)
+def _parts_of(file: str, lines: tuple[str, ...], function: str) -> list[tuple[str, frozenset[int]]]:
+    """Entries, sums and products in the functions of a name, and on which lines each stands."""
+    text = "".join(lines)
+    places: dict[str, set[int]] = {}
+    for node in ast.walk(ast.parse(text)):
+        for part in ast.walk(node) if isinstance(node, ast.FunctionDef) and node.name == function else ():
+            if isinstance(part, ast.Subscript | ast.BinOp) and isinstance(getattr(part, "ctx", ast.Load()), ast.Load):
+                code = ast.get_source_segment(text, part) or ""
+                if 0 < len(code) <= LONGEST_PART and "\n" not in code:
+                    places.setdefault(code, set()).add(part.lineno)
+    return [(code, frozenset(numbers)) for code, numbers in places.items()]

@@ -24,7 +24,7 @@ from jaxbias.verify.problem import exact_context
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-HERE, THERE, MARK = "__jaxbias_here__", "__jaxbias_there__", "jaxbias: "
+HERE, MARK = "__jaxbias_here_", "jaxbias: "
 
 MOST_LEAVES = 40
 """Of one variable."""
@@ -54,14 +54,15 @@ class _Traced(NamedTuple):
 
 
 class _Marked(NamedTuple):
-    """What a function holds at one call of the hook: of each variable its leaves and its tree; names from outside."""
+    """What a function holds at one call of a hook: of each variable its leaves and its tree; names from outside."""
 
+    piece: int
     variables: dict[str, tuple[list[Any], Any]]
     around: Names
 
 
 class _Place(NamedTuple):
-    """One time that the program comes there: numbers of the leaves of variables, and of the expression's value."""
+    """One time that the program comes to a piece: numbers of the leaves of variables, and of the piece's value."""
 
     marked: _Marked
     numbers: dict[tuple[str, int], int]
@@ -70,59 +71,56 @@ class _Place(NamedTuple):
 
 
 class Site:
-    """An expression in the code of a rule, and the rule's program, in which it is known what the names there hold.
+    """Expressions in the code of a rule, and the rule's program, in which it is known what the names there hold.
 
     Args:
         made: changes of the rule that have been made.
-        below: another expression, whose value is asked for.
+
+    Attributes:
+        values: of the program on every probe, by number.
+        places: of each expression, the times that the program comes there.
     """
 
     def __init__(
         self,
         checker: "Checker",
-        segment: Segment,
+        pieces: Sequence[Segment],
         made: Sequence[tuple[Segment, str]],
         cases: Sequence["Case"],
-        below: Segment | None = None,
     ):
-        self.cases, seen = cases, []
-        changes = [*made, (segment, f"{HERE}(locals(), globals(), {segment.text})")]
-        changes += [(below, f"{THERE}({below.text})")] if below is not None else []
-        hooks = {HERE: lambda *its: _mark(seen, *its), THERE: lambda x: checkpoint_name(x, MARK + THERE)}
-        rule = rewritten(checker.problem.rule, changes, hooks)
+        self.pieces, self.cases, seen = list(pieces), cases, []
+        changes = [(piece, f"{HERE}{k}__(locals(), globals(), ({piece.text}))") for k, piece in enumerate(pieces)]
+        hooks = {f"{HERE}{k}__": functools.partial(_mark, seen, k) for k in range(len(pieces))}
+        rule = rewritten(checker.problem.rule, [*made, *changes], hooks)
         self.runner = checker.rule.of(rule) if rule is not None else None
         inputs = cases[0].probe.primals, cases[0].probe.seeds
         self.program = self.runner.program(*inputs) if self.runner is not None else None
-        self.values, self.places, self.below = [], [], None
+        self.values, self.places = [], [[] for _ in pieces]
         if self.program is not None:
-            there = [e.outputs[0] for e in self.program.equations if e.params.get("name") == MARK + THERE]
-            self.below = there[0] if len(there) == 1 else None
-            self.places = [*_places(self.program, seen)]
+            for place in _places(self.program, seen):
+                self.places[place.marked.piece].append(place)
             self.values = [_jaxpr.evaluate(self.program, case.probe.inputs) for case in cases]
 
-    @functools.cached_property
-    def visits(self) -> list[Visit]:
-        """In the order in which the rule comes to the expression."""
+    def visits(self, piece: int) -> list[Visit]:
+        """In the order in which the rule comes to an expression."""
         rows = lambda place: [its for held in self.values for its in _rows(place, held)]
-        return [Visit(rows(place), place.examples, tuple(place.marked.variables)) for place in self.places]
+        return [Visit(rows(place), place.examples, tuple(place.marked.variables)) for place in self.places[piece]]
 
-    def gradients(self, k: int, value: Callable[[Names], Any]) -> list[Any]:
-        """Those of probe k where the expression gives another value, made of the names each time.
+    def changed(self, k: int, piece: int, value: Callable[[Names], Any], until: int | None = None) -> list[Any]:
+        """All values on probe k where an expression gives another one, made of the names each time; `until` a value.
 
         Raises:
             ValueError: the value has not the shape of the expression's.
         """
-        return self.gradients_and_below(k, value)[0]
-
-    def gradients_and_below(self, k: int, value: Callable[[Names], Any]) -> tuple[list[Any], Any]:
-        """The same, and the value of the expression below; None where the rule does not come there just once."""
         program, held = self.program, list(self.values[k])
-        at = {place.value: place for place in self.places}
+        at = {place.value: place for place in self.places[piece]}
         changed: set[int] = set()
-        assert program is not None and self.runner is not None
+        assert program is not None
         with np.errstate(all="ignore"):
             for equation in program.equations:
                 out = equation.outputs[0]
+                if out == until:
+                    break
                 if out in at:
                     rows = [value(names) for names in _rows(at[out], held)]
                     new = np.stack(rows) if at[out].examples else np.asarray(rows[0])
@@ -136,16 +134,37 @@ class Site:
                     ):
                         held[number] = its
                         changed.add(number)
-        probe = self.cases[k].probe
-        outs = self.runner.placed(probe.primals, probe.seeds, [held[n] for n in program.outputs])
-        return outs, held[self.below] if self.below is not None else None
+        return held
+
+    def gradients(self, k: int, held: Sequence[Any]) -> list[Any]:
+        """Those of probe k, where the program holds these values."""
+        program, probe = self.program, self.cases[k].probe
+        assert program is not None and self.runner is not None
+        return self.runner.placed(probe.primals, probe.seeds, [held[n] for n in program.outputs])
+
+    def names(self, piece: int, held: Sequence[Any], turn: int = 0) -> Names | None:
+        """What stands at an expression one time that the program comes there, where it holds these values.
+
+        None where it does not come there so often, or for every example by itself.
+        """
+        place = next(iter(self.places[piece][turn : turn + 1]), None)
+        return next(_rows(place, held)) if place is not None and not place.examples else None
+
+    def number(self, piece: int, turn: int) -> int | None:
+        """Of the value of an expression that time."""
+        return next((place.value for place in self.places[piece][turn : turn + 1]), None)
+
+    def comes_first(self, piece: Segment, other: Segment) -> bool:
+        """Does the program come to an expression before it comes to another?"""
+        first, second = (self.places[self.pieces.index(its)] for its in (piece, other))
+        return bool(first and second) and first[0].value < second[0].value
 
 
 VALUE = "="
 """In the place of a name, of the value of the expression."""
 
 
-def _mark(seen: list[_Marked], variables: Names, around: Names, value: Any) -> Any:
+def _mark(seen: list[_Marked], piece: int, variables: Names, around: Names, value: Any) -> Any:
     marked: dict[str, tuple[list[Any], Any]] = {}
     for name, held in variables.items():
         leaves, tree = jax.tree.flatten(held)
@@ -156,16 +175,24 @@ def _mark(seen: list[_Marked], variables: Names, around: Names, value: Any) -> A
             marked[name] = [_Traced(x.shape) if isinstance(x, Tracer) else in_numpy(x) for x in leaves], tree
     if isinstance(value, Tracer):
         value = checkpoint_name(value, f"{MARK}{len(seen)} {VALUE} 0")
-    seen.append(_Marked(marked, {name: in_numpy(x) for name, x in around.items()}))
+    seen.append(_Marked(piece, marked, {name: in_numpy(x) for name, x in around.items()}))
     return value
 
 
 def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place]:
     marks: dict[str, list[int]] = {}
+    kept: list[_jaxpr.Equation] = []
     for equation in program.equations:
-        if equation.name == "name" and (label := str(equation.params.get("name"))).startswith(MARK):
-            marks.setdefault(label.removeprefix(MARK), []).append(equation.outputs[0])
+        label = str(equation.params.get("name")) if equation.name == "name" else ""
+        if label.startswith(MARK):
+            of_value = label.endswith(f" {VALUE} 0")
+            number = equation.outputs[0] if of_value else equation.inputs[0]
+            marks.setdefault(label.removeprefix(MARK), []).append(number)
+            if not of_value:
+                continue  # nothing uses it
             equation.name = "copy"  # which NumPy knows
+        kept.append(equation)
+    program.equations = kept
     places: list[_Place] = []
     for k, marked in enumerate(seen):
         leaves = [(name, j) for name, (parts, _) in marked.variables.items() for j in range(len(parts))]
@@ -268,6 +295,10 @@ def _viewed(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **options: in_numpy(function(*args, **options))
 
 
+MOST_TRACES = 6
+"""Of one function, each of which takes as long as a thousand changes that are tried."""
+
+
 class _Function:
     """A function of JAX's or the user's: traced for arrays of given shapes, then carried out in NumPy."""
 
@@ -281,6 +312,8 @@ class _Function:
         arrays = [np.asarray(leaves[k]) for k in at]
         key = repr([tree, [(x.shape, x.dtype) for x in arrays], [x for k, x in enumerate(leaves) if k not in at]])
         if key not in self.programs:
+            if len(self.programs) > MOST_TRACES:
+                raise TypeError("it is called with so many shapes only by changes that make no sense")
             trees: list[Any] = []
 
             def flat(*arrays: Any) -> list[Any]:

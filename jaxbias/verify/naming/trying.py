@@ -1,7 +1,6 @@
 """Which small changes of a line give what is wanted there: each is carried out on the values that its names have."""
 
 import ast
-import contextlib
 import itertools
 import linecache
 import time
@@ -17,7 +16,7 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.pieces import piece_of
+from jaxbias.verify.naming.pieces import parts_around, piece_of
 from jaxbias.verify.naming.repairs import bracketed, is_code, put, value_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
@@ -64,7 +63,7 @@ def fits(
     """Changes of these pieces of code, in each of which the wrong value is computed; the likeliest first."""
     fitting: list[Fit] = []
     for outwards, segment in enumerate(segments):
-        line = _Line.at(checker, alignment, slip, segment, made)
+        line = Line.at(checker, alignment, slip, segment, made)
         if line is not None:
             for v in line.fitting(time.process_time() + SECONDS):
                 v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
@@ -73,121 +72,33 @@ def fits(
     return fitting
 
 
-def fits_by_gradients(
-    checker: "Checker",
-    alignment: Alignment,
-    leaves: frozenset[int],
-    right: Sequence[int],
-    segments: Sequence[Segment],
-    made: Sequence[tuple[Segment, str]],
-    deadline: float,
-) -> Iterator[Fit]:
-    """Changes of these pieces of code with which gradients are right, where what the pieces must give is not known."""
-    right = [*leaves, *right]
-    for line, site in _lines_alone(checker, alignment, segments, made):
-        fitting = []
-        for variant in line.shaped(min(deadline, time.process_time() + SECONDS)):
-            code = _compiled(put(line.text, variant.node, variant.by))
-            if all(_are_right(alignment, site, k, code, right) for k in range(len(alignment.cases))):
-                fitting.append(Fit(line.segment, put(line.text, variant.node, variant.by), variant))
-        yield from sorted(fitting, key=lambda fit: fit.variant.cost)
-
-
-class Effect(NamedTuple):
-    """What an expression makes of the gradients, and of a value below it; None where that is not known."""
-
-    gradients: list[Any]
-    below: Any
-
-
-def effects(
-    checker: "Checker",
-    alignment: Alignment,
-    segments: Sequence[Segment],
-    made: Sequence[tuple[Segment, str]],
-    below: Segment | None,
-    deadline: float,
-) -> tuple[list[Fit], list[Effect], Effect]:
-    """Changes of these pieces of code, what each alone does on the first probe, and how it is without any.
-
-    Args:
-        below: the expression whose value is asked for.
-    """
-    tried: list[tuple[Fit, Effect]] = []
-    now = Effect([], None)
-    for left, segment in zip(range(len(segments), 0, -1), segments):
-        begun = time.process_time()
-        if begun > deadline:
-            break
-        line, site = next(_lines_alone(checker, alignment, [segment], made, below), (None, None))
-        if line is None or site is None:
-            continue
-
-        def effect(code: str, line: _Line = line, site: Site = site) -> Effect:
-            compiled = _compiled(code)
-            gradients, its = site.gradients_and_below(0, lambda names: eval(compiled, names))
-            own = line.segment == below and len(site.places) == 1 and not site.places[0].examples
-            return Effect(gradients, line.result(code, line.rows[0][0]) if own else its)
-
-        its = effect(line.text)
-        now = its if now.below is None else now
-        for variant in line.shaped(begun + (deadline - begun) / left, combined=True):
-            fit = Fit(line.segment, put(line.text, variant.node, variant.by), variant)
-            with contextlib.suppress(Exception):  # what a change may raise is anything
-                tried.append((fit, effect(fit.code)))
-    return [fit for fit, _ in tried], [its for _, its in tried], now
-
-
 def statement_of(segment: Segment) -> Segment | None:
     """The whole expression of the statement that a piece of code stands in."""
     return next((piece for piece, _, _ in _expressions(segment)), None)
 
 
-def wanted_of(alignment: Alignment, slip: Slip, statement: Segment) -> np.ndarray | None:
-    """What a statement's expression must give on the first probe; None where that is not known."""
+class Wanted(NamedTuple):
+    """What a statement's expression must give on the first probe, and which time it is that the rule comes there."""
+
+    value: np.ndarray
+    turn: int
+
+
+def wanted_of(alignment: Alignment, slip: Slip, statement: Segment) -> Wanted | None:
+    """None where that is not known."""
     number = _value_of(alignment, statement, slip.number)
     wanted = None if number is None else _wanted(alignment, slip, number)
-    return None if wanted is None else wanted[0]
+    if number is None or wanted is None:
+        return None
+    group = next((group for group in alignment.passes if number in group), (number,))
+    return Wanted(wanted[0], group.index(number))
 
 
-def _lines_alone(
-    checker: "Checker",
-    alignment: Alignment,
-    segments: Sequence[Segment],
-    made: Sequence[tuple[Segment, str]],
-    below: Segment | None = None,
-) -> Iterator[tuple["_Line", Site]]:
-    """The statements that pieces of code stand in, of which it is not known what they must give."""
-    for segment in segments:
-        piece, _, _ = next(_expressions(segment), (None, None, ""))
-        tree = value_of(piece.text)[1] if piece is not None else None
-        if piece is None or tree is None:
-            continue
-        try:
-            site = Site(checker, piece, made, alignment.cases, below if below != piece else None)
-        except Exception:
-            continue
-        if not site.places or any(
-            np.size(held[place.value]) > MOST_ENTRIES for place in site.places for held in site.values
-        ):
-            continue
-        line = _Line(alignment, piece, tree, "", site.visits[-1], [])
-        line.rows = [(names, np.asarray(line.result(line.text, names))) for names in site.visits[-1].names]
-        yield line, site
+OF_THE_FUNCTION = 0.3
+"""What an expression costs more that stands elsewhere in the function."""
 
 
-def _are_right(alignment: Alignment, site: Site, k: int, code: types.CodeType, leaves: Sequence[int]) -> bool:
-    """Are these gradients right on a probe, where the expression is this code?"""
-    try:
-        outs = site.gradients(k, lambda names: eval(code, names))
-    except Exception:
-        return False
-    probe = slice(k, k + 1)
-    zeros = [np.zeros_like(alignment.expected[i][k]) if outs[i] is None else np.asarray(outs[i]) for i in leaves]
-    return all(alignment.is_right(i, out[None], probe) for i, out in zip(leaves, zeros))
-
-
-class _Line:
+class Line:
     """An expression, the names that stand there, and what it must give.
 
     Attributes:
@@ -209,6 +120,16 @@ class _Line:
         self.codes, self.numbers = _codes(alignment), _numbers(alignment)
 
     @classmethod
+    def of(cls, alignment: Alignment, segment: Segment, visit: Visit) -> "Line | None":
+        """The expression of a statement, of which it is not known what it must give: what it gives."""
+        tree = value_of(segment.text)[1]
+        if tree is None:
+            return None
+        line = cls(alignment, segment, tree, "", visit, [])
+        line.rows = [(names, np.asarray(line.result(line.text, names))) for names in visit.names]
+        return line
+
+    @classmethod
     def at(
         cls,
         checker: "Checker",
@@ -216,7 +137,7 @@ class _Line:
         slip: Slip,
         segment: Segment,
         made: Sequence[tuple[Segment, str]],
-    ) -> "_Line | None":
+    ) -> "Line | None":
         """The whole expression of its statement; None where the names there cannot be told."""
         for piece, of_value, before in _expressions(segment):
             tree = value_of(piece.text)[1]
@@ -227,14 +148,14 @@ class _Line:
             if wanted is None:
                 continue
             try:
-                visits = Site(checker, piece, made, alignment.cases).visits
+                visits = Site(checker, [piece], made, alignment.cases).visits(0)
             except Exception:
                 return None
             given = alignment.column(number)
             for visit in visits:
                 rows = _by_row(given, visit)
                 line = cls(alignment, piece, tree, before, visit, _by_row(wanted, visit))
-                if rows and _close(line.result(line.text, visit.names[0]), rows[0]):
+                if rows and is_close(line.result(line.text, visit.names[0]), rows[0]):
                     line.inside = segment
                     return line
         return None
@@ -247,7 +168,7 @@ class _Line:
 
     def result(self, code: str, names: Names) -> Any:
         """What the whole comes to with this code in the place of the expression; None where that makes no sense."""
-        return _evaluated(self.before + code, names)
+        return evaluated(self.before + code, names)
 
     def fitting(self, deadline: float) -> Iterator[Variant]:
         names, wanted = self.rows[0]
@@ -257,35 +178,31 @@ class _Line:
                 code = put(self.text, variant.node, variant.by)
                 if code not in seen and code != self.text:
                     seen.add(code)
-                    if all(_close(self.result(code, its), x) for its, x in self.rows) and self._decides(variant):
+                    if all(is_close(self.result(code, its), x) for its, x in self.rows) and self._decides(variant):
                         yield variant
 
     def _decides(self, variant: Variant) -> bool:
         """Has a condition that is changed both outcomes? With one of them it only takes a mask away."""
         condition = condition_with(self.text, self.tree, variant)
-        outcomes = [_evaluated(condition, names) for names, _ in self.rows] if condition else []
+        outcomes = [evaluated(condition, names) for names, _ in self.rows] if condition else []
         held = [np.ravel(x) for x in outcomes if x is not None]
         return not held or np.unique(np.concatenate(held)).size > 1
 
-    def shaped(self, deadline: float, combined: bool = False) -> Iterator[Variant]:
-        """Those of its form and of single values that give another value of the same shape on the first probe.
-
-        Args:
-            combined: those as well in which the whole, or a term of it, is multiplied with another value.
-        """
+    def changes(self, deadline: float) -> Iterator[tuple[Variant, np.ndarray]]:
+        """Those of its form, of single values, and of products of the whole or of a term with another value, that give
+        another value on the first probe, and that value."""
         names, given = self.rows[0]
-        form = Variants(self.text, self.tree, self._counters(names), lambda code: _evaluated(code, names))
+        form = self._form(names)
         seen, values = {self.text}, {_digits(given)}
         fitting = list(form.of_form())
-        named = [*self._named(names)]
-        near = [its for its in named if its.cost < 0.2]
-        for node in form.parts:
-            value = _evaluated(form.code(node), names)
-            if value is not None and type(value) is not complex:
-                its = [v for v, _ in form.with_names(node, value, near)]
-                fitting += [v for v in its if v.kind in ("wrong-operand", "wrong-index")]
-                if combined and (node is self.tree or id(node) in form.terms):
-                    fitting += [v for its in named if its.cost < 0.45 for v, _ in form.combined(node, value, its)]
+        named = [its for its in self._named(names) if its.cost < 0.45]
+        near = [its for its in named if its.cost < 0.35]
+        for node in [*form.parts, *form.constants]:
+            value = evaluated(form.code(node), names)
+            if value is not None and type(value) not in (bool, complex):
+                fitting += [v for v, _ in form.swapped(node, value, near)]
+                if node is self.tree or id(node) in form.terms:
+                    fitting += [v for v, _ in form.combined(node, value, named)]
         for variant in sorted(fitting, key=lambda v: v.cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:
@@ -294,17 +211,17 @@ class _Line:
             with np.errstate(all="ignore"):
                 value = self.result(code, names)
                 # of what comes to the same, the first is meant
-                if np.shape(value) == np.shape(given) and (digits := _digits(value)) not in values:
+                if value is not None and (digits := _digits(value)) not in values:
                     values.add(digits)
-                    yield variant
+                    yield variant, np.asarray(value)
 
     def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
         """Those that are right on the first probe."""
-        form = Variants(self.text, self.tree, self._counters(names), lambda code: _evaluated(code, names))
+        form = self._form(names)
         for variant in form.of_form():
             if time.process_time() > deadline:
                 return
-            if _close(self.result(put(self.text, variant.node, variant.by), names), wanted):
+            if is_close(self.result(put(self.text, variant.node, variant.by), names), wanted):
                 yield variant
         named = [*self._named(names)]
         there = dict(names)
@@ -312,19 +229,18 @@ class _Line:
         def right(node: ast.AST, other: Any) -> bool:
             """Is what is wanted got with another value in the place of a part?"""
             there[HOLE] = other
-            return _close(_evaluated(holes[id(node)], there), wanted)
+            return is_close(evaluated(holes[id(node)], there), wanted)
 
         holes: dict[int, types.CodeType] = {}
         for variant, other in form.of_products([its for its in named if np.ndim(its.value)]):
             if time.process_time() > deadline:
                 return
             node = variant.node
-            holes.setdefault(id(node), _compiled(self.before + put(self.text, node, HOLE)))
+            holes.setdefault(id(node), compiled(self.before + put(self.text, node, HOLE)))
             if right(node, other):
                 yield variant
         yield from self._terms(form, names, wanted, named)
-        constants = [n for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and form.role.get(id(n)) != "off"]
-        parts = [(node, _evaluated(form.code(node), names)) for node in [*form.parts, *constants]]
+        parts = [(node, evaluated(form.code(node), names)) for node in [*form.parts, *form.constants]]
         parts = [(node, x) for node, x in parts if x is not None and type(x) not in (bool, complex)]
         variables = [its for its in named if its.code.isidentifier()]
         others = [its for its in named if not its.code.isidentifier()]
@@ -332,8 +248,8 @@ class _Line:
             itertools.product(parts, [variables]), itertools.product(parts, [others])
         ):
             if id(node) not in holes:
-                holes[id(node)] = _compiled(self.before + put(self.text, node, HOLE))
-            for variant, other in form.with_names(node, value, those):
+                holes[id(node)] = compiled(self.before + put(self.text, node, HOLE))
+            for variant, other in itertools.chain(form.swapped(node, value, those), form.combined(node, value, those)):
                 if time.process_time() > deadline:
                     return
                 if right(node, other):
@@ -366,7 +282,7 @@ class _Line:
         if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
             for side in (tree.left, tree.right):
                 its = ast.get_source_segment(code, side) or ""
-                if (value := _evaluated(its, names)) is not None:
+                if (value := evaluated(its, names)) is not None:
                     yield its, value
 
     def as_slope(self, alignment: Alignment, variant: Variant) -> Variant:
@@ -374,7 +290,7 @@ class _Line:
         part = ast.get_source_segment(self.text, variant.node) or ""
         if variant.kind != "wrong-operand" or self.before:
             return variant
-        columns = [[_evaluated(code, names) for names, _ in self.rows] for code in (part, variant.by)]
+        columns = [[evaluated(code, names) for names, _ in self.rows] for code in (part, variant.by)]
         if any(x is None or np.shape(x) != np.shape(columns[0][0]) for column in columns for x in column):
             return variant
         now, wanted = (np.stack([np.asarray(x) for x in column]) for column in columns)
@@ -385,8 +301,9 @@ class _Line:
         words = f"takes {part} without the slope of {match.value.through}"
         return variant._replace(kind="missing-activation-derivative", words=words)
 
-    def _counters(self, names: Names) -> list[str]:
-        return [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)][:4]
+    def _form(self, names: Names) -> Variants:
+        counters = [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)]
+        return Variants(self.text, self.tree, counters[:4], self.numbers, lambda code: evaluated(code, names))
 
     def _named(self, names: Names) -> Iterator[Named]:
         """Values in scope, and what the forward computes of these."""
@@ -405,10 +322,14 @@ class _Line:
                 yield Named(f"{its.code}.size", its.value.size, 0.45)
         for number in self.numbers:
             yield Named(f"{number:.12g}", number, 0.3)
+        held_codes = {its.code for its in held}
+        for code in parts_around(self.segment):
+            if code not in held_codes and (value := evaluated(code, names)) is not None:
+                yield Named(code, value, OF_THE_FUNCTION)
         yield from _jacobians(held)
         codes = {its.code for its in held}
         for code, cost in self.codes:
-            if code not in codes and (value := _evaluated(code, names)) is not None:
+            if code not in codes and (value := evaluated(code, names)) is not None:
                 yield Named(code, value, cost, tuple(self._addends(code, names)))
         for its in held:
             if isinstance(its.value, np.ndarray) and its.value.dtype.kind == "f" and its.value.ndim:
@@ -522,9 +443,8 @@ def _digits(x: Any) -> bytes:
     """Equal for values that rounding alone tells apart."""
     x = np.asarray(np.nan if x is None else x, complex)
     with np.errstate(all="ignore"):
-        return np.round(x / (np.max(np.abs(x), initial=0.0) or 1.0), 9).tobytes() + b"%.8g" % np.max(
-            np.abs(x), initial=0.0
-        )
+        size = np.max(np.abs(x), initial=0.0)
+        return np.round(x / (size or 1.0), 9).tobytes() + f"{x.shape} {size:.8g}".encode()
 
 
 def _array(x: Any) -> Any:
@@ -533,21 +453,21 @@ def _array(x: Any) -> Any:
     return x if isinstance(x, np.ndarray | np.generic | int | float | complex) else None
 
 
-def _evaluated(code: str | types.CodeType, names: Names) -> Any:
+def evaluated(code: str | types.CodeType, names: Names) -> Any:
     """An array or a number; None where the code gives none, or makes no sense there."""
     try:
-        return _array(eval(_compiled(code) if isinstance(code, str) else code, names))
+        return _array(eval(compiled(code) if isinstance(code, str) else code, names))
     except Exception:  # what a change may raise is anything
         return None
 
 
-def _compiled(code: str) -> types.CodeType:
+def compiled(code: str) -> types.CodeType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of a change that makes no sense
         return compile(code, "<changed>", "eval")
 
 
-def _close(given: Any, wanted: np.ndarray) -> bool:
+def is_close(given: Any, wanted: np.ndarray) -> bool:
     if given is None:
         return False
     given = np.asarray(given)

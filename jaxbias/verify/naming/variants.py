@@ -8,7 +8,7 @@ which of several that are right is meant.
 import ast
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,11 +104,19 @@ class Variants:
     Args:
         text, tree: the expression.
         counters: names of whole numbers in scope.
+        numbers: that stand in the forward.
         value_of: code → its value there, on the first probe; None if it has none.
     """
 
-    def __init__(self, text: str, tree: ast.expr, counters: Sequence[str], value_of: Any):
-        self.value_of = value_of
+    def __init__(
+        self,
+        text: str,
+        tree: ast.expr,
+        counters: Sequence[str],
+        numbers: Sequence[float],
+        value_of: Callable[[str], Any],
+    ):
+        self.value_of, self.numbers = value_of, numbers
         self.text, self.tree, self.counters = text, tree, list(counters)
         self.role: dict[int, str] = {}
         self.compared: set[int] = set()
@@ -118,14 +126,9 @@ class Variants:
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         self.arguments = {id(its) for node in ast.walk(tree) if isinstance(node, ast.Call) for its in node.args}
         plain = lambda n: isinstance(n, ast.Name | ast.BinOp | ast.UnaryOp | ast.Call | ast.Attribute | ast.Subscript)
-        self.parts = [
-            node
-            for node in ast.walk(tree)
-            if plain(node)
-            and id(node) not in called
-            and self.code(node) not in MODULES
-            and self.role[id(node)] != "off"
-        ]
+        usable = [node for node in ast.walk(tree) if self.role[id(node)] != "off"]
+        self.parts = [n for n in usable if plain(n) and id(n) not in called and self.code(n) not in MODULES]
+        self.constants = [n for n in usable if isinstance(n, ast.Constant)]
 
     @functools.cached_property
     def terms(self) -> set[int]:
@@ -229,6 +232,7 @@ class Variants:
         for node in self.parts:
             yield from self._around(node)
         yield from self._of_names()
+        yield from self._of_slices()
 
     def _of_entries(self, node: ast.List) -> Iterator[Variant]:
         """Two entries of a list, as of what is put together, the wrong way round."""
@@ -248,6 +252,22 @@ class Variants:
             for node in sorted([*places[a], *places[b]], key=lambda n: -n.col_offset):
                 text = put(text, node, b if node.id == a else a)
             yield self.make("exchanged", "wrong-operand", self.tree, text, f"has {a} and {b} the wrong way round")
+
+    def _of_slices(self) -> Iterator[Variant]:
+        """Two slices the wrong way round; a value that is turned round before and after, left as it is."""
+        sliced = [n for n in ast.walk(self.tree) if isinstance(n, ast.Subscript) and isinstance(n.slice, ast.Slice)]
+        for a, b in itertools.combinations(sliced, 2):  # of two in each other, the outer one comes first
+            first, second = self.code(a.slice), self.code(b.slice)
+            if first != second:
+                text = self.text
+                for node, by in sorted([(a.slice, second), (b.slice, first)], key=lambda its: -its[0].col_offset):
+                    text = put(text, node, by)
+                words = f"has [{first}] and [{second}] the wrong way round"
+                yield self.make("exchanged", "wrong-index", self.tree, text, words)
+            elif first == "::-1" and any(part is b for part in ast.walk(a.value)):
+                inner = self.code(b.value) if id(b) in self.arguments else self.tight(b.value)
+                as_it_is = self.code(a.value).replace(self.code(b), inner, 1)
+                yield self.make("exchanged", "wrong-index", a, as_it_is, "goes through it in the other direction")
 
     def _of_operator(self, node: ast.BinOp) -> Iterator[Variant]:
         left, right, now = self.tight(node.left), self.tight(node.right), OPERATORS.get(type(node.op), "")
@@ -282,6 +302,10 @@ class Variants:
                 kept = f"-{self.tight(other)}"
             elif side is node.left and now == "/":
                 kept = f"1 / {self.tight(other)}"
+            for times in (0.5, 2.0) if total else ():
+                by = f"{times:g} * {bracketed(gone)}"
+                words = f"has {gone} where {by} is needed"
+                yield self.make("constant", "scale-constant", side, by, words, 0.1)
             if total:
                 twice = self.code(other).count(gone) > 0
                 words = f"counts the term {gone} twice" if twice else f"has the term {gone} too much"
@@ -321,8 +345,9 @@ class Variants:
         yield from self._of_flags(node, called)
         operand = function.value if isinstance(function, ast.Attribute) else None
         operand = node.args[0] if node.args and not method else operand
-        if operand is not None and called not in ("set", "add", "zeros_like", "ones_like", "at", "astype"):
+        if operand is not None and called not in ("set", "add", "zeros_like", "at", "astype"):
             kind = {
+                "ones_like": "missing-mask",
                 "sum": "wrong-reduction-axis",
                 "mean": "wrong-reduction-axis",
                 "flip": "wrong-index",
@@ -335,6 +360,10 @@ class Variants:
             for branch in node.args[1:]:
                 for by in () if isinstance(branch, ast.Constant) else ("0.0", "1.0"):
                     yield self.make("condition", "missing-mask", branch, by)
+            for const, other in (node.args[1:], node.args[:0:-1]):
+                for number in self.numbers if isinstance(const, ast.Constant) else ():
+                    by = f"{number:.12g} * {bracketed(self.code(other))}"
+                    yield self.make("condition", "missing-activation-derivative", const, by)
             yield self.make(
                 "condition",
                 "missing-mask",
@@ -483,6 +512,9 @@ class Variants:
             kind = "overwritten-not-accumulated" if entry < 0 else "broadcast-not-summed"
             yield self.make("function", kind, node, f"{whole}.sum(0)", words)
         if len(parts) > 1:
+            for sign in ("+", "-"):
+                its = ", ".join(_further(self.code(part), sign) for part in parts)
+                yield self.make("index", kind, node.slice, its, more=0.1)
             for a, b in itertools.combinations(range(len(parts)), 2):
                 its = [self.code(part) for part in parts]
                 its[a], its[b] = its[b], its[a]
@@ -497,7 +529,11 @@ class Variants:
                 yield self.make("index", "wrong-index", node, f"{part} - 1")
             return
         sign = "has the wrong sign" if node is self.tree else f"takes {part} with the wrong sign"
-        yield self.make("sign", "sign", node, f"-{tight}" if node is self.tree else f"(-{tight})", sign, more=0.06)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            turned = self._joined(node.right, "-", node.left)
+            yield self.make("sign", "sign", node, turned if node is self.tree else f"({turned})", sign, more=0.06)
+        else:
+            yield self.make("sign", "sign", node, f"-{tight}" if node is self.tree else f"(-{tight})", sign, more=0.06)
         brackets = lambda code: code if node is self.tree else f"({code})"
         yield self.make("rest", "wrong-operand", node, brackets(f"1 - {tight}"))
         yield self.make(
@@ -546,8 +582,8 @@ class Variants:
         whole = self.value_of(self.code(node.value))
         return isinstance(whole, np.ndarray) and whole.size > np.size(entries) and bool(np.all(np.isin(entries, whole)))
 
-    def with_names(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
-        """A part replaced by another value, or combined with one; with what is put there."""
+    def swapped(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
+        """A part replaced by another value; with what is put there."""
         part, role, number = self.code(node), self.role[id(node)], isinstance(node, ast.Constant)
         for its in named:
             for code, other in its_layouts(its, value):
@@ -565,13 +601,12 @@ class Variants:
                 alone = node is self.tree or id(node) in self.arguments
                 by = bracketed(code, sums=not alone, products=not alone)
                 yield self.make("name", kind, node, by, words, its.cost), other
-        for its in named if not number and not role else ():
-            yield from self.combined(node, value, its)
 
-    def combined(self, node: ast.AST, value: Any, its: Named) -> Iterator[tuple[Variant, Any]]:
+    def combined(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """A part times another value, divided by it, plus or less it."""
-        for code, other in its_layouts(its, value):
-            yield from self._combined(node, value, code, other, its.cost)
+        for its in named if not isinstance(node, ast.Constant) and not self.role[id(node)] else ():
+            for code, other in its_layouts(its, value):
+                yield from self._combined(node, value, code, other, its.cost)
 
     def _combined(self, node: ast.AST, value: Any, code: str, other: Any, cost: float) -> Iterator[tuple[Variant, Any]]:
         whole, part = node is self.tree, self.code(node)
@@ -643,6 +678,12 @@ def _number(node: ast.expr) -> int | None:
     except (ValueError, TypeError, SyntaxError):
         return None
     return value if isinstance(value, int) else None
+
+
+def _further(index: str, sign: str) -> str:
+    """The entry after an index, or before it."""
+    other = {"+": " - 1", "-": " + 1"}[sign]
+    return index.removesuffix(other) if index.endswith(other) else f"{bracketed(index)} {sign} 1"
 
 
 def _is_roll(node: ast.Call) -> bool:
