@@ -463,6 +463,16 @@ class Alignment:
                 self._above_right |= self._ancestors(number, self.mended)
         self.right |= now
 
+    def unknown_above(self, number: int) -> list[int]:
+        """Positions of the equations between right values and this one."""
+        positions, todo = set(), [number]
+        while todo:
+            n = todo.pop()
+            if n in self.position and (n == number or not self.known(n)) and self.position[n] not in positions:
+                positions.add(self.position[n])
+                todo += self.program.equations[self.position[n]].inputs
+        return sorted(positions)
+
 
 def addends(alignment: Alignment, number: int, sign: float = 1.0, within: int = -1) -> Iterator[tuple[int, float]]:
     """Values that are added up to this one, with their signs; as one, what an earlier pass of the same code has added

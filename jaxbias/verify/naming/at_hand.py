@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxbias.symbols.reference_values import ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, layouts, same
-from jaxbias.verify.naming.repairs import Repair, bracketed, is_code
+from jaxbias.verify.naming.code import bracketed, is_code
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class AtHand:
         return "missing-mask" if held <= {0.0, 1.0} else "missing-factor"
 
     @property
-    def as_factor(self) -> tuple[Repair, ...]:
-        """What puts it into a product."""
-        return (Repair("wrap", f"{{}} * {bracketed(self.code)}"),) if self.code else ()
+    def as_factor(self) -> tuple[str, ...]:
+        """What multiplies an expression, {}, by it."""
+        return (f"{{}} * {bracketed(self.code)}",) if self.code else ()
 
-    def instead_of(self, taken: str) -> tuple[Repair, ...]:
-        """What puts it in the place of what is taken."""
-        return (Repair("swap", self.code, taken),) if self.code else ()
+    @property
+    def as_divisor(self) -> tuple[str, ...]:
+        return (f"{{}} / {bracketed(self.code, products=True)}",) if self.code else ()
 
     @property
     def bracketed(self) -> str:

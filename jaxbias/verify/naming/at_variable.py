@@ -8,7 +8,7 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
 from jaxbias.symbols.reference_values import NAMED
 from jaxbias.verify.naming.alignment import Alignment
-from jaxbias.verify.naming.repairs import bracketed, put, source_of, value_of
+from jaxbias.verify.naming.code import bracketed, put, source_of, value_of
 
 
 class Moved(NamedTuple):

@@ -9,7 +9,6 @@ from jaxbias import _jaxpr
 from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.at_hand import AtHand, at_hand
 from jaxbias.verify.naming.constants import Shapes
-from jaxbias.verify.naming.repairs import Repair
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,10 @@ class Relation:
         text: a sentence without its subject: "lacks the factor scale".
         cost: how far-fetched it is.
         number: of the value at which the rule goes wrong, where that is further up; None if it is the wrong value.
-        repairs: of the code there, the likeliest first.
+        codes: what may be written there, the likeliest first; in each, {} is the expression as it is.
         about: name of the reference value that it speaks of, other than the wanted one.
+        by_change: is it a change of a line, which says nothing if the rule is not right with it?
+        otherwise: what is said then.
         mending: of an operation further up that is changed, its value and what that becomes.
         factor: what it must be is this times what it is then, as where a sign is wrong as well.
     """
@@ -31,8 +32,10 @@ class Relation:
     text: str
     cost: float | int
     number: int | None = None
-    repairs: tuple[Repair, ...] = ()
+    codes: tuple[str, ...] = ()
     about: str = ""
+    by_change: bool = False
+    otherwise: "Relation | None" = None
     mending: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     factor: float | int = 1.0
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxbias.verify.naming.code import bracketed, listed
 from jaxbias.verify.naming.difference import Difference, Relation
-from jaxbias.verify.naming.repairs import Repair, bracketed, listed
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 
@@ -21,21 +21,21 @@ def some_elements(d: Difference) -> Iterator[Relation]:
         return
     if indices := _repeated(d, wrong):
         words = f"is wrong only in entries that {indices} names more than once: they must add up"
-        yield Relation("index-collision", words, 1.2, repairs=(Repair("calls", "add", "set"),))
+        yield Relation("index-collision", words, 1.2)
         return
     where, kink = in_words(d, wrong)
     if not where:
         return
     ratio = d.given[wrong] / np.where(d.wanted[wrong] == 0, np.nan, d.wanted[wrong])
     if not np.any(d.wanted[wrong]):
-        repairs = ()
+        codes = ()
         if where.startswith("where "):
             condition = where.removeprefix("where ").replace("not ", "~")
-            repairs = (Repair("wrap", f"jnp.where({condition}, 0, {{}})"),)
+            codes = (f"jnp.where({condition}, 0, {{}})",)
         elif where.endswith("the diagonal") and where.split()[0] in HALVES:
-            repairs = (Repair("wrap", f"jnp.{HALVES[where.split()[0]]}({{}})"),)
+            codes = (f"jnp.{HALVES[where.split()[0]]}({{}})",)
         kind = "missing-activation-derivative" if kink else "missing-mask"
-        yield Relation(kind, f"must be 0 {where}", 1.25, repairs=repairs)
+        yield Relation(kind, f"must be 0 {where}", 1.25, codes=codes)
     elif not np.any(d.given[wrong]):
         kind = "missing-activation-derivative" if kink else "only-some-elements"
         yield Relation(kind, f"is 0 {where}, and must not be", 1.4)
@@ -76,7 +76,8 @@ def in_words(d: Difference, wrong: np.ndarray) -> tuple[str, bool]:
             continue
         for sign, test in tests.items():
             if np.array_equal(test(value.array, 0), wrong):
-                return f"where {value.name} {sign}", value.array.dtype.kind == "f" and np.unique(value.array).size > 2
+                kink = sign != "!= 0" and value.array.dtype.kind == "f" and np.unique(value.array).size > 2
+                return f"where {value.name} {sign}", kink
     alignment = d.alignment
     for n, equation in ((e.outputs[0], e) for e in alignment.program.equations):
         if alignment.program.shapes[n] == shape and alignment.values[0][n].dtype.kind == "b":

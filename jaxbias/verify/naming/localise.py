@@ -21,11 +21,9 @@ from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.mending import Mender
-from jaxbias.verify.naming.operations import unknown_above
 from jaxbias.verify.naming.overwritten import overwritten
 from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.relations import relation
-from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.returned import handed_on, with_returns
 from jaxbias.verify.naming.rewrite import with_copies
 from jaxbias.verify.naming.slips import Slip, find_slips
@@ -274,8 +272,8 @@ def _mended(alignment: Alignment, slip: Slip, words: Relation | None, located: L
         return located
     if not scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
         return fitted
-    if words is not None and (handed := _handed_on(alignment, slip, words, located, mender)) is not None:
-        return replace(handed, evidence=_tried(mender, slip.leaves))
+    if words is not None and words.by_change:
+        located = _located(alignment, slip, words.otherwise)
     return _guessed(alignment, slip, located, mender)
 
 
@@ -288,26 +286,12 @@ def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Re
     if slip.number in alignment.linear or name is None or not name.variable or len(users) != 1:
         return words
     term = words.text.removeprefix("lacks ")
-    repairs = tuple(Repair("swap", repair.by.replace("{}", name.text), name.text) for repair in words.repairs)
-    return replace(words, text=f"takes {name.text} without {term}", number=users[0].outputs[0], repairs=repairs)
-
-
-def _handed_on(alignment: Alignment, slip: Slip, words: Relation, located: Located, mender: Mender) -> Located | None:
-    """At the place where a pass of a loop hands a variable on, if the rule is right with a repair there."""
-    segment = _segment(alignment, slip.number)
-    if segment is None or slip.number not in alignment.last_pass:
-        return None
-    for repair in words.repairs:
-        for place in handed_on(segment, repair.code) if repair.how == "swap" else ():
-            if made := mender([place], replace(words, repairs=(repair,)), slip.leaves):
-                words = replace(words, text=f"must be {repair.by} where it is handed on", number=slip.number)
-                return replace(located, line=_line(place), relation=words, code=place.text, patch=made[1], at=place)
-    return None
+    return replace(words, text=f"takes {name.text} without {term}", number=users[0].outputs[0], codes=())
 
 
 def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located | None:
     """With the small change of its line that gives what is wanted there."""
-    fit = mender.fit(slip, _segments(alignment, slip.number))
+    fit = mender.fit(slip, _segments(alignment, slip.number), [*_above(alignment, slip)])
     if fit is None:
         return None
     return _with(located, *fit, _tried(mender, slip.leaves))
@@ -332,7 +316,7 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     """With the change of its line, or of one that it depends on, that makes the rule right."""
     own = dict.fromkeys(n for k in (_place(slip, located.relation), slip.number) for n in _segments(alignment, k)[:1])
     lines = _lines_of(alignment, slip, own)
-    guess = mender.guess([*lines], slip.leaves)
+    guess = mender.guess(slip, [*lines])
     if guess is None:
         return located
     segment, words, patch = guess
@@ -343,15 +327,32 @@ def _guessed(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
 def _lines_of(alignment: Alignment, slip: Slip, own: Iterable[Segment]) -> dict[Segment, int]:
     """Pieces of code that a slip may be a mistake in, each with its value: its own, then those that it depends on."""
     lines = dict.fromkeys((*own, *(line for piece in own for line in numbers_in(piece))), slip.number)
-    unknown = {n for p in unknown_above(alignment, slip.number) for n in alignment.program.equations[p].outputs}
     above = {n for i in slip.leaves for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
-    for number in sorted(above, key=lambda n: (n not in unknown, -alignment.position[n])):
+    for segment, number in [*_above(alignment, slip).items(), *_assigning(alignment, above).items()]:
+        lines.setdefault(segment, number)
+    if (segment := _segment(alignment, slip.number)) is not None and slip.number in alignment.last_pass:
+        lines |= dict.fromkeys(handed_on(segment), slip.number)
+    return lines
+
+
+def _above(alignment: Alignment, slip: Slip) -> dict[Segment, int]:
+    """Pieces of code between right values and a slip, the nearest first; those that give a variable its value before
+    others, as of a function that the rule calls."""
+    unknown = {n for p in alignment.unknown_above(slip.number) for n in alignment.program.equations[p].outputs}
+    lines = _assigning(alignment, unknown - {slip.number})
+    for number in sorted(unknown, key=lambda n: -alignment.position[n]):
+        if number not in alignment.names and (segment := _segment(alignment, number)) is not None:
+            lines.setdefault(segment, number)
+    return lines
+
+
+def _assigning(alignment: Alignment, numbers: Iterable[int]) -> dict[Segment, int]:
+    """Pieces of code that assign or return these values, but for what the forward computes under the same name."""
+    lines: dict[Segment, int] = {}
+    for number in sorted(numbers, key=lambda n: -alignment.position[n]):
         name = alignment.names.get(number)
-        if (
-            name is not None
-            and (name.variable or number in alignment.leaves)
-            and not _as_in_the_forward(alignment, number)
-        ):
+        given = name is not None and (name.variable or number in alignment.leaves)
+        if name is not None and given and not _as_in_the_forward(alignment, number):
             lines.setdefault(name.segment, number)
     return lines
 
@@ -436,7 +437,7 @@ def _alignment(
     return overwritten(align(*with_returns(program, leaves)), align)
 
 
-PLAIN = 1.2
+PLAIN = 1.4
 """What words cost beside which nothing simpler is looked for."""
 
 
@@ -450,8 +451,11 @@ def _slips(
         named = said is not None and said.kind != "unexplained"
         if said is not None and named and said.cost <= PLAIN:
             return said
-        fits = mender.look(slip, _segments(alignment, slip.number))
-        return fits[0].relation if fits and not (said and named and said.cost <= fits[0].relation.cost) else said
+        above = _above(alignment, slip)
+        fit = mender.look(slip, _segments(alignment, slip.number), [*above])
+        if fit is None or (said is not None and named and said.cost <= fit.relation.cost):
+            return said
+        return replace(fit.relation, number=above.get(fit.segment), otherwise=said)
 
     yield from find_slips(alignment, paths, tell, deadline)
 

@@ -13,11 +13,11 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment
-from jaxbias.verify.naming.conditions import other_sizes
+from jaxbias.verify.naming.code import written
+from jaxbias.verify.naming.conditions import other_sizes, redrawn
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.effects import Effects
 from jaxbias.verify.naming.pieces import numbers_in
-from jaxbias.verify.naming.repairs import edits
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.trying import Fit, fits
@@ -25,12 +25,12 @@ from jaxbias.verify.naming.trying import Fit, fits
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-MOST_REPAIRS, MOST_FITS, MOST_WAYS = 10, 10, 20
+MOST_FITS, MOST_GUESSES, MOST_WAYS = 10, 15, 20
 """Texts for one piece of code, and for several together."""
 
-SECONDS_OF_GUESSES, SECONDS_TOGETHER, SECONDS_OF_FITS = 2.5, 5.0, 4.0
-"""Of process time: for one rule, for the changes of several lines that make one gradient right, and for those of lines
-that are only looked at.
+SECONDS_OF_GUESSES, SECONDS_TOGETHER, SECONDS_OF_FITS, SECONDS_ABOVE = 2.5, 5.0, 4.0, 1.0
+"""Of process time: for one rule, for the changes of several lines that make one gradient right, for those of lines that
+are only looked at, and for the lines above one.
 """
 
 
@@ -48,7 +48,7 @@ def _where_assigned(fit: Fit) -> Iterator[tuple[Segment, str]]:
 
 
 class Mender:
-    """Tries the repairs of one slip after the other, each in the rule in which those before it are mended."""
+    """Tries what may be written for one slip after the other, each in the rule in which those before it are mended."""
 
     def __init__(self, checker: "Checker", alignment: Alignment, rng: np.random.Generator):
         self.checker, self.alignment, self.rng = checker, alignment, rng
@@ -65,7 +65,7 @@ class Mender:
     ) -> tuple[Segment, str] | None:
         """The piece of code, and the statement with which these gradients are right and no right one is harmed."""
         for segment in segments[:2]:
-            for code in itertools.islice(edits(segment.text, relation.repairs), MOST_REPAIRS):
+            for code in written(segment.text, relation.codes):
                 if self.checker.short_of_time(0.1):
                     return None
                 if patch := self._patch(segment, code, leaves):
@@ -94,9 +94,12 @@ class Mender:
         self.right |= set(leaves)
         return True
 
-    def fit(self, slip: Slip, segments: Sequence[Segment]) -> tuple[Segment, Relation, str] | None:
-        """The likeliest small change of one of these pieces of code that gives what is wanted there, if it is right."""
-        for fit in self.fits(slip, segments)[:MOST_FITS]:
+    def fit(
+        self, slip: Slip, segments: Sequence[Segment], above: Sequence[Segment]
+    ) -> tuple[Segment, Relation, str] | None:
+        """The likeliest small change of one of these pieces of code, or of one above, that gives what is wanted there
+        and makes the rule right."""
+        for fit in self.fits(slip, segments, above)[:MOST_FITS]:
             if self.checker.short_of_time(0.1):
                 return None
             for segment, code in _where_assigned(fit):
@@ -106,30 +109,39 @@ class Mender:
                 return fit.segment, fit.relation, patch
         return None
 
-    def look(self, slip: Slip, segments: Sequence[Segment]) -> list[Fit]:
-        """The same, as long as there is time to look at what may be meant."""
+    def look(self, slip: Slip, segments: Sequence[Segment], above: Sequence[Segment]) -> Fit | None:
+        """The likeliest of them; None where there is none, and when no time is left to look at what may be meant."""
         if self.looked > SECONDS_OF_FITS:
-            return []
+            return None
         began = time.process_time()
-        fits = self.fits(slip, segments)
+        fit = next(iter(self.fits(slip, segments, above)), None)
         self.looked += time.process_time() - began
-        return fits
+        return fit
 
-    def fits(self, slip: Slip, segments: Sequence[Segment]) -> list[Fit]:
+    def fits(self, slip: Slip, segments: Sequence[Segment], above: Sequence[Segment]) -> list[Fit]:
         """Small changes of the pieces of code that give what is wanted there, not yet tried in the rule."""
         key = slip.number, slip.wanted.tobytes(), len(self.made)
         if key not in self._fits:
-            self._fits[key] = fits(self.checker, self.alignment, slip, segments[:2], self.made)
+            its = fits(self.checker, self.alignment, slip, segments[:2], self.made)
+            until = min(time.process_time() + SECONDS_ABOVE, self.checker.deadline - 0.3)
+            its += [change.fit for change in self.effects.above(slip, segments[:1], above, until)]
+            self._fits[key] = sorted(its, key=lambda fit: fit.variant.cost)
         return self._fits[key]
 
-    def guess(self, segments: Sequence[Segment], leaves: frozenset[int]) -> tuple[Segment, Relation, str] | None:
+    def guess(self, slip: Slip, segments: Sequence[Segment]) -> tuple[Segment, Relation, str] | None:
         """The first small change of one of these pieces of code that does the same, and the statement with it."""
         if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
             return None
         began = time.process_time()
         deadline = began + SECONDS_OF_GUESSES - self.guessed
-        fits = self.effects.alone(segments, [*leaves, *self.right], deadline)
-        patches = ((fit, self._patch(fit.segment, fit.code, leaves)) for fit in itertools.islice(fits, MOST_FITS))
+        fits = itertools.chain(
+            self.effects.alone(segments, [*slip.leaves, *self.right], deadline),
+            (its.fit for its in self.effects.above(slip, segments, segments, deadline) if not its.alike),
+            itertools.islice(self.effects.unlike(segments, deadline), MOST_FITS),
+        )
+        patches = (
+            (fit, self._patch(fit.segment, fit.code, slip.leaves)) for fit in itertools.islice(fits, MOST_GUESSES)
+        )
         fit, patch = next(((fit, patch) for fit, patch in patches if patch), (None, ""))
         self.guessed += time.process_time() - began
         return None if fit is None else (fit.segment, fit.relation, patch)
@@ -144,11 +156,15 @@ class Mender:
             doubts: how much less a change of each costs.
         """
         until = min(time.process_time() + SECONDS_TOGETHER, self.checker.deadline - 0.3)
-        ways = self.effects.summed(segments, leaf, doubts, until)
+        # of what is as right, that is meant after which lines give what can be named
+        named = lambda fits: -sum(map(self.effects.named, fits))
+        ways: Iterable[tuple[Fit, ...]] = self.effects.summed(segments, leaf, doubts, until)
+        ways = iter(sorted(itertools.islice(ways, MOST_WAYS), key=named))
         if (seen := (slip.number, len(self.made))) not in self._seen:
             self._seen.add(seen)
-            ways = itertools.chain(ways, self.effects.at_statements(slip, segments, until))
-        for its in itertools.islice(ways, MOST_WAYS):
+            pairs = self.effects.at_statements(slip, segments, until)
+            ways = itertools.chain(ways, itertools.islice(pairs, MOST_WAYS))
+        for its in ways:
             changes = [(fit.segment, fit.code) for fit in its]
             if self.checker.short_of_time(0.1):
                 return []
@@ -178,14 +194,22 @@ class Mender:
             return False
 
     def _cases(self) -> Iterator["Case"]:
-        """Of the given sizes, and, for what is right on those, of others."""
+        """Of the given sizes, and, for what is right on those, of others, and with other values."""
         yield from self.alignment.cases
         yield from self.others
+        yield from self.redrawn
 
     @cached_property
     def others(self) -> Sequence["Case"]:
         """Cases of other sizes, if there are any on which the same gradients are wrong."""
         return other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
+
+    @cached_property
+    def redrawn(self) -> Sequence["Case"]:
+        cases = redrawn(self.checker, self.alignment.cases[0], self.rng)
+        return [
+            case for case in cases if not any(np.any(mask) for i, mask in enumerate(case.wrong) if i not in self.off)
+        ]
 
     def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
         outs = runner(case.probe.primals, case.probe.seeds)

@@ -15,7 +15,6 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.repairs import Repair
 from jaxbias.verify.naming.slips import Slip
 
 Chain = tuple[tuple[int | None, int], ...]
@@ -64,8 +63,7 @@ def overwritten(
         match, variable = after.matches.get(number), after.names[number].text
         name = match.value.name if match is not None and match.exact else ""
         words = f"overwrites {variable}, and must add to it"
-        repairs = (Repair("wrap", f"{variable} + {{}}"),)
-        relation = Relation("overwritten-not-accumulated", words, 0.5, repairs=repairs)
+        relation = Relation("overwritten-not-accumulated", words, 0.5, codes=(f"{variable} + {{}}",))
         given, wanted = after.column(new), after.column(number)
         later = frozenset() if its else frozenset(wrong)
         slips.append((Slip(number, wanted, given, name, its or later, {}, later=later), relation))

@@ -6,7 +6,7 @@ import linecache
 from collections.abc import Iterator
 
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.naming.repairs import value_of
+from jaxbias.verify.naming.code import value_of
 
 
 def numbers_in(segment: Segment) -> Iterator[Segment]:

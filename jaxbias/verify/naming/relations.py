@@ -11,13 +11,12 @@ from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import MIXING
 from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same, varies
 from jaxbias.verify.naming.at_hand import AtHand
+from jaxbias.verify.naming.code import bracketed, listed
 from jaxbias.verify.naming.constants import Shapes, close, name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
 from jaxbias.verify.naming.elements import some_elements
-from jaxbias.verify.naming.operands import divided_below, total_above
-from jaxbias.verify.naming.operations import edits, unknown_above
-from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 from jaxbias.verify.naming.terms import own_terms, parts, term
+from jaxbias.verify.naming.totals import divided_below, total_above
 
 MOST_ENTRIES = 4096
 """Of a value, for a search that tries products and sums."""
@@ -54,10 +53,8 @@ def _relations(d: Difference) -> Iterator[Relation]:
         if any(np.any(d.alignment.column(n)) for n in others):
             return  # the line gives zero in one pass of a loop, as the first and the last may
         whole = next(term(d), None) if d.given[0].size <= MOST_ENTRIES else None
-        repairs = (
-            tuple(repair._replace(by=repair.by.removeprefix("{} + ")) for repair in whole.repairs) if whole else ()
-        )
-        yield Relation("detached", "is zero", 0.8, repairs=repairs)
+        codes = tuple(code.removeprefix("{} + ") for code in whole.codes) if whole else ()
+        yield Relation("detached", "is zero", 0.8, codes=codes)
         return
     yield from constant(d)
     yield from layout(d)
@@ -71,11 +68,6 @@ def _relations(d: Difference) -> Iterator[Relation]:
         yield from some_elements(d)
     if d.equation is not None and not scalar:
         yield from slope(d)
-    if d.equation is not None:
-        yield from edits(d.alignment, d.number, d.wanted, d.deadline)
-    if (source := d.alignment.source(d.number)) != d.number and source in d.alignment.position:
-        for changed in edits(d.alignment, source, d.wanted, d.deadline):  # handed on in the place of something alike
-            yield replace(changed, number=None, repairs=(), cost=changed.cost + 0.1)
     yield from own_terms(d)
     yield from parts(d)
     if d.given[0].size <= MOST_ENTRIES and not scalar:
@@ -97,7 +89,7 @@ def another_axis(d: Difference) -> Iterator[Relation]:
         if same(outs, d.wanted):
             axis = e.params["axis"]
             by = f"jnp.flip(jnp.cumsum(jnp.flip({d.alignment.text(e.inputs[0])}, {axis}), {axis}), {axis})"
-            yield Relation("wrong-index", "adds up in the other direction", 0.6, repairs=(Repair("wrap", by),))
+            yield Relation("wrong-index", "adds up in the other direction", 0.6, codes=(by,))
         return
     for count in range(rank + 1) if axes else ():
         for other in itertools.combinations(range(rank), count):
@@ -110,9 +102,8 @@ def another_axis(d: Difference) -> Iterator[Relation]:
             if same(total, wanted):
                 was = f"axis {listed(axes)}" if axes else "no axis"
                 now = f"axis {listed(other)}" if other else "no axis"
-                repairs = (Repair("axes", axes_code(other)), Repair("letters"))
                 words = f"sums over {was}, and must sum over {now}"
-                yield Relation("wrong-reduction-axis", words, 0.6, repairs=repairs)
+                yield Relation("wrong-reduction-axis", words, 0.6)
                 return
 
 
@@ -136,9 +127,9 @@ def over_passes(d: Difference) -> Iterator[Relation]:
         group = next((group for group in alignment.passes if number in group), ())
         if group and same(np.sum([alignment.column(n) for n in group], axis=0), d.wanted):
             name = alignment.names.get(number)
-            repairs = (Repair("wrap", f"{name.text} + {{}}"),) if name is not None and name.variable else ()
+            codes = (f"{name.text} + {{}}",) if name is not None and name.variable else ()
             words = "keeps one pass of the loop, and must add up all of them"
-            yield Relation("overwritten-not-accumulated", words, 0.7, repairs=repairs)
+            yield Relation("overwritten-not-accumulated", words, 0.7, codes=codes)
             return
         equation = alignment.program.equations[at]
         if equation.name not in LAYOUT or not equation.inputs:
@@ -155,31 +146,28 @@ def constant(d: Difference) -> Iterator[Relation]:
         constants *= divided_below(d.alignment, d.number)
         count = float(np.prod([d.alignment.program.shapes[e.inputs[0]][a] for a in e.params["axes"]]))
         if count > 1 and close(constants * count, 1) and close(factor * count, 1):
-            calls = (Repair("calls", "sum", "mean"), Repair("wrap", f"{{}} * {count:.0f}"))
-            yield Relation("batch-mean-vs-sum", "takes the mean, and must sum", 0.9, repairs=calls)
+            codes = (f"{{}} * {count:.0f}",)
+            yield Relation("batch-mean-vs-sum", "takes the mean, and must sum", 0.9, codes=codes)
         elif count > 1 and close(constants, 1) and close(factor, count):
-            calls = (Repair("calls", "mean", "sum"), Repair("wrap", f"{{}} / {count:.0f}"))
-            yield Relation("batch-mean-vs-sum", "sums, and must take the mean", 0.9, repairs=calls)
+            codes = (f"{{}} / {count:.0f}",)
+            yield Relation("batch-mean-vs-sum", "sums, and must take the mean", 0.9, codes=codes)
     for scalar in scalars(d):
         if same(np.full_like(scalar.array, 1 / factor), scalar.array):
-            repairs = (Repair("wrap", f"{{}} * {scalar.code}"), Repair("wrap", f"{scalar.code} * {{}}"))
-            yield Relation("missing-factor", f"lacks the factor {scalar.name}", 0.95, repairs=repairs)
+            codes = (f"{{}} * {scalar.code}",)
+            yield Relation("missing-factor", f"lacks the factor {scalar.name}", 0.95, codes=codes)
         if same(np.full_like(scalar.array, factor), scalar.array):
-            repairs = (Repair("without", code=scalar.name), Repair("wrap", f"{{}} / {scalar.code}"))
-            yield Relation("scale-constant", f"has the factor {scalar.name} too much", 0.97, repairs=repairs)
+            codes = (f"{{}} / {scalar.code}",)
+            yield Relation("scale-constant", f"has the factor {scalar.name} too much", 0.97, codes=codes)
     named = name_constant([factor] * d.given.shape[0], d.shapes)
     if named is None:
         yield Relation("scale-constant", f"is {factor:.6g} times what it must be", 1.7)
     elif named.kind == "sign":
-        yield Relation("sign", "has the wrong sign", 1.0, repairs=(Repair("signs"),))
+        yield Relation("sign", "has the wrong sign", 1.0)
     else:
         by = "{} / " + bracketed(as_code(named.text), products=True)
         if named.text.startswith("1/"):
             by = "{} * " + bracketed(as_code(named.text[2:]))
-        repairs = (Repair("calls", "sum", "mean"), Repair("calls", "mean", "sum"), Repair("without"))
-        yield Relation(
-            named.kind, f"is {named.text} times what it must be", 1.0, repairs=(*repairs, Repair("wrap", by))
-        )
+        yield Relation(named.kind, f"is {named.text} times what it must be", 1.0, codes=(by,))
 
 
 def weighted(d: Difference) -> Iterator[Relation]:
@@ -207,10 +195,7 @@ def weighted(d: Difference) -> Iterator[Relation]:
 
 
 def with_a_constant(d: Difference) -> Iterator[Relation]:
-    """A change of one operation that leaves a constant factor, which is another mistake."""
-    for changed in edits(d.alignment, d.number, d.wanted, d.deadline, exact=False):
-        if changed.mending and (named := name_constant([changed.factor] * len(d.given), d.shapes)) is not None:
-            yield replace(changed, cost=changed.cost + 1.0 + 0.1 * (named.kind != "sign"))
+    """Another value of the forward times a constant, which is another mistake."""
     match = d.alignment.matcher(d.wanted, d.linear)
     if match is not None and not match.layout and not d.linear:
         array = d.wanted / match.factor
@@ -233,27 +218,26 @@ def layout(d: Difference) -> Iterator[Relation]:
     for layout, turned in layouts(d.given, d.wanted.shape[1:]):
         if layout == "transposed" and same(d.given + turned, 2 * d.wanted):
             by = "({} + {}.T) / 2"
-            yield Relation("transpose", "must be symmetrised", 1.2, repairs=(Repair("wrap", by),))
+            yield Relation("transpose", "must be symmetrised", 1.2, codes=(by,))
         if layout == "transposed" and same(turned, d.wanted):
-            yield Relation("transpose", "must be transposed", 1.1, repairs=(Repair("transposes"), Repair("letters")))
+            yield Relation("transpose", "must be transposed", 1.1, codes=("{}.T",))
     for axis in range(1, d.given.ndim):
         size = d.given.shape[axis]
         if size < 3:
             continue
         if same(np.flip(d.given, axis), d.wanted):
-            flip = (Repair("calls", "", "flip"), Repair("wrap", f"jnp.flip({{}}, axis={axis - 1})"))
-            yield Relation("wrong-index", f"must be reversed along axis {axis - 1}", 1.3, repairs=flip)
+            codes = (f"jnp.flip({{}}, axis={axis - 1})",)
+            yield Relation("wrong-index", f"must be reversed along axis {axis - 1}", 1.3, codes=codes)
         for shift in range(1, size):
             if same(np.roll(d.given, shift, axis), d.wanted):
                 by = shift if shift <= size // 2 else shift - size
-                roll = (Repair("calls", "", "roll"), Repair("wrap", f"jnp.roll({{}}, {by}, axis={axis - 1})"))
-                yield Relation("wrong-index", f"must be shifted by {by} along axis {axis - 1}", 1.3, repairs=roll)
+                codes = (f"jnp.roll({{}}, {by}, axis={axis - 1})",)
+                yield Relation("wrong-index", f"must be shifted by {by} along axis {axis - 1}", 1.3, codes=codes)
 
 
 def conjugate(d: Difference) -> Iterator[Relation]:
     if np.iscomplexobj(d.given) and same(np.conj(d.given), d.wanted):
-        repairs = (Repair("calls", "", "conj"), Repair("wrap", "jnp.conj({})"))
-        yield Relation("sign", "must be conjugated", 0.9, repairs=repairs)
+        yield Relation("sign", "must be conjugated", 0.9, codes=("jnp.conj({})",))
 
 
 def factor(d: Difference) -> Iterator[Relation]:
@@ -265,16 +249,13 @@ def factor(d: Difference) -> Iterator[Relation]:
                 continue
             if same(given * x, wanted):
                 words, cost = f"lacks the factor {value.bracketed}", 1.5 + 0.05 * value.cost
-                yield Relation(value.kind_of_factor, words, cost, repairs=value.as_factor)
+                yield Relation(value.kind_of_factor, words, cost, codes=value.as_factor)
             elif np.all(x != 0) and same(given / x, wanted):
-                repairs = (Repair("wrap", f"{{}} / {bracketed(value.code, products=True)}"),) if value.code else ()
                 words = f"lacks the factor 1/{value.bracketed}"
-                yield Relation("missing-factor", words, 1.6 + 0.05 * value.cost, repairs=repairs)
+                yield Relation("missing-factor", words, 1.6 + 0.05 * value.cost, codes=value.as_divisor)
             elif same(wanted * x, given):
-                words, repairs = f"has the factor {value.bracketed} too much", (Repair("without", code=value.name),)
-                if value.code and np.all(x != 0):
-                    repairs += (Repair("wrap", f"{{}} / {bracketed(value.code, products=True)}"),)
-                yield Relation("wrong-operand", words, 1.7 + 0.05 * value.cost, repairs=repairs)
+                words, codes = f"has the factor {value.bracketed} too much", value.as_divisor * bool(np.all(x != 0))
+                yield Relation("wrong-operand", words, 1.7 + 0.05 * value.cost, codes=codes)
 
 
 def normalised(d: Difference) -> Iterator[Relation]:
@@ -282,9 +263,7 @@ def normalised(d: Difference) -> Iterator[Relation]:
     for axis in range(1, d.given.ndim):
         if same(d.given / d.given.sum(axis=axis, keepdims=True), d.wanted):
             by = f"{{}} / {{}}.sum(axis={axis - 1}, keepdims=True)"
-            yield Relation(
-                "missing-factor", f"is not divided by its sum over axis {axis - 1}", 1.4, repairs=(Repair("wrap", by),)
-            )
+            yield Relation("missing-factor", f"is not divided by its sum over axis {axis - 1}", 1.4, codes=(by,))
 
 
 def another_value(d: Difference) -> Iterator[Relation]:
@@ -297,7 +276,7 @@ def another_value(d: Difference) -> Iterator[Relation]:
             if same(array, d.wanted):
                 kind, text = _words_for(d, number, name.text + (f" {layout}" if layout else ""))
                 by = name.text + (".T" if layout == "transposed" else "")
-                yield Relation(kind, text, 1.3 + 0.2 * bool(layout), repairs=(Repair("wrap", by),))
+                yield Relation(kind, text, 1.3 + 0.2 * bool(layout), codes=(by,))
                 return
 
 
@@ -320,7 +299,7 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
 
 def slope(d: Difference) -> Iterator[Relation]:
     """The derivative of an elementwise function of the forward, or a product with it, that is another one."""
-    made_by = {d.alignment.program.equations[p].name for p in unknown_above(d.alignment, d.number)}
+    made_by = {d.alignment.program.equations[p].name for p in d.alignment.unknown_above(d.number)}
     for value in d.alignment.matcher.values:
         after = d.alignment.matcher.after(value)
         if after is None or after.array.shape != d.wanted.shape:

@@ -55,14 +55,12 @@ def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int
         yield i, piece_of(outermost[-1], node)
 
 
-def handed_on(segment: Segment, name: str) -> Iterator[Segment]:
-    """Where a variable of a function stands alone in what it returns, or puts into a tuple."""
+def handed_on(segment: Segment) -> Iterator[Segment]:
+    """Where variables of a function stand alone in what it returns, or puts into a tuple."""
     function = _function_around(segment)
     for node in ast.walk(function) if function is not None else ():
         if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load):
-            for entry in node.elts:
-                if isinstance(entry, ast.Name) and entry.id == name:
-                    yield piece_of(segment, entry)
+            yield from (piece_of(segment, entry) for entry in node.elts if isinstance(entry, ast.Name))
 
 
 def _function_around(segment: Segment) -> ast.FunctionDef | None:

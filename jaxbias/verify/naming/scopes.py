@@ -5,8 +5,9 @@ expression can be carried out there in NumPy, and nothing else of the rule.
 """
 
 import functools
+import itertools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -106,8 +107,13 @@ class Site:
         rows = lambda place: [its for held in self.values for its in _rows(place, held)]
         return [Visit(rows(place), place.examples, tuple(place.marked.variables)) for place in self.places[piece]]
 
-    def changed(self, k: int, piece: int, value: Callable[[Names], Any], until: int | None = None) -> list[Any]:
+    def changed(
+        self, k: int, piece: int, value: Callable[[Names], Any], until: int | None = None, known: Any = None
+    ) -> list[Any]:
         """All values on probe k where an expression gives another one, made of the names each time; `until` a value.
+
+        Args:
+            known: that value, if the program comes there once.
 
         Raises:
             ValueError: the value has not the shape of the expression's.
@@ -117,12 +123,13 @@ class Site:
         changed: set[int] = set()
         assert program is not None
         with np.errstate(all="ignore"):
-            for equation in program.equations:
+            for equation in itertools.islice(program.equations, self._starts[piece], None):
                 out = equation.outputs[0]
                 if out == until:
                     break
                 if out in at:
-                    rows = [value(names) for names in _rows(at[out], held)]
+                    alone = known is not None and len(at) == 1 and not at[out].examples
+                    rows = [known] if alone else [value(names) for names in _rows(at[out], held)]
                     new = np.stack(rows) if at[out].examples else np.asarray(rows[0])
                     if new.shape != np.shape(held[out]) or new.dtype.kind not in "fiubc":
                         raise ValueError(new.shape)
@@ -136,19 +143,29 @@ class Site:
                         changed.add(number)
         return held
 
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        """Of each expression, the position in the program at which it is come to first."""
+        assert self.program is not None
+        position = {e.outputs[0]: k for k, e in enumerate(self.program.equations)}
+        return [min((position[place.value] for place in places), default=0) for places in self.places]
+
     def gradients(self, k: int, held: Sequence[Any]) -> list[Any]:
         """Those of probe k, where the program holds these values."""
         program, probe = self.program, self.cases[k].probe
         assert program is not None and self.runner is not None
         return self.runner.placed(probe.primals, probe.seeds, [held[n] for n in program.outputs])
 
-    def names(self, piece: int, held: Sequence[Any], turn: int = 0) -> Names | None:
+    def names(self, piece: int, held: Sequence[Any], turn: int = 0, only: Container[str] | None = None) -> Names | None:
         """What stands at an expression one time that the program comes there, where it holds these values.
 
         None where it does not come there so often, or for every example by itself.
+
+        Args:
+            only: these variables, beside what is outside of the function.
         """
         place = next(iter(self.places[piece][turn : turn + 1]), None)
-        return next(_rows(place, held)) if place is not None and not place.examples else None
+        return next(_rows(place, held, only)) if place is not None and not place.examples else None
 
     def number(self, piece: int, turn: int) -> int | None:
         """Of the value of an expression that time."""
@@ -209,11 +226,13 @@ def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place
     yield from sorted(places, key=lambda place: place.value)
 
 
-def _rows(place: _Place, held: Sequence[Any]) -> Iterator[Names]:
+def _rows(place: _Place, held: Sequence[Any], only: Container[str] | None = None) -> Iterator[Names]:
     """What stands there under which name, in every example."""
     for row in range(place.examples or 1):
         its = dict(place.marked.around)
         for name, (parts, tree) in place.marked.variables.items():
+            if only is not None and name not in only:
+                continue
             if all((name, k) in place.numbers or not isinstance(part, _Traced) for k, part in enumerate(parts)):
                 leaves = [
                     _example(held[place.numbers[name, k]], part.shape, row) if isinstance(part, _Traced) else part

@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxbias.verify.naming.alignment import addends, same
 from jaxbias.verify.naming.at_hand import AtHand
+from jaxbias.verify.naming.code import axes_code, bracketed, listed
 from jaxbias.verify.naming.constants import name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
-from jaxbias.verify.naming.repairs import Repair, axes_code, bracketed, listed
 
 MOST_VALUES = 30
 """From which products are made."""
@@ -37,18 +37,17 @@ def own_terms(d: Difference) -> Iterator[Relation]:
             equal = sum(same(s * _full(d, m), own) for m, s in terms)
             words = f"counts the term {name} twice" if equal > 1 else f"has the term {name} too much"
             kind = "double-count" if equal > 1 else "extra-term"
-            yield Relation(kind, words, 1.2, repairs=(Repair("without", code=name),))
+            yield Relation(kind, words, 1.2)
             continue
         factor = constant_factor(own, needed)
         named = name_constant([factor] * len(own), d.shapes) if factor is not None else None
         lacks_the_cotangent = d.linear and n not in d.alignment.linear
         values = [v for v in d.at_hand(d.given.shape[1:], lacks_the_cotangent) if same(own * v.array, needed)]
         for v in values[:1]:
-            repairs = (Repair("swap", f"{bracketed(name)} * {bracketed(v.code)}", name),) if v.code else ()
             words = f"has the term {name} without the factor {v.bracketed}"
-            yield Relation(v.kind_of_factor, words, 1.6 + 0.1 * v.cost, repairs=repairs)
+            yield Relation(v.kind_of_factor, words, 1.6 + 0.1 * v.cost)
         if named is not None and named.kind == "sign":
-            yield Relation("sign", f"has the term {name} with the wrong sign", 1.15, repairs=(Repair("signs"),))
+            yield Relation("sign", f"has the term {name} with the wrong sign", 1.15)
         elif named is not None and not values:
             yield Relation(named.kind, f"has {named.text} times the term {name} that it must have", 1.35)
 
@@ -109,8 +108,8 @@ def term(d: Difference) -> Iterator[Relation]:
         code = its.code
         if simple is None and code:
             code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.15g} * {code}"
-        repairs = (Repair("wrap", f"{{}} {'+' if factor > 0 else '-'} {code}"),) if code else ()
-        lacks = Relation("missing-term", f"lacks the term {sign}{its}", cost, repairs=repairs)
+        codes = (f"{{}} {'+' if factor > 0 else '-'} {code}",) if code else ()
+        lacks = Relation("missing-term", f"lacks the term {sign}{its}", cost, codes=codes)
         if code:
             yield replace(lacks, cost=max(cost - WRITTEN, 1.8))
             return

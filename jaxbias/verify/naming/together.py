@@ -44,7 +44,11 @@ def together(fits: Sequence[Fit], values: Sequence[Any], now: Any, wanted: Any) 
         with np.errstate(all="ignore"):
             sizes = np.log(np.abs(changed[:, there] / before[there]))
         whole = np.flatnonzero(np.all(np.isfinite(sizes), axis=1))
-        yield from _added_up([its[k] for k in whole], sizes[whole], np.log(np.abs(after[there] / before[there])), False)
+        ratios, wanted = changed[whole][:, there] / before[there], after[there] / before[there]
+        rows = {id(its[k]): row for k, row in zip(whole, ratios)}
+        for way in _added_up([its[k] for k in whole], sizes[whole], np.log(np.abs(wanted)), False):
+            if np.array_equal(np.sign(np.prod([rows[id(fit)] for fit in way], axis=0)), np.sign(wanted)):
+                yield way
 
 
 def _added_up(

@@ -15,9 +15,9 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
+from jaxbias.verify.naming.code import bracketed, is_code, put, value_of
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.pieces import parts_around, piece_of
-from jaxbias.verify.naming.repairs import bracketed, is_code, put, value_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.variants import Named, Variant, Variants, condition_with
@@ -47,7 +47,8 @@ class Fit:
 
     @property
     def relation(self) -> Relation:
-        return Relation(self.variant.kind, self.variant.words, self.variant.cost)
+        v = self.variant
+        return Relation(v.kind, v.words, v.cost, about=v.about, by_change=True)
 
     def likelier(self, by: float) -> "Fit":
         return replace(self, variant=self.variant._replace(cost=self.variant.cost - by))
@@ -73,14 +74,15 @@ def fits(
 
 
 def statement_of(segment: Segment) -> Segment | None:
-    """The whole expression of the statement that a piece of code stands in."""
-    return next((piece for piece, _, _ in _expressions(segment)), None)
+    """The whole expression of the statement that a piece of code stands in; of a tuple, the entry."""
+    its = ((piece, value_of(piece.text)[1]) for piece, _, _ in _expressions(segment))
+    return next((piece for piece, tree in its if not isinstance(tree, ast.Tuple)), None)
 
 
 class Wanted(NamedTuple):
-    """What a statement's expression must give on the first probe, and which time it is that the rule comes there."""
+    """What a statement's expression must give on each probe, and which time it is that the rule comes there."""
 
-    value: np.ndarray
+    values: np.ndarray
     turn: int
 
 
@@ -91,7 +93,7 @@ def wanted_of(alignment: Alignment, slip: Slip, statement: Segment) -> Wanted | 
     if number is None or wanted is None:
         return None
     group = next((group for group in alignment.passes if number in group), (number,))
-    return Wanted(wanted[0], group.index(number))
+    return Wanted(wanted, group.index(number))
 
 
 OF_THE_FUNCTION = 0.3
@@ -196,7 +198,7 @@ class Line:
         seen, values = {self.text}, {_digits(given)}
         fitting = list(form.of_form())
         named = [its for its in self._named(names) if its.cost < 0.45]
-        near = [its for its in named if its.cost < 0.35]
+        near = [its for its in named if its.cost < 0.4]
         for node in [*form.parts, *form.constants]:
             value = evaluated(form.code(node), names)
             if value is not None and type(value) not in (bool, complex):
@@ -299,7 +301,7 @@ class Line:
         if match is None or after is None or not same(now, after.array):
             return variant
         words = f"takes {part} without the slope of {match.value.through}"
-        return variant._replace(kind="missing-activation-derivative", words=words)
+        return variant._replace(kind="missing-activation-derivative", words=words, about=after.name)
 
     def _form(self, names: Names) -> Variants:
         counters = [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)]
@@ -456,7 +458,8 @@ def _array(x: Any) -> Any:
 def evaluated(code: str | types.CodeType, names: Names) -> Any:
     """An array or a number; None where the code gives none, or makes no sense there."""
     try:
-        return _array(eval(compiled(code) if isinstance(code, str) else code, names))
+        with np.errstate(all="ignore"):
+            return _array(eval(compiled(code) if isinstance(code, str) else code, names))
     except Exception:  # what a change may raise is anything
         return None
 
@@ -501,10 +504,21 @@ def _value_of(alignment: Alignment, segment: Segment, number: int | None = None)
 def _wanted(alignment: Alignment, slip: Slip, number: int) -> np.ndarray | None:
     """What a value becomes where the slip is mended."""
     if number == slip.number:
-        return slip.wanted
+        return _narrowed(slip.wanted, alignment.column(number))
     below = alignment._below(frozenset(slip.mending), slip.leaves)
     arrays = [alignment._changed(k, slip.mending, below).get(number) for k in range(len(alignment.cases))]
     return None if any(x is None for x in arrays) else np.stack([np.asarray(x) for x in arrays])
+
+
+def _narrowed(wanted: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """With one entry along the axes along which it is the same, if it has not the shape of the value, as a sum over
+    another axis has not."""
+    if wanted.shape == given.shape or wanted.ndim != given.ndim:
+        return wanted
+    for axis in range(1, wanted.ndim):
+        first = np.take(wanted, [0], axis) if wanted.shape[axis] > 1 else wanted
+        wanted = first if same(np.broadcast_to(first, wanted.shape), wanted) else wanted
+    return wanted
 
 
 def _expressions(segment: Segment) -> Iterator[tuple[Segment, Segment, str]]:

@@ -8,13 +8,14 @@ which of several that are right is meant.
 import ast
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.repairs import MODULES, bracketed, kind_instead_of, put, source_of
+from jaxbias.verify.naming.code import MODULES, bracketed, kind_instead_of, put, source_of
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -64,6 +65,8 @@ REDUCING = frozenset((
 ))  # fmt: skip
 """Functions that take an axis, of all axes or of the last if none is given."""
 
+AXES = ("0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None")
+
 SAID_OF_ARRAYS = ("shape", "size", "ndim", "dtype")
 """What an array says of itself; no change of its values changes that."""
 
@@ -77,6 +80,7 @@ class Variant(NamedTuple):
         words: what is wrong, if it is right.
         node: the part that gives way.
         by: what is written there.
+        about: name of the value of the forward that it speaks of.
     """
 
     cost: float
@@ -84,6 +88,7 @@ class Variant(NamedTuple):
     words: str
     node: ast.AST
     by: str
+    about: str = ""
 
 
 class Named(NamedTuple):
@@ -233,6 +238,7 @@ class Variants:
             yield from self._around(node)
         yield from self._of_names()
         yield from self._of_slices()
+        yield from self._of_all_axes()
 
     def _of_entries(self, node: ast.List) -> Iterator[Variant]:
         """Two entries of a list, as of what is put together, the wrong way round."""
@@ -252,6 +258,31 @@ class Variants:
             for node in sorted([*places[a], *places[b]], key=lambda n: -n.col_offset):
                 text = put(text, node, b if node.id == a else a)
             yield self.make("exchanged", "wrong-operand", self.tree, text, f"has {a} and {b} the wrong way round")
+
+    def _of_all_axes(self) -> Iterator[Variant]:
+        """What is taken over some axes at several places, over others at all of them."""
+        functions = ((n, n.func) for n in ast.walk(self.tree) if isinstance(n, ast.Call))
+        taken = [self._axis_of(n) for n, f in functions if isinstance(f, ast.Attribute) and f.attr in REDUCING]
+        axes = [node for node in taken if node is not None]
+        if len(axes) < 2 or len({self.code(node) for node in axes}) > 1:
+            return
+        now = self.code(axes[0])
+        for by in AXES:
+            text = self.text
+            for node in sorted(axes, key=lambda n: -n.col_offset):
+                text = put(text, node, by)
+            words = f"sums over axis {now} at {len(axes)} places, and must over axis {by}"
+            yield self.make("axis", "wrong-reduction-axis", self.tree, text, words, 0.1)
+
+    def _axis_of(self, node: ast.Call) -> ast.expr | None:
+        """The axis that a function takes."""
+        given = next((k.value for k in node.keywords if k.arg in ("axis", "axes")), None)
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else self.code(node.func)
+        place = 0 if self._is_method(node.func) else 1
+        return node.args[place] if given is None and called in REDUCING and len(node.args) > place else given
+
+    def _is_method(self, function: ast.expr) -> bool:
+        return isinstance(function, ast.Attribute) and self.code(function.value) not in MODULES
 
     def _of_slices(self) -> Iterator[Variant]:
         """Two slices the wrong way round; a value that is turned round before and after, left as it is."""
@@ -336,11 +367,9 @@ class Variants:
     def _of_call(self, node: ast.Call) -> Iterator[Variant]:
         function, text = node.func, self.code(node)
         called = function.attr if isinstance(function, ast.Attribute) else self.code(function)
-        method = isinstance(function, ast.Attribute) and self.code(function.value) not in MODULES
-        yield from self._of_function(function, called, method)
-        given = next((k.value for k in node.keywords if k.arg in ("axis", "axes")), None)
+        method, taken = self._is_method(function), self._axis_of(node)
         place = 0 if method else 1
-        taken = node.args[place] if given is None and called in REDUCING and len(node.args) > place else given
+        yield from self._of_function(function, called, method)
         yield from self._of_axes(node, called, taken)
         yield from self._of_flags(node, called)
         operand = function.value if isinstance(function, ast.Attribute) else None
@@ -391,23 +420,23 @@ class Variants:
         for pair, kind in TAKEN_FOR_EACH_OTHER.items():
             for now, other in (pair, pair[::-1]):
                 if called == now and isinstance(function, ast.Attribute):
-                    base = self.code(function.value)
+                    base = self.tight(function.value)
                     for module in dict.fromkeys((base, *(("jnp", "jax.nn", "jax.lax") if not method else ()))):
                         words = WORDS.get((now, other), "")
                         yield self.make("function", kind, function, f"{module}.{other}", words)
 
     def _of_axes(self, node: ast.Call, called: str, taken: ast.expr | None) -> Iterator[Variant]:
         """Another axis, or one where none is `taken`."""
-        text, values = self.code(node), ["0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None"]
+        text = self.code(node)
         comma = ", " if node.args or node.keywords else ""
         if taken is not None:
             kind = "wrong-index" if called == "flip" else "wrong-reduction-axis"
             verb = "sums" if called == "sum" else "takes the mean" if called == "mean" else f"takes the {called}"
             now = self.code(taken)
-            for by in values:
+            for by in AXES:
                 yield self.make("axis", kind, taken, by, f"{verb} over axis {now}, and must over axis {by}")
         elif called in REDUCING:
-            for by in values[:-1]:
+            for by in AXES[:-1]:
                 new = f"{text[:-1]}{comma}axis={by})"
                 yield self.make(
                     "axis", "wrong-reduction-axis", node, new, f"takes the {called} over no axis, and must over {by}"
@@ -772,7 +801,8 @@ def _kept(now: Any, other: Any) -> np.ndarray:
 def _kind_of_divisor(x: Any, code: str) -> str:
     if ".shape[0]" in code or "len(" in code:
         return "batch-mean-vs-sum"
-    return "missing-factor" if np.ndim(x) and varies(np.asarray(x, complex)) else "scale-constant"
+    number = np.ndim(x) == 0 and not code.isidentifier()
+    return "scale-constant" if number or not (np.ndim(x) == 0 or varies(np.asarray(x, complex))) else "missing-factor"
 
 
 def _kind_of_factor(x: Any, code: str) -> str:
@@ -786,7 +816,7 @@ def _kind_of_factor(x: Any, code: str) -> str:
         return "missing-activation-derivative"
     if np.ndim(x) == 0 and (".shape[0]" in code or "len(" in code):
         return "batch-mean-vs-sum"
-    return "missing-factor"
+    return "scale-constant" if re.fullmatch(r"[\d.]+", code) else "missing-factor"
 
 
 def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number: bool) -> str:

@@ -55,7 +55,7 @@ def of_whole_gradients(
             whose = [j for j in range(count) if j != i and alignment.is_right(j, gradient)]
             differs = Relation("swapped-outputs", f"is that of {problem.leaves[whose[0]][0]}", 2.0) if whose else None
         if differs is not None:
-            yield i, dataclasses.replace(differs, repairs=())
+            yield i, dataclasses.replace(differs, codes=())
 
 
 BLURRED = 1e-4

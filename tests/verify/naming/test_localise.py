@@ -54,7 +54,7 @@ def test_two_slips_are_two_findings_each_with_its_line():
         ("ok", "scale = 1 / jnp.sqrt(q.shape[-1])", "a constant"),
         ("ok", "p = jax.nn.softmax(q @ k.T * scale, axis=-1)", "p"),
         ("ok", "dp = g @ v.T", "∂L/∂p"),
-        ("wrong", "ds = p * dp", "must be ∂L/∂s: lacks the term −p · Σ[axis 1](p · dp)"),
+        ("wrong", "ds = p * dp", "must be ∂L/∂s: lacks the term −p * (p * dp).sum(-1)"),
         ("wrong", "ds @ k", "must be ∂L/∂q: lacks the factor scale"),
         ("given", "ds.T @ q * scale", "∂L/∂k"),
         ("ok", "p.T @ g", "∂L/∂v"),

@@ -104,7 +104,7 @@ def test_a_value_that_is_another_gradient_by_chance_may_be_wrong():
         return dx, x.T @ dt, dv
 
     assert lines_of(pairs, rule, (6, 5), (5,), (5, 3), least=-1.5) == {
-        "squares = dt @ x": {"wrong-operand"},
+        "squares = dt @ x": {"missing-factor"},
         "dx = jnp.outer(dt, w) - ds @ v.T - dt[:, None] * x * (v**2).sum(-1)": {"sign"},
     }
 
@@ -125,7 +125,7 @@ def test_a_variable_that_several_formulas_take_is_wrong_beside_another_mistake()
         return dmu, dlogvar, dz * std, ((mu + std * eps).T @ ct)[:, None] * jnp.ones_like(w)
 
     assert lines_of(sampled, rule, (5, 3), (5, 3), (5, 3), (3, 4)) == {
-        "std = jnp.exp(logvar)": {"wrong-operand"},
+        "std = jnp.exp(logvar)": {"missing-factor"},
         "dmu = dz - g * mu": {"sign"},
     }
 
@@ -161,7 +161,7 @@ def test_two_mistakes_on_one_way_have_two_lines():
         return ddiff.sum(1), -ddiff.sum(0), (dk * d2).sum() / ell**3
 
     assert lines_of(kernel, rule, (5, 2), (4, 2), ()) == {
-        "dd2 = -0.5 * dk / ell": {"wrong-operand"},
+        "dd2 = -0.5 * dk / ell": {"missing-factor"},
         "ddiff = dd2[:, :, None] * diff": {"scale-constant"},
     }
 

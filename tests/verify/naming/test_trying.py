@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxbias import verify
-from jaxbias.verify.naming.repairs import put
+from jaxbias.verify.naming.code import put
 from jaxbias.verify.naming.variants import Variants
 
 
@@ -222,7 +222,7 @@ def test_what_is_to_be_written(forward, rule, args, patch):
     ],
 )
 def test_what_is_tried(code, wanted):
-    form = Variants(code, ast.parse(code, mode="eval").body, (), lambda code: None)
+    form = Variants(code, ast.parse(code, mode="eval").body, (), (), lambda code: None)
     assert wanted in [put(code, variant.node, variant.by) for variant in form.of_form()]
 
 
