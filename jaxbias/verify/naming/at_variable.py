@@ -102,9 +102,16 @@ def _assigned(alignment: Alignment, segment: Segment, name: str) -> Iterator[Seg
         shape = alignment.column(number).shape
         right = match is not None and match.itself and match.value.array.shape == shape
         stays = match is not None and right and (match.value.linear or match.value.rank < NAMED + 0.5)
+        stays = stays or (match is not None and right and _is_code_of(match.value.name, its.segment.text))
         alone = all(here) and number not in alignment.leaves and targets(its.segment) == (name,)
         text, tree = value_of(its.segment.text)
         yield its.segment if alone and not stays and tree is not None and text == its.segment.text else None
+
+
+def _is_code_of(name: str, code: str) -> bool:
+    """Is it written as in the forward?"""
+    first, second = (value_of(text)[1] for text in (name, code))
+    return first is not None and second is not None and ast.dump(first) == ast.dump(second)
 
 
 def _on_the_lines(inner: Segment, outer: Segment) -> bool:

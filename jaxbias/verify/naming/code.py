@@ -87,9 +87,6 @@ def bracketed(text: str, sums: bool = True, products: bool = False) -> str:
     return f"({text})" if loose else text
 
 
-MODULES = ("jnp", "np", "jax", "lax")
-
-
 def listed(numbers) -> str:
     return ", ".join(map(str, numbers))
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment
-from jaxbias.verify.naming.code import names_in, put
+from jaxbias.verify.naming.code import names_in
 from jaxbias.verify.naming.scopes import Names, Site
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.together import together
@@ -89,8 +89,7 @@ class Effects:
             its: list[Change] = []
             if (line := self._lines[statement]) is not None:
                 for variant, value in line.changes(min(deadline, time.process_time() + SECONDS)):
-                    fit = Fit(statement, put(line.text, variant.node, variant.by), variant)
-                    its.append(Change(fit, value, value.shape == line.rows[0][1].shape))
+                    its.append(Change(line.fit(variant), value, value.shape == line.rows[0][1].shape))
             self._changes[statement] = its
         return self._changes[statement]
 

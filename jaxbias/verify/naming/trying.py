@@ -3,6 +3,7 @@
 import ast
 import itertools
 import linecache
+import re
 import time
 import types
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy
 import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
@@ -68,7 +70,7 @@ def fits(
         if line is not None:
             for v in line.fitting(time.process_time() + SECONDS):
                 v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
-                fitting.append(Fit(line.segment, put(line.text, v.node, v.by), v))
+                fitting.append(line.fit(v))
     fitting.sort(key=lambda fit: fit.variant.cost)
     return fitting
 
@@ -96,6 +98,12 @@ def wanted_of(alignment: Alignment, slip: Slip, statement: Segment) -> Wanted | 
     return Wanted(wanted, group.index(number))
 
 
+def _numpy_of(names: Names) -> tuple[str, Names]:
+    """What `jax.numpy` is called there, and that module under the name by which changes call it."""
+    called = [name for name, its in names.items() if getattr(its, "module", None) is jax.numpy]
+    return ("jnp", {}) if "jnp" in called or not called else (called[0], {"jnp": names[called[0]]})
+
+
 OF_THE_FUNCTION = 0.3
 """What an expression costs more that stands elsewhere in the function."""
 
@@ -117,7 +125,8 @@ class Line:
         wanted: Sequence[np.ndarray],
     ):
         self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
-        self.rows: list[tuple[Names, np.ndarray]] = list(zip(visit.names, wanted))
+        self.numpy, named = _numpy_of(visit.names[0])
+        self.rows: list[tuple[Names, np.ndarray]] = list(zip([its | named for its in visit.names], wanted))
         self.local, self.inside = visit.local, segment
         self.codes, self.numbers = _codes(alignment), _numbers(alignment)
 
@@ -128,7 +137,10 @@ class Line:
         if tree is None:
             return None
         line = cls(alignment, segment, tree, "", visit, [])
-        line.rows = [(names, np.asarray(line.result(line.text, names))) for names in visit.names]
+        given = [line.result(line.text, names) for names in visit.names]
+        if any(value is None for value in given):
+            return None
+        line.rows = [(names | _numpy_of(names)[1], np.asarray(value)) for names, value in zip(visit.names, given)]
         return line
 
     @classmethod
@@ -161,6 +173,12 @@ class Line:
                     line.inside = segment
                     return line
         return None
+
+    def fit(self, variant: Variant) -> Fit:
+        """The change in the names that the user's module has for those of JAX."""
+        own = lambda code: re.sub(r"\bjnp\.", f"{self.numpy}.", code)
+        variant = variant._replace(by=own(variant.by), words=own(variant.words))
+        return Fit(self.segment, put(self.text, variant.node, variant.by), variant)
 
     def outside(self, variant: Variant) -> bool:
         """Does it change another part of the statement than the one whose value is wrong?"""
@@ -305,7 +323,9 @@ class Line:
 
     def _form(self, names: Names) -> Variants:
         counters = [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)]
-        return Variants(self.text, self.tree, counters[:4], self.numbers, lambda code: evaluated(code, names))
+        modules = {n for n, its in names.items() if isinstance(getattr(its, "module", its), types.ModuleType)}
+        value_of = lambda code: evaluated(code, names)
+        return Variants(self.text, self.tree, counters[:4], self.numbers, value_of, modules)
 
     def _named(self, names: Names) -> Iterator[Named]:
         """Values in scope, and what the forward computes of these."""

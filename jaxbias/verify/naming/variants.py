@@ -9,13 +9,13 @@ import ast
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.code import MODULES, bracketed, kind_instead_of, put, source_of
+from jaxbias.verify.naming.code import bracketed, kind_instead_of, put, source_of
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -111,6 +111,7 @@ class Variants:
         counters: names of whole numbers in scope.
         numbers: that stand in the forward.
         value_of: code → its value there, on the first probe; None if it has none.
+        modules: names of modules.
     """
 
     def __init__(
@@ -120,8 +121,9 @@ class Variants:
         counters: Sequence[str],
         numbers: Sequence[float],
         value_of: Callable[[str], Any],
+        modules: Container[str] = ("jnp", "np", "jax", "lax"),
     ):
-        self.value_of, self.numbers = value_of, numbers
+        self.value_of, self.numbers, self.modules = value_of, numbers, modules
         self.text, self.tree, self.counters = text, tree, list(counters)
         self.role: dict[int, str] = {}
         self.compared: set[int] = set()
@@ -132,7 +134,7 @@ class Variants:
         self.arguments = {id(its) for node in ast.walk(tree) if isinstance(node, ast.Call) for its in node.args}
         plain = lambda n: isinstance(n, ast.Name | ast.BinOp | ast.UnaryOp | ast.Call | ast.Attribute | ast.Subscript)
         usable = [node for node in ast.walk(tree) if self.role[id(node)] != "off"]
-        self.parts = [n for n in usable if plain(n) and id(n) not in called and self.code(n) not in MODULES]
+        self.parts = [n for n in usable if plain(n) and id(n) not in called and self.code(n) not in modules]
         self.constants = [n for n in usable if isinstance(n, ast.Constant)]
 
     @functools.cached_property
@@ -282,7 +284,7 @@ class Variants:
         return node.args[place] if given is None and called in REDUCING and len(node.args) > place else given
 
     def _is_method(self, function: ast.expr) -> bool:
-        return isinstance(function, ast.Attribute) and self.code(function.value) not in MODULES
+        return isinstance(function, ast.Attribute) and self.code(_first(function)) not in self.modules
 
     def _of_slices(self) -> Iterator[Variant]:
         """Two slices the wrong way round; a value that is turned round before and after, left as it is."""
@@ -707,6 +709,11 @@ def _number(node: ast.expr) -> int | None:
     except (ValueError, TypeError, SyntaxError):
         return None
     return value if isinstance(value, int) else None
+
+
+def _first(function: ast.expr) -> ast.expr:
+    """What a function is an attribute of, as `jax` of `jax.nn.relu`."""
+    return _first(function.value) if isinstance(function, ast.Attribute) else function
 
 
 def _further(index: str, sign: str) -> str:
