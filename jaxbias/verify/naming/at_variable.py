@@ -30,15 +30,15 @@ def at_variable(alignment: Alignment, segment: Segment, code: str) -> Moved | No
     if tree is None or new is None:
         return None
     before, after = _change(tree, new)
-    names = [
-        n for n in ast.walk(after) if isinstance(n, ast.Name) and isinstance(before, ast.Name) and n.id == before.id
-    ]
-    if not isinstance(before, ast.Name) or before is tree or len(names) != 1 or after is names[0]:
+    if not isinstance(before, ast.Name) or before is tree or isinstance(after, ast.Name):
         return None  # a statement that only gives a value another name is meant to give another value
+    names = [n for n in ast.walk(after) if isinstance(n, ast.Name) and n.id == before.id]
     places = set(_assigned(alignment, segment, before.id))
-    if len(places) != 1 or (place := places.pop()) is None:
+    if len(names) > 1 or len(places) != 1 or (place := places.pop()) is None:
         return None
     by = source_of(changed, after)
+    if not names:
+        return Moved(place, by, f"must be {by}")
     (name,) = (n for n in ast.walk(ast.parse(by, mode="eval")) if isinstance(n, ast.Name) and n.id == before.id)
     argument = isinstance(after, ast.Call) and any(n in after.args for n in names)
     adds, inside = _is(after, ast.Add), not isinstance(after, ast.BinOp)

@@ -78,17 +78,30 @@ def _unexplained(
 
 
 def _together(slips: Sequence[Located]) -> list[Located]:
-    """One for the same mistake in several lines: the first, with the gradients of all."""
-    groups: dict[object, Located] = {}
+    """One, with the gradients of all, for what is to be written once, and for the same mistake in several places."""
+    its: list[Located] = []
     for slip in slips:
-        key = (slip.relation.kind, slip.relation.text) if slip.relation else slip.line
-        known = groups.get(key)
-        if known is None or slip.relation is None or "take" not in slip.relation.text:
-            groups[key if known is None else (key, slip.line, slip.code)] = slip
+        k = next((k for k, known in enumerate(its) if _is_written(known, slip) or _is_alike(known, slip)), None)
+        if k is None:
+            its.append(slip)
         else:
-            code = f"{known.code}` and `{slip.code}"
-            groups[key] = dataclasses.replace(known, leaves=known.leaves | slip.leaves, code=code)
-    return list(groups.values())
+            code = its[k].code if _is_written(its[k], slip) else f"{its[k].code}` and `{slip.code}"
+            its[k] = dataclasses.replace(its[k], leaves=its[k].leaves | slip.leaves, code=code)
+    return its
+
+
+def _is_written(known: Located, slip: Located) -> bool:
+    """Is the same to be written at the same place?"""
+    return bool(slip.patch) and (known.line, known.patch) == (slip.line, slip.patch)
+
+
+def _is_alike(known: Located, slip: Located) -> bool:
+    """Is it the same mistake: in pieces of one line, or in lines of which it is not known what is to be written?"""
+    if known.relation is None or slip.relation is None or "take" not in slip.relation.text:
+        return False
+    place, other = (its.line.partition(": ")[0] for its in (known, slip))
+    alike = (known.relation.kind, known.relation.text) == (slip.relation.kind, slip.relation.text)
+    return alike and (place == other or not slip.patch)
 
 
 VAGUE = ("unexplained", "only-some-elements", "missing-term")

@@ -75,7 +75,7 @@ class Effects:
         for k, statement in enumerate(statements):
             sizes = [np.size(held[place.value]) for place in site.places[k] for held in site.values]
             if sizes and max(sizes) <= MOST_ENTRIES and statement not in self._lines:
-                self._lines[statement] = Line.of(self.alignment, statement, site.visits(k)[-1])
+                self._lines[statement] = Line.of(self.alignment, statement, site.visits(k))
 
     def _site_of(self, statements: Sequence[Segment]) -> Site | None:
         try:

@@ -20,7 +20,7 @@ from jaxbias.verify.naming.at_variable import at_variable
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.mending import Mender
+from jaxbias.verify.naming.mending import Mender, statement_with
 from jaxbias.verify.naming.overwritten import overwritten
 from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.relations import relation
@@ -243,8 +243,12 @@ def _listing(
             k = max(k for k, (_, other) in enumerate(slips) if other.patch)
             slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
             continue
-        located = _mended(alignment, slip, words, located, mender)
-        slips.append((slip, _at_variable(alignment, slip, located, mender)))
+        above = set().union(*(alignment.above[i] for i in slip.leaves))
+        beside = any(its.number in above for its, other in slips if not other.patch)
+        located = _mended(alignment, slip, words, located, mender, beside)
+        if located.patch:
+            located = _at_variable(alignment, slip.leaves - slip.later, located, mender, mender.made[-1])
+        slips.append((slip, located))
     slips = _together(alignment, slips, mender)
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
         again = _seen_again(checker, mender, deadline) if mender.others else None
@@ -256,8 +260,19 @@ def _listing(
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
 
 
-def _mended(alignment: Alignment, slip: Slip, words: Relation | None, located: Located, mender: Mender) -> Located:
-    """With what is to be written, in the first way that makes its gradients right; as it is if none does."""
+def _mended(
+    alignment: Alignment,
+    slip: Slip,
+    words: Relation | None,
+    located: Located,
+    mender: Mender,
+    beside: bool,
+) -> Located:
+    """With what is to be written, in the first way that makes its gradients right; as it is if none does.
+
+    Args:
+        beside: is there another slip that makes them wrong, of which it is not known what is to be written?
+    """
     scaled = words is not None and words.kind == "scale-constant"  # `/ mask.sum()` says more than a number
     if scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
         if fitted.kind == "wrong-operand":  # how many times says more
@@ -272,7 +287,7 @@ def _mended(alignment: Alignment, slip: Slip, words: Relation | None, located: L
         return located
     if not scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
         return fitted
-    if words is not None and words.by_change:
+    if words is not None and words.by_change and not beside:
         located = _located(alignment, slip, words.otherwise)
     return _guessed(alignment, slip, located, mender)
 
@@ -386,12 +401,11 @@ def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: M
             continue
         also = {j for _, at in slips if not at.patch for j in at.leaves if j not in mender.right and mender.mends([j])}
         slip, leaves = open_ones[0][0], frozenset({i} | also)
-        made = [
-            replace(
-                _with(Located(leaves, "", "", None, ""), segment, words, patch, ""), evidence=_tried(mender, leaves)
-            )
-            for segment, words, patch in changes
-        ]
+        made = []
+        for fit in changes:
+            patch = statement_with(fit.segment, fit.code)
+            at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
+            made.append(_at_variable(alignment, leaves, at, mender, (fit.segment, fit.code)))
         left = [(its, replace(at, leaves=at.leaves - leaves) if not at.patch else at) for its, at in slips]
         slips = [*((its, at) for its, at in left if at.leaves), *((slip, at) for at in made)]
     return [(slip, _written(alignment, slip, at, mender)) for slip, at in slips]
@@ -407,10 +421,12 @@ def _written(alignment: Alignment, slip: Slip, located: Located, mender: Mender)
     return replace(located, patch=made[1], evidence=_tried(mender, located.leaves))
 
 
-def _at_variable(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:
+def _at_variable(
+    alignment: Alignment, leaves: Set[int], located: Located, mender: Mender, change: tuple[Segment, str]
+) -> Located:
     """At the line that assigns the variable which its patch changes, if it is as right with the change there."""
-    moved = at_variable(alignment, *mender.made[-1]) if located.patch else None
-    patch = mender.instead(moved.segment, moved.code, slip.leaves - slip.later) if moved is not None else ""
+    moved = at_variable(alignment, *change)
+    patch = mender.instead(change, moved.segment, moved.code, leaves) if moved is not None else ""
     if moved is None or not patch or located.relation is None:
         return located
     words = replace(located.relation, text=moved.words, number=None)

@@ -34,7 +34,7 @@ are only looked at, and for the lines above one.
 """
 
 
-def _statement(segment: Segment, code: str) -> str:
+def statement_with(segment: Segment, code: str) -> str:
     """The statement with this code in the place of a piece; of a lambda the code."""
     return code if segment.function == "<lambda>" else replaced_line(segment, code)
 
@@ -72,18 +72,18 @@ class Mender:
                     return segment, patch
         return None
 
-    def instead(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
-        """The statement with this code, if it does what the last repair does, whose place it takes; empty if not."""
-        last = self.made.pop()
-        if patch := self._patch(segment, code, leaves):
-            return patch
-        self.made.append(last)
-        return ""
+    def instead(self, old: tuple[Segment, str], segment: Segment, code: str, leaves: Iterable[int]) -> str:
+        """The statement with this code, if it does what a change that has been made does, whose place it takes."""
+        changes = [(segment, code) if change == old else change for change in self.made]
+        if not self._is_right([*self.right, *leaves], changes):
+            return ""
+        self.made = changes
+        return statement_with(segment, code)
 
     @property
     def effects(self) -> Effects:
         """Of changes in the rule as it is now."""
-        if self._effects is None or len(self._effects.made) != len(self.made):
+        if self._effects is None or self._effects.made != self.made:
             self._effects = Effects(self.checker, self.alignment, self.made)
         return self._effects
 
@@ -148,8 +148,8 @@ class Mender:
 
     def together(
         self, slip: Slip, segments: Sequence[Segment], leaf: int, doubts: Mapping[Segment, float]
-    ) -> list[tuple[Segment, Relation, str]]:
-        """Changes of several of these pieces of code with which a gradient is right, and the statement of each.
+    ) -> tuple[Fit, ...]:
+        """Changes of several of these pieces of code with which a gradient is right.
 
         Args:
             slip: in the gradient; what its statement must give may tell more than the gradient, which adds it up.
@@ -167,12 +167,12 @@ class Mender:
         for its in ways:
             changes = [(fit.segment, fit.code) for fit in its]
             if self.checker.short_of_time(0.1):
-                return []
+                return ()
             if self._is_right([*self.right, leaf], [*self.made, *changes]):
                 self.made += changes
                 self.right.add(leaf)
-                return [(fit.segment, fit.relation, _statement(fit.segment, fit.code)) for fit in its]
-        return []
+                return its
+        return ()
 
     def _patch(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
         """The statement with this code in it, if it mends these gradients; empty if not."""
@@ -181,7 +181,7 @@ class Mender:
             return ""
         self.made.append((segment, code))
         self.right = set(right)
-        return _statement(segment, code)
+        return statement_with(segment, code)
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
         try:

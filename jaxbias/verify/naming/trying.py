@@ -76,9 +76,9 @@ def fits(
 
 
 def statement_of(segment: Segment) -> Segment | None:
-    """The whole expression of the statement that a piece of code stands in; of a tuple, the entry."""
+    """The whole expression of the statement that a piece of code stands in; of a tuple or a list, the entry."""
     its = ((piece, value_of(piece.text)[1]) for piece, _, _ in _expressions(segment))
-    return next((piece for piece, tree in its if not isinstance(tree, ast.Tuple)), None)
+    return next((piece for piece, tree in its if not isinstance(tree, ast.Tuple | ast.List)), None)
 
 
 class Wanted(NamedTuple):
@@ -113,6 +113,7 @@ class Line:
 
     Attributes:
         rows: names on every probe, each with what is wanted there.
+        elsewhere: names on the first probe at other times that the rule comes there.
     """
 
     def __init__(
@@ -127,13 +128,14 @@ class Line:
         self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
         self.numpy, named = _numpy_of(visit.names[0])
         self.rows: list[tuple[Names, np.ndarray]] = list(zip([its | named for its in visit.names], wanted))
+        self.elsewhere: list[Names] = []
         self.local, self.inside = visit.local, segment
         self.codes, self.numbers = _codes(alignment), _numbers(alignment)
 
     @classmethod
-    def of(cls, alignment: Alignment, segment: Segment, visit: Visit) -> "Line | None":
-        """The expression of a statement, of which it is not known what it must give: what it gives."""
-        tree = value_of(segment.text)[1]
+    def of(cls, alignment: Alignment, segment: Segment, visits: Sequence[Visit]) -> "Line | None":
+        """The expression of a statement, of which it is not known what it must give: what it gives the last time."""
+        tree, visit = value_of(segment.text)[1], visits[-1]
         if tree is None:
             return None
         line = cls(alignment, segment, tree, "", visit, [])
@@ -141,6 +143,8 @@ class Line:
         if any(value is None for value in given):
             return None
         line.rows = [(names | _numpy_of(names)[1], np.asarray(value)) for names, value in zip(visit.names, given)]
+        others = [visits[k].names[0] for k in sorted({1, len(visits) // 2}) if k < len(visits) - 1]
+        line.elsewhere = [names | _numpy_of(names)[1] for names in others]
         return line
 
     @classmethod
@@ -213,7 +217,10 @@ class Line:
         another value on the first probe, and that value."""
         names, given = self.rows[0]
         form = self._form(names)
-        seen, values = {self.text}, {_digits(given)}
+        digits = lambda code, value: b"".join(
+            map(_digits, [value, *(self.result(code, its) for its in self.elsewhere)])
+        )
+        seen, values = {self.text}, {digits(self.text, given)}
         fitting = list(form.of_form())
         named = [its for its in self._named(names) if its.cost < 0.45]
         near = [its for its in named if its.cost < 0.4]
@@ -231,8 +238,8 @@ class Line:
             with np.errstate(all="ignore"):
                 value = self.result(code, names)
                 # of what comes to the same, the first is meant
-                if value is not None and (digits := _digits(value)) not in values:
-                    values.add(digits)
+                if value is not None and (its := digits(code, value)) not in values:
+                    values.add(its)
                     yield variant, np.asarray(value)
 
     def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
@@ -281,9 +288,8 @@ class Line:
         if self.before or given is None or np.shape(given) != wanted.shape:
             return
         lacking, size = wanted - given, np.max(np.abs(wanted - given))
-        arrays = [
-            its for its in named if isinstance(its.value, np.ndarray) and its.code.isidentifier() and its.cost < 0.2
-        ]
+        usable = lambda its: (its.code.isidentifier() and its.cost < 0.2) or its.code.endswith("]")
+        arrays = [its for its in named if isinstance(its.value, np.ndarray) and usable(its)]
         for a, b in itertools.product(arrays, repeat=2):
             for code, product in _products(a, b):
                 if product.shape != lacking.shape or not np.any(product):
