@@ -103,17 +103,6 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
     return []
 
 
-def redrawn(checker: "Checker", given: "Case", rng: np.random.Generator) -> list["Case"]:
-    """Cases of the given sizes with other values, on which what fits by chance does not fit again."""
-    primals = given.probe.primals
-    drawn = ([redraw(x, rng, scale) for x in primals] for scale in SCALES)
-    return [case for x in drawn if (case := _case(checker, "redrawn", x, rng)) is not None]
-
-
-SCALES = (1.0, 3.0, 3.0)
-"""Of values drawn anew: what is compared has both outcomes more often where they are large."""
-
-
 def other_sizes(checker: "Checker", cases: list["Case"], off: list[int], rng: np.random.Generator) -> list["Case"]:
     """The same mistake with one entry less along the axes, so that a factor 1/n is told from a fixed number: as it
     was given, and drawn anew, so that what is wrong in some elements is told from what is wrong at some places."""

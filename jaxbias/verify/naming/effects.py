@@ -16,6 +16,7 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.code import names_in
+from jaxbias.verify.naming.pieces import inside
 from jaxbias.verify.naming.scopes import Names, Site
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.together import together
@@ -55,7 +56,8 @@ class Effects:
         """The statements' expressions that these pieces of code stand in, as far as they can be changed."""
         statements = [*dict.fromkeys(filter(None, map(statement_of, segments)))]
         if not self._lines.keys() >= set(statements):
-            self._look_at([*dict.fromkeys([*self._usable, *statements])])
+            its = [*dict.fromkeys([*self._usable, *statements])]
+            self._look_at([s for s in its if not any(inside(other, s) for other in its if other != s)])
             self._lines = dict.fromkeys(statements) | self._lines
         return [s for s in statements if self._lines[s] is not None]
 

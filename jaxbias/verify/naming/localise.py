@@ -22,7 +22,7 @@ from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.mending import Mender, statement_with
 from jaxbias.verify.naming.overwritten import overwritten
-from jaxbias.verify.naming.pieces import numbers_in
+from jaxbias.verify.naming.pieces import inside, numbers_in
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.returned import handed_on, with_returns
 from jaxbias.verify.naming.rewrite import with_copies
@@ -248,6 +248,7 @@ def _listing(
         located = _mended(alignment, slip, words, located, mender, beside)
         if located.patch:
             located = _at_variable(alignment, slip.leaves - slip.later, located, mender, mender.made[-1])
+            located = _without_the_cotangent(alignment, slip, located)
         slips.append((slip, located))
     slips = _together(alignment, slips, mender)
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
@@ -290,6 +291,14 @@ def _mended(
     if words is not None and words.by_change and not beside:
         located = _located(alignment, slip, words.otherwise)
     return _guessed(alignment, slip, located, mender)
+
+
+def _without_the_cotangent(alignment: Alignment, slip: Slip, located: Located) -> Located:
+    """Said to be so, where what was to be written brings it in."""
+    linear = any(alignment.leaves[i] in alignment.linear for i in slip.leaves)
+    if linear or located.relation is None or located.kind not in ("wrong-operand", "missing-factor"):
+        return located
+    return replace(located, relation=replace(located.relation, kind="not-linear-in-cotangent"))
 
 
 def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Relation | None:
@@ -399,7 +408,7 @@ def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: M
         changes = mender.together(open_ones[0][0], [*lines], i, doubts)
         if not changes:
             continue
-        also = {j for _, at in slips if not at.patch for j in at.leaves if j not in mender.right and mender.mends([j])}
+        also = {j for _, at in slips if not at.patch for j in at.leaves if j in mender.right or mender.mends([j])}
         slip, leaves = open_ones[0][0], frozenset({i} | also)
         made = []
         for fit in changes:
@@ -584,13 +593,6 @@ def _line(segment: Segment) -> str:
     return at_line(segment.file, segment.line, statement)
 
 
-def _inside(inner: Segment, outer: Segment) -> bool:
-    start, end = (outer.line, outer.column), (outer.end_line, outer.end_column)
-    return (
-        inner.file == outer.file and start <= (inner.line, inner.column) and (inner.end_line, inner.end_column) <= end
-    )
-
-
 def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: Sequence[str]) -> tuple[Line, ...]:
     """Every value that has a variable, and every gradient that is returned; slips where they stand."""
     shown: dict[int, Name] = {
@@ -605,7 +607,7 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
     for slip, located in slips:
         place = _place(slip, located.relation)
         segment = located.at or _segment(alignment, place)
-        holders = [n for n, name in shown.items() if segment is not None and _inside(segment, name.segment)]
+        holders = [n for n, name in shown.items() if segment is not None and inside(segment, name.segment)]
         if not holders and located.at is not None:
             elsewhere.append(
                 Line(located.at.statement, located.at.file, located.at.line, "wrong", f"`{located.code}` {located}")

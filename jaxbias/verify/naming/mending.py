@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
-from jaxbias.verify.naming.alignment import Alignment
+from jaxbias.verify.naming.alignment import SAME, Alignment
 from jaxbias.verify.naming.code import written
-from jaxbias.verify.naming.conditions import other_sizes, redrawn
+from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.effects import Effects
 from jaxbias.verify.naming.pieces import numbers_in
@@ -164,15 +164,21 @@ class Mender:
             self._seen.add(seen)
             pairs = self.effects.at_statements(slip, segments, until)
             ways = itertools.chain(ways, itertools.islice(pairs, MOST_WAYS))
+        part: tuple[Fit, ...] = ()
         for its in ways:
-            changes = [(fit.segment, fit.code) for fit in its]
             if self.checker.short_of_time(0.1):
-                return ()
-            if self._is_right([*self.right, leaf], [*self.made, *changes]):
-                self.made += changes
-                self.right.add(leaf)
-                return its
-        return ()
+                break
+            changes = [*self.made, *((fit.segment, fit.code) for fit in its)]
+            if self._is_right([*self.right, *slip.leaves], changes):
+                return self._made(its, slip.leaves)
+            if not part and slip.leaves != {leaf} and self._is_right([*self.right, leaf], changes):
+                part = its  # where the others need something else
+        return self._made(part, [leaf]) if part else ()
+
+    def _made(self, fits: tuple[Fit, ...], leaves: Iterable[int]) -> tuple[Fit, ...]:
+        self.made = [*self.made, *((fit.segment, fit.code) for fit in fits)]
+        self.right |= set(leaves)
+        return fits
 
     def _patch(self, segment: Segment, code: str, leaves: Iterable[int]) -> str:
         """The statement with this code in it, if it mends these gradients; empty if not."""
@@ -194,22 +200,14 @@ class Mender:
             return False
 
     def _cases(self) -> Iterator["Case"]:
-        """Of the given sizes, and, for what is right on those, of others, and with other values."""
+        """Of the given sizes, and, for what is right on those, of others."""
         yield from self.alignment.cases
         yield from self.others
-        yield from self.redrawn
 
     @cached_property
     def others(self) -> Sequence["Case"]:
         """Cases of other sizes, if there are any on which the same gradients are wrong."""
         return other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
-
-    @cached_property
-    def redrawn(self) -> Sequence["Case"]:
-        cases = redrawn(self.checker, self.alignment.cases[0], self.rng)
-        return [
-            case for case in cases if not any(np.any(mask) for i, mask in enumerate(case.wrong) if i not in self.off)
-        ]
 
     def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
         outs = runner(case.probe.primals, case.probe.seeds)
@@ -220,7 +218,7 @@ class Mender:
                 return False
             size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
             with np.errstate(all="ignore"):
-                close = np.abs(out - expected) <= np.maximum(case.tolerance[i], 1e-10 * size)
+                close = np.abs(out - expected) <= np.maximum(case.tolerance[i], SAME * size)
             if not np.all(close | ~np.isfinite(expected)):
                 return False
         return True

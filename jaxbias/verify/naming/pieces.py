@@ -63,3 +63,11 @@ def _parts_of(file: str, lines: tuple[str, ...], function: str) -> list[tuple[st
                 if 0 < len(code) <= LONGEST_PART and "\n" not in code:
                     places.setdefault(code, set()).add(part.lineno)
     return [(code, frozenset(numbers)) for code, numbers in places.items()]
+
+
+def inside(inner: Segment, outer: Segment) -> bool:
+    """Is a piece of code a part of another, or the same?"""
+    start, end = (outer.line, outer.column), (outer.end_line, outer.end_column)
+    return (
+        inner.file == outer.file and start <= (inner.line, inner.column) and (inner.end_line, inner.end_column) <= end
+    )

@@ -259,7 +259,8 @@ class Line:
             return is_close(evaluated(holes[id(node)], there), wanted)
 
         holes: dict[int, types.CodeType] = {}
-        for variant, other in form.of_products([its for its in named if np.ndim(its.value)]):
+        arrays = [its for its in named if np.ndim(its.value)]
+        for variant, other in itertools.chain(form.of_products(arrays), form.distributed(arrays)):
             if time.process_time() > deadline:
                 return
             node = variant.node

@@ -136,6 +136,8 @@ class Variants:
         usable = [node for node in ast.walk(tree) if self.role[id(node)] != "off"]
         self.parts = [n for n in usable if plain(n) and id(n) not in called and self.code(n) not in modules]
         self.constants = [n for n in usable if isinstance(n, ast.Constant)]
+        operators = [n for n in usable if isinstance(n, ast.BinOp) and not isinstance(n.op, ast.Add | ast.Sub)]
+        self.factors = {id(side) for n in operators for side in (n.left, n.right)}
 
     @functools.cached_property
     def terms(self) -> set[int]:
@@ -620,6 +622,8 @@ class Variants:
             for code, other in its_layouts(its, value):
                 if code == part or not self._made_of(node, its.of):
                     continue
+                if number and np.ndim(other) and id(node) in self.factors:
+                    continue  # nobody writes 2 for an array
                 kind = _kind_of_swap(part, value, code, other, role, number)
                 words = f"takes {part} where {code} is needed" if not number else ""
                 lacking = [term for term, held in its.terms if _same(held, value)]
@@ -656,6 +660,27 @@ class Variants:
             words = f"does not cut {part} off at ±{code}"
             clipped = np.clip(value, -other, other)
             yield self.make("called", "missing-mask", node, f"jnp.clip({part}, -{code}, {code})", words, cost), clipped
+
+    def distributed(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
+        """One factor of both terms of a sum, of which one term has another."""
+        for node in self.parts:
+            match node:
+                case ast.BinOp(
+                    left=factor, op=ast.Mult(), right=ast.BinOp(left=a, op=ast.Add() | ast.Sub() as sign, right=b)
+                ):
+                    held = [self.value_of(self.code(part)) for part in (factor, a, b)]
+                case _:
+                    continue
+            operation = np.add if isinstance(sign, ast.Add) else np.subtract
+            first = _tried(np.multiply, held[0], held[1]) if held[0] is not None and held[1] is not None else None
+            for its in named if first is not None and held[2] is not None else ():
+                second = _tried(np.multiply, its.value, held[2])
+                value = _tried(operation, first, second) if second is not None else None
+                if value is not None:
+                    code = f"{self.tight(factor)} * {self.tight(a)} {OPERATORS[type(sign)]} "
+                    code += f"{bracketed(its.code)} * {self.tight(b)}"
+                    words = f"has {self.code(b)} times {self.code(factor)}, and must have it times {its.code}"
+                    yield self.make("product", "wrong-operand", node, code, words, its.cost), value
 
     def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """Two factors of a product, as of a slope, with one value in their place."""
