@@ -20,7 +20,17 @@ from jaxbias.verify.naming.pieces import inside
 from jaxbias.verify.naming.scopes import Names, Site
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.together import together
-from jaxbias.verify.naming.trying import Fit, Line, Wanted, compiled, evaluated, is_close, statement_of, wanted_of
+from jaxbias.verify.naming.trying import (
+    OF_LINE,
+    Fit,
+    Line,
+    Wanted,
+    compiled,
+    evaluated,
+    is_close,
+    statement_of,
+    wanted_of,
+)
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Checker
@@ -90,7 +100,8 @@ class Effects:
         if statement not in self._changes:
             its: list[Change] = []
             if (line := self._lines[statement]) is not None:
-                for variant, value in line.changes(min(deadline, time.process_time() + SECONDS)):
+                until = time.process_time() + OF_LINE * self.checker.seconds
+                for variant, value in line.changes(min(deadline, until)):
                     its.append(Change(line.fit(variant), value, value.shape == line.rows[0][1].shape))
             self._changes[statement] = its
         return self._changes[statement]
@@ -263,9 +274,6 @@ def _is_quickly(value: Any, wanted: np.ndarray) -> bool:
     largest = int(np.argmax(np.abs(wanted)))
     return is_close(np.ravel(value)[largest], wanted.flat[largest]) and is_close(value, wanted)
 
-
-SECONDS = 0.8
-"""Of process time, for the changes of one line."""
 
 LIKELY = 1.0
 """What it costs to take a sum over another axis, and no more."""

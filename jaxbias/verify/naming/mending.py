@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 MOST_FITS, MOST_GUESSES, MOST_WAYS = 10, 15, 20
 """Texts for one piece of code, and for several together."""
 
-SECONDS_OF_GUESSES, SECONDS_TOGETHER, SECONDS_OF_FITS, SECONDS_ABOVE = 2.5, 5.0, 4.0, 1.0
-"""Of process time: for one rule, for the changes of several lines that make one gradient right, for those of lines that
-are only looked at, and for the lines above one.
+OF_GUESSES, OF_TOGETHER, OF_LOOKING, OF_ABOVE = 0.12, 0.25, 0.2, 0.05
+"""Shares of the time for a check: for the guesses of one rule, for the changes of several lines that make one gradient
+right, for the changes that are only looked at, and for those of the lines above one.
 """
 
 
@@ -111,7 +111,7 @@ class Mender:
 
     def look(self, slip: Slip, segments: Sequence[Segment], above: Sequence[Segment]) -> Fit | None:
         """The likeliest of them; None where there is none, and when no time is left to look at what may be meant."""
-        if self.looked > SECONDS_OF_FITS:
+        if self.looked > OF_LOOKING * self.checker.seconds:
             return None
         began = time.process_time()
         fit = next(iter(self.fits(slip, segments, above)), None)
@@ -123,17 +123,17 @@ class Mender:
         key = slip.number, slip.wanted.tobytes(), len(self.made)
         if key not in self._fits:
             its = fits(self.checker, self.alignment, slip, segments[:2], self.made)
-            until = min(time.process_time() + SECONDS_ABOVE, self.checker.deadline - 0.3)
+            until = self._until(OF_ABOVE)
             its += [change.fit for change in self.effects.above(slip, segments[:1], above, until)]
             self._fits[key] = sorted(its, key=lambda fit: fit.variant.cost)
         return self._fits[key]
 
     def guess(self, slip: Slip, segments: Sequence[Segment]) -> tuple[Segment, Relation, str] | None:
         """The first small change of one of these pieces of code that does the same, and the statement with it."""
-        if self.guessed > SECONDS_OF_GUESSES or self.checker.short_of_time(0.3):
+        if self.guessed > OF_GUESSES * self.checker.seconds or self.checker.short_of_time(0.3):
             return None
         began = time.process_time()
-        deadline = began + SECONDS_OF_GUESSES - self.guessed
+        deadline = began + OF_GUESSES * self.checker.seconds - self.guessed
         fits = itertools.chain(
             self.effects.alone(segments, [*slip.leaves, *self.right], deadline),
             (its.fit for its in self.effects.above(slip, segments, segments, deadline) if not its.alike),
@@ -155,7 +155,7 @@ class Mender:
             slip: in the gradient; what its statement must give may tell more than the gradient, which adds it up.
             doubts: how much less a change of each costs.
         """
-        until = min(time.process_time() + SECONDS_TOGETHER, self.checker.deadline - 0.3)
+        until = self._until(OF_TOGETHER)
         # of what is as right, that is meant after which lines give what can be named
         named = lambda fits: -sum(map(self.effects.named, fits))
         ways: Iterable[tuple[Fit, ...]] = self.effects.summed(segments, leaf, doubts, until)
@@ -174,6 +174,10 @@ class Mender:
             if not part and slip.leaves != {leaf} and self._is_right([*self.right, leaf], changes):
                 part = its  # where the others need something else
         return self._made(part, [leaf]) if part else ()
+
+    def _until(self, share: float) -> float:
+        """The end of a share of the time, in `time.process_time`; before the end of all of it."""
+        return min(time.process_time() + share * self.checker.seconds, self.checker.deadline - 0.3)
 
     def _made(self, fits: tuple[Fit, ...], leaves: Iterable[int]) -> tuple[Fit, ...]:
         self.made = [*self.made, *((fit.segment, fit.code) for fit in fits)]

@@ -35,8 +35,8 @@ HOLE = "__jaxbias_part__"
 OUTSIDE = 0.1
 """What a change further out costs more."""
 
-SECONDS = 0.8
-"""Of process time, for one line."""
+OF_LINE = 0.04
+"""Share of the time for a check, for the changes of one line."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def fits(
     for outwards, segment in enumerate(segments):
         line = Line.at(checker, alignment, slip, segment, made)
         if line is not None:
-            for v in line.fitting(time.process_time() + SECONDS):
+            for v in line.fitting(time.process_time() + OF_LINE * checker.seconds):
                 v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
                 fitting.append(line.fit(v))
     fitting.sort(key=lambda fit: fit.variant.cost)

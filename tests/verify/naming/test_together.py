@@ -39,7 +39,7 @@ def test_the_changes_that_come_to_what_is_wanted(joined, lines):
     first = next(together(fits, values, now, wanted), ())
     its = {fits.index(f) for f in first}
     assert [f.segment.line for f in first] == list(lines) and len(its) == len(lines)
-    assert all(values[k] is values[30 * ("abc".index(f.segment.line) + 1) - 1] for k, f in zip(sorted(its), first))
+    assert all(values[k] is values[30 * ("abc".index(str(f.segment.line)) + 1) - 1] for k, f in zip(sorted(its), first))
 
 
 def test_two_changes_of_one_line_are_none_together():
