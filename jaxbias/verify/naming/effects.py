@@ -69,7 +69,8 @@ class Effects:
             its = [*dict.fromkeys([*self._usable, *statements])]
             self._look_at([s for s in its if not any(inside(other, s) for other in its if other != s)])
             self._lines = dict.fromkeys(statements) | self._lines
-        return [s for s in statements if self._lines[s] is not None]
+        pieces = self._site.pieces if self._site is not None else ()
+        return [s for s in statements if self._lines[s] is not None and s in pieces]
 
     @property
     def _usable(self) -> list[Segment]:
@@ -176,6 +177,7 @@ class Effects:
         Args:
             statements: the first of which it is known what they must give.
         """
+        self.lines([*statements, *segments])  # in one trace
         lines, pieces = self.lines(statements), self.lines(segments)
         for (least, most), (statement, wanted), piece in itertools.product(
             itertools.pairwise(COSTS_OF_ONE), self._known(slip, lines), pieces

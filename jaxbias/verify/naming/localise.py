@@ -226,7 +226,6 @@ def _listing(
     mender = Mender(checker, alignment, rng)
     last = _of_another_shape(alignment, paths)
     for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline, mender), last):
-        words = _where_taken(alignment, slip, words)
         located = _located(alignment, slip, words)
         names_of_it = ([words.about] if words is not None else []) + [slip.name]
         located = replace(located, source=next((lines_of[n] for n in names_of_it if n in lines_of), ""))
@@ -299,18 +298,6 @@ def _without_the_cotangent(alignment: Alignment, slip: Slip, located: Located) -
     if linear or located.relation is None or located.kind not in ("wrong-operand", "missing-factor"):
         return located
     return replace(located, relation=replace(located.relation, kind="not-linear-in-cotangent"))
-
-
-def _where_taken(alignment: Alignment, slip: Slip, words: Relation | None) -> Relation | None:
-    """A term that a variable lacks which is no value of the forward is lacking in the formula that takes it."""
-    name = alignment.names.get(slip.number)
-    if words is None or words.kind != "missing-term" or words.number is not None or slip.name:
-        return words
-    users = [e for e in alignment.program.equations if slip.number in e.inputs]
-    if slip.number in alignment.linear or name is None or not name.variable or len(users) != 1:
-        return words
-    term = words.text.removeprefix("lacks ")
-    return replace(words, text=f"takes {name.text} without {term}", number=users[0].outputs[0], codes=())
 
 
 def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located | None:

@@ -129,7 +129,7 @@ class Site:
                     break
                 if out in at:
                     alone = known is not None and len(at) == 1 and not at[out].examples
-                    rows = [known] if alone else [value(names) for names in _rows(at[out], held)]
+                    rows: list[Any] = [known] if alone else [value(names) for names in _rows(at[out], held)]
                     new = np.stack(rows) if at[out].examples else np.asarray(rows[0])
                     if new.shape != np.shape(held[out]) or new.dtype.kind not in "fiubc":
                         raise ValueError(new.shape)

@@ -109,7 +109,8 @@ def term(d: Difference) -> Iterator[Relation]:
         if simple is None and code:
             code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.15g} * {code}"
         codes = (f"{{}} {'+' if factor > 0 else '-'} {code}",) if code else ()
-        lacks = Relation("missing-term", f"lacks the term {sign}{its}", cost, codes=codes)
+        text = its.inside[0].bracketed if sign and len(its.inside) == 1 and not (its.axes or its.outside) else str(its)
+        lacks = Relation("missing-term", f"lacks the term {sign}{text}", cost, codes=codes)
         if code:
             yield replace(lacks, cost=max(cost - WRITTEN, 1.8))
             return
