@@ -146,3 +146,23 @@ def softened(args, ct):
 def test_where_autodiff_gives_nan_two_calls_that_agree_do_not_differ():
     x = jax.random.normal(jax.random.key(1), (4, 5), jnp.float32)
     assert "nondeterministic" not in [d.kind for d in verify.vjp(distances, softened, (x,)).diagnoses]
+
+
+def heads(x, w):
+    return jnp.einsum("bhtk,dhk->btd", jnp.tanh(jnp.einsum("btd,dhk->bhtk", x, w)), w)
+
+
+def heads_part_and_whole(args, ct):
+    x, w = args
+    h = jnp.tanh(jnp.einsum("btd,dhk->bhtk", x, w))
+    dz = jnp.einsum("btd,dhk->bhtk", ct, w) * (1 - h**2)
+    parts = [("bhtk,dhk->btd", dz, w)]
+    dx = sum(jnp.einsum(letters, g, k) for letters, g, k in parts[:0] + parts) * 2
+    dw = jnp.einsum("btd,bhtk->dhk", x, dz) + jnp.einsum("btd,bhtk->dhk", ct, h)
+    return dx, dw
+
+
+def test_a_piece_that_stands_in_another_is_in_nobodys_way():
+    diagnoses, lines, report = said(heads, heads_part_and_whole, (2, 3, 4), (4, 2, 3))
+    assert [kind for kind, _ in diagnoses] == ["scale-constant"], str(report)
+    assert diagnoses[0][1] == "dx = sum(jnp.einsum(letters, g, k) for letters, g, k in parts[:0] + parts)", str(report)

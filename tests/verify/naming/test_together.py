@@ -93,9 +93,60 @@ def huber_two_factors(args, ct):
     return jnp.outer(dr, w), x.T @ dr
 
 
+def group_norm(x, w):
+    grouped = x.reshape(x.shape[0], 2, -1)
+    centred = grouped - grouped.mean(-1, keepdims=True)
+    return (centred / jnp.sqrt(grouped.var(-1, keepdims=True) + 1e-3)).reshape(x.shape) * w[None, :, None]
+
+
+def group_norm_across_groups(args, ct):
+    x, w = args
+    grouped = x.reshape(x.shape[0], 2, -1)
+    scale = 1 / jnp.sqrt(grouped.var(-1, keepdims=True) + 1e-3)
+    xhat = (grouped - grouped.mean(-1, keepdims=True)) * scale
+    dxhat = (ct * w[None, :, None]).reshape(grouped.shape)
+    mean = dxhat.mean(1, keepdims=True)
+    along = (dxhat * xhat).mean(-1, keepdims=True)
+    dx = scale * (dxhat - mean + xhat * along)
+    return dx.reshape(x.shape), (ct * xhat.reshape(x.shape)).sum((0, 2))
+
+
+def up(x, k):
+    u = jnp.pad(jnp.repeat(x, 2, axis=0), ((1, 1), (0, 0)))
+    return jax.nn.leaky_relu(sum(u[j : j + 2 * x.shape[0]] @ k[j] for j in range(3)), 0.1)
+
+
+def up_three(args, ct):
+    x, k = args
+    n = 2 * x.shape[0]
+    u = jnp.pad(jnp.repeat(x, 2, axis=0), ((1, 1), (0, 0)))
+    pre = sum(u[j : j + n] @ k[j] for j in range(3))
+    dpre = jnp.where(pre > 0, ct, 0.0)
+    dk = jnp.stack([u[j : j + n].T @ dpre for j in range(3)])
+    du = jnp.zeros_like(u)
+    for j in range(3):
+        du = du.at[j : j + n].add(dpre @ k[2 - j].T)
+    du = du[1:-1]
+    dx = du.reshape(-1, 2, x.shape[1]).mean(axis=1)
+    return dx, dk
+
+
 @pytest.mark.parametrize(
     ("forward", "rule", "args", "patches"),
     [
+        # the statement that takes the mean is seen with every other mean
+        (
+            group_norm, group_norm_across_groups, normal((3, 4, 5), (4,)),
+            {"mean = dxhat.mean(2, keepdims=True)", "dx = scale * (dxhat - mean - xhat * along)"},
+        ),
+        # sizes that the rule has written into it are no others
+        (
+            up, up_three, normal((4, 2), (3, 2, 5)),
+            {
+                "dpre = jnp.where(pre > 0, ct, 0.1 * ct)", "du = du.at[j : j + n].add(dpre @ k[j].T)",
+                "dx = du.reshape(-1, 2, x.shape[1]).sum(axis=1)",
+            },
+        ),
         (
             drawn, drawn_two_terms, normal((5, 3), (5, 3), (3, 2)),
             {"gs = gs + 0.5 * (sd**2 - 1) * ct[:, None]", "gs = gz * sd * NOISE * 0.5"},

@@ -11,6 +11,8 @@ from jaxbias import verify
 from jaxbias.verify.naming.code import put
 from jaxbias.verify.naming.variants import Variants
 
+from .in_other_names import grows, grows_backwards
+
 
 def normal(*shapes):
     return tuple(jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes))
@@ -200,6 +202,13 @@ diagonal = mixed_rule(lambda probs, g: probs * (1 - probs) * g)
         (polynomial, lacking_one, normal((5,), (5,)), "slope = slope + m * (3 * t**2 - 4 * t) + m"),
         # names before combinations of the part that comes first
         (passed_on, passed_back_to_itself, normal((4, 3), (3, 2)), "d = jax.ops.segment_sum(ct[TO], FROM, 4)"),
+        # with the name that the module has for jax.numpy
+        (
+            grows,
+            grows_backwards,
+            normal((5, 4), (4, 3)),
+            "dz = xp.flip(xp.cumsum(xp.flip(2 * ct * h, 0), axis=0), 0)",
+        ),
         (bent, not_bent, normal((5, 4)), "dr = ct * jnp.clip(r, -0.8, 0.8) / r.size"),
     ],
 )
@@ -219,10 +228,17 @@ def test_what_is_to_be_written(forward, rule, args, patch):
         ("x.var(0, ddof=1)", "x.var(0, ddof=0)"),
         ("jnp.concatenate([a, b, c], axis=1)", "jnp.concatenate([c, b, a], axis=1)"),
         ("g + jnp.outer(u, b) + jnp.outer(v, a)", "g + jnp.outer(u, a) + jnp.outer(v, b)"),
+        ("d.at[k:].add(w * g[:-k])", "d.at[:-k].add(w * g[k:])"),
+        ("jnp.cumsum(e[::-1])[::-1]", "jnp.cumsum(e)"),
+        ("d.at[r, c].add(g)", "d.at[r + 1, c + 1].add(g)"),
+        ("jnp.where(z > 0, g, 0.0)", "jnp.where(z > 0, g, 0.1 * g)"),
+        ("p - jnp.diag(d)", "p - 0.5 * jnp.diag(d)"),
+        ("s * (d - d.mean(0) - h * (d * h).mean(0))", "s * (d - d.mean(-1) - h * (d * h).mean(-1))"),
+        ("jnp.ones_like(keep)[:, None] * g", "keep[:, None] * g"),
     ],
 )
 def test_what_is_tried(code, wanted):
-    form = Variants(code, ast.parse(code, mode="eval").body, (), (), lambda code: None)
+    form = Variants(code, ast.parse(code, mode="eval").body, (), (0.1,), lambda code: None)
     assert wanted in [put(code, variant.node, variant.by) for variant in form.of_form()]
 
 

@@ -1,0 +1,1 @@
+"""By a fifth author, in the same form."""
