@@ -19,7 +19,7 @@ def some_elements(d: Difference) -> Iterator[Relation]:
     wrong = ~(np.abs(d.given - d.wanted) <= 1e-8 * size)
     if not 0 < wrong.mean() < 1:
         return
-    if indices := _repeated(d, wrong):
+    if (indices := _repeated(d, wrong)) and _overwrites(d):
         words = f"is wrong only in entries that {indices} names more than once: they must add up"
         yield Relation("index-collision", words, 1.2)
         return
@@ -86,6 +86,14 @@ def in_words(d: Difference, wrong: np.ndarray) -> tuple[str, bool]:
                 if np.array_equal(test, wrong):
                     return f"{words} {bracketed(alignment.text(n))}", equation.name in COMPARISONS
     return "", False
+
+
+def _overwrites(d: Difference) -> bool:
+    """Is the value made by writing into an array? Of what cannot be traced it may be."""
+    if d.equation is None or d.number not in d.alignment.position:
+        return True
+    equations = d.alignment.program.equations
+    return any(equations[p].name == "scatter" for p in d.alignment.unknown_above(d.number))
 
 
 def _repeated(d: Difference, wrong: np.ndarray) -> str:

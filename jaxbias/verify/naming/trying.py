@@ -78,7 +78,15 @@ def fits(
 def statement_of(segment: Segment) -> Segment | None:
     """The whole expression of the statement that a piece of code stands in; of a tuple or a list, the entry."""
     its = ((piece, value_of(piece.text)[1]) for piece, _, _ in _expressions(segment))
-    return next((piece for piece, tree in its if not isinstance(tree, ast.Tuple | ast.List)), None)
+    return next(
+        (piece for piece, tree in its if not (isinstance(tree, ast.Tuple | ast.List) or _adds_entry(tree))), None
+    )
+
+
+def _adds_entry(tree: ast.expr | None) -> bool:
+    """Is it the call that puts an entry into a list?"""
+    function = tree.func if isinstance(tree, ast.Call) else None
+    return isinstance(function, ast.Attribute) and function.attr in ("append", "insert", "extend")
 
 
 class Wanted(NamedTuple):

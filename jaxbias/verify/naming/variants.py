@@ -619,7 +619,7 @@ class Variants:
         """A part replaced by another value; with what is put there."""
         part, role, number = self.code(node), self.role[id(node)], isinstance(node, ast.Constant)
         for its in named:
-            for code, other in its_layouts(its, value):
+            for code, other in [*its_layouts(its, value), *_reshaped(its, part, value)]:
                 if code == part or not self._made_of(node, its.of):
                     continue
                 if number and np.ndim(other) and id(node) in self.factors:
@@ -808,6 +808,14 @@ def its_layouts(named: Named, like: Any) -> Iterator[tuple[str, Any]]:
         yield f"{code}[..., None]" if rank > 2 else f"{code}[:, None]", value[..., None]
         if rank == own + 2:
             yield f"{code}[..., None, None]", value[..., None, None]
+
+
+def _reshaped(named: Named, part: str, like: Any) -> Iterator[tuple[str, Any]]:
+    """A value with as many entries, in the shape of a part."""
+    value = named.value
+    arrays = part.isidentifier() and np.ndim(value) > 1 and np.ndim(like) > 1
+    if arrays and value.size == like.size and value.shape != like.shape:
+        yield f"{bracketed(named.code, products=True)}.reshape({part}.shape)", value.reshape(like.shape)
 
 
 def _tried(operation: Any, a: Any, b: Any) -> Any:

@@ -166,3 +166,27 @@ def test_a_piece_that_stands_in_another_is_in_nobodys_way():
     diagnoses, lines, report = said(heads, heads_part_and_whole, (2, 3, 4), (4, 2, 3))
     assert [kind for kind, _ in diagnoses] == ["scale-constant"], str(report)
     assert diagnoses[0][1] == "dx = sum(jnp.einsum(letters, g, k) for letters, g, k in parts[:0] + parts)", str(report)
+
+
+def blocks(x, ws):
+    for w in ws:
+        x = x + jnp.tanh(x @ w)
+    return x
+
+
+def blocks_with_what_comes_after(args, ct):
+    x, ws = args
+    xs = [x]
+    for w in ws:
+        xs.append(xs[-1] + jnp.tanh(xs[-1] @ w))
+    dws = []
+    for i in reversed(range(len(ws))):
+        d = ct * (1 - jnp.tanh(xs[i] @ ws[i]) ** 2)
+        dws.append(xs[i + 1].T @ d)
+        ct = ct + d @ ws[i].T
+    return ct, jnp.stack(dws[::-1])
+
+
+def test_what_is_put_into_a_list_is_wrong_there():
+    diagnoses, lines, report = said(blocks, blocks_with_what_comes_after, (5, 3), (3, 3, 3))
+    assert diagnoses == [("wrong-index", "dws.append(xs[i].T @ d)")], str(report)
