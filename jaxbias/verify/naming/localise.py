@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from jaxbias._jaxpr.sources import Segment, at_line
 from jaxbias._trees import in_one_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
-from jaxbias.verify.naming.alignment import OF_LEAF, Alignment
+from jaxbias.verify.naming.alignment import OF_LEAF, Alignment, same
 from jaxbias.verify.naming.at_variable import at_variable
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
@@ -227,8 +227,7 @@ def _listing(
     last = _of_another_shape(alignment, paths)
     for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline, mender), last):
         located = _located(alignment, slip, words)
-        names_of_it = ([words.about] if words is not None else []) + [slip.name]
-        located = replace(located, source=next((lines_of[n] for n in names_of_it if n in lines_of), ""))
+        located = replace(located, source=_source(lines_of, slip, words))
         place = [
             k
             for k, (_, other) in enumerate(slips)
@@ -247,9 +246,8 @@ def _listing(
         located = _mended(alignment, slip, words, located, mender, beside)
         if located.patch:
             located = _at_variable(alignment, slip.leaves - slip.later, located, mender, mender.made[-1])
-            located = _without_the_cotangent(alignment, slip, located)
         slips.append((slip, located))
-    slips = _together(alignment, slips, mender)
+    slips = [(slip, _not_linear(alignment, its)) for slip, its in _together(alignment, slips, mender)]
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
         again = _seen_again(checker, mender, deadline) if mender.others else None
         evidence = _evidence("seen", cases, mender.others)
@@ -292,10 +290,29 @@ def _mended(
     return _guessed(alignment, slip, located, mender)
 
 
-def _without_the_cotangent(alignment: Alignment, slip: Slip, located: Located) -> Located:
-    """Said to be so, where what was to be written brings it in."""
-    linear = any(alignment.leaves[i] in alignment.linear for i in slip.leaves)
-    if linear or located.relation is None or located.kind not in ("wrong-operand", "missing-factor"):
+def _source(lines: Mapping[str, str], slip: Slip, words: Relation | None) -> str:
+    """Line of the forward that the words speak of, or else the wanted value's; empty if unknown.
+
+    Args:
+        lines: of the values of the forward, by name.
+    """
+    said = [name for name in lines if words is not None and not name.isidentifier() and name in words.text]
+    names = [words.about if words is not None else "", slip.name, *sorted(said, key=len, reverse=True)]
+    return next((lines[name] for name in names if name in lines), "")
+
+
+def _not_linear(alignment: Alignment, located: Located) -> Located:
+    """Said to be so, where another value than the cotangent stands in its place."""
+    if located.relation is None or located.kind not in ("wrong-operand", "missing-factor"):
+        return located
+    probe, program = alignment.cases[0].probe, alignment.program
+    now, twice, turned = (
+        _jaxpr.evaluate(program, [*probe.primals, *(factor * np.asarray(seed) for seed in probe.seeds)])
+        for factor in (1.0, 2.0, -1.0)
+    )
+    numbers = [n for i in located.leaves if (n := alignment.leaves[i]) is not None]
+    pairs = [(np.asarray(now[n]), np.asarray(its[n]) / k) for n in numbers for its, k in ((twice, 2), (turned, -1))]
+    if all(same(other[None], x[None]) for x, other in pairs):
         return located
     return replace(located, relation=replace(located.relation, kind="not-linear-in-cotangent"))
 

@@ -465,7 +465,8 @@ def _slope(code: str, alignment: Alignment) -> str:
     operand = ast.get_source_segment(code, tree.args[0]) or ""
     own = alignment.own[operand].text if operand in alignment.own else operand
     called = tree.func.attr if isinstance(tree.func, ast.Attribute) else ""
-    return SLOPES.get(called, "").format(bracketed(own, products=True))
+    slope = SLOPES.get(called, "").format(bracketed(own, products=True))
+    return ast.unparse(ast.parse(slope, mode="eval")) if slope else ""
 
 
 def _numbers(alignment: Alignment) -> list[float]:
