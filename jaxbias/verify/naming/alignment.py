@@ -48,6 +48,16 @@ def same(a: np.ndarray, b: np.ndarray, tolerance: float = SAME) -> bool:
         return bool(np.all((np.abs(a - b) <= tolerance * size + 1e-300) | (a == b)))
 
 
+def is_right(gradient: np.ndarray, expected: np.ndarray, tolerance: np.ndarray) -> bool:
+    """Is it the gradient that is expected, where that is finite?"""
+    if gradient.shape != expected.shape:
+        return False
+    with np.errstate(all="ignore"):
+        size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
+        close = np.abs(gradient - expected) <= np.maximum(tolerance, SAME * size)
+    return bool(np.all(close | (gradient == expected) | ~np.isfinite(expected)))
+
+
 def varies(x: np.ndarray) -> bool:
     """Whether its entries are of several sizes; without an entry none is."""
     return x.size > 0 and bool(np.ptp(np.abs(x)) > 0)
@@ -336,13 +346,7 @@ class Alignment:
 
     def is_right(self, i: int, gradient: np.ndarray, probes: slice = slice(None)) -> bool:
         """Is it gradient i, on all probes or on some of them?"""
-        expected, tolerance = self.expected[i][probes], self.tolerance[i][probes]
-        if gradient.shape != expected.shape:
-            return False
-        with np.errstate(all="ignore"):
-            size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
-            close = np.abs(gradient - expected) <= np.maximum(tolerance, SAME * size)
-        return bool(np.all(close | (gradient == expected) | ~np.isfinite(expected)))
+        return is_right(gradient, self.expected[i][probes], self.tolerance[i][probes])
 
     def _match(self, numbers: Iterable[int]) -> None:
         for number in numbers:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
-from jaxbias.verify.naming.alignment import SAME, Alignment
+from jaxbias.verify.naming.alignment import Alignment, is_right
 from jaxbias.verify.naming.code import written
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
@@ -215,14 +215,6 @@ class Mender:
 
     def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
         outs = runner(case.probe.primals, case.probe.seeds)
-        for i in leaves:
-            expected = case.expected[i]
-            out = np.zeros_like(expected) if outs[i] is None else np.asarray(outs[i])
-            if out.shape != expected.shape:
-                return False
-            size = np.max(np.abs(np.where(np.isfinite(expected), expected, 0)), initial=0.0)
-            with np.errstate(all="ignore"):
-                close = np.abs(out - expected) <= np.maximum(case.tolerance[i], SAME * size)
-            if not np.all(close | ~np.isfinite(expected)):
-                return False
-        return True
+        zero = lambda i: np.zeros_like(case.expected[i])
+        its = ((i, zero(i) if outs[i] is None else np.asarray(outs[i])) for i in leaves)
+        return all(is_right(out, case.expected[i], case.tolerance[i]) for i, out in its)
