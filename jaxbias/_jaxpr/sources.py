@@ -1,5 +1,7 @@
 """Where in a user's files something comes from: the line of an equation, and the place of an exception."""
 
+import ast
+import functools
 import linecache
 import os
 import traceback
@@ -52,6 +54,19 @@ class Segment:
         lines[-1] = lines[-1][: self.end_column]
         lines[0] = lines[0][self.column :]
         return " ".join(line.decode(errors="replace").strip() for line in lines)
+
+
+def tree_of(file: str) -> ast.Module:
+    """The syntax tree of a file, which nobody may change; of one that cannot be read as Python, an empty one."""
+    return _tree(tuple(linecache.getlines(file)))
+
+
+@functools.lru_cache(64)
+def _tree(lines: tuple[str, ...]) -> ast.Module:
+    try:
+        return ast.parse("".join(lines))
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
 
 
 def user_segments(trace: Any) -> tuple[Segment, ...]:

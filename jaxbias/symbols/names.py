@@ -2,12 +2,11 @@
 
 import ast
 import functools
-import linecache
 from dataclasses import dataclass
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.program import Signature
-from jaxbias._jaxpr.sources import Segment
+from jaxbias._jaxpr.sources import Segment, tree_of
 
 Span = tuple[int, int, int, int]
 
@@ -33,12 +32,8 @@ class Name:
 
 
 @functools.lru_cache(64)
-def _targets(file: str, lines: tuple[str, ...]) -> dict[Span, tuple[str, ...]]:
+def _targets(tree: ast.Module) -> dict[Span, tuple[str, ...]]:
     """Where an expression stands → the variables that exactly it is assigned to, or unpacked into."""
-    try:
-        tree = ast.parse("".join(lines))
-    except (SyntaxError, ValueError):
-        return {}
     names_at: dict[Span, tuple[str, ...]] = {}
 
     def assign(target: ast.expr, value: ast.expr) -> None:
@@ -78,9 +73,8 @@ def _span(node: ast.stmt | ast.expr) -> Span:
 
 def targets(segment: Segment) -> tuple[str, ...]:
     """The variables that exactly this piece of code is assigned to."""
-    lines = tuple(linecache.getlines(segment.file))
     place = segment.line, segment.column, segment.end_line, segment.end_column
-    return _targets(segment.file, lines).get(place, ())
+    return _targets(tree_of(segment.file)).get(place, ())
 
 
 def parameters(signature: Signature) -> tuple[str, ...]:
@@ -109,12 +103,8 @@ def parameters(signature: Signature) -> tuple[str, ...]:
 
 def _function_at(signature: Signature) -> ast.AST:
     """The function of a signature; an empty module where its source is not at hand."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(signature.file)))
-    except (SyntaxError, ValueError):
-        return ast.Module([], [])
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and signature.line in (
+    for node in _functions(tree_of(signature.file)):
+        if signature.line in (
             node.lineno, *(decorator.lineno for decorator in node.decorator_list)
         ):  # fmt: skip
             return node
@@ -153,8 +143,7 @@ def _returned(program: _jaxpr.Program, segment: Segment, positions: list[int], c
 
 def _entries(piece: Segment) -> tuple[str | Span, ...]:
     """What the function that a piece of code stands in returns: variables by name, other code by its place."""
-    lines = tuple(linecache.getlines(piece.file))
-    for function in _functions(lines):
+    for function in _functions(tree_of(piece.file)):
         if function.name == piece.function and function.lineno <= piece.line <= (function.end_lineno or 0):
             returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
             if len(returned) == 1 and isinstance(returned[0], ast.Tuple):
@@ -163,11 +152,7 @@ def _entries(piece: Segment) -> tuple[str | Span, ...]:
 
 
 @functools.lru_cache(64)
-def _functions(lines: tuple[str, ...]) -> tuple[ast.FunctionDef, ...]:
-    try:
-        tree = ast.parse("".join(lines))
-    except (SyntaxError, ValueError):
-        return ()
+def _functions(tree: ast.Module) -> tuple[ast.FunctionDef, ...]:
     return tuple(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 

@@ -3,7 +3,7 @@
 import ast
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def written(code: str, templates: Iterable[str]) -> Iterator[str]:
@@ -58,6 +58,13 @@ def put(text: str, node: ast.AST, by: str) -> str:
     raw = text.encode()
     start, end = getattr(node, "col_offset", 0), getattr(node, "end_col_offset", len(raw))
     return raw[:start].decode() + by + raw[end:].decode()
+
+
+def put_at_all(text: str, by: Mapping[ast.AST, str]) -> str:
+    """The text with others in the place of nodes that do not stand in each other."""
+    for node in sorted(by, key=lambda n: -getattr(n, "col_offset", 0)):
+        text = put(text, node, by[node])
+    return text
 
 
 def source_of(text: str, node: ast.AST) -> str:

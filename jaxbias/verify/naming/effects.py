@@ -25,6 +25,7 @@ from jaxbias.verify.naming.trying import (
     Fit,
     Line,
     Wanted,
+    carried_out,
     compiled,
     evaluated,
     is_close,
@@ -97,8 +98,10 @@ class Effects:
             return None
 
     def changes(self, statement: Segment, deadline: float) -> list[Change]:
-        """Of one line, the likeliest first."""
+        """Of one line, the likeliest first; none when there is no time to look."""
         if statement not in self._changes:
+            if time.process_time() > deadline:
+                return []
             its: list[Change] = []
             if (line := self._lines[statement]) is not None:
                 until = time.process_time() + OF_LINE * self.checker.seconds
@@ -125,8 +128,7 @@ class Effects:
         Args:
             value: of the change, on that probe, if the program comes there once.
         """
-        code = compiled(fit.code)
-        return self.site.changed(k, self.site.pieces.index(fit.segment), lambda names: eval(code, names), until, value)
+        return self.site.changed(k, {self.site.pieces.index(fit.segment): carried_out(fit)}, until, value)
 
     def _names_at(self, change: Change, statement: Segment, turn: int, k: int = 0) -> Names | None:
         """What stands at a statement on a probe, with a change above it."""
@@ -158,12 +160,14 @@ class Effects:
         leaves, others = [*leaves], range(1, len(self.alignment.cases))
         for statement in self.lines(segments):
             for its in self.changes(statement, deadline):
+                if time.process_time() > deadline:
+                    return
                 gradients = self.gradients(its)
-                right = bool(gradients) and self._are_right(gradients, 0, leaves)
-                if right and all(self._are_right(self._gradients_on(its.fit, k), k, leaves) for k in others):
+                right = bool(gradients) and self.are_right(gradients, 0, leaves)
+                if right and all(self.are_right(self._gradients_on(its.fit, k), k, leaves) for k in others):
                     yield its.fit
 
-    def _are_right(self, gradients: Sequence[Any], k: int, leaves: Sequence[int]) -> bool:
+    def are_right(self, gradients: Sequence[Any], k: int, leaves: Sequence[int]) -> bool:
         """Are these gradients right on a probe?"""
         probe, expected = slice(k, k + 1), self.alignment.expected
         outs = [np.zeros_like(expected[i][k]) if gradients[i] is None else np.asarray(gradients[i]) for i in leaves]

@@ -402,6 +402,8 @@ def _as_in_the_forward(alignment: Alignment, number: int) -> bool:
 def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
     """With the changes of several lines that make a gradient right together, in the place of slips without words."""
     unexplained = set().union(*(its.leaves for _, its in slips if not (its.patch or its.named)))
+    if not all(its.patch for _, its in slips):
+        slips = _gone_through(alignment, slips, mender)
     for i in sorted(unexplained - mender.right):
         open_ones = [(slip, its) for slip, its in slips if i in its.leaves and not its.patch]
         if not open_ones:  # it became right with another gradient
@@ -422,6 +424,27 @@ def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: M
         left = [(its, replace(at, leaves=at.leaves - leaves) if not at.patch else at) for its, at in slips]
         slips = [*((its, at) for its, at in left if at.leaves), *((slip, at) for at in made)]
     return [(slip, _written(alignment, slip, at, mender)) for slip, at in slips]
+
+
+def _gone_through(
+    alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender
+) -> list[tuple[Slip, Located]]:
+    """With the mistakes that are found when the rule is gone through line by line, in the place of slips without a
+    patch, if all gradients are right without these mistakes."""
+    wrong = [i for i, n in enumerate(alignment.leaves) if n is not None and i not in mender.right]
+    above = {n for i in wrong for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
+    equations = (alignment.program.equations[p] for p in sorted({alignment.position[n] for n in above}))
+    pieces = dict.fromkeys(piece for e in equations for piece in e.segments if piece not in alignment.of_forward)
+    returned = (its for i in wrong if (n := alignment.leaves[i]) is not None for its in _segments(alignment, n)[:1])
+    of_functions = {piece.function: piece for piece in pieces if piece.function != "<lambda>"}
+    handed = (its for piece in of_functions.values() for its in handed_on(piece))
+    mistakes: list[tuple[Slip, Located]] = []
+    for fit, leaves in mender.through([*dict.fromkeys((*pieces, *returned, *handed))], wrong):
+        patch = statement_with(fit.segment, fit.code)
+        at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
+        its = _at_variable(alignment, leaves, at, mender, (fit.segment, fit.code))
+        mistakes.append((next(slip for slip, _ in slips if slip.leaves & leaves), its))
+    return [*((slip, at) for slip, at in slips if at.patch or not mistakes), *mistakes]
 
 
 def _written(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:

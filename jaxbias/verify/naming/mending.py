@@ -20,6 +20,7 @@ from jaxbias.verify.naming.effects import Effects
 from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
 from jaxbias.verify.naming.slips import Slip
+from jaxbias.verify.naming.steps import Steps
 from jaxbias.verify.naming.trying import Fit, fits
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 MOST_FITS, MOST_GUESSES, MOST_WAYS = 10, 15, 20
 """Texts for one piece of code, and for several together."""
 
-OF_GUESSES, OF_TOGETHER, OF_LOOKING, OF_ABOVE = 0.12, 0.25, 0.2, 0.05
+OF_GUESSES, OF_TOGETHER, OF_LOOKING, OF_ABOVE, OF_STEPS = 0.15, 0.25, 0.2, 0.05, 0.3
 """Shares of the time for a check: for the guesses of one rule, for the changes of several lines that make one gradient
 right, for the changes that are only looked at, and for those of the lines above one.
 """
@@ -145,6 +146,19 @@ class Mender:
         fit, patch = next(((fit, patch) for fit, patch in patches if patch), (None, ""))
         self.guessed += time.process_time() - began
         return None if fit is None else (fit.segment, fit.relation, patch)
+
+    def through(self, segments: Sequence[Segment], wrong: Sequence[int]) -> list[tuple[Fit, frozenset[int]]]:
+        """Changes of lines, one after the other, with which these gradients are right, and what it takes each for."""
+        statements = self.effects.lines(segments)
+        if not wrong or not statements:
+            return []
+        steps = Steps(self.effects, self.alignment, statements, wrong, self._until(OF_STEPS))
+        needed = [(fit, leaves) for fit in steps() if (leaves := steps.needing(fit))]
+        changes = [*self.made, *((fit.segment, fit.code) for fit, _ in needed)]
+        if not needed or not self._is_right([*self.right, *wrong], changes):
+            return []
+        self._made(tuple(fit for fit, _ in needed), wrong)
+        return needed
 
     def together(
         self, slip: Slip, segments: Sequence[Segment], leaf: int, doubts: Mapping[Segment, float]

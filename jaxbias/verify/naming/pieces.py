@@ -5,7 +5,7 @@ import functools
 import linecache
 from collections.abc import Iterator
 
-from jaxbias._jaxpr.sources import Segment
+from jaxbias._jaxpr.sources import Segment, tree_of
 from jaxbias.verify.naming.code import value_of
 
 
@@ -31,15 +31,39 @@ def piece_of(segment: Segment, node: ast.expr | ast.stmt) -> Segment:
 
 def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
     """The functions that a piece of code stands in and that have its function's name."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(segment.file)))
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.FunctionDef) or node.name != segment.function:
-            continue
+    for node in _functions(tree_of(segment.file), segment.function):
         if node.lineno <= segment.line <= (node.end_lineno or node.lineno):
             yield node
+
+
+@functools.lru_cache(64)
+def _functions(tree: ast.Module, name: str) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
+
+
+def outwards(segment: Segment) -> list[ast.AST]:
+    """The node that a piece of code is, the outermost if it is several, and those that this stands in."""
+    nodes, parents = _nested(tree_of(segment.file))
+    node = nodes.get((segment.line, segment.column, segment.end_line, segment.end_column))
+    around = [] if node is None else [node]
+    while around and (above := parents.get(around[-1])) is not None:
+        around.append(above)
+    return around
+
+
+Span = tuple[int, int, int | None, int | None]
+
+
+@functools.lru_cache(16)
+def _nested(tree: ast.Module) -> tuple[dict[Span, ast.AST], dict[ast.AST, ast.AST]]:
+    """Expressions and statements by where they stand, and of every node the one that it stands in."""
+    nodes: dict[Span, ast.AST] = {}
+    parents: dict[ast.AST, ast.AST] = {}
+    for node in ast.walk(tree):  # what stands around another comes before it
+        parents |= dict.fromkeys(ast.iter_child_nodes(node), node)
+        if isinstance(node, ast.expr | ast.stmt):
+            nodes.setdefault((node.lineno, node.col_offset, node.end_lineno, node.end_col_offset), node)
+    return nodes, parents
 
 
 LONGEST_PART = 30
@@ -48,16 +72,17 @@ LONGEST_PART = 30
 def parts_around(segment: Segment) -> list[str]:
     """Expressions of the function that a piece of code stands in, as they are written elsewhere in it."""
     lines = tuple(linecache.getlines(segment.file))
-    return [code for code, numbers in _parts_of(segment.file, lines, segment.function) if segment.line not in numbers]
+    its = _parts_of(lines, tree_of(segment.file), segment.function)
+    return [code for code, numbers in its if segment.line not in numbers]
 
 
 @functools.lru_cache(16)
-def _parts_of(file: str, lines: tuple[str, ...], function: str) -> list[tuple[str, frozenset[int]]]:
+def _parts_of(lines: tuple[str, ...], tree: ast.Module, function: str) -> list[tuple[str, frozenset[int]]]:
     """Entries, sums and products in the functions of a name, and on which lines each stands."""
     text = "".join(lines)
     places: dict[str, set[int]] = {}
-    for node in ast.walk(ast.parse(text)):
-        for part in ast.walk(node) if isinstance(node, ast.FunctionDef) and node.name == function else ():
+    for node in _functions(tree, function):
+        for part in ast.walk(node):
             if isinstance(part, ast.Subscript | ast.BinOp) and isinstance(getattr(part, "ctx", ast.Load()), ast.Load):
                 code = ast.get_source_segment(text, part) or ""
                 if 0 < len(code) <= LONGEST_PART and "\n" not in code:

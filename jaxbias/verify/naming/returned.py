@@ -58,9 +58,17 @@ def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int
 def handed_on(segment: Segment) -> Iterator[Segment]:
     """Where variables of a function stand alone in what it returns, or puts into a tuple."""
     function = _function_around(segment)
-    for node in ast.walk(function) if function is not None else ():
+    for node in _own_nodes(function) if function is not None else ():
         if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load):
             yield from (piece_of(segment, entry) for entry in node.elts if isinstance(entry, ast.Name))
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """What stands in a function, and in no other function in it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.FunctionDef):
+            yield node
+            yield from _own_nodes(node)
 
 
 def _function_around(segment: Segment) -> ast.FunctionDef | None:

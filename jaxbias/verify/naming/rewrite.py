@@ -18,7 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxbias._jaxpr.sources import Segment, is_users
+from jaxbias._jaxpr.sources import Segment, is_users, tree_of
 
 DEEPEST = 12
 """Calls between a rule and the code that is replaced."""
@@ -105,7 +105,7 @@ def replaced_line(segment: Segment, code: str) -> str:
 
 def _with_changes(file: str, changes: list[tuple[Segment, str]]) -> list[str]:
     lines = list(linecache.getlines(file))
-    statements = [*itertools.chain(*_statements(tuple(lines)))]
+    statements = [*itertools.chain(*_statements(tree_of(file)))]
     for segment, code in sorted(changes, key=lambda c: (c[0].line, c[0].column), reverse=True):
         first, last = segment.line - 1, segment.end_line - 1
         start = lines[first].encode()[: segment.column].decode()
@@ -136,7 +136,7 @@ def _key(code: types.CodeType) -> Any:
 def _codes(file: str, changes: list[tuple[Segment, str]]) -> Iterator[tuple[Any, types.CodeType]]:
     """Code of the file's functions that changes, and what it becomes."""
     lines = tuple(linecache.getlines(file))
-    imports, others = _statements(lines)
+    imports, others = _statements(tree_of(file))
     places = range(min(segment.line for segment, _ in changes), max(segment.line for segment, _ in changes) + 1)
     its = [*imports, *(span for span in others if set(span).intersection(places))]
     kept = {number for span in its for number in span}
@@ -151,11 +151,11 @@ def _codes(file: str, changes: list[tuple[Segment, str]]) -> Iterator[tuple[Any,
 
 
 @functools.lru_cache(16)
-def _statements(lines: tuple[str, ...]) -> tuple[list[range], list[range]]:
+def _statements(tree: ast.Module) -> tuple[list[range], list[range]]:
     """Lines of the imports of a file, which decide on the code of what follows, and of each of its other statements."""
     imports: list[range] = []
     others: list[range] = []
-    for node in ast.parse("".join(lines)).body:
+    for node in tree.body:
         first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
         function = isinstance(node, ast.FunctionDef | ast.ClassDef)
         importing = any(isinstance(inner, ast.Import | ast.ImportFrom) for inner in ast.walk(node))

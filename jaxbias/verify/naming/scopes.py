@@ -7,7 +7,7 @@ expression can be carried out there in NumPy, and nothing else of the rule.
 import functools
 import itertools
 import types
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -49,9 +49,11 @@ class Visit(NamedTuple):
 
 
 class _Traced(NamedTuple):
-    """An array of this shape, whose values are known when the program has been carried out."""
+    """An array of this shape, whose values are known when the program has been carried out; the label that it has
+    there."""
 
     shape: tuple[int, ...]
+    label: str
 
 
 class _Marked(NamedTuple):
@@ -89,9 +91,9 @@ class Site:
         made: Sequence[tuple[Segment, str]],
         cases: Sequence["Case"],
     ):
-        self.pieces, self.cases, seen = list(pieces), cases, []
+        self.pieces, self.cases, seen, labels = list(pieces), cases, [], {}
         changes = [(piece, f"{HERE}{k}__(locals(), globals(), ({piece.text}))") for k, piece in enumerate(pieces)]
-        hooks = {f"{HERE}{k}__": functools.partial(_mark, seen, k) for k in range(len(pieces))}
+        hooks = {f"{HERE}{k}__": functools.partial(_mark, seen, labels, k) for k in range(len(pieces))}
         rule = rewritten(checker.problem.rule, [*made, *changes], hooks)
         self.runner = checker.rule.of(rule) if rule is not None else None
         inputs = cases[0].probe.primals, cases[0].probe.seeds
@@ -104,33 +106,39 @@ class Site:
 
     def visits(self, piece: int) -> list[Visit]:
         """In the order in which the rule comes to an expression."""
-        rows = lambda place: [its for held in self.values for its in _rows(place, held)]
-        return [Visit(rows(place), place.examples, tuple(place.marked.variables)) for place in self.places[piece]]
+        return [self.visit(piece, turn, self.values) for turn in range(len(self.places[piece]))]
+
+    def visit(self, piece: int, turn: int, values: Sequence[Sequence[Any]]) -> Visit:
+        """One time that the rule comes to an expression, where the program holds these values on each probe."""
+        place = self.places[piece][turn]
+        rows = [its for held in values for its in _rows(place, held)]
+        return Visit(rows, place.examples, tuple(place.marked.variables))
 
     def changed(
-        self, k: int, piece: int, value: Callable[[Names], Any], until: int | None = None, known: Any = None
+        self, k: int, pieces: Mapping[int, Callable[[Names], Any]], until: int | None = None, known: Any = None
     ) -> list[Any]:
-        """All values on probe k where an expression gives another one, made of the names each time; `until` a value.
+        """All values on probe k where expressions give others, made of the names each time; `until` a value.
 
         Args:
-            known: that value, if the program comes there once.
+            known: that value, if it is one expression and the program comes there once.
 
         Raises:
             ValueError: the value has not the shape of the expression's.
         """
         program, held = self.program, list(self.values[k])
-        at = {place.value: place for place in self.places[piece]}
+        at = {place.value: (place, value) for piece, value in pieces.items() for place in self.places[piece]}
         changed: set[int] = set()
         assert program is not None
         with np.errstate(all="ignore"):
-            for equation in itertools.islice(program.equations, self._starts[piece], None):
+            for equation in itertools.islice(program.equations, min(map(self._starts.__getitem__, pieces)), None):
                 out = equation.outputs[0]
                 if out == until:
                     break
                 if out in at:
-                    alone = known is not None and len(at) == 1 and not at[out].examples
-                    rows: list[Any] = [known] if alone else [value(names) for names in _rows(at[out], held)]
-                    new = np.stack(rows) if at[out].examples else np.asarray(rows[0])
+                    place, value = at[out]
+                    alone = known is not None and len(at) == 1 and not place.examples
+                    rows: list[Any] = [known] if alone else [value(names) for names in _rows(place, held)]
+                    new = np.stack(rows) if place.examples else np.asarray(rows[0])
                     if new.shape != np.shape(held[out]) or new.dtype.kind not in "fiubc":
                         raise ValueError(new.shape)
                     held[out] = new
@@ -181,17 +189,26 @@ VALUE = "="
 """In the place of a name, of the value of the expression."""
 
 
-def _mark(seen: list[_Marked], piece: int, variables: Names, around: Names, value: Any) -> Any:
+def _mark(
+    seen: list[_Marked], labels: dict[int, tuple[Tracer, str]], piece: int, variables: Names, around: Names, value: Any
+) -> Any:
+    """The value, labelled in the program; and so are the variables, each array once, however often it is come to."""
+
+    def labelled(leaf: Any) -> Any:
+        if not isinstance(leaf, Tracer):
+            return in_numpy(leaf)
+        if id(leaf) not in labels:
+            labels[id(leaf)] = leaf, f"{MARK}{len(labels)}"
+            checkpoint_name(leaf, labels[id(leaf)][1])
+        return _Traced(leaf.shape, labels[id(leaf)][1])
+
     marked: dict[str, tuple[list[Any], Any]] = {}
     for name, held in variables.items():
         leaves, tree = jax.tree.flatten(held)
         if len(leaves) <= MOST_LEAVES:
-            for k, leaf in enumerate(leaves):
-                if isinstance(leaf, Tracer):
-                    checkpoint_name(leaf, f"{MARK}{len(seen)} {name} {k}")
-            marked[name] = [_Traced(x.shape) if isinstance(x, Tracer) else in_numpy(x) for x in leaves], tree
+            marked[name] = [*map(labelled, leaves)], tree
     if isinstance(value, Tracer):
-        value = checkpoint_name(value, f"{MARK}{len(seen)} {VALUE} 0")
+        value = checkpoint_name(value, f"{MARK}{VALUE}{len(seen)}")
     seen.append(_Marked(piece, marked, {name: in_numpy(x) for name, x in around.items()}))
     return value
 
@@ -202,9 +219,8 @@ def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place
     for equation in program.equations:
         label = str(equation.params.get("name")) if equation.name == "name" else ""
         if label.startswith(MARK):
-            of_value = label.endswith(f" {VALUE} 0")
-            number = equation.outputs[0] if of_value else equation.inputs[0]
-            marks.setdefault(label.removeprefix(MARK), []).append(number)
+            of_value = label.startswith(f"{MARK}{VALUE}")
+            marks.setdefault(label, []).append(equation.outputs[0] if of_value else equation.inputs[0])
             if not of_value:
                 continue  # nothing uses it
             equation.name = "copy"  # which NumPy knows
@@ -212,18 +228,31 @@ def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place
     program.equations = kept
     places: list[_Place] = []
     for k, marked in enumerate(seen):
-        leaves = [(name, j) for name, (parts, _) in marked.variables.items() for j in range(len(parts))]
-        for turn, value in enumerate(marks.get(f"{k} {VALUE} 0", ())):  # those of a scan have one call of the hook
-            groups = {(name, j): marks.get(f"{k} {name} {j}", []) for name, j in leaves}
-            its = {leaf: group[turn] for leaf, group in groups.items() if len(group) > turn}
+        leaves = {
+            (name, j): part
+            for name, (parts, _) in marked.variables.items()
+            for j, part in enumerate(parts)
+            if isinstance(part, _Traced)
+        }
+        turns = marks.get(f"{MARK}{VALUE}{k}", ())  # those of a scan have one call of the hook
+        for turn, value in enumerate(turns):
+            groups = {leaf: marks.get(part.label, []) for leaf, part in leaves.items()}
+            # what is labelled outside of a loop, and taken in it, is there once
+            its = {
+                leaf: group[turn] if len(group) > 1 else group[0] for leaf, group in groups.items() if _has(group, turn)
+            }
             batches = {
-                shape[: len(shape) - len(marked.variables[name][0][j].shape)]
-                for (name, j), n in its.items()
-                if (shape := program.shapes[n]) != marked.variables[name][0][j].shape
+                shape[: len(shape) - len(part.shape)]
+                for leaf, part in leaves.items()
+                if leaf in its and (shape := program.shapes[its[leaf]]) != part.shape
             }
             if len(batches) < 2 and all(len(batch) == 1 for batch in batches):  # not of one vmap in another
                 places.append(_Place(marked, its, value, *next(iter(batches), (0,))))
     yield from sorted(places, key=lambda place: place.value)
+
+
+def _has(group: Sequence[int], turn: int) -> bool:
+    return len(group) > turn or len(group) == 1
 
 
 def _rows(place: _Place, held: Sequence[Any], only: Container[str] | None = None) -> Iterator[Names]:

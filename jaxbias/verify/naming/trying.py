@@ -1,13 +1,14 @@
 """Which small changes of a line give what is wanted there: each is carried out on the values that its names have."""
 
 import ast
+import contextlib
+import functools
 import itertools
-import linecache
 import re
 import time
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,20 +18,19 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
-from jaxbias.verify.naming.code import bracketed, is_code, put, value_of
+from jaxbias.verify.naming.code import bracketed, is_code, put, source_of, value_of
+from jaxbias.verify.naming.constants import close
 from jaxbias.verify.naming.difference import Relation
-from jaxbias.verify.naming.pieces import parts_around, piece_of
+from jaxbias.verify.naming.pieces import outwards, parts_around, piece_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
-from jaxbias.verify.naming.variants import Named, Variant, Variants, condition_with
+from jaxbias.verify.naming.variants import HOLE, Named, Variant, Variants, condition_with
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Checker
 
 MOST_ENTRIES = 20_000
 """Of a value that is tried on."""
-
-HOLE = "__jaxbias_part__"
 
 OUTSIDE = 0.1
 """What a change further out costs more."""
@@ -52,6 +52,11 @@ class Fit:
         v = self.variant
         return Relation(v.kind, v.words, v.cost, about=v.about, by_change=True)
 
+    @property
+    def of_the_whole(self) -> bool:
+        """Is the whole expression changed, and not a part?"""
+        return source_of(self.segment.text, self.variant.node) == self.segment.text
+
     def likelier(self, by: float) -> "Fit":
         return replace(self, variant=self.variant._replace(cost=self.variant.cost - by))
 
@@ -65,11 +70,11 @@ def fits(
 ) -> list[Fit]:
     """Changes of these pieces of code, in each of which the wrong value is computed; the likeliest first."""
     fitting: list[Fit] = []
-    for outwards, segment in enumerate(segments):
+    for further_out, segment in enumerate(segments):
         line = Line.at(checker, alignment, slip, segment, made)
         if line is not None:
             for v in line.fitting(time.process_time() + OF_LINE * checker.seconds):
-                v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (outwards + line.outside(v))))
+                v = line.as_slope(alignment, v._replace(cost=v.cost + OUTSIDE * (further_out + line.outside(v))))
                 fitting.append(line.fit(v))
     fitting.sort(key=lambda fit: fit.variant.cost)
     return fitting
@@ -98,7 +103,7 @@ class Wanted(NamedTuple):
 
 def wanted_of(alignment: Alignment, slip: Slip, statement: Segment) -> Wanted | None:
     """None where that is not known."""
-    number = _value_of(alignment, statement, slip.number)
+    number = value_computed_by(alignment, statement, slip.number)
     wanted = None if number is None else _wanted(alignment, slip, number)
     if number is None or wanted is None:
         return None
@@ -167,7 +172,7 @@ class Line:
         """The whole expression of its statement; None where the names there cannot be told."""
         for piece, of_value, before in _expressions(segment):
             tree = value_of(piece.text)[1]
-            number = _value_of(alignment, of_value, slip.number)
+            number = value_computed_by(alignment, of_value, slip.number)
             if tree is None or number is None or alignment.column(number)[0].size > MOST_ENTRIES:
                 continue
             wanted = _wanted(alignment, slip, number)
@@ -179,8 +184,8 @@ class Line:
                 return None
             given = alignment.column(number)
             for visit in visits:
-                rows = _by_row(given, visit)
-                line = cls(alignment, piece, tree, before, visit, _by_row(wanted, visit))
+                rows = by_row(given, visit)
+                line = cls(alignment, piece, tree, before, visit, by_row(wanted, visit))
                 if rows and is_close(line.result(line.text, visit.names[0]), rows[0]):
                     line.inside = segment
                     return line
@@ -261,19 +266,22 @@ class Line:
         named = [*self._named(names)]
         there = dict(names)
 
-        def right(node: ast.AST, other: Any) -> bool:
-            """Is what is wanted got with another value in the place of a part?"""
+        def right(holed: str, other: Any) -> bool:
+            """Is what is wanted got with another value in the hole?"""
             there[HOLE] = other
-            return is_close(evaluated(holes[id(node)], there), wanted)
+            return is_close(evaluated(compiled(self.before + holed), there), wanted)
 
-        holes: dict[int, types.CodeType] = {}
+        holes = {id(node): put(self.text, node, HOLE) for node in [*form.parts, *form.constants]}
         arrays = [its for its in named if np.ndim(its.value)]
         for variant, other in itertools.chain(form.of_products(arrays), form.distributed(arrays)):
             if time.process_time() > deadline:
                 return
-            node = variant.node
-            holes.setdefault(id(node), compiled(self.before + put(self.text, node, HOLE)))
-            if right(node, other):
+            if right(holes[id(variant.node)], other):
+                yield variant
+        for holed, variant, other in form.everywhere(arrays):
+            if time.process_time() > deadline:
+                return
+            if right(holed, other):
                 yield variant
         yield from self._terms(form, names, wanted, named)
         parts = [(node, evaluated(form.code(node), names)) for node in [*form.parts, *form.constants]]
@@ -283,34 +291,35 @@ class Line:
         for (node, value), those in itertools.chain(
             itertools.product(parts, [variables]), itertools.product(parts, [others])
         ):
-            if id(node) not in holes:
-                holes[id(node)] = compiled(self.before + put(self.text, node, HOLE))
             for variant, other in itertools.chain(form.swapped(node, value, those), form.combined(node, value, those)):
                 if time.process_time() > deadline:
                     return
-                if right(node, other):
+                if right(holes[id(node)], other):
                     yield variant
 
     def _terms(self, form: Variants, names: Names, wanted: np.ndarray, named: Sequence[Named]) -> Iterator[Variant]:
-        """A term that the whole lacks, the product of two values."""
+        """A term that the whole lacks, the product of two values or of three, over a size."""
         given = self.result(self.text, names)
         if self.before or given is None or np.shape(given) != wanted.shape:
             return
         lacking, size = wanted - given, np.max(np.abs(wanted - given))
         usable = lambda its: (its.code.isidentifier() and its.cost < 0.2) or its.code.endswith("]")
         arrays = [its for its in named if isinstance(its.value, np.ndarray) and usable(its)]
-        for a, b in itertools.product(arrays, repeat=2):
-            for code, product in _products(a, b):
-                if product.shape != lacking.shape or not np.any(product):
-                    continue
-                factor = np.vdot(product, lacking) / np.vdot(product, product)
-                if np.iscomplexobj(factor) or not np.all(np.abs(factor * product - lacking) <= 1e-8 * size):
-                    continue
-                near = next((f for f in (1.0, 2.0, 0.5, 3.0, 0.25, 4.0) if abs(abs(factor) - f) < 1e-8), 0.0)
+        sizes = {its.value: its.code for its in named[::-1] if isinstance(its.value, int) and its.value > 1}
+        for code, product in _products(arrays):
+            if product.shape != lacking.shape or not np.any(product):
+                continue
+            factor = np.vdot(product, lacking) / np.vdot(product, product)
+            if np.iscomplexobj(factor) or not np.all(np.abs(factor * product - lacking) <= 1e-8 * size):
+                continue
+            for count, of in [(1, ""), *sizes.items()]:
+                near = next((f for f in (1.0, 2.0, 0.5, 3.0, 0.25, 4.0) if close(abs(factor) * count, f)), 0.0)
                 if near:
-                    sign, times = "+" if factor > 0 else "-", "" if near == 1 else f"{near:g} * "
-                    words = f"lacks the term {'−' if factor < 0 else ''}{times}{code}"
-                    yield form.make("term", "missing-term", self.tree, f"{self.text} {sign} {times}{code}", words, 0.1)
+                    term = ("" if near == 1 else f"{near:g} * ") + code + (f" / {of}" if of else "")
+                    sign, said = ("+", "") if factor > 0 else ("-", "−")
+                    by = f"{self.text} {sign} {term}"
+                    yield form.make("term", "missing-term", self.tree, by, f"lacks the term {said}{term}", 0.1)
+                    break
 
     def _addends(self, code: str, names: Names) -> Iterator[tuple[str, Any]]:
         tree = value_of(code)[1]
@@ -396,15 +405,22 @@ def _parts(name: str, value: Any, cost: float) -> Iterator[Named]:
             yield from _parts(f"{name}.{fields[k]}" if fields else f"{name}[{k}]", its, cost + (0.1 if fields else 0.4))
 
 
-def _products(a: Named, b: Named) -> Iterator[tuple[str, np.ndarray]]:
-    x, y = a.value, b.value
-    if a.code <= b.code and x.shape == y.shape:
-        yield f"{a.code} * {b.code}", x * y
-    if x.ndim == y.ndim == 2:
-        for left, its in (("", x), (".T", x.T)):
-            for right, other in (("", y), (".T", y.T)):
-                if its.shape[1] == other.shape[0]:
-                    yield f"{a.code}{left} @ {b.code}{right}", np.asarray(its @ other)
+MOST_FACTORS = 16
+"""From which products of three are made."""
+
+
+def _products(arrays: Sequence[Named]) -> Iterator[tuple[str, np.ndarray]]:
+    """Of two or three values, entry by entry, and of two matrices."""
+    pairs = itertools.combinations_with_replacement(arrays, 2)
+    for its in itertools.chain(pairs, itertools.combinations(arrays[:MOST_FACTORS], 3)):
+        with contextlib.suppress(ValueError):  # shapes that do not go together
+            yield " * ".join(value.code for value in its), functools.reduce(np.multiply, [value.value for value in its])
+    for a, b in itertools.product([its for its in arrays if its.value.ndim == 2], repeat=2):
+        for (left, x), (right, y) in itertools.product(
+            (("", a.value), (".T", a.value.T)), (("", b.value), (".T", b.value.T))
+        ):
+            if x.shape[1] == y.shape[0]:
+                yield f"{a.code}{left} @ {b.code}{right}", np.asarray(x @ y)
 
 
 def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
@@ -500,6 +516,13 @@ def evaluated(code: str | types.CodeType, names: Names) -> Any:
         return None
 
 
+def carried_out(fit: Fit) -> Callable[[Names], Any]:
+    """The changed line as a function of what its names hold."""
+    code = compiled(fit.code)
+    return lambda names: eval(code, names)
+
+
+@functools.lru_cache(20_000)
 def compiled(code: str) -> types.CodeType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of a change that makes no sense
@@ -515,7 +538,7 @@ def is_close(given: Any, wanted: np.ndarray) -> bool:
     return same(given[None], wanted[None])
 
 
-def _by_row(x: np.ndarray, visit: Visit) -> list[np.ndarray]:
+def by_row(x: np.ndarray, visit: Visit) -> list[np.ndarray]:
     """A value of the program on each probe, of a function under `vmap` in each of its examples."""
     if not visit.examples:
         return list(x)
@@ -524,7 +547,7 @@ def _by_row(x: np.ndarray, visit: Visit) -> list[np.ndarray]:
     return [row for probe in x for row in probe]
 
 
-def _value_of(alignment: Alignment, segment: Segment, number: int | None = None) -> int | None:
+def value_computed_by(alignment: Alignment, segment: Segment, number: int | None = None) -> int | None:
     """What a piece of code gives the time that it computes a value; without one, the last time."""
     equations = alignment.program.equations
     places = [k for k, e in enumerate(equations) if segment in e.segments]
@@ -560,24 +583,17 @@ def _narrowed(wanted: np.ndarray, given: np.ndarray) -> np.ndarray:
 def _expressions(segment: Segment) -> Iterator[tuple[Segment, Segment, str]]:
     """Expressions that a piece of code stands in, the outermost first: where, where the code is whose value it is, and
     what that is added to, as code."""
-    lines = "".join(linecache.getlines(segment.file))
-    try:
-        tree = ast.parse(lines)
-    except (SyntaxError, ValueError):
-        return
-    span = segment.line, segment.column, segment.end_line, segment.end_column
-    for path in _paths(tree, []):
-        if isinstance(path[-1], ast.expr | ast.stmt) and span == _span(path[-1]):
-            break
-    else:
-        return
-    around = list(itertools.takewhile(lambda node: not isinstance(node, ENDS), reversed(path[:-1])))
-    for node in [*around[::-1], path[-1]]:
+    around = outwards(segment)
+    inside = len([*itertools.takewhile(lambda node: not isinstance(node, ENDS), around[1:])]) + 1
+    for node in around[:inside][::-1]:
         if isinstance(node, ast.AugAssign):
             sign = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
             if sign:
-                target = ast.get_source_segment(lines, node.target)
-                yield piece_of(segment, node.value), piece_of(segment, node), f"{target} {sign} "
+                yield (
+                    piece_of(segment, node.value),
+                    piece_of(segment, node),
+                    f"{piece_of(segment, node.target).text} {sign} ",
+                )
         elif isinstance(node, ast.stmt):
             value = getattr(node, "value", None)
             if isinstance(value, ast.expr):
@@ -597,15 +613,3 @@ ENDS = (
     ast.For,
     ast.If,
 )
-
-
-def _span(node: ast.expr | ast.stmt) -> tuple[int, int, int | None, int | None]:
-    return node.lineno, node.col_offset, node.end_lineno, node.end_col_offset
-
-
-def _paths(node: ast.AST, above: list[ast.AST]) -> Iterator[list[ast.AST]]:
-    """Of every node those that it stands in, and itself."""
-    path = [*above, node]
-    yield path
-    for child in ast.iter_child_nodes(node):
-        yield from _paths(child, path)

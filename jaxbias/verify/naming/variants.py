@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.code import bracketed, kind_instead_of, put, source_of
+from jaxbias.verify.naming.code import bracketed, kind_instead_of, put, put_at_all, source_of
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -24,6 +24,9 @@ COST = {
     "summed": 1.3, "called": 1.7, "turned": 1.3, "product": 1.7,
 }  # fmt: skip
 """How far-fetched a change is, by what is done."""
+
+HOLE = "__jaxbias_part__"
+"""A name for what is put in the place of a part."""
 
 OF_LENGTH = 0.003
 """What each letter of what is put in costs more."""
@@ -65,7 +68,15 @@ REDUCING = frozenset((
 ))  # fmt: skip
 """Functions that take an axis, of all axes or of the last if none is given."""
 
-AXES = ("0", "1", "-1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "(0, 1, 2)", "None")
+MOST_AXES = 5
+
+
+def _axes(rank: int) -> list[str]:
+    """Axes that something of a rank may be taken over, as code; the last, by its number, after the first ones."""
+    its = itertools.chain(*(itertools.combinations(range(rank), k) for k in range(1, rank + 1)))
+    codes = [str(a[0]) if len(a) == 1 else str(a) for a in its]
+    return [*codes[:2], "-1", *codes[2:]]
+
 
 SAID_OF_ARRAYS = ("shape", "size", "ndim", "dtype")
 """What an array says of itself; no change of its values changes that."""
@@ -258,25 +269,30 @@ class Variants:
             if isinstance(node, ast.Name):
                 places.setdefault(node.id, []).append(node)
         for a, b in itertools.combinations(places, 2):
-            text = self.text
-            for node in sorted([*places[a], *places[b]], key=lambda n: -n.col_offset):
-                text = put(text, node, b if node.id == a else a)
+            text = put_at_all(self.text, {node: b if node.id == a else a for node in (*places[a], *places[b])})
             yield self.make("exchanged", "wrong-operand", self.tree, text, f"has {a} and {b} the wrong way round")
 
     def _of_all_axes(self) -> Iterator[Variant]:
         """What is taken over some axes at several places, over others at all of them."""
         functions = ((n, n.func) for n in ast.walk(self.tree) if isinstance(n, ast.Call))
-        taken = [self._axis_of(n) for n, f in functions if isinstance(f, ast.Attribute) and f.attr in REDUCING]
-        axes = [node for node in taken if node is not None]
+        reducing = [n for n, f in functions if isinstance(f, ast.Attribute) and f.attr in REDUCING]
+        axes = [axis for n in reducing if (axis := self._axis_of(n)) is not None]
         if len(axes) < 2 or len({self.code(node) for node in axes}) > 1:
             return
         now = self.code(axes[0])
-        for by in AXES:
-            text = self.text
-            for node in sorted(axes, key=lambda n: -n.col_offset):
-                text = put(text, node, by)
+        for by in (*self._axes_within(reducing[0]), "None"):
+            text = put_at_all(self.text, dict.fromkeys(axes, by))
             words = f"sums over axis {now} at {len(axes)} places, and must over axis {by}"
             yield self.make("axis", "wrong-reduction-axis", self.tree, text, words, 0.1)
+
+    def _axes_within(self, node: ast.Call) -> list[str]:
+        """Axes of what a function takes."""
+        function = node.func
+        operand = node.args[0] if node.args else None
+        if isinstance(function, ast.Attribute) and self._is_method(function):
+            operand = function.value
+        value = self.value_of(self.code(operand)) if operand is not None else None
+        return _axes(min(np.ndim(value), MOST_AXES) if value is not None else 3)
 
     def _axis_of(self, node: ast.Call) -> ast.expr | None:
         """The axis that a function takes."""
@@ -294,9 +310,7 @@ class Variants:
         for a, b in itertools.combinations(sliced, 2):  # of two in each other, the outer one comes first
             first, second = self.code(a.slice), self.code(b.slice)
             if first != second:
-                text = self.text
-                for node, by in sorted([(a.slice, second), (b.slice, first)], key=lambda its: -its[0].col_offset):
-                    text = put(text, node, by)
+                text = put_at_all(self.text, {a.slice: second, b.slice: first})
                 words = f"has [{first}] and [{second}] the wrong way round"
                 yield self.make("exchanged", "wrong-index", self.tree, text, words)
             elif first == "::-1" and any(part is b for part in ast.walk(a.value)):
@@ -437,10 +451,10 @@ class Variants:
             kind = "wrong-index" if called == "flip" else "wrong-reduction-axis"
             verb = "sums" if called == "sum" else "takes the mean" if called == "mean" else f"takes the {called}"
             now = self.code(taken)
-            for by in AXES:
+            for by in (*self._axes_within(node), "None"):
                 yield self.make("axis", kind, taken, by, f"{verb} over axis {now}, and must over axis {by}")
         elif called in REDUCING:
-            for by in AXES[:-1]:
+            for by in self._axes_within(node):
                 new = f"{text[:-1]}{comma}axis={by})"
                 yield self.make(
                     "axis", "wrong-reduction-axis", node, new, f"takes the {called} over no axis, and must over {by}"
@@ -681,6 +695,30 @@ class Variants:
                     code += f"{bracketed(its.code)} * {self.tight(b)}"
                     words = f"has {self.code(b)} times {self.code(factor)}, and must have it times {its.code}"
                     yield self.make("product", "wrong-operand", node, code, words, its.cost), value
+
+    def everywhere(self, named: Sequence[Named]) -> Iterator[tuple[str, Variant, Any]]:
+        """A name times another value at all of its places, or that value there: the text with a hole for what is put
+        there, the change, and the value that is put there."""
+        places: dict[str, list[ast.AST]] = {}
+        for node in self.parts:
+            if isinstance(node, ast.Name) and not self.role[id(node)]:
+                places.setdefault(node.id, []).append(node)
+        for name, nodes in places.items():
+            now, holed = self.value_of(name), put_at_all(self.text, dict.fromkeys(nodes, HOLE))
+            for its in named if len(nodes) > 1 and np.ndim(now) else ():
+                where = f"at {len(nodes)} places"
+                if its.code != name and np.shape(its.value) == np.shape(now):
+                    by, words = bracketed(its.code, products=True), f"takes {name} {where} where {its.code} is needed"
+                    text = put_at_all(self.text, dict.fromkeys(nodes, by))
+                    yield holed, self.make("name", "wrong-operand", self.tree, text, words, its.cost + 0.2), its.value
+                if (product := _tried(np.multiply, now, its.value)) is not None and np.shape(product) == np.shape(now):
+                    by, words = (
+                        f"({name} * {bracketed(its.code)})",
+                        f"takes {name} {where} without the factor {its.code}",
+                    )
+                    text = put_at_all(self.text, dict.fromkeys(nodes, by))
+                    kind = _kind_of_factor(its.value, its.code)
+                    yield holed, self.make("factor", kind, self.tree, text, words, its.cost + 0.1), product
 
     def of_products(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """Two factors of a product, as of a slope, with one value in their place."""
