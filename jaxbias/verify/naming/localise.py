@@ -27,6 +27,7 @@ from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.returned import handed_on, with_returns
 from jaxbias.verify.naming.rewrite import with_copies
 from jaxbias.verify.naming.slips import Slip, find_slips
+from jaxbias.verify.naming.trying import Fit
 from jaxbias.verify.naming.whole import of_whole_gradients
 from jaxbias.verify.problem import exact_context
 from jaxbias.verify.report import Line, LineStatus
@@ -238,8 +239,7 @@ def _listing(
             slips[place[0]] = first, replace(other, leaves=other.leaves | located.leaves)
             continue
         if mender.made and not slip.later and mender.mends(slip.leaves):  # by what is written for a slip before it
-            k = max(k for k, (_, other) in enumerate(slips) if other.patch)
-            slips[k] = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | slip.leaves)
+            slips = _also_mended(slips, slip.leaves)
             continue
         above = set().union(*(alignment.above[i] for i in slip.leaves))
         beside = any(its.number in above for its, other in slips if not other.patch)
@@ -247,7 +247,8 @@ def _listing(
         if located.patch:
             located = _at_variable(alignment, slip.leaves - slip.later, located, mender, mender.made[-1])
         slips.append((slip, located))
-    slips = [(slip, _not_linear(alignment, its)) for slip, its in _together(alignment, slips, mender)]
+    slips = _at_once(alignment, _together(alignment, slips, mender), mender)
+    slips = [(slip, _not_linear(alignment, its)) for slip, its in slips]
     if any(located.named and not located.patch for _, located in slips):  # what has a patch is proved by that
         again = _seen_again(checker, mender, deadline) if mender.others else None
         evidence = _evidence("seen", cases, mender.others)
@@ -401,6 +402,7 @@ def _as_in_the_forward(alignment: Alignment, number: int) -> bool:
 
 def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
     """With the changes of several lines that make a gradient right together, in the place of slips without words."""
+    slips = _not_mended_yet(slips, mender)
     unexplained = set().union(*(its.leaves for _, its in slips if not (its.patch or its.named)))
     if not all(its.patch for _, its in slips):
         slips = _gone_through(alignment, slips, mender)
@@ -415,15 +417,26 @@ def _together(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: M
         if not changes:
             continue
         also = {j for _, at in slips if not at.patch for j in at.leaves if j in mender.right or mender.mends([j])}
-        slip, leaves = open_ones[0][0], frozenset({i} | also)
-        made = []
-        for fit in changes:
-            patch = statement_with(fit.segment, fit.code)
-            at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
-            made.append(_at_variable(alignment, leaves, at, mender, (fit.segment, fit.code)))
+        leaves = frozenset({i} | also)
+        made = [_changed(alignment, open_ones, leaves, fit, mender) for fit in changes]
         left = [(its, replace(at, leaves=at.leaves - leaves) if not at.patch else at) for its, at in slips]
-        slips = [*((its, at) for its, at in left if at.leaves), *((slip, at) for at in made)]
+        slips = [*((its, at) for its, at in left if at.leaves), *made]
     return [(slip, _written(alignment, slip, at, mender)) for slip, at in slips]
+
+
+def _also_mended(slips: Sequence[tuple[Slip, Located]], leaves: Set[int]) -> list[tuple[Slip, Located]]:
+    """With these gradients among those that the last patch is for."""
+    k = max(k for k, (_, its) in enumerate(slips) if its.patch)
+    last = slips[k][0], replace(slips[k][1], leaves=slips[k][1].leaves | leaves)
+    return [*slips[:k], last, *slips[k + 1 :]]
+
+
+def _not_mended_yet(slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
+    """Without the slips that what is written for one behind them has mended."""
+    for slip, its in [*slips]:
+        if not its.patch and mender.made and mender.mends(its.leaves):
+            slips = _also_mended([other for other in slips if other[0] is not slip], its.leaves)
+    return slips
 
 
 def _gone_through(
@@ -431,20 +444,42 @@ def _gone_through(
 ) -> list[tuple[Slip, Located]]:
     """With the mistakes that are found when the rule is gone through line by line, in the place of slips without a
     patch, if all gradients are right without these mistakes."""
-    wrong = [i for i, n in enumerate(alignment.leaves) if n is not None and i not in mender.right]
-    above = {n for i in wrong for n in alignment.above[i]} & alignment.position.keys() - alignment.constant
-    equations = (alignment.program.equations[p] for p in sorted({alignment.position[n] for n in above}))
-    pieces = dict.fromkeys(piece for e in equations for piece in e.segments if piece not in alignment.of_forward)
-    returned = (its for i in wrong if (n := alignment.leaves[i]) is not None for its in _segments(alignment, n)[:1])
+    wrong = {i: n for i, n in enumerate(alignment.leaves) if n is not None and i not in mender.right}
+    above = {n for i in wrong for n in alignment.above[i]}
+    returned = (its for n in wrong.values() for its in _segments(alignment, n)[:1])
+    pieces = dict.fromkeys((*_code_of(alignment, above), *returned))
     of_functions = {piece.function: piece for piece in pieces if piece.function != "<lambda>"}
     handed = (its for piece in of_functions.values() for its in handed_on(piece))
-    mistakes: list[tuple[Slip, Located]] = []
-    for fit, leaves in mender.through([*dict.fromkeys((*pieces, *returned, *handed))], wrong):
-        patch = statement_with(fit.segment, fit.code)
-        at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
-        its = _at_variable(alignment, leaves, at, mender, (fit.segment, fit.code))
-        mistakes.append((next(slip for slip, _ in slips if slip.leaves & leaves), its))
+    mistakes = [
+        _changed(alignment, slips, leaves, fit, mender)
+        for fit, leaves in mender.through([*dict.fromkeys((*pieces, *handed))], [*wrong])
+    ]
     return [*((slip, at) for slip, at in slips if at.patch or not mistakes), *mistakes]
+
+
+def _at_once(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
+    """With one mistake above several patches in their place, if it is all that is wrong."""
+    above = set.intersection(*(alignment.above.get(i, set()) for i in mender.off))
+    pieces = _code_of(alignment, above) if len(slips) > 1 and all(at.patch for _, at in slips) else []
+    fit = mender.at_once(pieces) if pieces else None
+    return slips if fit is None else [_changed(alignment, slips, frozenset(mender.off), fit, mender)]
+
+
+def _code_of(alignment: Alignment, numbers: Set[int]) -> list[Segment]:
+    """The rule's own pieces of code that compute these values."""
+    positions = sorted({alignment.position[n] for n in numbers & alignment.position.keys() - alignment.constant})
+    pieces = (piece for p in positions for piece in alignment.program.equations[p].segments)
+    return [*dict.fromkeys(piece for piece in pieces if piece not in alignment.of_forward)]
+
+
+def _changed(
+    alignment: Alignment, slips: Sequence[tuple[Slip, Located]], leaves: frozenset[int], fit: Fit, mender: Mender
+) -> tuple[Slip, Located]:
+    """A change that has been made, with the slip in whose place it comes."""
+    patch = statement_with(fit.segment, fit.code)
+    at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
+    its = _at_variable(alignment, leaves, at, mender, (fit.segment, fit.code))
+    return next(slip for slip, _ in slips if slip.leaves & leaves), its
 
 
 def _written(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located:

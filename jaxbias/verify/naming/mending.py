@@ -54,10 +54,11 @@ class Mender:
     def __init__(self, checker: "Checker", alignment: Alignment, rng: np.random.Generator):
         self.checker, self.alignment, self.rng = checker, alignment, rng
         self.made: list[tuple[Segment, str]] = []
-        self.right = set(alignment.right)
+        self.at_first = frozenset(alignment.right)
+        self.right = set(self.at_first)
         self.guessed = self.looked = 0.0
         self._seen: set[tuple[int, int]] = set()
-        self._effects: Effects | None = None
+        self._effects: dict[tuple[tuple[Segment, str], ...], Effects] = {}
         self._fits: dict[tuple[int, bytes, int], list[Fit]] = {}
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
@@ -84,9 +85,12 @@ class Mender:
     @property
     def effects(self) -> Effects:
         """Of changes in the rule as it is now."""
-        if self._effects is None or self._effects.made != self.made:
-            self._effects = Effects(self.checker, self.alignment, self.made)
-        return self._effects
+        return self._effects_of(self.made)
+
+    def _effects_of(self, made: Sequence[tuple[Segment, str]]) -> Effects:
+        if (key := tuple(made)) not in self._effects:
+            self._effects[key] = Effects(self.checker, self.alignment, made)
+        return self._effects[key]
 
     def mends(self, leaves: Iterable[int]) -> bool:
         """Are these gradients right with what has been made?"""
@@ -159,6 +163,15 @@ class Mender:
             return []
         self._made(tuple(fit for fit, _ in needed), wrong)
         return needed
+
+    def at_once(self, segments: Sequence[Segment]) -> Fit | None:
+        """The one change of these pieces of code that mends all that several were made for, in whose place it comes."""
+        effects, leaves = self._effects_of([]), [*self.off, *self.at_first]
+        for fit in itertools.islice(effects.alone(segments, leaves, self._until(OF_GUESSES)), MOST_FITS):
+            if self._is_right(leaves, [(fit.segment, fit.code)]):
+                self.made = [(fit.segment, fit.code)]
+                return fit
+        return None
 
     def together(
         self, slip: Slip, segments: Sequence[Segment], leaf: int, doubts: Mapping[Segment, float]

@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,13 +56,14 @@ class Known:
                 self._values.setdefault((value.linear, x.size, size), []).append(value)
 
     def __call__(self, x: Any, linear: bool) -> ReferenceValue | None:
-        """The least far-fetched one that it is, as it is or transposed."""
-        x = np.asarray(x)
+        """The least far-fetched one that it is, as it is or transposed, and whatever unit axes it has."""
+        x = np.squeeze(np.asarray(x))
         if (size := _size(x)) is None:
             return None
         near = (self._values.get((linear, x.size, size + k), ()) for k in (0, -1, 1))
         turned = (x, x.T) if x.ndim == 2 else (x,)
-        return next((v for its in near for v in its if any(is_close(y, v.array[0]) for y in turned)), None)
+        its = (value for values in near for value in values)
+        return next((v for v in its if any(is_close(y, np.squeeze(v.array[0])) for y in turned)), None)
 
 
 def _size(x: np.ndarray) -> int | None:
@@ -206,15 +208,22 @@ class Steps:
         doubtful: list[Place] = []
         others: list[Place] = []
         for place in self.places:
-            x, linear = self.values[0][place.number], place.number in self.linear
-            if not np.any(x) or not (linear or np.ndim(x)):
+            x, linear = self.values[0][place.number], self._is_linear(place)
+            if not (linear or np.ndim(x)) or not (np.any(x) or self._hands_on(place)):
                 continue  # a loop may begin with zeros; of a number alone nothing tells that it is known
-            handed_on = linear and place.statement.text.isidentifier()
-            doubt = handed_on or self.known(x, linear) is None or bool(self._meant(place))
+            doubt = self._hands_on(place) or self.known(x, linear) is None or bool(self._meant(place))
             (doubtful if doubt else others).append(place)
         yield [place for place in doubtful if not self._adds_up(place)]
         yield [place for place in doubtful if self._adds_up(place)]
         yield [place for place in others if place.number in self.linear]
+
+    def _hands_on(self, place: Place) -> bool:
+        """Is it a variable alone, as what a pass of a loop hands to the next?"""
+        return place.statement.text.isidentifier() and self._is_linear(place)
+
+    def _is_linear(self, place: Place) -> bool:
+        """Is it a gradient, or zeros in the place of one?"""
+        return place.number in self.linear or not np.any(self.values[0][place.number])
 
     def _adds_up(self, place: Place) -> bool:
         """Does it add to its variable in every pass of a loop, and is that no gradient by a value of one pass?"""
@@ -242,7 +251,8 @@ class Steps:
 
     def _likeliest(self, place: Place) -> list[Fit]:
         """Changes of a line that give what is known; first those that give what its name says."""
-        computed = self._all_known(self.values[0], place.number in self.linear, place.number)
+        linear = self._is_linear(place)
+        computed = set() if self._hands_on(place) else self._all_known(self.values[0], linear, place.number)
         its = [*self._small(place, computed)]
         meant: list[Fit] = []
         for value in self._meant(place):
@@ -266,7 +276,7 @@ class Steps:
 
     def _small(self, place: Place, computed: Set[int]) -> Iterator[tuple[Fit, ReferenceValue]]:
         """Those of its form and of single values, with what they give, if that is not `computed` before."""
-        visit, now, linear = self._visit(place), self.values[0][place.number], place.number in self.linear
+        visit, now, linear = self._visit(place), self.values[0][place.number], self._is_linear(place)
         before = self.known(now, linear)
         for change in self.effects.changes(place.statement, self.deadline):
             code = compiled(change.fit.code)
@@ -276,7 +286,15 @@ class Steps:
             value = np.stack(rows) if visit.examples else np.asarray(rows[0])
             its = self.known(value, linear) if value.shape == np.shape(now) else None
             if its is not None and its is not before and id(its) not in computed:
-                yield change.fit.likelier(-0.05 * its.rank), its
+                fit = change.fit.likelier(-0.05 * its.rank)
+                yield self._of_a_pass(fit) if self._hands_on(place) else fit, its
+
+    def _of_a_pass(self, fit: Fit) -> Fit:
+        """Of what a pass of a loop hands to the next, another variable is meant: this one is of before."""
+        if self.turns[fit.segment] == 1 or not fit.code.isidentifier():
+            return fit
+        words = f"is handed on where {fit.code} is needed"
+        return replace(fit, variant=fit.variant._replace(kind="stale-value", words=words))
 
     def _fitting(self, place: Place, value: ReferenceValue) -> Iterator[Fit]:
         """All that give this one."""

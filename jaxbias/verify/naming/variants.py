@@ -162,6 +162,8 @@ class Variants:
                     its = [operand]
                 case ast.Call(args=[operand, *_]):
                     its = [operand]
+                case ast.Subscript(value=operand):
+                    its = [operand]
                 case ast.BinOp(op=ast.Mult() | ast.Div()):
                     todo += [node.left, node.right]
                     its = []
