@@ -1,7 +1,7 @@
 """How many of the mistakes of these rules have their line, and their name: `python -m tests.verify.slips.score`.
 
-Arguments: `single` or `several`; `open` or `aside`, the halves of the first set, `second`, `third`, `fourth` or
-`fifth`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
+Arguments: `single` or `several`; `open` or `aside`, the halves of the first set, or the name of another one, `second`
+to `sixth`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def slips_of(which: str, of: str) -> Iterator[Slip]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", choices=("single", "several"))
-    parser.add_argument("of", choices=("open", "aside", "second", "third", "fourth", "fifth"))
+    parser.add_argument("of", choices=("open", "aside", "second", "third", "fourth", "fifth", "sixth"))
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--key", type=int, default=1)

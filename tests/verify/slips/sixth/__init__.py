@@ -1,0 +1,1 @@
+"""By a sixth author, in the same form."""
