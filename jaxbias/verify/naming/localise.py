@@ -459,8 +459,9 @@ def _gone_through(
 
 def _at_once(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Mender) -> list[tuple[Slip, Located]]:
     """With one mistake above several patches in their place, if it is all that is wrong."""
-    above = set.intersection(*(alignment.above.get(i, set()) for i in mender.off))
-    pieces = _code_of(alignment, above) if len(slips) > 1 and all(at.patch for _, at in slips) else []
+    if len(slips) < 2 or not all(at.patch for _, at in slips) or not mender.off:
+        return slips
+    pieces = _code_of(alignment, set.intersection(*(alignment.above.get(i, set()) for i in mender.off)))
     fit = mender.at_once(pieces) if pieces else None
     return slips if fit is None else [_changed(alignment, slips, frozenset(mender.off), fit, mender)]
 

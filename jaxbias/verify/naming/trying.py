@@ -18,7 +18,7 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
-from jaxbias.verify.naming.code import bracketed, is_code, put, source_of, value_of
+from jaxbias.verify.naming.code import bracketed, is_code, names_in, put, source_of, value_of
 from jaxbias.verify.naming.constants import close
 from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.pieces import outwards, parts_around, piece_of
@@ -349,7 +349,9 @@ class Line:
         counters = [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)]
         modules = {n for n, its in names.items() if isinstance(getattr(its, "module", its), types.ModuleType)}
         value_of = lambda code: evaluated(code, names)
-        return Variants(self.text, self.tree, counters[:4], self.numbers, value_of, modules)
+        own = ((n, getattr(getattr(names.get(n), "function", None), "__name__", "")) for n in names_in(self.text))
+        aliases = {n: defined for n, defined in own if defined}
+        return Variants(self.text, self.tree, counters[:4], self.numbers, value_of, modules, aliases)
 
     def _named(self, names: Names) -> Iterator[Named]:
         """Values in scope, and what the forward computes of these."""

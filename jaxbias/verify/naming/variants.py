@@ -9,7 +9,8 @@ import ast
 import functools
 import itertools
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,6 +124,7 @@ class Variants:
         numbers: that stand in the forward.
         value_of: code → its value there, on the first probe; None if it has none.
         modules: names of modules.
+        aliases: of functions, what they are called where they are defined.
     """
 
     def __init__(
@@ -133,8 +135,9 @@ class Variants:
         numbers: Sequence[float],
         value_of: Callable[[str], Any],
         modules: Container[str] = ("jnp", "np", "jax", "lax"),
+        aliases: Mapping[str, str] = MappingProxyType({}),
     ):
-        self.value_of, self.numbers, self.modules = value_of, numbers, modules
+        self.value_of, self.numbers, self.modules, self.aliases = value_of, numbers, modules, aliases
         self.text, self.tree, self.counters = text, tree, list(counters)
         self.role: dict[int, str] = {}
         self.compared: set[int] = set()
@@ -241,6 +244,8 @@ class Variants:
                             yield self.make(
                                 "comparison", "missing-mask", node, by, f"compares by {now} in place of {sign}"
                             )
+                    if not isinstance(right, ast.Constant):
+                        yield self.make("comparison", "missing-mask", right, "0", more=0.1)
                 case ast.IfExp():
                     yield self.make("condition", "missing-mask", node.test, f"not {self.tight(node.test)}")
                 case ast.Call():
@@ -387,6 +392,7 @@ class Variants:
     def _of_call(self, node: ast.Call) -> Iterator[Variant]:
         function, text = node.func, self.code(node)
         called = function.attr if isinstance(function, ast.Attribute) else self.code(function)
+        called = self.aliases.get(called, called)
         method, taken = self._is_method(function), self._axis_of(node)
         place = 0 if method else 1
         yield from self._of_function(function, called, method)
@@ -651,7 +657,8 @@ class Variants:
                     kind, words = "missing-term", lacks if node is self.tree else f"{part} {lacks}"
                 alone = node is self.tree or id(node) in self.arguments
                 by = bracketed(code, sums=not alone, products=not alone)
-                yield self.make("name", kind, node, by, words, its.cost), other
+                border = OF_A_BORDER * (id(node) in self.compared and np.ndim(value) == 0)
+                yield self.make("name", kind, node, by, words, its.cost + border), other
 
     def combined(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """A part times another value, divided by it, plus or less it."""
