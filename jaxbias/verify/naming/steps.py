@@ -219,7 +219,7 @@ class Steps:
 
     def _hands_on(self, place: Place) -> bool:
         """Is it a variable alone, as what a pass of a loop hands to the next?"""
-        return place.statement.text.isidentifier() and self._is_linear(place)
+        return place.statement.text.isidentifier() and self.turns[place.statement] > 1 and self._is_linear(place)
 
     def _is_linear(self, place: Place) -> bool:
         """Is it a gradient, or zeros in the place of one?"""
@@ -291,7 +291,7 @@ class Steps:
 
     def _of_a_pass(self, fit: Fit) -> Fit:
         """Of what a pass of a loop hands to the next, another variable is meant: this one is of before."""
-        if self.turns[fit.segment] == 1 or not fit.code.isidentifier():
+        if not fit.code.isidentifier():
             return fit
         words = f"is handed on where {fit.code} is needed"
         return replace(fit, variant=fit.variant._replace(kind="stale-value", words=words))

@@ -20,7 +20,7 @@ from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.code import bracketed, is_code, names_in, put, source_of, value_of
 from jaxbias.verify.naming.constants import close
-from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.difference import Relation, constant_factor
 from jaxbias.verify.naming.pieces import outwards, parts_around, piece_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
@@ -303,6 +303,8 @@ class Line:
         if self.before or given is None or np.shape(given) != wanted.shape:
             return
         lacking, size = wanted - given, np.max(np.abs(wanted - given))
+        if constant_factor(np.asarray(given)[None], wanted[None]) is not None:
+            return  # it lacks a factor
         usable = lambda its: (its.code.isidentifier() and its.cost < 0.2) or its.code.endswith("]")
         arrays = [its for its in named if isinstance(its.value, np.ndarray) and usable(its)]
         sizes = {its.value: its.code for its in named[::-1] if isinstance(its.value, int) and its.value > 1}

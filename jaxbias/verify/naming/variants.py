@@ -676,6 +676,8 @@ class Variants:
             ("term", "missing-term", np.subtract, f"{part} - {tied}", f"term −{code}"),
         )
         for how, kind, operation, by, lacking in ways:
+            if how == "term" and _same(other, value):
+                continue  # it is a factor of 2
             if (together := _tried(operation, value, other)) is not None:
                 words = f"lacks the {lacking}" if whole else f"{part} lacks the {lacking}"
                 yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
