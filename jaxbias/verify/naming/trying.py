@@ -137,11 +137,12 @@ class Line:
         before: str,
         visit: Visit,
         wanted: Sequence[np.ndarray],
+        elsewhere: Sequence[Names] = (),
     ):
         self.segment, self.text, self.tree, self.before = segment, segment.text, tree, before
         self.numpy, named = _numpy_of(visit.names[0])
         self.rows: list[tuple[Names, np.ndarray]] = list(zip([its | named for its in visit.names], wanted))
-        self.elsewhere: list[Names] = []
+        self.elsewhere = [its | named for its in elsewhere]
         self.local, self.inside = visit.local, segment
         self.codes, self.numbers = _codes(alignment), _numbers(alignment)
 
@@ -149,16 +150,11 @@ class Line:
     def of(cls, alignment: Alignment, segment: Segment, visits: Sequence[Visit]) -> "Line | None":
         """The expression of a statement, of which it is not known what it must give: what it gives the last time."""
         tree, visit = value_of(segment.text)[1], visits[-1]
-        if tree is None:
+        given = [evaluated(segment.text, names) for names in visit.names]
+        if tree is None or any(value is None for value in given):
             return None
-        line = cls(alignment, segment, tree, "", visit, [])
-        given = [line.result(line.text, names) for names in visit.names]
-        if any(value is None for value in given):
-            return None
-        line.rows = [(names | _numpy_of(names)[1], np.asarray(value)) for names, value in zip(visit.names, given)]
         others = [visits[k].names[0] for k in sorted({1, len(visits) // 2}) if k < len(visits) - 1]
-        line.elsewhere = [names | _numpy_of(names)[1] for names in others]
-        return line
+        return cls(alignment, segment, tree, "", visit, [*map(np.asarray, given)], others)
 
     @classmethod
     def at(
