@@ -69,6 +69,12 @@ def _tree(lines: tuple[str, ...]) -> ast.Module:
         return ast.Module([], [])
 
 
+@functools.lru_cache(64)
+def functions_in(tree: ast.Module) -> tuple[ast.FunctionDef, ...]:
+    """Functions of a file, those that stand in others and in classes too."""
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
 def user_segments(trace: Any) -> tuple[Segment, ...]:
     """The user's frames in the traceback that JAX keeps of an equation, the innermost first.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.program import Signature
-from jaxbias._jaxpr.sources import Segment, tree_of
+from jaxbias._jaxpr.sources import Segment, functions_in, tree_of
 
 Span = tuple[int, int, int, int]
 
@@ -103,7 +103,7 @@ def parameters(signature: Signature) -> tuple[str, ...]:
 
 def _function_at(signature: Signature) -> ast.AST:
     """The function of a signature; an empty module where its source is not at hand."""
-    for node in _functions(tree_of(signature.file)):
+    for node in functions_in(tree_of(signature.file)):
         if signature.line in (
             node.lineno, *(decorator.lineno for decorator in node.decorator_list)
         ):  # fmt: skip
@@ -143,17 +143,12 @@ def _returned(program: _jaxpr.Program, segment: Segment, positions: list[int], c
 
 def _entries(piece: Segment) -> tuple[str | Span, ...]:
     """What the function that a piece of code stands in returns: variables by name, other code by its place."""
-    for function in _functions(tree_of(piece.file)):
+    for function in functions_in(tree_of(piece.file)):
         if function.name == piece.function and function.lineno <= piece.line <= (function.end_lineno or 0):
             returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
             if len(returned) == 1 and isinstance(returned[0], ast.Tuple):
                 return tuple(node.id if isinstance(node, ast.Name) else _span(node) for node in returned[0].elts)
     return ()
-
-
-@functools.lru_cache(64)
-def _functions(tree: ast.Module) -> tuple[ast.FunctionDef, ...]:
-    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
 def names_of(program: _jaxpr.Program, *, in_each_call: bool = False) -> dict[int, Name]:

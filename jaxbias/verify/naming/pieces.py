@@ -5,7 +5,7 @@ import functools
 import linecache
 from collections.abc import Iterator
 
-from jaxbias._jaxpr.sources import Segment, tree_of
+from jaxbias._jaxpr.sources import Segment, functions_in, tree_of
 from jaxbias.verify.naming.code import value_of
 
 
@@ -31,14 +31,9 @@ def piece_of(segment: Segment, node: ast.expr | ast.stmt) -> Segment:
 
 def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
     """The functions that a piece of code stands in and that have its function's name."""
-    for node in _functions(tree_of(segment.file), segment.function):
-        if node.lineno <= segment.line <= (node.end_lineno or node.lineno):
+    for node in functions_in(tree_of(segment.file)):
+        if node.name == segment.function and node.lineno <= segment.line <= (node.end_lineno or node.lineno):
             yield node
-
-
-@functools.lru_cache(64)
-def _functions(tree: ast.Module, name: str) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
 
 
 def outwards(segment: Segment) -> list[ast.AST]:
@@ -81,8 +76,8 @@ def _parts_of(lines: tuple[str, ...], tree: ast.Module, function: str) -> list[t
     """Entries, sums and products in the functions of a name, and on which lines each stands."""
     text = "".join(lines)
     places: dict[str, set[int]] = {}
-    for node in _functions(tree, function):
-        for part in ast.walk(node):
+    for node in functions_in(tree):
+        for part in ast.walk(node) if node.name == function else ():
             if isinstance(part, ast.Subscript | ast.BinOp) and isinstance(getattr(part, "ctx", ast.Load()), ast.Load):
                 code = ast.get_source_segment(text, part) or ""
                 if 0 < len(code) <= LONGEST_PART and "\n" not in code:

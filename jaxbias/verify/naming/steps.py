@@ -242,9 +242,8 @@ class Steps:
         if any(is_close(now, value.array[0]) for value in its):
             return []
         backwards = self.turns[place.statement] - 1 - place.turn
-        at_hand = lambda value: not value.place or self.turns[place.statement] == 1 or value.iteration in both
-        both = (backwards, place.turn)
-        its = [v for v in its if at_hand(v) and v.array.shape[1:] == np.shape(now) and np.any(v.array[0])]
+        of_this_pass = lambda v: not v.place or backwards + place.turn == 0 or v.iteration in (backwards, place.turn)
+        its = [v for v in its if of_this_pass(v) and v.array.shape[1:] == np.shape(now) and np.any(v.array[0])]
         return sorted(its, key=lambda v: v.iteration != backwards)
 
     # --- what to try ---------------------------------------------------------------------------------------------
