@@ -2,6 +2,7 @@
 
 program     what a traced function is here, and how it is read: start there
 closed_over NumPy arrays that a function closes over, in the precision that is set now
+loop_carries loops whose carry begins in a dtype that is written out
 sources     the user's lines: of an equation, of an exception
 evaluation  programs carried out: in NumPy, or under JAX
 in_numpy    the value of each primitive in NumPy

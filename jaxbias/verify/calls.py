@@ -14,6 +14,7 @@ from jaxbias import _jaxpr
 from jaxbias._trees import first_line, in_one_line, is_float
 from jaxbias.verify.probes import Probe, random_seeds
 from jaxbias.verify.problem import (
+    UNTRACEABLE,
     Arrays,
     Problem,
     RuleError,
@@ -21,6 +22,7 @@ from jaxbias.verify.problem import (
     call_rule,
     exact_context,
     narrow_np,
+    place,
     widen,
 )
 from jaxbias.verify.report import Diagnosis
@@ -93,12 +95,11 @@ def real_calls(problem: Problem, probe: Probe, rng: np.random.Generator) -> Call
     try:
         first, other = call(first_seeds), call(second_seeds)
         return Calls(first, other, call(first_seeds), dtypes_out, notes)
-    except (jax.errors.UnexpectedTracerError, *_tracer_errors()) as error:
-        raise RuleError(f"the rule kept a value of an earlier trace: {type(error).__name__}", "return it") from error
-
-
-def _tracer_errors():
-    return (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+    except UNTRACEABLE as error:  # called as it is: a loop or a vmap within it, or what an earlier trace left behind
+        raise RuleError(
+            f"the rule raised {in_one_line(error)}{place(error)}",
+            "keep to JAX within a loop, jit or vmap, and return as residuals what an earlier trace computed",
+        ) from error
 
 
 def _require_kind(path: str, dtype: Any, out: Any) -> None:

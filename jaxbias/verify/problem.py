@@ -16,6 +16,7 @@ from jax.dtypes import float0
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.closed_over import taken_anew
+from jaxbias._jaxpr.loop_carries import carries_widened
 from jaxbias._jaxpr.sources import place as place
 from jaxbias._trees import in_one_line, is_float, path_name
 
@@ -80,6 +81,7 @@ def exact_context() -> ExitStack:
     stack.enter_context(jax.numpy_dtype_promotion("standard"))
     stack.enter_context(jax.numpy_rank_promotion("allow"))
     stack.enter_context(taken_anew())
+    stack.enter_context(carries_widened())
     return stack
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from jaxbias import verify
 from tests.verify.tanh_layer import forward, rule
@@ -77,6 +78,18 @@ def test_values_of_an_earlier_trace_are_named(args):
     using = lambda args, ct: rule(args, ct + 0 * kept[-1])
     report = verify.vjp(leaking, using, args)
     assert not report.ok and "an earlier trace" in report.diagnoses[0].explanation
+
+
+def test_a_number_that_a_loop_within_the_rule_does_not_have_is_said_with_its_place(args):
+    def rows(args, ct):
+        return lax.fori_loop(0, 3, lambda k, total: total + args[k], jnp.zeros(3)), args[1]
+
+    report = verify.vjp(forward, rows, args)
+    assert not report.ok and report.diagnoses[0].kind == "wrong-structure"
+    assert (
+        "TracerIntegerConversionError" in report.diagnoses[0].explanation
+        and "args[k]" in report.diagnoses[0].explanation
+    )
 
 
 def test_not_a_number_is_said_where(args):
