@@ -13,8 +13,25 @@ def written(code: str, templates: Iterable[str]) -> Iterator[str]:
         tight = re.search(r"\{\}(\.|\[|\*\*)", template) is not None
         call = re.search(r"[(,] ?\{\}[,)]", template) is not None
         by = text if call else bracketed(text, sums=not re.match(r"\{\} [+-] ", template), products=tight)
-        if _parsed(changed := template.replace("{}", by)) is not None:
+        changed = _undone(text, tree, template) or template.replace("{}", by)
+        if _parsed(changed) is not None:
             yield code.replace(text, changed)
+
+
+def _undone(text: str, tree: ast.expr | None, template: str) -> str:
+    """Without the transpose, the conjugate or the factor that the template would undo; empty if there is none."""
+    match template, tree:
+        case "{}.T", ast.Attribute(value=inner, attr="T"):
+            return source_of(text, inner)
+        case "jnp.conj({})", ast.Call(func=ast.Attribute(value=inner, attr="conj"), args=[]):
+            return source_of(text, inner)
+        case "jnp.conj({})", ast.Call(func=ast.Name(id="conj") | ast.Attribute(attr="conj"), args=[inner]):
+            return source_of(text, inner)
+        case _, ast.BinOp(left=inner, op=ast.Div(), right=factor):
+            return source_of(text, inner) if template == f"{{}} * {source_of(text, factor)}" else ""
+        case _, ast.BinOp(left=inner, op=ast.Mult(), right=factor):
+            return source_of(text, inner) if template == f"{{}} / {source_of(text, factor)}" else ""
+    return ""
 
 
 def _parsed(text: str) -> ast.expr | None:

@@ -1,11 +1,13 @@
-"""Smaller sizes and simpler values: a case to paste, and the condition under which a wrong rule is right."""
+"""Other sizes and simpler values: a case to paste, and the condition under which a wrong rule is right."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxbias._trees import is_float
-from jaxbias.verify.probes import Probe, redraw
+from jaxbias.verify.naming.fixed_sizes import fixed_sizes
+from jaxbias.verify.probes import Probe, redraw, simplex_axis
 from jaxbias.verify.problem import exact_context
 
 if TYPE_CHECKING:
@@ -28,20 +30,37 @@ def _array(x: Any) -> bool:
 
 
 def resize(primals: list[Any], sizes: dict[int, int]) -> list[Any]:
-    """The first entries along every axis whose size is a key of `sizes`; integers are kept inside the new sizes."""
+    """The first entries along every axis whose size is a key of `sizes`, and more like them where the size is larger;
+    integers are kept inside the new sizes."""
     out = []
-    smallest = min(sizes.values(), default=1)
     for x in primals:
         if not _array(x):
             out.append(x)
             continue
         x = np.asarray(x)
-        cut = x[tuple(slice(0, sizes.get(n, n)) for n in x.shape)]
-        if cut.dtype.kind in "iu" and x.ndim and any(int(np.max(x, initial=0)) < old for old in sizes):
+        cut = x
+        for axis, n in enumerate(x.shape):
+            cut = _of_size(cut, axis, sizes[n]) if n in sizes else cut
+        if cut is not x and is_float(x) and (along := simplex_axis(x)) is not None:
+            cut = cut / cut.sum(axis=along, keepdims=True)
+        if cut.dtype.kind in "iu" and x.ndim:
             tops = [new for old, new in sizes.items() if int(np.max(x, initial=0)) < old]
-            cut = cut % max(min(tops), 1) if tops else cut % smallest
+            cut = cut % max(min(tops), 1) if tops else cut
         out.append(cut)
     return out
+
+
+def _of_size(x: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """The first entries along an axis; beyond its end they come again, no two floats alike, or in equal steps."""
+    n = x.shape[axis]
+    if size <= n:
+        return x if size == n else x.take(range(size), axis)
+    more = x.take(np.arange(n, size) % n, axis)
+    if is_float(x) and np.any(x != np.round(x)):
+        steps = np.diff(x) if x.ndim == 1 else np.zeros(1)
+        in_order = np.all(steps > 0) or np.all(steps < 0)
+        more = x[-1] + steps.mean() * np.arange(1, size - n + 1) if in_order else more * 0.93 ** (axis + 1)
+    return np.concatenate([x, more], axis)
 
 
 def _seeds_for(checker: "Checker", primals: list[Any], rng: np.random.Generator) -> list[Any] | None:
@@ -103,16 +122,21 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
     return []
 
 
-def other_sizes(checker: "Checker", cases: list["Case"], off: list[int], rng: np.random.Generator) -> list["Case"]:
-    """The same mistake with one entry less along the axes, so that a factor 1/n is told from a fixed number: as it
-    was given, and drawn anew, so that what is wrong in some elements is told from what is wrong at some places."""
+def other_sizes(checker: "Checker", cases: Sequence["Case"], rng: np.random.Generator) -> list["Case"]:
+    """The same mistake with one entry more along the axes, or one less, so that a factor 1/n is told from a fixed
+    number: as it was given, and drawn anew, so that what is wrong in some elements is told from what is wrong at some
+    places. One more comes first: positions and classes that a function closes over are within it. Sizes that the rule
+    holds as numbers stay."""
     given = cases[0].probe.primals
+    off = [i for i in range(len(cases[0].wrong)) if any(np.any(case.wrong[i]) for case in cases)]
     leading = [np.shape(s)[0] for s in cases[0].probe.seeds if np.ndim(s)]
-    sizes = [n for n in axis_sizes(given) if n > 2]
-    ways = (sizes, [n for n in sizes if n in leading], *([n] for n in sizes))
-    for chosen in [chosen for k, chosen in enumerate(ways) if chosen and chosen not in ways[:k]]:
-        smaller = resize(given, {n: n - 1 for n in chosen})
-        drawn = [smaller, *([redraw(x, rng) for x in smaller] for _ in range(OTHERS))]
+    fixed = fixed_sizes(checker.problem.rule)
+    sizes = [n for n in axis_sizes(given) if n not in fixed]
+    chosen = (sizes, [n for n in sizes if n in leading], *([n] for n in sizes))
+    ways = [{n: n + step for n in its if n + step > 1} for its in chosen for step in (1, -1)]
+    for way in [way for k, way in enumerate(ways) if way and way not in ways[:k]]:
+        resized = resize(given, way)
+        drawn = [resized, *([redraw(x, rng) for x in resized] for _ in range(OTHERS))]
         others = [case for x in drawn if (case := _case(checker, "other sizes", x, rng)) is not None]
         wrong = others and all(np.any(others[0].wrong[i]) for i in off)
         if wrong and all(_only(case, off) and _of_the_shapes(case, cases[0]) for case in others):

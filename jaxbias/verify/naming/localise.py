@@ -284,6 +284,8 @@ def _mended(
         if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
             located = replace(located, line=_line(place), code=place.text, at=place)
         return located
+    if words is not None and words.kind == "batch-mean-vs-sum":  # a number that happens to be a size
+        located = _located(alignment, slip, None)
     if not scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
         return fitted
     if words is not None and words.by_change and not beside:
@@ -610,7 +612,7 @@ def _whole(
         of_whole_gradients(checker, cases, values, wrong, _shapes(checker, cases[0]), deadline)
     )
     said, names = tell(cases, values), {value.name for value in values}
-    others = other_sizes(checker, list(cases), list(wrong), rng) if said else []
+    others = other_sizes(checker, cases, rng) if said else []
     # A rule that holds a size as a number gives nothing there that could agree or differ.
     others = [case for case in others if all(np.all(np.isfinite(case.actual[i])) for i in wrong)]
     again = tell(others, _values(checker, others)[0]) if others else said

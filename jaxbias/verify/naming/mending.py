@@ -238,7 +238,7 @@ class Mender:
     @cached_property
     def others(self) -> Sequence["Case"]:
         """Cases of other sizes, if there are any on which the same gradients are wrong."""
-        return other_sizes(self.checker, list(self.alignment.cases), self.off, self.rng)
+        return other_sizes(self.checker, self.alignment.cases, self.rng)
 
     def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
         outs = runner(case.probe.primals, case.probe.seeds)

@@ -237,7 +237,9 @@ def layout(d: Difference) -> Iterator[Relation]:
 
 def conjugate(d: Difference) -> Iterator[Relation]:
     if np.iscomplexobj(d.given) and same(np.conj(d.given), d.wanted):
-        yield Relation("sign", "must be conjugated", 0.9, codes=("jnp.conj({})",))
+        twice = d.equation is not None and d.equation.name == "conj"
+        words = "has a conjugate too much" if twice else "must be conjugated"
+        yield Relation("sign", words, 0.9, codes=("jnp.conj({})",))
 
 
 def factor(d: Difference) -> Iterator[Relation]:

@@ -53,6 +53,13 @@ def with_copies(function: Callable[..., Any]) -> Callable[..., Any] | None:
     return _copied(function, _Copier(replaced, {TRACED: _is_traced, COPY: jnp.copy}))
 
 
+def reached(function: Callable[..., Any]) -> list[types.CodeType]:
+    """Code of the user's functions that it is made of, or that it calls."""
+    codes: list[types.CodeType] = []
+    _Copier(lambda code: codes.append(code))(function, 0)
+    return [code for code in codes if is_users(code.co_filename)]
+
+
 def _copied(function: Callable[..., Any], copier: "_Copier") -> Callable[..., Any] | None:
     copy = copier(function, 0)
     return copy if copy is not function and copier.used else None

@@ -20,6 +20,14 @@ TABLE = (
     ("a + b", "jnp.flip({}, axis=0)", "jnp.flip(a + b, axis=0)"),
     ("-g", "v + {}", "v + (-g)"),
     ("dw += x.T @ dz", "{} / n", "dw += x.T @ dz / n"),
+    ("a.T", "{}.T", "a"),
+    ("g @ a.T", "{}.T", "(g @ a.T).T"),
+    ("jnp.conj(a + b)", "jnp.conj({})", "a + b"),
+    ("w.conj()", "jnp.conj({})", "w"),
+    ("dz = a @ b / x.shape[0]", "{} * x.shape[0]", "dz = a @ b"),
+    ("a @ b * n", "{} / n", "a @ b"),
+    ("a @ b / n", "{} / n", "a @ b / n / n"),
+    ("a / (n * k)", "{} * n", "a / (n * k) * n"),
 )
 
 

@@ -1,0 +1,69 @@
+"""Sizes that a rule holds as numbers: along such an axis another size is no test of what is written for a line."""
+
+import ast
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxbias._jaxpr.sources import tree_of
+from jaxbias.verify.naming.rewrite import reached
+
+AXES = ("axis", "axes", "axis1", "axis2", "dimension")
+"""Arguments that are no sizes."""
+
+
+def fixed_sizes(rule: Callable[..., Any]) -> frozenset[int]:
+    """Whole numbers that the user's functions hand on or take entries by, as in `range(5)`, `dy.reshape(4, 3)` and
+    `x[:4]`, or by the names of such numbers."""
+    sizes: set[int] = set()
+    for code in reached(rule):
+        tree = tree_of(code.co_filename)
+        its = [node for node in ast.walk(tree) if _first_line(node) == code.co_firstlineno]
+        named = dict(_numbers((tree, *its)))
+        for place in (place for node in its for place in _places(node)):
+            sizes |= {n for part in _entries(place) if (n := _number(part)) is not None}
+            sizes |= {named[part.id] for part in ast.walk(place) if isinstance(part, ast.Name) and part.id in named}
+    return frozenset(sizes)
+
+
+def _first_line(node: ast.AST) -> int:
+    """Of a function; 0 for what is none."""
+    if not isinstance(node, ast.FunctionDef | ast.Lambda):
+        return 0
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+
+
+def _places(function: ast.AST) -> Iterator[ast.expr]:
+    """Arguments and subscripts."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            yield from node.args
+            yield from (keyword.value for keyword in node.keywords if keyword.arg not in AXES)
+        elif isinstance(node, ast.Subscript):
+            yield node.slice
+
+
+def _entries(place: ast.expr) -> Iterator[ast.AST]:
+    """What stands there by itself, in a tuple or as the end of a slice."""
+    if isinstance(place, ast.Tuple | ast.List | ast.Slice):
+        for part in ast.iter_child_nodes(place):
+            if isinstance(part, ast.expr):
+                yield from _entries(part)
+    else:
+        yield place
+
+
+def _number(node: ast.AST) -> int | None:
+    return node.value if isinstance(node, ast.Constant) and type(node.value) is int else None
+
+
+def _numbers(scopes: tuple[ast.AST, ...]) -> Iterator[tuple[str, int]]:
+    """Names that a module or a function gives to whole numbers."""
+    for scope in scopes:
+        for node in getattr(scope, "body", ()) if not isinstance(scope, ast.Lambda) else ():
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                pairs = [(target, node.value)]
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    pairs = [*zip(target.elts, node.value.elts)]
+                for name, value in pairs:
+                    if isinstance(name, ast.Name) and (n := _number(value)) is not None:
+                        yield name.id, n
