@@ -29,6 +29,10 @@ class Source:
         return linecache.getline(self.file, self.line).strip()
 
 
+Span = tuple[int, int, int, int]
+"""First line and column of a piece of code, and its last ones: lines count from 1, columns from 0, in bytes."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """The piece of a user's file that an equation comes from: lines count from 1, columns from 0, in bytes."""
@@ -39,6 +43,10 @@ class Segment:
     end_line: int
     end_column: int
     function: str
+
+    @property
+    def span(self) -> Span:
+        return self.line, self.column, self.end_line, self.end_column
 
     @property
     def statement(self) -> str:
@@ -67,6 +75,10 @@ def _tree(lines: tuple[str, ...]) -> ast.Module:
         return ast.parse("".join(lines))
     except (SyntaxError, ValueError):
         return ast.Module([], [])
+
+
+def span_of(node: ast.stmt | ast.expr) -> Span:
+    return node.lineno, node.col_offset, node.end_lineno or node.lineno, node.end_col_offset or 0
 
 
 @functools.lru_cache(64)

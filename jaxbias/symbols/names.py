@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.program import Signature
-from jaxbias._jaxpr.sources import Segment, functions_in, tree_of
-
-Span = tuple[int, int, int, int]
+from jaxbias._jaxpr.sources import Segment, Span, functions_in, span_of, tree_of
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,13 @@ def _targets(tree: ast.Module) -> dict[Span, tuple[str, ...]]:
 
     def assign(target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Name):
-            names_at[_span(value)] = (target.id,)
+            names_at[span_of(value)] = (target.id,)
         elif isinstance(target, ast.Tuple | ast.List):
             if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
                 for element, its in zip(target.elts, value.elts):
                     assign(element, its)
             elif (leaves := _leaves(target)) is not None:
-                names_at[_span(value)] = leaves
+                names_at[span_of(value)] = leaves
 
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
@@ -53,7 +51,7 @@ def _targets(tree: ast.Module) -> dict[Span, tuple[str, ...]]:
         elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
             assign(node.target, node.value)
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            names_at[_span(node)] = (node.target.id,)
+            names_at[span_of(node)] = (node.target.id,)
     return names_at
 
 
@@ -67,14 +65,9 @@ def _leaves(target: ast.expr) -> tuple[str, ...] | None:
     return None if None in parts else tuple(name for part in parts for name in part or ())
 
 
-def _span(node: ast.stmt | ast.expr) -> Span:
-    return node.lineno, node.col_offset, node.end_lineno or node.lineno, node.end_col_offset or 0
-
-
 def targets(segment: Segment) -> tuple[str, ...]:
     """The variables that exactly this piece of code is assigned to."""
-    place = segment.line, segment.column, segment.end_line, segment.end_column
-    return _targets(tree_of(segment.file)).get(place, ())
+    return _targets(tree_of(segment.file)).get(segment.span, ())
 
 
 def parameters(signature: Signature) -> tuple[str, ...]:
@@ -132,7 +125,7 @@ def _returned(program: _jaxpr.Program, segment: Segment, positions: list[int], c
     entries = _entries(next(iter(inner))) if inner else ()
     if len(entries) == count:
         by_name = {targets(piece)[0]: its[-1] for piece, its in inner.items() if len(targets(piece)) == 1}
-        by_span = {(s.line, s.column, s.end_line, s.end_column): its[-1] for s, its in inner.items()}
+        by_span = {piece.span: its[-1] for piece, its in inner.items()}
         return [by_name.get(entry) if isinstance(entry, str) else by_span.get(entry) for entry in entries]
     numbers = [n for equation in run for n in equation.outputs]
     users = [e for e in program.equations if segment not in e.segments]
@@ -147,7 +140,7 @@ def _entries(piece: Segment) -> tuple[str | Span, ...]:
         if function.name == piece.function and function.lineno <= piece.line <= (function.end_lineno or 0):
             returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
             if len(returned) == 1 and isinstance(returned[0], ast.Tuple):
-                return tuple(node.id if isinstance(node, ast.Name) else _span(node) for node in returned[0].elts)
+                return tuple(node.id if isinstance(node, ast.Name) else span_of(node) for node in returned[0].elts)
     return ()
 
 

@@ -5,7 +5,7 @@ import functools
 import linecache
 from collections.abc import Iterator
 
-from jaxbias._jaxpr.sources import Segment, functions_in, tree_of
+from jaxbias._jaxpr.sources import Segment, Span, functions_in, span_of, tree_of
 from jaxbias.verify.naming.code import value_of
 
 
@@ -25,8 +25,7 @@ def numbers_in(segment: Segment) -> Iterator[Segment]:
 
 def piece_of(segment: Segment, node: ast.expr | ast.stmt) -> Segment:
     """A part of the function that a piece of code stands in."""
-    end = node.end_lineno or node.lineno, node.end_col_offset or 0
-    return Segment(segment.file, node.lineno, node.col_offset, *end, segment.function)
+    return Segment(segment.file, *span_of(node), segment.function)
 
 
 def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
@@ -36,17 +35,26 @@ def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
             yield node
 
 
+def functions_beside(segment: Segment) -> list[str]:
+    """Names by which the function around a piece of code calls, or defines, others."""
+    names: list[str] = []
+    for function in functions_around(segment):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                names.append(node.func.id)
+            elif isinstance(node, ast.FunctionDef) and node is not function:
+                names.append(node.name)
+    return [*dict.fromkeys(names)]
+
+
 def outwards(segment: Segment) -> list[ast.AST]:
     """The node that a piece of code is, the outermost if it is several, and those that this stands in."""
     nodes, parents = _nested(tree_of(segment.file))
-    node = nodes.get((segment.line, segment.column, segment.end_line, segment.end_column))
+    node = nodes.get(segment.span)
     around = [] if node is None else [node]
     while around and (above := parents.get(around[-1])) is not None:
         around.append(above)
     return around
-
-
-Span = tuple[int, int, int | None, int | None]
 
 
 @functools.lru_cache(16)
@@ -57,7 +65,7 @@ def _nested(tree: ast.Module) -> tuple[dict[Span, ast.AST], dict[ast.AST, ast.AS
     for node in ast.walk(tree):  # what stands around another comes before it
         parents |= dict.fromkeys(ast.iter_child_nodes(node), node)
         if isinstance(node, ast.expr | ast.stmt):
-            nodes.setdefault((node.lineno, node.col_offset, node.end_lineno, node.end_col_offset), node)
+            nodes.setdefault(span_of(node), node)
     return nodes, parents
 
 
