@@ -20,6 +20,7 @@ from jaxbias.verify.naming.at_variable import at_variable
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.in_64_bits import in_64_bits
 from jaxbias.verify.naming.mending import Mender, statement_with
 from jaxbias.verify.naming.overwritten import overwritten
 from jaxbias.verify.naming.pieces import inside, numbers_in
@@ -119,7 +120,7 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]
     shown = any(np.any(mask) for case in usual for mask in case.wrong)
     alike = (usual if shown or not wrong else alike) or [cases[0]]
     alike.sort(key=lambda c: -sum(bool(np.any(mask)) for mask in c.wrong))
-    chosen = alike[:MOST_PROBES]
+    checker, chosen = in_64_bits(checker, alike[:MOST_PROBES])
     program, reason = _program(checker, cases[0])
     if checker.short_of_time(LEAST_TIME):
         return Listing(reason=reason)
@@ -274,7 +275,7 @@ def _mended(
     """
     scaled = words is not None and words.kind == "scale-constant"  # `/ mask.sum()` says more than a number
     if scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
-        if fitted.kind == "wrong-operand":  # how many times says more
+        if fitted.kind == "wrong-operand" and words is not None and not words.by_change:  # how many times says more
             return replace(located, patch=fitted.patch, evidence=fitted.evidence)
         return fitted
     now = slip.leaves - slip.later
@@ -332,7 +333,8 @@ def _with(located: Located, segment: Segment, words: Relation, patch: str, evide
     """With a patch; what is said already of its value stays, if nothing much simpler can be said."""
     said = located.relation
     same_line = _line(segment) == located.line
-    if located.named and said is not None and said.cost <= words.cost + SIMPLER and same_line:
+    # words of another change are of one that did not make it right
+    if said is not None and located.named and not said.by_change and said.cost <= words.cost + SIMPLER and same_line:
         return replace(located, patch=patch, evidence=evidence)
     return replace(
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment

@@ -1,8 +1,8 @@
 """A function with a piece of its code replaced, wherever it stands: in itself, or in what it calls.
 
 The functions that the user handed in are left as they are. What is made is a copy, with copies of the functions between
-it and the replaced code; a function that holds it by other ways than its closure, its globals or a module's attribute
-keeps the old code.
+it and the replaced code; a function that holds it by other ways than its closure, its globals, its defaults or a
+module's attribute keeps the old code.
 """
 
 import ast
@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxbias._jaxpr.sources import Segment, is_users, tree_of
@@ -58,6 +60,20 @@ def reached(function: Callable[..., Any]) -> list[types.CodeType]:
     codes: list[types.CodeType] = []
     _Copier(lambda code: codes.append(code))(function, 0)
     return [code for code in codes if is_users(code.co_filename)]
+
+
+def widened(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with what the user's functions close over in 64 bits, where that is narrower floats."""
+    return _Copier(lambda code: None, of_values=_wide)(function, 0)
+
+
+def _wide(value: Any) -> Any:
+    if not isinstance(value, jax.Array | np.ndarray | np.generic) or isinstance(value, Tracer):
+        return value
+    if not jnp.issubdtype(value.dtype, jnp.inexact) or value.dtype in (np.float64, np.complex128):
+        return value
+    dtype = np.complex128 if jnp.issubdtype(value.dtype, jnp.complexfloating) else np.float64
+    return value.astype(dtype)
 
 
 def _copied(function: Callable[..., Any], copier: "_Copier") -> Callable[..., Any] | None:
@@ -188,14 +204,16 @@ class _Copier:
     Args:
         replaced: code → what it becomes; None where it stays.
         names: that the new code needs.
+        of_values: what becomes of what is no function.
     """
 
     def __init__(
         self,
         replaced: Callable[[types.CodeType], types.CodeType | None],
         names: Mapping[str, Any] = MappingProxyType({}),
+        of_values: Callable[[Any], Any] = lambda value: value,
     ):
-        self.replaced, self.names, self.used = replaced, names, False
+        self.replaced, self.names, self.of_values, self.used = replaced, names, of_values, False
         self.seen: dict[int, Any] = {}
 
     def __call__(self, value: Any, depth: int) -> Any:
@@ -210,7 +228,7 @@ class _Copier:
             if isinstance(wrapped, types.FunctionType) and callable(value) and type(value).__name__ == "PjitFunction":
                 copy = self(wrapped, depth)
                 return value if copy is wrapped else copy
-            return value
+            return self.of_values(value)
         if id(value) in self.seen or depth > DEEPEST:
             return self.seen.get(id(value), value)
         self.seen[id(value)] = value  # while it is being looked at: functions may call themselves
@@ -242,6 +260,8 @@ class _Copier:
             copy = self(content, depth + 1)
             changed = changed or copy is not content
             cells.append(cell if copy is content else types.CellType(copy))
+        defaults = self(function.__defaults__, depth + 1), self(function.__kwdefaults__, depth + 1)
+        changed = changed or defaults[0] is not function.__defaults__ or defaults[1] is not function.__kwdefaults__
         names = function.__globals__
         if is_users(code.co_filename):
             put = dict(self._globals(code, names, depth + 1)) | (dict(self.names) if changed else {})
@@ -251,8 +271,8 @@ class _Copier:
             return function
         if code.co_freevars != function.__code__.co_freevars:
             return function
-        copy = types.FunctionType(code, names, function.__name__, function.__defaults__, tuple(cells) or None)
-        copy.__kwdefaults__, copy.__module__ = function.__kwdefaults__, function.__module__
+        copy = types.FunctionType(code, names, function.__name__, defaults[0], tuple(cells) or None)
+        copy.__kwdefaults__, copy.__module__ = defaults[1], function.__module__
         copy.__qualname__ = function.__qualname__
         return copy
 
@@ -268,8 +288,8 @@ class _Copier:
                         if (copy := self(its, depth)) is not its:
                             put[attribute] = copy
                     if put:
-                        yield name, types.SimpleNamespace(**{**vars(value), **put})
-            elif (callable(value) or isinstance(value, dict | list | tuple)) and (
-                copy := self(value, depth)
-            ) is not value:
+                        module = types.ModuleType(value.__name__)
+                        vars(module).update({**vars(value), **put})
+                        yield name, module
+            elif (copy := self(value, depth)) is not value:
                 yield name, copy
