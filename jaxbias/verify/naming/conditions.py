@@ -1,5 +1,6 @@
 """Other sizes and simpler values: a case to paste, and the condition under which a wrong rule is right."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +124,9 @@ def shrink(checker: "Checker", cases: list["Case"], off: list[int], rng: np.rand
 
 
 def other_sizes(checker: "Checker", cases: Sequence["Case"], rng: np.random.Generator) -> list["Case"]:
-    """The same mistake with one entry more along the axes, or one less, so that a factor 1/n is told from a fixed
+    """The same mistake with more entries along the axes, or with one less, so that a factor 1/n is told from a fixed
     number: as it was given, and drawn anew, so that what is wrong in some elements is told from what is wrong at some
-    places. One more comes first: positions and classes that a function closes over are within it. Sizes that the rule
+    places. More come first: positions and classes that a function closes over are within it. Sizes that the rule
     holds as numbers stay."""
     given = cases[0].probe.primals
     off = [i for i in range(len(cases[0].wrong)) if any(np.any(case.wrong[i]) for case in cases)]
@@ -133,15 +134,29 @@ def other_sizes(checker: "Checker", cases: Sequence["Case"], rng: np.random.Gene
     fixed = fixed_sizes(checker.problem.rule)
     sizes = [n for n in axis_sizes(given) if n not in fixed]
     chosen = (sizes, [n for n in sizes if n in leading], *([n] for n in sizes))
-    ways = [{n: n + step for n in its if n + step > 1} for its in chosen for step in (1, -1)]
+    larger: dict[int, int] = {}
+    for n in sizes:  # none of which is another's size
+        taken = {*axis_sizes(given), *larger.values()}
+        larger[n] = next(m for m in itertools.count(n + 1) if m not in taken)
+    ways = [way for its in chosen for way in ({n: larger[n] for n in its}, {n: n - 1 for n in its if n > 2})]
     for way in [way for k, way in enumerate(ways) if way and way not in ways[:k]]:
         resized = resize(given, way)
         drawn = [resized, *([redraw(x, rng) for x in resized] for _ in range(OTHERS))]
         others = [case for x in drawn if (case := _case(checker, "other sizes", x, rng)) is not None]
+        others = [case for case in others if _of_the_size(case, others[0])]
         wrong = others and all(np.any(others[0].wrong[i]) for i in off)
         if wrong and all(_only(case, off) and _of_the_shapes(case, cases[0]) for case in others):
             return others
     return []
+
+
+WILD = 1e6
+"""Times a gradient at the given values: it is not where an iteration converges, or a solution exists."""
+
+
+def _of_the_size(case: "Case", given: "Case") -> bool:
+    size = lambda x: np.max(np.abs(x), initial=0.0)
+    return all(size(x) <= WILD * max(size(y), 1.0) for x, y in zip(case.expected, given.expected))
 
 
 def _of_the_shapes(case: "Case", given: "Case") -> bool:

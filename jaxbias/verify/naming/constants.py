@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SIMPLE = {
-    2.0: "2", 0.5: "1/2", 3.0: "3", 1 / 3: "1/3", 4.0: "4", 0.25: "1/4", math.sqrt(2): "√2", 1 / math.sqrt(2): "1/√2",
+    2.0: "2", 0.5: "1/2", 3.0: "3", 1 / 3: "1/3", 4.0: "4", 0.25: "1/4", 6.0: "6", 1 / 6: "1/6",
+    math.sqrt(2): "√2", 1 / math.sqrt(2): "1/√2",
     math.pi: "π", 2 * math.pi: "2π", 1 / math.pi: "1/π", math.log(2): "ln 2", 1 / math.log(2): "1/ln 2", 1.5: "3/2",
     2 / 3: "2/3", math.sqrt(2 * math.pi): "√(2π)", math.sqrt(2 / math.pi): "√(2/π)", 10.0: "10", 0.1: "1/10",
 }  # fmt: skip

@@ -10,10 +10,17 @@ from jaxbias.verify.naming.rewrite import reached
 AXES = ("axis", "axes", "axis1", "axis2", "dimension")
 """Arguments that are no sizes."""
 
+OF_SIZES = frozenset((
+    "reshape", "zeros", "ones", "full", "empty", "arange", "eye", "identity", "tri", "linspace", "iota", "broadcast_to",
+    "one_hot", "tile", "repeat", "resize", "split", "array_split", "segment_sum", "segment_max", "bincount", "roll",
+    "fori_loop", "scan", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_index_in_dim",
+))  # fmt: skip
+"""Functions of modules, and methods, that take sizes, counts or places."""
+
 
 def fixed_sizes(rule: Callable[..., Any]) -> frozenset[int]:
-    """Whole numbers that the user's functions hand on or take entries by, as in `range(5)`, `dy.reshape(4, 3)` and
-    `x[:4]`, or by the names of such numbers."""
+    """Whole numbers that the user's functions take for sizes or places, or hand to each other, as in `range(5)`,
+    `dy.reshape(4, 3)` and `x[:4]`, or by the names of such numbers."""
     sizes: set[int] = set()
     for code in reached(rule):
         tree = tree_of(code.co_filename)
@@ -35,7 +42,7 @@ def _first_line(node: ast.AST) -> int:
 def _places(function: ast.AST) -> Iterator[ast.expr]:
     """Arguments and subscripts."""
     for node in ast.walk(function):
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in {None, *OF_SIZES}:
             yield from node.args
             yield from (keyword.value for keyword in node.keywords if keyword.arg not in AXES)
         elif isinstance(node, ast.Subscript):

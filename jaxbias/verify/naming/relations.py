@@ -258,6 +258,12 @@ def factor(d: Difference) -> Iterator[Relation]:
             elif same(wanted * x, given):
                 words, codes = f"has the factor {value.bracketed} too much", value.as_divisor * bool(np.all(x != 0))
                 yield Relation("wrong-operand", words, 1.7 + 0.05 * value.cost, codes=codes)
+            elif (times := constant_factor(given * x, wanted)) is not None:
+                constant = name_constant([1 / times] * len(given), d.shapes)
+                if constant is not None and constant.text.isdigit():
+                    words = f"lacks the factor {constant.text} · {value.bracketed}"
+                    codes = tuple(f"{code} * {constant.text}" for code in value.as_factor)
+                    yield Relation(value.kind_of_factor, words, 2.0 + 0.05 * value.cost, codes=codes)
 
 
 def normalised(d: Difference) -> Iterator[Relation]:

@@ -13,6 +13,7 @@ from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.code import axes_code, bracketed, listed
 from jaxbias.verify.naming.constants import name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
+from jaxbias.verify.naming.variants import kind_of_term
 
 MOST_VALUES = 30
 """From which products are made."""
@@ -110,7 +111,7 @@ def term(d: Difference) -> Iterator[Relation]:
             code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.15g} * {code}"
         codes = (f"{{}} {'+' if factor > 0 else '-'} {code}",) if code else ()
         text = its.inside[0].bracketed if sign and len(its.inside) == 1 and not (its.axes or its.outside) else str(its)
-        lacks = Relation("missing-term", f"lacks the term {sign}{text}", cost, codes=codes)
+        lacks = Relation(kind_of_term(array), f"lacks the term {sign}{text}", cost, codes=codes)
         if code:
             yield replace(lacks, cost=max(cost - WRITTEN, 1.8))
             return

@@ -21,7 +21,7 @@ from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.code import bracketed, is_code, names_in, put, source_of, value_of
 from jaxbias.verify.naming.constants import close
 from jaxbias.verify.naming.difference import Relation, constant_factor
-from jaxbias.verify.naming.pieces import outwards, parts_around, piece_of
+from jaxbias.verify.naming.pieces import functions_beside, outwards, parts_around, piece_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.variants import HOLE, Named, Variant, Variants, condition_with
@@ -34,6 +34,9 @@ MOST_ENTRIES = 20_000
 
 OUTSIDE = 0.1
 """What a change further out costs more."""
+
+MOST_TIMES = 6
+"""That the rule comes to a line in a loop, at which two changes of it are told apart."""
 
 OF_LINE = 0.04
 """Share of the time for a check, for the changes of one line."""
@@ -153,7 +156,8 @@ class Line:
         given = [evaluated(segment.text, names) for names in visit.names]
         if tree is None or any(value is None for value in given):
             return None
-        others = [visits[k].names[0] for k in sorted({1, len(visits) // 2}) if k < len(visits) - 1]
+        among = len(visits) - 1  # a few, the first and the last among them
+        others = [visits[k].names[0] for k in sorted({k * among // MOST_TIMES for k in range(MOST_TIMES)}) if k < among]
         return cls(alignment, segment, tree, "", visit, [*map(np.asarray, given)], others)
 
     @classmethod
@@ -205,12 +209,12 @@ class Line:
 
     def fitting(self, deadline: float) -> Iterator[Variant]:
         names, wanted = self.rows[0]
-        seen: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         with np.errstate(all="ignore"):
             for variant in self._variants(names, wanted, deadline):
                 code = put(self.text, variant.node, variant.by)
-                if code not in seen and code != self.text:
-                    seen.add(code)
+                if (said := (code, variant.kind)) not in seen and code != self.text:
+                    seen.add(said)
                     if all(is_close(self.result(code, its), x) for its, x in self.rows) and self._decides(variant):
                         yield variant
 
@@ -226,10 +230,8 @@ class Line:
         another value on the first probe, and that value."""
         names, given = self.rows[0]
         form = self._form(names)
-        digits = lambda code, value: b"".join(
-            map(_digits, [value, *(self.result(code, its) for its in self.elsewhere)])
-        )
-        seen, values = {self.text}, {digits(self.text, given)}
+        seen, values = {self.text}, _Values(lambda code: (self.result(code, its) for its in self.elsewhere))
+        values.holds(self.text, given)
         fitting = list(form.of_form())
         named = [its for its in self._named(names) if its.cost < 0.45]
         near = [its for its in named if its.cost < 0.4]
@@ -247,8 +249,7 @@ class Line:
             with np.errstate(all="ignore"):
                 value = self.result(code, names)
                 # of what comes to the same, the first is meant
-                if value is not None and (its := digits(code, value)) not in values:
-                    values.add(its)
+                if value is not None and not values.holds(code, value):
                     yield variant, np.asarray(value)
 
     def _variants(self, names: Names, wanted: np.ndarray, deadline: float) -> Iterator[Variant]:
@@ -349,7 +350,9 @@ class Line:
         value_of = lambda code: evaluated(code, names)
         own = ((n, getattr(getattr(names.get(n), "function", None), "__name__", "")) for n in names_in(self.text))
         aliases = {n: defined for n, defined in own if defined}
-        return Variants(self.text, self.tree, counters[:4], self.numbers, value_of, modules, aliases)
+        called = functions_beside(self.segment)
+        functions = [n for n in called if isinstance(getattr(names.get(n), "function", None), types.FunctionType)]
+        return Variants(self.text, self.tree, counters[:4], self.numbers, value_of, modules, aliases, functions)
 
     def _named(self, names: Names) -> Iterator[Named]:
         """Values in scope, and what the forward computes of these."""
@@ -421,6 +424,29 @@ def _products(arrays: Sequence[Named]) -> Iterator[tuple[str, np.ndarray]]:
         ):
             if x.shape[1] == y.shape[0]:
                 yield f"{a.code}{left} @ {b.code}{right}", np.asarray(x @ y)
+
+
+class _Values:
+    """Codes that differ in what they give, here or elsewhere, where it is looked at for those that agree here.
+
+    Args:
+        elsewhere: code → what it gives at other times.
+    """
+
+    def __init__(self, elsewhere: Callable[[str], Iterator[Any]]):
+        self.elsewhere = elsewhere
+        self.alike: dict[bytes, tuple[str, set[bytes]]] = {}
+
+    def holds(self, code: str, value: Any) -> bool:
+        """Does a code before give the same? From now on this one is among them."""
+        first, others = self.alike.setdefault(_digits(value), (code, set()))
+        if first == code:
+            return False
+        there = lambda code: b"".join(map(_digits, self.elsewhere(code)))
+        others.add(there(first))
+        known = len(others)
+        others.add(there(code))
+        return len(others) == known
 
 
 def _jacobians(held: Sequence[Named]) -> Iterator[Named]:

@@ -35,6 +35,9 @@ OF_LENGTH = 0.003
 OF_A_BORDER = 1.0
 """What it costs more to say that a number which something is compared with is another: many give the same outcomes."""
 
+OF_A_TERM = 0.1
+"""What it costs less to say that a part lacks a term, than that another value stands in the place of all around it."""
+
 OPERATORS = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.MatMult: "@", ast.Pow: "**", ast.BitAnd: "&",
     ast.BitOr: "|", ast.FloorDiv: "//",
@@ -125,6 +128,7 @@ class Variants:
         value_of: code → its value there, on the first probe; None if it has none.
         modules: names of modules.
         aliases: of functions, what they are called where they are defined.
+        functions: of the user's that are called here.
     """
 
     def __init__(
@@ -136,7 +140,9 @@ class Variants:
         value_of: Callable[[str], Any],
         modules: Container[str] = ("jnp", "np", "jax", "lax"),
         aliases: Mapping[str, str] = MappingProxyType({}),
+        functions: Sequence[str] = (),
     ):
+        self.functions = functions
         self.value_of, self.numbers, self.modules, self.aliases = value_of, numbers, modules, aliases
         self.text, self.tree, self.counters = text, tree, list(counters)
         self.role: dict[int, str] = {}
@@ -443,6 +449,10 @@ class Variants:
 
     def _of_function(self, function: ast.expr, called: str, method: bool) -> Iterator[Variant]:
         """Another function."""
+        for other in self.functions if called in self.functions else ():
+            if other != called:
+                words = f"calls {called} where {other} is needed"
+                yield self.make("function", "wrong-operand", function, other, words)
         for pair, kind in TAKEN_FOR_EACH_OTHER.items():
             for now, other in (pair, pair[::-1]):
                 if called == now and isinstance(function, ast.Attribute):
@@ -652,13 +662,20 @@ class Variants:
                 if kind == "wrong-operand" and isinstance(node, ast.Subscript) and self._holds(node, other):
                     kind = "wrong-index"
                 if lacking and not number:
-                    rest = [term for term, held in its.terms if term not in lacking]
-                    lacks = f"lacks the term {' and '.join(rest)}"
-                    kind, words = "missing-term", lacks if node is self.tree else f"{part} {lacks}"
+                    rest = {term: held for term, held in its.terms if term not in lacking}
+                    terms, kinds = f"the term {' and '.join(rest)}", {*map(kind_of_term, rest.values())}
+                    kind = kinds.pop() if len(kinds) == 1 else "missing-term"
+                    words = f"lacks {terms}" if node is self.tree else f"takes {part} without {terms}"
+                elif factor := _beside(code, part):
+                    kind, words = (
+                        _kind_of_factor(self.value_of(factor), factor),
+                        f"takes {part} without the factor {factor}",
+                    )
                 alone = node is self.tree or id(node) in self.arguments
                 by = bracketed(code, sums=not alone, products=not alone)
                 border = OF_A_BORDER * (id(node) in self.compared and np.ndim(value) == 0)
-                yield self.make("name", kind, node, by, words, its.cost + border), other
+                more = its.cost + border - OF_A_TERM * bool(lacking and not number)
+                yield self.make("name", kind, node, by, words, more), other
 
     def combined(self, node: ast.AST, value: Any, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """A part times another value, divided by it, plus or less it."""
@@ -672,14 +689,14 @@ class Variants:
         ways = (
             ("factor", _kind_of_factor(other, code), np.multiply, f"{factor} * {tied}", f"factor {code}"),
             ("divisor", _kind_of_divisor(other, code), np.divide, f"{factor} / {divisor}", f"factor 1/{divisor}"),
-            ("term", "missing-term", np.add, f"{part} + {tied}", f"term {code}"),
-            ("term", "missing-term", np.subtract, f"{part} - {tied}", f"term −{code}"),
+            ("term", kind_of_term(other), np.add, f"{part} + {tied}", f"term {code}"),
+            ("term", kind_of_term(other), np.subtract, f"{part} - {tied}", f"term −{code}"),
         )
         for how, kind, operation, by, lacking in ways:
             if how == "term" and _same(other, value):
                 continue  # it is a factor of 2
             if (together := _tried(operation, value, other)) is not None:
-                words = f"lacks the {lacking}" if whole else f"{part} lacks the {lacking}"
+                words = f"lacks the {lacking}" if whole else f"takes {part} without the {lacking}"
                 yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
         if isinstance(other, float) and other > 0 and np.ndim(value) and not np.iscomplexobj(value):
             words = f"does not cut {part} off at ±{code}"
@@ -887,6 +904,16 @@ def _kept(now: Any, other: Any) -> np.ndarray:
     return np.abs(other - now) <= 1e-9 * np.max(np.abs(now), initial=0.0)
 
 
+MASKED = 1e4
+"""What is added to a number of ordinary size to leave it out of a softmax or a maximum is at least as large."""
+
+
+def kind_of_term(x: Any) -> str:
+    """Of mistake, where it is not added: of what is 0 here and without bounds there, a mask."""
+    size = np.abs(np.asarray(0 if x is None else x))  # of the sign of a term nothing is held
+    return "missing-mask" if np.any(size >= MASKED) and np.all((size == 0) | (size >= MASKED)) else "missing-term"
+
+
 def _kind_of_divisor(x: Any, code: str) -> str:
     if ".shape[0]" in code or "len(" in code:
         return "batch-mean-vs-sum"
@@ -906,6 +933,15 @@ def _kind_of_factor(x: Any, code: str) -> str:
     if np.ndim(x) == 0 and (".shape[0]" in code or "len(" in code):
         return "batch-mean-vs-sum"
     return "scale-constant" if re.fullmatch(r"[\d.]+", code) else "missing-factor"
+
+
+def _beside(code: str, part: str) -> str:
+    """What a part is multiplied by in a product of two, as code; empty if it is none."""
+    match ast.parse(code, mode="eval").body:
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            sides = source_of(code, left), source_of(code, right)
+            return sides[1 - sides.index(part)] if part in sides else ""
+    return ""
 
 
 def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number: bool) -> str:

@@ -263,3 +263,103 @@ def test_a_callback_is_not_called_with_values_of_other_shapes():
 
     report = verify.vjp(jnp.tanh, rule, normal((4, 3)))
     assert report.verdict == "wrong" and all(x == g for x, g in shapes)
+
+
+COS, SIN = jnp.cos(jnp.arange(1.0, 6)), jnp.sin(jnp.arange(1.0, 6))
+KEPT = jnp.array([[True, False, True, True], [True, True, True, False]])
+
+
+def turned(x):
+    return jnp.stack([x[0] * COS - x[1] * SIN, x[0] * SIN + x[1] * COS])
+
+
+def turned_on(args, ct):
+    def back(d):
+        return jnp.stack([d[0] * COS + d[1] * SIN, d[1] * COS - d[0] * SIN])
+
+    x, y = args
+    dx = turned(ct * turned(y))
+    dy = back(ct * turned(x))
+    return dx, dy
+
+
+def test_another_function_of_the_rule_is_called():
+    report = verify.vjp(lambda x, y: turned(x) * turned(y), turned_on, normal((2, 5), (2, 5)))
+    (diagnosis,) = report.diagnoses
+    assert diagnosis.patch == "dx = back(ct * turned(y))", str(report)
+    assert "calls turned where back is needed" in diagnosis.explanation
+
+
+def masked(s):
+    return jax.nn.softmax(s + jnp.where(KEPT, 0.0, -1e9), axis=1)
+
+
+def unmasked(args, ct):
+    (s,) = args
+    p = jax.nn.softmax(s, axis=1)
+    return (p * (ct - jnp.sum(p * ct, axis=1, keepdims=True)),)
+
+
+def test_a_term_without_bounds_is_a_mask():
+    (diagnosis,) = verify.vjp(masked, unmasked, normal((2, 4))).diagnoses
+    assert diagnosis.kind == "missing-mask" and diagnosis.patch, diagnosis
+
+
+DONE = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0])
+
+
+def advantages(delta):
+    last, out = 0.0, []
+    for t in reversed(range(5)):
+        last = delta[t] + 0.7 * (1 - DONE[t]) * last
+        out.append(last)
+    return jnp.stack(out[::-1])
+
+
+def not_cut_off(args, ct):
+    carry, d_delta = 0.0, jnp.zeros(5)
+    for t in range(5):
+        carry = carry + ct[t]
+        d_delta = d_delta.at[t].set(carry)
+        carry = 0.7 * carry
+    return (d_delta,)
+
+
+def test_a_mask_that_is_one_in_most_passes_of_a_loop():
+    (diagnosis,) = verify.vjp(advantages, not_cut_off, normal((5,))).diagnoses
+    assert diagnosis.kind == "missing-mask" and diagnosis.rule_line.endswith("carry = 0.7 * carry"), diagnosis
+    assert diagnosis.patch, diagnosis
+
+
+def gate(x, t):
+    return 6 * x * jax.nn.sigmoid(t)
+
+
+def without_its_slope(args, ct):
+    x, t = args
+    s = jax.nn.sigmoid(t)
+    dt = ct * x
+    return 6 * ct * s, dt
+
+
+def test_a_factor_with_a_number():
+    (diagnosis,) = verify.vjp(gate, without_its_slope, normal((4,), (4,))).diagnoses
+    assert diagnosis.patch == "dt = ct * x * s * (1 - s) * 6", diagnosis
+
+
+MARGIN = 0.4
+
+
+def hinge(a, b):
+    return jnp.sum(jnp.maximum(a - b + MARGIN, 0))
+
+
+def without_the_margin(args, ct):
+    a, b = args
+    active = (a - b > 0).astype(a.dtype)
+    return ct * active, -ct * active
+
+
+def test_what_is_said_is_what_is_written():
+    (diagnosis,) = verify.vjp(hinge, without_the_margin, normal((9,), (9,))).diagnoses
+    assert "MARGIN" in diagnosis.explanation and "MARGIN" in diagnosis.patch, diagnosis

@@ -1,7 +1,7 @@
 """How many of the mistakes of these rules have their line, and their name: `python -m tests.verify.slips.score`.
 
 Arguments: `single` or `several`; `open` or `aside`, the halves of the first set, or the name of another one, `second`
-to `sixth`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
+to `seventh`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TRUE_OF = {
     "mask": {"missing-mask", "missing-activation-derivative", "wrong-operand", "missing-factor", "wrong-index"},
     "sign": {"sign"},
     "index": {"wrong-index", "stale-value", "wrong-operand", "wrong-reduction-axis", "only-some-elements"},
-    "carry": {"missing-term", "missing-factor", "overwritten-not-accumulated", "stale-value"},
+    "carry": {"missing-term", "extra-term", "missing-factor", "overwritten-not-accumulated", "stale-value"},
     "conjugate": {"sign", "wrong-operand"},
     "activation": {"missing-activation-derivative", "wrong-operand", "missing-factor", "missing-term", "sign"},
     "constant": {"scale-constant", "missing-factor", "missing-term", "wrong-operand", "batch-mean-vs-sum"},
@@ -118,7 +118,7 @@ def slips_of(which: str, of: str) -> Iterator[Slip]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", choices=("single", "several"))
-    parser.add_argument("of", choices=("open", "aside", "second", "third", "fourth", "fifth", "sixth"))
+    parser.add_argument("of", choices=("open", "aside", "second", "third", "fourth", "fifth", "sixth", "seventh"))
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--key", type=int, default=1)

@@ -1,0 +1,1 @@
+"""By a seventh author, in the same form."""
