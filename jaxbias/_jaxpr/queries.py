@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias._jaxpr import Equation, Program
-from jaxbias._jaxpr.in_numpy import LEFT_TO_JAX, VALUE, gather_positions, scatter_positions
+from jaxbias._jaxpr.in_numpy import DRAWS, LEFT_TO_JAX, VALUE, gather_positions, scatter_positions
 
 LAYOUT = frozenset(
     "convert_element_type reshape transpose squeeze broadcast_in_dim slice rev copy split "  # noqa: SIM905
@@ -54,6 +54,11 @@ def names(program: Program) -> set[str]:
     """Of all primitives, those of bodies included."""
     bodies = (body for equation in program.equations for body in (*equation.bodies, equation.test) if body is not None)
     return {equation.name for equation in program.equations}.union(*map(names, bodies))
+
+
+def draws(program: Program) -> bool:
+    """Does a program draw random numbers? In another dtype it draws others."""
+    return not DRAWS.isdisjoint(names(program))
 
 
 def opaque(program: Program) -> bool:

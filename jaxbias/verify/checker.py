@@ -29,8 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.in_numpy import DRAWS
-from jaxbias._jaxpr.queries import coarsest_constant, left_open, names, opaque, without_value
+from jaxbias._jaxpr.queries import coarsest_constant, draws, left_open, names, opaque, without_value
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias._trees import in_one_line, is_float
 from jaxbias.verify.case import SLACK_IN_FLOAT64, Case
@@ -132,7 +131,7 @@ class Checker:
             program = self.reference.program(probe.primals, probe.seeds)
             if program is not None and opaque(program):  # what cannot be read may insist on its dtype as well
                 _jaxpr.run(program, probe.inputs)
-            return program is not None and not DRAWS.isdisjoint(names(program))
+            return program is not None and draws(program)
 
         try:
             if attempt() and self.exact:
