@@ -307,7 +307,7 @@ def _source(lines: Mapping[str, str], slip: Slip, words: Relation | None) -> str
 
 def _not_linear(alignment: Alignment, located: Located) -> Located:
     """Said to be so, where another value than the cotangent stands in its place."""
-    if located.relation is None or located.kind not in ("wrong-operand", "missing-factor"):
+    if located.relation is None or located.kind not in ("wrong-operand", "missing-factor", "sign"):
         return located
     probe, program = alignment.cases[0].probe, alignment.program
     now, twice, turned = (
