@@ -285,8 +285,6 @@ def _mended(
         if place != _segment(alignment, _place(slip, words)):  # it is written in a function that the line calls
             located = replace(located, line=_line(place), code=place.text, at=place)
         return located
-    if words is not None and words.kind == "batch-mean-vs-sum":  # a number that happens to be a size
-        located = _located(alignment, slip, None)
     if not scaled and (fitted := _fitted(alignment, slip, located, mender)) is not None:
         return fitted
     if words is not None and words.by_change and not beside:
@@ -331,11 +329,11 @@ def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) 
 
 def _with(located: Located, segment: Segment, words: Relation, patch: str, evidence: str) -> Located:
     """With a patch; what is said already of its value stays, if nothing much simpler can be said."""
-    said = located.relation
-    same_line = _line(segment) == located.line
-    # words of another change are of one that did not make it right
-    if said is not None and located.named and not said.by_change and said.cost <= words.cost + SIMPLER and same_line:
-        return replace(located, patch=patch, evidence=evidence)
+    said = located.relation if located.named else None
+    if said is not None and not said.by_change:  # else of another change, which did not make it right
+        number = said.kind == "batch-mean-vs-sum" and words.kind == "scale-constant"  # that happens to be a size
+        if said.cost <= words.cost + SIMPLER and not number and _line(segment) == located.line:
+            return replace(located, patch=patch, evidence=evidence)
     return replace(
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
     )
