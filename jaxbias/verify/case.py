@@ -16,6 +16,12 @@ SLACK_IN_FLOAT64 = 1000.0, 100.0
 is right in another form rounds otherwise than the reference does; a mistake is 10⁶ times larger still."""
 
 
+def comparable(actual: Arrays, expected: Arrays) -> Arrays:
+    """What a rule gave, in the shapes of what is expected: zeros for None, NaN for what has another shape."""
+    given = [np.zeros(np.shape(e)) if a is None else np.asarray(a) for a, e in zip(actual, expected)]
+    return [a if a.shape == e.shape else np.full(e.shape, np.nan) for a, e in zip(given, expected)]
+
+
 @dataclass
 class Case:
     """Reference and rule on one probe; lists have one entry per leaf.

@@ -32,7 +32,7 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import coarsest_constant, draws, left_open, names, opaque, without_value
 from jaxbias._jaxpr.rounding import error_bounds
 from jaxbias._trees import in_one_line, is_float
-from jaxbias.verify.case import SLACK_IN_FLOAT64, Case
+from jaxbias.verify.case import SLACK_IN_FLOAT64, Case, comparable
 from jaxbias.verify.differences import derivatives
 from jaxbias.verify.enclosures import FEWEST_BITS, MOST_BITS, SHARP, Balls, Enclosure, magnitudes
 from jaxbias.verify.measured import COARSE, decide_by_estimate, measured
@@ -292,8 +292,7 @@ class Checker:
         if not truth.finite and probe.name != "as given":
             return None
         expected, tolerance = list(truth.expected), list(truth.tolerance)  # which are kept for other rules
-        actual = [np.zeros(np.shape(e)) if a is None else np.asarray(a) for a, e in zip(actual, expected)]
-        actual = [a if a.shape == e.shape else np.full(e.shape, np.nan) for a, e in zip(actual, expected)]
+        actual = comparable(actual, expected)
         if self.dtype != np.float64:
             # What forward and rule close over NumPy may have rounded, to float32 at best: an error below one rounding
             # of the value itself is then no mistake of the formula.

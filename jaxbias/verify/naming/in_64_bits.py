@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxbias._jaxpr.queries import draws
+from jaxbias.verify.case import comparable
 from jaxbias.verify.naming.rewrite import widened
 from jaxbias.verify.problem import exact_context
 
@@ -47,6 +48,4 @@ def _on(checker: "Checker", case: "Case") -> "Case":
     program = checker.reference.program(probe.primals, probe.seeds)
     assert program is not None
     expected = [np.asarray(e) for e in outs]
-    given = [np.zeros(np.shape(e)) if a is None else np.asarray(a) for a, e in zip(actual, expected)]
-    given = [a if a.shape == e.shape else np.full(e.shape, np.nan) for a, e in zip(given, expected)]
-    return replace(case, program=program, expected=expected, actual=given, held=None)
+    return replace(case, program=program, expected=expected, actual=comparable(actual, expected), held=None)

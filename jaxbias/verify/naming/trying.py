@@ -443,7 +443,8 @@ class _Values:
         if first == code:
             return False
         there = lambda code: b"".join(map(_digits, self.elsewhere(code)))
-        others.add(there(first))
+        if not others:
+            others.add(there(first))
         known = len(others)
         others.add(there(code))
         return len(others) == known

@@ -667,10 +667,8 @@ class Variants:
                     kind = kinds.pop() if len(kinds) == 1 else "missing-term"
                     words = f"lacks {terms}" if node is self.tree else f"takes {part} without {terms}"
                 elif factor := _beside(code, part):
-                    kind, words = (
-                        _kind_of_factor(self.value_of(factor), factor),
-                        f"takes {part} without the factor {factor}",
-                    )
+                    kind = _kind_of_factor(self.value_of(factor), factor)
+                    words = f"takes {part} without the factor {factor}"
                 alone = node is self.tree or id(node) in self.arguments
                 by = bracketed(code, sums=not alone, products=not alone)
                 border = OF_A_BORDER * (id(node) in self.compared and np.ndim(value) == 0)
