@@ -34,7 +34,9 @@ def _undone(text: str, tree: ast.expr | None, template: str) -> str:
     return ""
 
 
+@functools.lru_cache(20_000)
 def _parsed(text: str) -> ast.expr | None:
+    """The tree of an expression, which nobody may change; None of what is none."""
     try:
         return ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError):

@@ -17,6 +17,7 @@ from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
 from jaxbias.verify.naming.alignment import OF_LEAF, Alignment, same
 from jaxbias.verify.naming.at_variable import at_variable
+from jaxbias.verify.naming.code import value_of
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
@@ -689,7 +690,9 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
     lines: dict[tuple[str, int, str], Line] = {}
     for number in sorted(shown, key=alignment.place):
         name = shown[number]
-        text = f"{name.text} = {name.segment.text}" if name.variable else name.segment.text
+        text = name.segment.text
+        if name.variable and value_of(text)[0] == text:  # `g += x` is a statement already
+            text = f"{name.text} = {text}"
         if number in mistakes:
             meaning = "; ".join(f"{'' if m.code == name.segment.text else f'`{m.code}` '}{m}" for m in mistakes[number])
             status: LineStatus = "wrong"

@@ -302,6 +302,9 @@ def _words_for(d: Difference, number: int, name: str) -> tuple[str, str]:
     if maker.name in ("add", "add_any") and source in maker.inputs:
         other = maker.inputs[1 - maker.inputs.index(source)]
         return "missing-term", f"lacks the term {alignment.text(other)}: must be {name}"
+    gone = (d.given == 0) & (d.wanted != 0)
+    if same(np.where(gone, d.wanted, d.given), d.wanted) and not np.all(gone):
+        return "only-some-elements", f"sets entries of {name} to 0, and must leave them as they are"
     return "wrong-operand", f"must be {name}"
 
 

@@ -204,13 +204,69 @@ def _mark(
 
     marked: dict[str, tuple[list[Any], Any]] = {}
     for name, held in variables.items():
-        leaves, tree = jax.tree.flatten(held)
+        leaves, tree = jax.tree.flatten(_opened(held))
         if len(leaves) <= MOST_LEAVES:
             marked[name] = [*map(labelled, leaves)], tree
     if isinstance(value, Tracer):
         value = checkpoint_name(value, f"{MARK}{VALUE}{len(seen)}")
     seen.append(_Marked(piece, marked, {name: in_numpy(x) for name, x in around.items()}))
     return value
+
+
+@jax.tree_util.register_pytree_node_class
+class _Local:
+    """A function that takes arrays of the rule from around it: these are its leaves.
+
+    Args:
+        function: as it stands in the rule.
+        held: what of that which it takes from around it holds arrays, by position.
+        carried_out: of what it holds and its arguments; made once for all the values that it may hold.
+    """
+
+    def __init__(self, function: types.FunctionType, held: dict[int, Any], carried_out: "_Function | None" = None):
+        self.function, self.held = function, held
+        self.carried_out = carried_out or _Function(lambda held, *args, **its: self._with(held)(*args, **its))
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
+        return tuple(self.held.values()), (self.function, tuple(self.held), self.carried_out)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: Sequence[Any]) -> "_Local":
+        function, places, carried_out = aux
+        return cls(function, dict(zip(places, children)), carried_out)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.carried_out(self.held, *args, **options)
+
+    def _with(self, held: Mapping[int, Any]) -> types.FunctionType:
+        """The function, with other arrays."""
+        f, own = self.function, lambda x: x._with(x.held) if isinstance(x, _Local) else x
+        opened = {k: jax.tree.map(own, x, is_leaf=lambda x: isinstance(x, _Local)) for k, x in held.items()}
+        cells = [types.CellType(opened[k]) if k in opened else c for k, c in enumerate(f.__closure__ or ())]
+        copy = types.FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, tuple(cells))
+        copy.__kwdefaults__ = f.__kwdefaults__
+        return copy
+
+
+def _opened(held: Any, depth: int = 3) -> Any:
+    """With the functions in it that take arrays of the rule from around them as `_Local`."""
+
+    def opened(leaf: Any) -> Any:
+        if not isinstance(leaf, types.FunctionType) or not leaf.__closure__ or not depth:
+            return leaf
+        cells = {k: _opened(_contents(cell), depth - 1) for k, cell in enumerate(leaf.__closure__)}
+        traced = {k: x for k, x in cells.items() if any(isinstance(its, Tracer) for its in jax.tree.leaves(x))}
+        return _Local(leaf, traced) if traced else leaf
+
+    return jax.tree.map(opened, held)
+
+
+def _contents(cell: types.CellType) -> Any:
+    """None of one that is empty yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _places(program: _jaxpr.Program, seen: Sequence[_Marked]) -> Iterator[_Place]:

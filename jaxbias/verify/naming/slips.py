@@ -10,7 +10,7 @@ import numpy as np
 from jaxbias import _jaxpr
 from jaxbias.symbols.reference_values import NAMED, UNNAMED, ReferenceValue, gradient_by
 from jaxbias.verify.naming.alignment import LAYOUT, OF_LEAF, SAME, Alignment, addends, layouts, same
-from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.difference import Relation, constant_factor
 from jaxbias.verify.naming.wanted import wanted_operand
 
 MOST_SLIPS = 6
@@ -270,6 +270,7 @@ def _mending(
     if alignment.families:
         above -= {number for group in alignment.passes if _families(alignment, group) for number in group}
     last = {place: len(family) - 1 for place, family in alignment.families.items()}
+    equations = alignment.program.equations
     values = [v for v in alignment.matcher.values if not v.place or v.iteration in (0, last[v.place])]
     for number in sorted((n for n in above if n in alignment.position), key=alignment.position.__getitem__):
         zero = number in alignment.zeros - alignment.mended
@@ -277,7 +278,7 @@ def _mending(
         variable = number in alignment.names and alignment.names[number].variable and number not in alignment.constant
         candidates = values
         if misnamed:
-            users = [e for e in alignment.program.equations if number in e.inputs]
+            users = [e for e in equations if number in e.inputs]
             alone = by_name or len(users) < 2 or not variable  # then it is the formula that takes it
             if alone:  # unless the forward calls another value so
                 name = alignment.names[number].text if variable else ""
@@ -299,6 +300,9 @@ def _mending(
                     return
                 if (layout == "broadcast" and value.linear) or same(given, array):
                     continue
+                once = known and number in alignment.linear and sum(number in e.inputs for e in equations) == 1
+                if once and constant_factor(given, np.asarray(array)) is not None:
+                    continue  # the value is right, and the factor is lacking where it is taken
                 right = alignment.right_after({number: array}, [*mine, *others])
                 # a right value in the wrong role: all that depends on it has to agree
                 if len(right & set(mine)) > (known and not among and not by_name) and right.issuperset(others):

@@ -22,10 +22,11 @@ from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by
 from jaxbias.verify.naming.alignment import Alignment
-from jaxbias.verify.naming.code import names_in, value_of
+from jaxbias.verify.naming.code import bracketed, names_in, value_of
 from jaxbias.verify.naming.effects import Effects
 from jaxbias.verify.naming.scopes import Visit
 from jaxbias.verify.naming.trying import OF_LINE, Fit, Line, by_row, carried_out, compiled, evaluated, is_close
+from jaxbias.verify.naming.variants import COST, Variant
 
 MOST_STEPS, MOST_TRIED, MOST_WAYS = 5, 24, 3
 """Lines that are changed, changes of one line with which the rule is carried out, and with which it is gone on."""
@@ -193,12 +194,16 @@ class Steps:
         for number in (*self.program.inputs, *(equation.outputs[0] for equation in self.program.equations)):
             if number == until:
                 break
-            if (number in self.linear) is linear:
-                if number not in self._seen or self._seen[number][0] is not values[number]:
-                    self._seen[number] = values[number], self.known(values[number], linear)
-                if (its := self._seen[number][1]) is not None:
-                    identities.add(id(its))
+            if (number in self.linear) is linear and (its := self._known_at(number, values)) is not None:
+                identities.add(id(its))
         return identities
+
+    def _known_at(self, number: int, values: Sequence[Any] | None = None) -> ReferenceValue | None:
+        """What a value of the program is known to be."""
+        now = (self.values[0] if values is None else values)[number]
+        if number not in self._seen or self._seen[number][0] is not now:
+            self._seen[number] = now, self.known(now, number in self.linear)
+        return self._seen[number][1]
 
     # --- where to look -------------------------------------------------------------------------------------------
 
@@ -207,15 +212,27 @@ class Steps:
         a loop adds up; then that; then what is known, as another value would be."""
         doubtful: list[Place] = []
         others: list[Place] = []
+        right = self._made_into_known()
         for place in self.places:
             x, linear = self.values[0][place.number], self._is_linear(place)
             if not (linear or np.ndim(x)) or not (np.any(x) or self._hands_on(place)):
                 continue  # a loop may begin with zeros; of a number alone nothing tells that it is known
+            if place.number in right:
+                continue
             doubt = self._hands_on(place) or self.known(x, linear) is None or bool(self._meant(place))
             (doubtful if doubt else others).append(place)
         yield [place for place in doubtful if not self._adds_up(place)]
         yield [place for place in doubtful if self._adds_up(place)]
         yield [place for place in others if place.number in self.linear]
+
+    def _made_into_known(self) -> set[int]:
+        """Values free of the cotangent of which values of the forward are made."""
+        right: set[int] = set()
+        for equation in reversed(self.program.equations):
+            free = [n for n in equation.outputs if n not in self.linear]
+            if free and (not right.isdisjoint(free) or any(self._known_at(n) is not None for n in free)):
+                right.update(equation.inputs)
+        return right
 
     def _hands_on(self, place: Place) -> bool:
         """Is it a variable alone, as what a pass of a loop hands to the next?"""
@@ -259,8 +276,18 @@ class Steps:
                 meant += [fit for fit, other in its if other is value] or self._fitting(place, value)
         more = OF_ZERO * self._adds_zero(place)
         cost = lambda fit: fit.variant.cost + more * fit.of_the_whole
-        others = [fit for fit, _ in its if fit not in meant]
+        others = [fit for fit, _ in its if fit not in meant] + [*self._added(place)]
         return [*sorted(meant, key=cost), *sorted(others, key=cost)][:MOST_TRIED]
+
+    def _added(self, place: Place) -> Iterator[Fit]:
+        """What a pass of a loop gives a variable, added to what that holds: from the second pass on that is another."""
+        text, names = place.statement.text, self._visit(place).names[0]
+        tree, (variable, *more) = value_of(text)[1], targets(place.statement) or ("",)
+        if tree is None or more or place.turn or self.turns[place.statement] == 1 or variable in names_in(text):
+            return
+        if np.shape(names.get(variable)) == np.shape(self.values[0][place.number]):
+            by, words = f"{variable} + {bracketed(text, sums=False)}", f"overwrites {variable}, and must add to it"
+            yield Fit(place.statement, by, Variant(COST["term"], "overwritten-not-accumulated", words, tree, by))
 
     def _adds_zero(self, place: Place) -> bool:
         """Is it a sum of which a term is nothing yet, as what a loop hands on is at first?"""

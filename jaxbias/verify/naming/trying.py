@@ -229,25 +229,27 @@ class Line:
         """Those of its form, of single values, and of products of the whole or of a term with another value, that give
         another value on the first probe, and that value."""
         names, given = self.rows[0]
-        form = self._form(names)
+        form, there = self._form(names), dict(names)
         seen, values = {self.text}, _Values(lambda code: (self.result(code, its) for its in self.elsewhere))
         values.holds(self.text, given)
-        fitting = list(form.of_form())
+        fitting: list[tuple[Variant, Any]] = [(variant, None) for variant in form.of_form()]
         named = [its for its in self._named(names) if its.cost < 0.45]
         near = [its for its in named if its.cost < 0.4]
         for node in [*form.parts, *form.constants]:
             value = evaluated(form.code(node), names)
             if value is not None and type(value) not in (bool, complex):
-                fitting += [v for v, _ in form.swapped(node, value, near)]
+                fitting += form.swapped(node, value, near)
                 if node is self.tree or id(node) in form.terms:
-                    fitting += [v for v, _ in form.combined(node, value, named)]
-        for variant in sorted(fitting, key=lambda v: v.cost):
+                    fitting += form.combined(node, value, named)
+        for variant, other in sorted(fitting, key=lambda its: its[0].cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:
                 continue
             seen.add(code)
+            there[HOLE] = other
+            holed = code if other is None else put(self.text, variant.node, HOLE)
             with np.errstate(all="ignore"):
-                value = self.result(code, names)
+                value = self.result(holed, there)
                 # of what comes to the same, the first is meant
                 if value is not None and not values.holds(code, value):
                     yield variant, np.asarray(value)

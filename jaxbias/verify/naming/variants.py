@@ -145,6 +145,7 @@ class Variants:
         self.functions = functions
         self.value_of, self.numbers, self.modules, self.aliases = value_of, numbers, modules, aliases
         self.text, self.tree, self.counters = text, tree, list(counters)
+        self._kinds: dict[str, str] = {}
         self.role: dict[int, str] = {}
         self.compared: set[int] = set()
         self.deciding: set[int] = set()
@@ -158,6 +159,24 @@ class Variants:
         self.constants = [n for n in usable if isinstance(n, ast.Constant)]
         operators = [n for n in usable if isinstance(n, ast.BinOp) and not isinstance(n.op, ast.Add | ast.Sub)]
         self.factors = {id(side) for n in operators for side in (n.left, n.right)}
+
+    @functools.cached_property
+    def alone(self) -> set[int]:
+        """Identities of the parts around which no brackets are needed, whatever is written there."""
+        raw, inside = self.text.encode(), {id(self.tree), *self.arguments}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.List | ast.Tuple):
+                inside.update(map(id, node.elts))
+            elif isinstance(node, ast.expr):
+                start, end = node.col_offset, node.end_col_offset or 0
+                inside |= {id(node)} if raw[start - 1 : start] + raw[end : end + 1] == b"()" else set()
+        return inside
+
+    @functools.cached_property
+    def leading(self) -> set[int]:
+        """Identities of the parts that need no brackets with a sign: those, and the first factors of products."""
+        products = (node for node in ast.walk(self.tree) if isinstance(node, ast.BinOp) and _is_product(node))
+        return self.alone | {id(node.left) for node in products if id(node) in self.alone}
 
     @functools.cached_property
     def terms(self) -> set[int]:
@@ -401,7 +420,7 @@ class Variants:
         called = self.aliases.get(called, called)
         method, taken = self._is_method(function), self._axis_of(node)
         place = 0 if method else 1
-        yield from self._of_function(function, called, method)
+        yield from self._of_entries_set(node) if called == "set" else self._of_function(function, called, method)
         yield from self._of_axes(node, called, taken)
         yield from self._of_flags(node, called)
         operand = function.value if isinstance(function, ast.Attribute) else None
@@ -446,6 +465,18 @@ class Variants:
                 yield self.make("index", "wrong-index", node, new, "adds up in the other direction")
         if called == "einsum" and node.args and isinstance(node.args[0], ast.Constant):
             yield from self._of_letters(node.args[0])
+
+    def _of_entries_set(self, node: ast.Call) -> Iterator[Variant]:
+        """Entries of an array set, as those of `x.at[i].set(y)`: what they are to be may be added to what they are."""
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Subscript(value=ast.Attribute(value=array, attr="at"))), args=[held]
+            ) if (value := self.value_of(self.code(held))) is not None and not np.any(value):
+                by = self.code(array) if node is self.tree else self.tight(array)
+                words = f"sets entries of {self.code(array)} to 0, and must leave them as they are"
+                yield self.make("left out", "only-some-elements", node, by, words)
+            case _:
+                yield from self._of_function(node.func, "set", True)
 
     def _of_function(self, function: ast.expr, called: str, method: bool) -> Iterator[Variant]:
         """Another function."""
@@ -593,13 +624,14 @@ class Variants:
                 yield self.make("index", "wrong-index", node, f"{part} + 1")
                 yield self.make("index", "wrong-index", node, f"{part} - 1")
             return
+        brackets = lambda code: code if id(node) in self.alone else f"({code})"
         sign = "has the wrong sign" if node is self.tree else f"takes {part} with the wrong sign"
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
-            turned = self._joined(node.right, "-", node.left)
-            yield self.make("sign", "sign", node, turned if node is self.tree else f"({turned})", sign, more=0.06)
+            turned, more = self._joined(node.right, "-", node.left), 0.02 * isinstance(node.left, ast.Constant)
+            yield self.make("sign", "sign", node, brackets(turned), sign, more=0.06 + more)
         else:
-            yield self.make("sign", "sign", node, f"-{tight}" if node is self.tree else f"(-{tight})", sign, more=0.06)
-        brackets = lambda code: code if node is self.tree else f"({code})"
+            signed = f"-{tight}" if id(node) in self.leading else f"(-{tight})"
+            yield self.make("sign", "sign", node, signed, sign, more=0.06)
         yield self.make("rest", "wrong-operand", node, brackets(f"1 - {tight}"))
         yield self.make(
             "power", "missing-factor", node, f"{tight}**2", f"lacks the factor {part}" if node is self.tree else ""
@@ -685,7 +717,7 @@ class Variants:
         whole, part = node is self.tree, self.code(node)
         factor, tied, divisor = bracketed(part), bracketed(code), bracketed(code, products=True)
         ways = (
-            ("factor", _kind_of_factor(other, code), np.multiply, f"{factor} * {tied}", f"factor {code}"),
+            ("factor", self._kind_of_factor(other, code), np.multiply, f"{factor} * {tied}", f"factor {code}"),
             ("divisor", _kind_of_divisor(other, code), np.divide, f"{factor} / {divisor}", f"factor 1/{divisor}"),
             ("term", kind_of_term(other), np.add, f"{part} + {tied}", f"term {code}"),
             ("term", kind_of_term(other), np.subtract, f"{part} - {tied}", f"term −{code}"),
@@ -700,6 +732,11 @@ class Variants:
             words = f"does not cut {part} off at ±{code}"
             clipped = np.clip(value, -other, other)
             yield self.make("called", "missing-mask", node, f"jnp.clip({part}, -{code}, {code})", words, cost), clipped
+
+    def _kind_of_factor(self, x: Any, code: str) -> str:
+        if code not in self._kinds:
+            self._kinds[code] = _kind_of_factor(x, code)
+        return self._kinds[code]
 
     def distributed(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
         """One factor of both terms of a sum, of which one term has another."""
