@@ -727,7 +727,8 @@ class Variants:
                 continue  # it is a factor of 2
             if (together := _tried(operation, value, other)) is not None:
                 words = f"lacks the {lacking}" if whole else f"takes {part} without the {lacking}"
-                yield self.make(how, kind, node, by if whole else f"({by})", words, cost), together
+                by = by if id(node) in self.alone else f"({by})"
+                yield self.make(how, kind, node, by, words, cost), together
         if isinstance(other, float) and other > 0 and np.ndim(value) and not np.iscomplexobj(value):
             words = f"does not cut {part} off at ±{code}"
             clipped = np.clip(value, -other, other)

@@ -46,7 +46,7 @@ def test_three_mistakes_in_one_chain_have_a_line_each():
     kinds = said(pooled, pooled_rule, normal((6, 4), (4, 4)))
     assert kinds == {
         "dact = jnp.repeat(ct, 2, axis=0) / 2": "scale-constant",
-        "dy = dact * ((y * s * (1 - s) + s))": "missing-term",
+        "dy = dact * (y * s * (1 - s) + s)": "missing-term",
         "return dy @ w.T, x.T @ dy": "transpose",
     }
 
@@ -119,6 +119,43 @@ def graph_rule(args, ct):
     m = handed_back(ct)
     n = handed_back((m @ w2.T) * (1 - h**2))
     return n @ w1.T, x.T @ n, h.T @ m
+
+
+def gated(xs, w, u):
+    h = jnp.ones(u.shape[0])
+    hs = []
+    for x in xs:
+        z = jax.nn.sigmoid(w @ x)
+        n = jnp.tanh(u @ h)
+        h = (1 - z) * n + z * h
+        hs.append(h)
+    return jnp.stack(hs)
+
+
+def gated_rule(args, ct):
+    xs, w, u = args
+    h, tape = jnp.ones(u.shape[0]), []
+    for x in xs:
+        z, n = jax.nn.sigmoid(w @ x), jnp.tanh(u @ h)
+        tape.append((x, h, z, n))
+        h = (1 - z) * n + z * h
+    dh, dw, du, dxs = jnp.zeros_like(h), jnp.zeros_like(w), jnp.zeros_like(u), []
+    for g, (x, h, z, n) in zip(ct[::-1], tape[::-1]):
+        dh = dh + g
+        dz = dh * (n - h) * z * (1 - z)
+        dn = dh * (1 - z) * (1 - n**2)
+        dw = dw + jnp.outer(dz, x)
+        du = jnp.outer(dn, h)
+        dxs.append(w.T @ dz)
+        dh = dh * z + u.T @ dn
+    return jnp.stack(dxs[::-1]), dw, du
+
+
+def test_what_every_pass_of_a_loop_overwrites_beside_another_mistake():
+    assert said(gated, gated_rule, normal((4, 2), (3, 2), (3, 3))) == {
+        "dz = -(dh * (n - h) * z * (1 - z))": "sign",
+        "du = du + jnp.outer(dn, h)": "overwritten-not-accumulated",
+    }
 
 
 def test_one_mistake_in_a_function_that_is_called_twice_is_said_there():

@@ -363,3 +363,74 @@ def without_the_margin(args, ct):
 def test_what_is_said_is_what_is_written():
     (diagnosis,) = verify.vjp(hinge, without_the_margin, normal((9,), (9,))).diagnoses
     assert "MARGIN" in diagnosis.explanation and "MARGIN" in diagnosis.patch, diagnosis
+
+
+def swung(y, w):
+    return y + 0.1 * jnp.array([w[0] * y[1] ** 2, w[1] * y[0] * y[1]])
+
+
+def test_a_function_that_takes_arrays_from_around_it():
+    def rule(args, ct):
+        y, w = args
+        slope = lambda s: jnp.array([[0 * s[0], 2 * w[0] * s[1]], [w[1] * s[1], w[1] * s[0]]])
+        return ct + 0.1 * slope(y) @ ct, 0.1 * ct * jnp.array([y[1] ** 2, y[0] * y[1]])
+
+    (found,) = verify.vjp(swung, rule, normal((2,), (2,))).diagnoses
+    assert (found.kind, found.explanation) == (
+        "transpose",
+        "`ct + 0.1 * slope(y) @ ct` takes slope(y) where its transpose is needed.",
+    )
+    assert found.patch == "return ct + 0.1 * slope(y).T @ ct, 0.1 * ct * jnp.array([y[1] ** 2, y[0] * y[1]])"
+
+
+def first_left_out(args, ct):
+    x, s = args
+    return (ct * jnp.cos(x) * s).at[0].set(0.0), ct * jnp.sin(x)
+
+
+def last_left_out(args, ct):
+    x, s = args
+    ds = ct * jnp.sin(x)
+    ds = ds.at[-1].set(jnp.zeros(3))
+    return ct * jnp.cos(x) * s, ds
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "patch"),
+    [
+        (first_left_out, "is 0 at index 0 of axis 0, and must not be", "return ct * jnp.cos(x) * s, ct * jnp.sin(x)"),
+        (last_left_out, "sets entries of ds to 0, and must leave them as they are", "ds = ds"),
+    ],
+)
+def test_entries_that_are_set_to_zero(rule, words, patch):
+    (found,) = verify.vjp(scaled, rule, normal((4, 3), (4, 3))).diagnoses
+    assert (found.kind, found.patch) == ("only-some-elements", patch)
+    assert found.explanation.endswith(f": {words}.")
+
+
+def dropped(x, w):
+    return (jnp.where(jnp.arange(6) % 3 > 0, jnp.sin(x), 0.0) / 0.7) @ w
+
+
+def test_a_gradient_that_is_right_lacks_no_factor():
+    def rule(args, ct):
+        x, w = args
+        kept = jnp.arange(6) % 3 > 0
+        dh = ct @ w.T
+        dy = jnp.where(kept, dh, 0.0)
+        return dy * jnp.cos(x), (jnp.where(kept, jnp.sin(x), 0.0) / 0.7).T @ ct
+
+    report = verify.vjp(dropped, rule, normal((4, 6), (6, 3)))
+    assert [line.text for line in report.lines if line.status == "wrong"] == ["dy = jnp.where(kept, dh, 0.0)"]
+    assert [d.patch for d in report.diagnoses] == ["dy = jnp.where(kept, dh, 0.0) / 0.7"]
+
+
+def test_a_statement_that_adds_to_its_variable_is_listed_as_it_is_written():
+    def rule(args, ct):
+        x, s = args
+        dx = ct * s
+        dx *= jnp.sin(x)
+        return dx, ct * jnp.sin(x)
+
+    report = verify.vjp(scaled, rule, normal((4, 3), (4, 3)))
+    assert "dx *= jnp.sin(x)" in [line.text for line in report.lines]
