@@ -24,6 +24,7 @@ from .evaluation import run_by as run_by
 from .evaluation import run_in_jax as run_in_jax
 from .evaluation import run_longer as run_longer
 from .evaluation import shared_uses as shared_uses
+from .evaluation import slope as slope
 from .evaluation import values_and_cotangents as values_and_cotangents
 from .evaluation import with_draws_held as with_draws_held
 from .evaluation import without_custom_rules as without_custom_rules

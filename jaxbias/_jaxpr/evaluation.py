@@ -262,16 +262,18 @@ def evaluate_with_offsets(
 
 def values_and_cotangents(
     program: Program, inputs: Sequence[Any], seeds: Sequence[Any]
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """Every float value that the equations of a `trace_inlined` program make, the gradient of Σ seed · out by it, and
-    the parts of the gradients by values that are used more than once.
+) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Every float value that the equations of a `trace_inlined` program make, the gradient of Σ seed · out by it, the
+    parts of the gradients by values that are used more than once, and the gradients by the inputs that are floats.
 
-    The order is that of `float_values(program)` and of `shared_uses(program)`; a gradient counts everything that uses
-    the value, a part one use of it.
+    The order is that of `float_values(program)`, of `shared_uses(program)` and of the program's inputs; a gradient
+    counts everything that uses the value, a part one use of it.
     """
     made, uses = float_values(program), shared_uses(program)
+    floats = [k for k, x in enumerate(inputs) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
 
-    def run(offsets: list[Any], at_uses: list[Any]) -> tuple[list[Any], list[Any]]:
+    def run(of_inputs: list[Any], offsets: list[Any], at_uses: list[Any]) -> tuple[list[Any], list[Any]]:
+        taken = dict(enumerate(inputs)) | dict(zip(floats, of_inputs))
         held, used = dict(zip(made, offsets)), dict(zip(uses, at_uses))
         seen: dict[int, Any] = {}
 
@@ -281,14 +283,39 @@ def values_and_cotangents(
             seen.update(zip(equation.outputs, outs))
             return outs
 
-        outs = run_by(step, program, inputs)
+        outs = run_by(step, program, [*taken.values()])
         return outs, [seen[i] for i in made]
 
     zeros = lambda numbers: [jnp.zeros(program.shapes[i], program.dtypes[i]) for i in numbers]
     operands = [program.equations[position].inputs[j] for position, j in uses]
-    outs, pull_back, values = jax.vjp(run, zeros(made), zeros(operands), has_aux=True)
-    cotangents, parts = pull_back([jnp.asarray(seed).astype(out.dtype) for seed, out in zip(seeds, outs)])
-    return values, cotangents, parts
+    outs, pull_back, values = jax.vjp(
+        run, [jnp.asarray(inputs[k]) for k in floats], zeros(made), zeros(operands), has_aux=True
+    )
+    by_inputs, cotangents, parts = pull_back([jnp.asarray(seed).astype(out.dtype) for seed, out in zip(seeds, outs)])
+    return values, cotangents, parts, by_inputs
+
+
+def slope(equations: Sequence[Equation], operand: int, held: Mapping[int, Any]) -> Any:
+    """Of an elementwise function: the derivative, entry by entry, of what the last of its equations gives.
+
+    Args:
+        equations: in their order.
+        operand: number of the value by which the derivative is.
+        held: that value, and others that the equations take.
+
+    Raises:
+        KeyError: they take another value.
+    """
+
+    def function(x: Any) -> Any:
+        values = dict(held) | {operand: x}
+        for equation in equations:
+            constants = equation.program.constants
+            taken = [values[n] if n in values else constants[n] for n in equation.inputs]
+            values.update(zip(equation.outputs, _bound(equation, taken)))
+        return values[equations[-1].outputs[0]]
+
+    return jax.jvp(function, (held[operand],), (jnp.ones_like(held[operand]),))[1]
 
 
 def shared_uses(program: Program) -> list[tuple[int, int]]:

@@ -64,6 +64,14 @@ class Segment:
         return " ".join(line.decode(errors="replace").strip() for line in lines)
 
 
+def inside(inner: Segment, outer: Segment) -> bool:
+    """Is a piece of code a part of another, or the same?"""
+    start, end = (outer.line, outer.column), (outer.end_line, outer.end_column)
+    return (
+        inner.file == outer.file and start <= (inner.line, inner.column) and (inner.end_line, inner.end_column) <= end
+    )
+
+
 def tree_of(file: str) -> ast.Module:
     """The syntax tree of a file, which nobody may change; of one that cannot be read as Python, an empty one."""
     return _tree(tuple(linecache.getlines(file)))

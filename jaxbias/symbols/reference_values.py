@@ -4,12 +4,13 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias._jaxpr.sources import Segment, at_line
+from jaxbias._jaxpr.queries import depends_on
+from jaxbias._jaxpr.sources import Segment, at_line, inside
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 
@@ -23,6 +24,9 @@ NAMED, IN_LOOP, UNNAMED = 1.0, 2.5, 3.0
 """Ranks: what the user gave a name to comes before that of another pass of a loop, and before what stands inside of an
 expression.
 """
+
+OF_DERIVATIVE, OF_SLOPE = 0.3, 0.4
+"""What is added to the rank of a value for a derivative that is worked out from it, and for that of a function."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,14 @@ def reference_values(
 
     uses = _jaxpr.shared_uses(inlined)
 
+    names = names_of(inlined)
+    functions = _functions(inlined, names)
+
     def both(primals: list[Any], seeds: list[Any]) -> list[Any]:
-        values, cotangents, parts = _jaxpr.values_and_cotangents(inlined, primals, seeds)
-        return [*values, *cotangents, *parts]
+        values, cotangents, parts, by_inputs = _jaxpr.values_and_cotangents(inlined, primals, seeds)
+        held = dict(zip(inlined.inputs, primals)) | dict(zip(made, values))
+        slopes = [_jaxpr.slope(its.equations, operand, held) for operand, its in functions.items()]
+        return [*values, *cotangents, *parts, *by_inputs, *slopes]
 
     if gradients:
         program = _jaxpr.trace(both, list(primals), list(seeds))
@@ -93,19 +102,20 @@ def reference_values(
         rows = [[values[number] for number in made] for values in held]
     arrays = [np.stack([np.asarray(x) for x in column]) for column in zip(*rows)]
     named: list[ReferenceValue] = []
-    names = names_of(inlined)
     groups = passes(inlined)
     in_loops = {number: (k, t) for k, group in enumerate(groups) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
-    functions = _functions(inlined, names)
     taken = Counter(number for equation in inlined.equations for number in equation.inputs)
+    inputs = [n for n in inlined.inputs if inlined.dtypes[n].kind in "fc"]
     cotangents = dict(zip(made, arrays[len(made) : 2 * len(made)]))
+    by_inputs = dict(zip(inputs, arrays[2 * len(made) + len(uses) :]))
+    slopes = dict(zip(functions, arrays[2 * len(made) + len(uses) + len(inputs) :]))
     for number, value in zip(made, arrays):
         cotangent = cotangents.get(number)
         if value[0].size > MOST_ENTRIES:
             continue
         if (name := names.get(number)) is not None:
-            text, rank = name.text, NAMED + 0.5 * (not name.variable) + len(name.text) / 200
+            text, rank = name.text, _rank(name)
         else:
             pieces, operation = makers[number].segments, makers[number].name
             text = f"{operation} in `{pieces[0].text}`" if pieces else operation
@@ -113,20 +123,19 @@ def reference_values(
             of_last = names.get(groups[in_loops[number][0]][-1]) if number in in_loops else None
             if of_last is not None:  # in another pass of the loop
                 text, rank = of_last.text, IN_LOOP
-        after = names[functions[number]].text if number in functions else ""
+        after = names[functions[number].value] if number in functions else None
         new = [ReferenceValue(text, value, False, rank)]
         maker = makers.get(number)
         laid_out = maker is not None and maker.name in LAID_OUT and taken[maker.inputs[0]] > 1
         if cotangent is not None and not (laid_out and (name is None or not name.variable)):
-            new.append(ReferenceValue(gradient_by(text), cotangent, True, rank, through=after))
+            new.append(ReferenceValue(gradient_by(text), cotangent, True, rank, through=after.text if after else ""))
         if value[0].size > 1 and value.dtype.kind == "f":
             for form, x in _derivatives(value):
-                new.append(ReferenceValue(form.format(bracketed(text)), x, False, rank + 0.3, True, text, form))
-        if number in functions and cotangent is not None:
-            with np.errstate(all="ignore"):
-                slope = cotangent / cotangents[functions[number]]
-            if slope[0].size > 1 and np.all(np.isfinite(slope)):
-                new.append(ReferenceValue(f"the slope of {after}", slope, False, rank + 0.4, True))
+                new.append(
+                    ReferenceValue(form.format(bracketed(text)), x, False, rank + OF_DERIVATIVE, True, text, form)
+                )
+        if after is not None and number in slopes:
+            new += _slope(after, slopes[number])
         if name is not None:
             line = at_line(name.segment.file, name.segment.line, name.segment.statement)
             new = [replace(v, line=line) for v in new]
@@ -134,10 +143,25 @@ def reference_values(
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
         named += new
+    for number in slopes.keys() & by_inputs.keys():
+        after = names[functions[number].value]
+        operand = f"∂L/∂the operand of {after.text}"
+        named.append(ReferenceValue(operand, by_inputs[number], True, UNNAMED, through=after.text))
+        named += _slope(after, slopes[number])
     named += _scalars(inlined, names, makers.keys() - set(made), probes)
     arrays_of = dict(zip(made, arrays))
     named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
-    return named + (list(_parts(inlined, uses, arrays[2 * len(made) :])) if gradients else [])
+    return named + (list(_parts(inlined, uses, arrays[2 * len(made) : 2 * len(made) + len(uses)])) if gradients else [])
+
+
+def _rank(name: Name) -> float:
+    return NAMED + 0.5 * (not name.variable) + len(name.text) / 200
+
+
+def _slope(function: Name, slope: np.ndarray) -> list[ReferenceValue]:
+    usable = slope[0].size > 1 and bool(np.all(np.isfinite(slope)))
+    text = f"the slope of {function.text}"
+    return [ReferenceValue(text, slope, False, _rank(function) + OF_SLOPE, True)] if usable else []
 
 
 def _scalars(
@@ -149,8 +173,7 @@ def _scalars(
     for number in numbers:
         value, name = np.asarray(values[number]), names[number]
         if value.dtype.kind == "f":
-            rank = NAMED + 0.5 * (not name.variable) + len(name.text) / 200
-            yield ReferenceValue(name.text, np.full(len(probes), value), False, rank)
+            yield ReferenceValue(name.text, np.full(len(probes), value), False, _rank(name))
 
 
 def _totals(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:
@@ -222,38 +245,63 @@ MIXING = frozenset((
 """Primitives whose output may have the shape of what they take, though no entry of it is made of that entry alone."""
 
 
-def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, int]:
-    """Operand of an elementwise function that the forward calls → its value; sums and products are none."""
-    functions: dict[int, int] = {}
+class _Function(NamedTuple):
+    """An elementwise function of one value: the number of what it gives, and the equations that compute it."""
+
+    value: int
+    equations: tuple[_jaxpr.Equation, ...]
+
+
+def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, _Function]:
+    """Operand of an elementwise function that the forward calls → the function; sums and products are none."""
+    functions: dict[int, _Function] = {}
     makers = {number: equation for equation in program.equations for number in equation.outputs}
+    floats = {*_jaxpr.float_values(program), *program.inputs, *program.constants}
+    varying = depends_on(program, program.inputs)
     users: dict[int, list[_jaxpr.Equation]] = {}
     for equation in program.equations:
         for number in equation.inputs:
             users.setdefault(number, []).append(equation)
 
-    def alone(n: int, inside: Segment) -> bool:
-        return n not in program.outputs and all(inside in user.segments for user in users[n])
+    called = lambda equation, piece: piece in equation.segments
+    written = lambda equation, piece: any(inside(segment, piece) for segment in equation.segments)
 
-    for number, name in names.items():
-        if number not in makers or "(" not in name.segment.text or program.dtypes[number].kind not in "fc":
-            continue
-        shape, inside, todo, operands, plain = program.shapes[number], name.segment, [number], set(), True
+    def function(number: int, piece: Segment, belongs: Callable[[_jaxpr.Equation, Segment], bool]) -> int | None:
+        """The one operand of the equations that belong to a piece of code, if they act entry by entry."""
+        todo, operands = [number], set()
+        within: set[int] = set()
         while todo:
             equation = makers.get(n := todo.pop())
-            within = equation is not None and inside in equation.segments
-            if n != number and (not within or equation is None):
+            if equation is None or (n != number and not belongs(equation, piece)):
                 operands.add(n)
-            elif (
-                equation is None
-                or equation.name in MIXING
-                or any(program.shapes[i] not in ((), shape) for i in equation.inputs)
-            ):
-                operands.add(-1)  # no elementwise function
-            else:
-                plain = plain and equation.name in PLAIN
-                todo += [i for i in equation.inputs if i not in program.constants and program.shapes[i] == shape]
-        if len(operands) == 1 and -1 not in operands and not plain and alone(min(operands), inside):
-            functions.setdefault(operands.pop(), number)
+                continue
+            within.add(n)
+            shapes = {program.shapes[i] for i in equation.inputs}
+            if equation.name in MIXING or len(equation.outputs) > 1 or not shapes <= {(), program.shapes[number]}:
+                return None
+            todo += [
+                i for i in equation.inputs if i not in program.constants and program.shapes[i] == program.shapes[number]
+            ]
+        if len(operands) != 1 or all(makers[n].name in PLAIN for n in within):
+            return None
+        equations: list[_jaxpr.Equation] = []
+        for equation in reversed(program.equations):  # those of the constants that it takes too
+            if not within.isdisjoint(equation.outputs):
+                equations.insert(0, equation)
+                within.update(n for n in equation.inputs if n not in varying)
+        taken = {n for equation in equations for n in equation.inputs} - within
+        (operand,) = operands
+        alone = operand not in program.outputs and all(belongs(user, piece) for user in users[operand])
+        if taken <= floats and alone:
+            functions.setdefault(operand, _Function(number, tuple(equations)))
+            return operand
+        return None
+
+    for number, name in names.items():
+        if number not in makers or "(" not in name.segment.text or program.dtypes[number].kind != "f":
+            continue
+        if function(number, name.segment, called) is None:  # else of what is written of several calls
+            function(number, name.segment, written)
     return functions
 
 

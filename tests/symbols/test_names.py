@@ -150,11 +150,14 @@ def test_only_what_acts_entry_by_entry_has_a_slope():
         u = 2 * x @ x.T
         t = jnp.tanh(u)
         v = 3 * x @ x.T
-        s = jnp.sin(v) + v  # the gradient by v is more than that by its sine, times a slope
-        return [l + t + s]
+        s = jnp.sin(v) + v
+        w = 4 * x @ x.T
+        return [l + t + s + jnp.sin(w) + jnp.cos(w)]  # the gradient by w is more than that by its sine, times a slope
 
     found = reference_values(forward, [X], [np.ones((2, 2))], [[X, np.ones((2, 2))]] * 2)
-    assert {value.through for value in found if value.through} == {"t"}
+    assert {value.through for value in found if value.through} == {"t", "s"}
+    held = {value.name: value.array[0] for value in found}
+    np.testing.assert_allclose(held["the slope of s"], jnp.cos(held["v"]) + 1)
 
 
 def test_a_gradient_by_every_forward_value():

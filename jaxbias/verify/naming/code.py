@@ -107,7 +107,9 @@ def bracketed(text: str, sums: bool = True, products: bool = False) -> str:
     node = _parsed(text)
     loose = isinstance(node, LOOSE)
     if isinstance(node, ast.BinOp):
-        loose = products or (sums and isinstance(node.op, ast.Add | ast.Sub))
+        loose = (
+            products or isinstance(node.op, ast.BitAnd | ast.BitOr) or (sums and isinstance(node.op, ast.Add | ast.Sub))
+        )
     if isinstance(node, ast.UnaryOp):
         loose = sums or products
     return f"({text})" if loose else text

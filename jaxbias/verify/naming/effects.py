@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxbias._jaxpr.sources import Segment
+from jaxbias._jaxpr.sources import Segment, inside
 from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.code import names_in
-from jaxbias.verify.naming.pieces import inside
 from jaxbias.verify.naming.scopes import Names, Site
 from jaxbias.verify.naming.slips import Slip
 from jaxbias.verify.naming.together import together
@@ -119,8 +118,11 @@ class Effects:
                     self._gradients[change.fit] = self.site.gradients(0, self._held(change.fit, 0, None, change.value))
         return self._gradients[change.fit]
 
-    def _gradients_on(self, fit: Fit, k: int) -> list[Any]:
-        return self.site.gradients(k, self._held(fit, k))
+    def _are_right_with(self, fit: Fit, k: int, leaves: Sequence[int]) -> bool:
+        """Are these gradients right on a probe, with a change?"""
+        with contextlib.suppress(Exception):  # what a change may raise on another probe is anything
+            return self.are_right(self.site.gradients(k, self._held(fit, k)), k, leaves)
+        return False
 
     def _held(self, fit: Fit, k: int, until: int | None = None, value: Any = None) -> list[Any]:
         """All values of the program on a probe, with a change, until it comes to a value.
@@ -164,7 +166,7 @@ class Effects:
                     return
                 gradients = self.gradients(its)
                 right = bool(gradients) and self.are_right(gradients, 0, leaves)
-                if right and all(self.are_right(self._gradients_on(its.fit, k), k, leaves) for k in others):
+                if right and all(self._are_right_with(its.fit, k, leaves) for k in others):
                     yield its.fit
 
     def are_right(self, gradients: Sequence[Any], k: int, leaves: Sequence[int]) -> bool:

@@ -11,11 +11,11 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
-from jaxbias._jaxpr.sources import Segment, at_line
+from jaxbias._jaxpr.sources import Segment, at_line, inside
 from jaxbias._trees import in_one_line
 from jaxbias.symbols.names import Name
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
-from jaxbias.verify.naming.alignment import OF_LEAF, Alignment, same
+from jaxbias.verify.naming.alignment import OF_LEAF, Alignment, same, varies
 from jaxbias.verify.naming.at_variable import at_variable
 from jaxbias.verify.naming.code import value_of
 from jaxbias.verify.naming.conditions import other_sizes
@@ -24,7 +24,7 @@ from jaxbias.verify.naming.difference import Relation
 from jaxbias.verify.naming.in_64_bits import in_64_bits
 from jaxbias.verify.naming.mending import Mender, statement_with
 from jaxbias.verify.naming.overwritten import overwritten
-from jaxbias.verify.naming.pieces import inside, numbers_in
+from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.relations import relation
 from jaxbias.verify.naming.returned import handed_on, with_returns
 from jaxbias.verify.naming.rewrite import with_copies
@@ -450,7 +450,8 @@ def _gone_through(
     wrong = {i: n for i, n in enumerate(alignment.leaves) if n is not None and i not in mender.right}
     above = {n for i in wrong for n in alignment.above[i]}
     returned = (its for n in wrong.values() for its in _segments(alignment, n)[:1])
-    pieces = dict.fromkeys((*_code_of(alignment, above), *returned))
+    fixed = {n for n in above & alignment.constant if varies(alignment.column(n)[0])}
+    pieces = dict.fromkeys((*_code_of(alignment, above - alignment.constant | fixed), *returned))
     of_functions = {piece.function: piece for piece in pieces if piece.function != "<lambda>"}
     handed = (its for piece in of_functions.values() for its in handed_on(piece))
     mistakes = [
@@ -464,14 +465,15 @@ def _at_once(alignment: Alignment, slips: list[tuple[Slip, Located]], mender: Me
     """With one mistake above several patches in their place, if it is all that is wrong."""
     if len(slips) < 2 or not all(at.patch for _, at in slips) or not mender.off:
         return slips
-    pieces = _code_of(alignment, set.intersection(*(alignment.above.get(i, set()) for i in mender.off)))
+    above = set.intersection(*(alignment.above.get(i, set()) for i in mender.off))
+    pieces = _code_of(alignment, above - alignment.constant)
     fit = mender.at_once(pieces) if pieces else None
     return slips if fit is None else [_changed(alignment, slips, frozenset(mender.off), fit, mender)]
 
 
 def _code_of(alignment: Alignment, numbers: Set[int]) -> list[Segment]:
     """The rule's own pieces of code that compute these values."""
-    positions = sorted({alignment.position[n] for n in numbers & alignment.position.keys() - alignment.constant})
+    positions = sorted({alignment.position[n] for n in numbers & alignment.position.keys()})
     pieces = (piece for p in positions for piece in alignment.program.equations[p].segments)
     return [*dict.fromkeys(piece for piece in pieces if piece not in alignment.of_forward)]
 

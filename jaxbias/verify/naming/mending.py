@@ -26,8 +26,8 @@ from jaxbias.verify.naming.trying import Fit, fits
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case, Checker
 
-MOST_FITS, MOST_GUESSES, MOST_WAYS = 10, 15, 20
-"""Texts for one piece of code, and for several together."""
+MOST_FITS, MOST_GUESSES, MOST_WAYS, MOST_UNLIKE = 10, 15, 20, 30
+"""Texts for one piece of code, and for several together; those of another shape beside another change."""
 
 OF_GUESSES, OF_TOGETHER, OF_LOOKING, OF_ABOVE, OF_STEPS = 0.15, 0.25, 0.2, 0.05, 0.3
 """Shares of the time for a check: for the guesses of one rule, for the changes of several lines that make one gradient
@@ -156,13 +156,24 @@ class Mender:
         statements = self.effects.lines(segments)
         if not wrong or not statements:
             return []
-        steps = Steps(self.effects, self.alignment, statements, wrong, self._until(OF_STEPS))
+        until = self._until(OF_STEPS)
+        steps = Steps(self.effects, self.alignment, statements, wrong, until)
         needed = [(fit, leaves) for fit in steps() if (leaves := steps.needing(fit))]
-        changes = [*self.made, *((fit.segment, fit.code) for fit, _ in needed)]
-        if not needed or not self._is_right([*self.right, *wrong], changes):
+        if not needed:  # where one of two changes gives another shape, the rule itself has to be carried out
+            unlike = itertools.islice(self.effects.unlike(steps.in_doubt(), until), MOST_UNLIKE)
+            pairs = itertools.product(steps.first(), unlike)
+            needed = next(
+                ([(fit, frozenset(wrong)) for fit in pair] for pair in pairs if self._are_right_with(pair, wrong)), []
+            )
+        if not needed or not self._are_right_with([fit for fit, _ in needed], wrong):
             return []
         self._made(tuple(fit for fit, _ in needed), wrong)
         return needed
+
+    def _are_right_with(self, fits: Iterable[Fit], leaves: Iterable[int]) -> bool:
+        """Are these gradients right with changes beside those that have been made?"""
+        changes = [*self.made, *((fit.segment, fit.code) for fit in fits)]
+        return not self.checker.short_of_time(0.1) and self._is_right([*self.right, *leaves], changes)
 
     def at_once(self, segments: Sequence[Segment]) -> Fit | None:
         """The one change of these pieces of code that mends all that several were made for, in whose place it comes."""
@@ -195,10 +206,9 @@ class Mender:
         for its in ways:
             if self.checker.short_of_time(0.1):
                 break
-            changes = [*self.made, *((fit.segment, fit.code) for fit in its)]
-            if self._is_right([*self.right, *slip.leaves], changes):
+            if self._are_right_with(its, slip.leaves):
                 return self._made(its, slip.leaves)
-            if not part and slip.leaves != {leaf} and self._is_right([*self.right, leaf], changes):
+            if not part and slip.leaves != {leaf} and self._are_right_with(its, [leaf]):
                 part = its  # where the others need something else
         return self._made(part, [leaf]) if part else ()
 

@@ -91,11 +91,3 @@ def _parts_of(lines: tuple[str, ...], tree: ast.Module, function: str) -> list[t
                 if 0 < len(code) <= LONGEST_PART and "\n" not in code:
                     places.setdefault(code, set()).add(part.lineno)
     return [(code, frozenset(numbers)) for code, numbers in places.items()]
-
-
-def inside(inner: Segment, outer: Segment) -> bool:
-    """Is a piece of code a part of another, or the same?"""
-    start, end = (outer.line, outer.column), (outer.end_line, outer.end_column)
-    return (
-        inner.file == outer.file and start <= (inner.line, inner.column) and (inner.end_line, inner.end_column) <= end
-    )

@@ -40,6 +40,12 @@ MOST_ENTRIES = 50_000
 OF_RIGHT = 5
 """How many values that are known a right gradient is worth."""
 
+LEAST_GAIN = 2
+"""How many more values are known after a change of a line that itself gives nothing known."""
+
+LIKELY = 1.7
+"""What such a change costs, and no more."""
+
 OF_ZERO = 0.1
 """What it costs more to change a sum of which a term is nothing yet, and not the other term."""
 
@@ -124,11 +130,21 @@ class Steps:
         """Changes with which all gradients are right on the first probe; none if they are not told."""
         return tuple(self.changes.values()) if self._go_on(self.site.values) else ()
 
+    def first(self) -> list[Fit]:
+        """Of the first line with changes after which more is known, the likeliest."""
+        return self._next()
+
+    def in_doubt(self) -> list[Segment]:
+        """Lines that may be wrong, what gives nothing known before what does."""
+        return [*dict.fromkeys(place.statement for places in self._in_doubt() for place in places)]
+
     def needing(self, fit: Fit) -> frozenset[int]:
         """Gradients that are wrong without this one of the changes."""
         others = {statement: its for statement, its in self.changes.items() if its is not fit}
-        values = self._changed(0, others) if others else self.site.values[0]
-        return frozenset(self.wrong).difference(self._right(values))
+        with contextlib.suppress(Exception):  # the others may make no sense without it
+            values = self._changed(0, others) if others else self.site.values[0]
+            return frozenset(self.wrong).difference(self._right(values))
+        return frozenset(self.wrong)
 
     def _go_on(self, values: list[list[Any]]) -> bool:
         """Change a line, and then others, until all gradients are right; where that does not come about, another way.
@@ -139,7 +155,7 @@ class Steps:
         self.values = values
         if len(self._right(values[0])) == len(self.wrong):
             return True
-        for fit in self._next() if len(self.changes) < MOST_STEPS else ():
+        for fit in self._ways() if len(self.changes) < MOST_STEPS else ():
             if time.process_time() > self.deadline:
                 break
             self.changes[fit.segment] = fit
@@ -149,6 +165,10 @@ class Steps:
             del self.changes[fit.segment]
             self.values = values
         return False
+
+    def _ways(self) -> Iterator[Fit]:
+        yield from self._next()
+        yield from self._by_what_follows()
 
     def _next(self) -> list[Fit]:
         """Of the first line with changes after which more is known than before, those after which most is."""
@@ -171,6 +191,25 @@ class Steps:
                     return best[:MOST_WAYS]
         return []
 
+    def _by_what_follows(self) -> list[Fit]:
+        """Of the first line that gives nothing known, the likely changes after which most of what follows is."""
+        now = self._score(self.values[0], both=True) + LEAST_GAIN
+        unknown = (place for places in self._in_doubt() for place in places if place.turn == 0)
+        for place in unknown:
+            if place.statement in self.changes or self._known_at(place.number) is not None or self._hands_on(place):
+                continue
+            gained: list[tuple[int, Fit]] = []
+            for change in self.effects.changes(place.statement, self.deadline):
+                if time.process_time() > self.deadline:
+                    return []
+                if change.alike and change.fit.variant.cost <= LIKELY:
+                    with contextlib.suppress(Exception):  # what a change may raise is anything
+                        values = self._changed(0, self.changes | {place.statement: change.fit})
+                        gained.append((self._score(values, both=True), change.fit))
+            if best := [fit for score, fit in sorted(gained, key=lambda its: -its[0]) if score >= now]:
+                return best[:MOST_WAYS]
+        return []
+
     # --- what is known -------------------------------------------------------------------------------------------
 
     def _changed(self, k: int, changes: Mapping[Segment, Fit]) -> list[Any]:
@@ -183,9 +222,10 @@ class Steps:
         gradients = self.site.gradients(0, values)
         return [i for i in self.wrong if self.effects.are_right(gradients, 0, [i])]
 
-    def _score(self, values: Sequence[Any]) -> int:
-        """How much of what the program computes is known."""
-        return len(self._all_known(values)) + OF_RIGHT * len(self._right(values))
+    def _score(self, values: Sequence[Any], both: bool = False) -> int:
+        """How much of what the program computes is known: of gradients, or of `both` these and what is none."""
+        free = len(self._all_known(values, False)) if both else 0
+        return len(self._all_known(values)) + free + OF_RIGHT * len(self._right(values))
 
     def _all_known(self, values: Sequence[Any], linear: bool = True, until: int | None = None) -> set[int]:
         """Identities of the gradients that the program computes, or of the values of the forward, until it comes to a
@@ -208,22 +248,28 @@ class Steps:
     # --- where to look -------------------------------------------------------------------------------------------
 
     def _in_doubt(self) -> Iterator[list[Place]]:
-        """Where the rule may be wrong: what is nothing known, or not what its name says, or is handed on, but for what
-        a loop adds up; then that; then what is known, as another value would be."""
+        """Where the rule may be wrong: what is nothing known, or not what its name says, or is handed on, or a value
+        of the forward that has been computed before, but for what a loop adds up; then that; then gradients that are
+        known, as another one would be."""
         doubtful: list[Place] = []
         others: list[Place] = []
         right = self._made_into_known()
+        computed: dict[int, Segment] = {}
         for place in self.places:
             x, linear = self.values[0][place.number], self._is_linear(place)
             if not (linear or np.ndim(x)) or not (np.any(x) or self._hands_on(place)):
                 continue  # a loop may begin with zeros; of a number alone nothing tells that it is known
+            its = self.known(x, linear)
+            again = its is not None and computed.setdefault(id(its), place.statement) != place.statement
             if place.number in right:
                 continue
-            doubt = self._hands_on(place) or self.known(x, linear) is None or bool(self._meant(place))
-            (doubtful if doubt else others).append(place)
+            if self._hands_on(place) or its is None or self._meant(place) or (again and not linear):
+                doubtful.append(place)
+            elif linear:
+                others.append(place)
         yield [place for place in doubtful if not self._adds_up(place)]
         yield [place for place in doubtful if self._adds_up(place)]
-        yield [place for place in others if place.number in self.linear]
+        yield others
 
     def _made_into_known(self) -> set[int]:
         """Values free of the cotangent of which values of the forward are made."""

@@ -156,7 +156,9 @@ def parts(d: Difference) -> Iterator[Relation]:
         does = {0.0: "lacks", 2.0: "counts twice", -1.0: "has with the wrong sign"}[factor]
         words, kind = f"{does} what comes through {' and '.join(codes)}", COEFFICIENTS[factor]
         if len({part.through_use for part in its}) == 1 < len(its) - 1 and factor == 0:
-            words, kind = f"{words} in {np.sum(factors == 0)} of {len(its)} passes of the loop", "wrong-index"
+            lacking = int(np.sum(factors == 0))
+            kind = "overwritten-not-accumulated" if lacking == len(its) - 1 else "wrong-index"
+            words = f"{words} in {lacking} of {len(its)} passes of the loop"
         yield Relation(kind, words, 2.7)
         return
 
@@ -170,9 +172,9 @@ class _Term(NamedTuple):
 
     def __str__(self) -> str:
         product = lambda values: " · ".join(v.bracketed for v in values) if len(values) > 1 else values[0].name
-        text = product(self.inside)
-        if self.axes:
-            text = f"Σ[axis {listed(b - 1 for b in self.axes)}]({text})"
+        if not self.axes:
+            return product((*self.outside, *self.inside))
+        text = f"Σ[axis {listed(b - 1 for b in self.axes)}]({product(self.inside)})"
         return " · ".join([*(v.bracketed for v in self.outside), text])
 
     @property

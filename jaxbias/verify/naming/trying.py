@@ -477,8 +477,12 @@ SLOPES = {
     "silu": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "exp": "jnp.exp({0})", "log": "1 / {0}",
     "swish": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "log1p": "1 / (1 + {0})",
     "elu": "jnp.where({0} > 0, 1.0, jnp.exp({0}))", "sqrt": "0.5 / jnp.sqrt({0})", "expm1": "jnp.exp({0})",
+    "arctan": "1 / (1 + {0}**2)", "sinh": "jnp.cosh({0})", "cosh": "jnp.sinh({0})", "tan": "(1 + jnp.tan({0})**2)",
+    "log_sigmoid": "jax.nn.sigmoid(-{0})", "soft_sign": "1 / (1 + jnp.abs({0}))**2", "square": "2 * {0}",
+    "arcsinh": "1 / jnp.sqrt(1 + {0}**2)", "arctanh": "1 / (1 - {0}**2)", "abs": "jnp.sign({0})",
+    "erf": "2 * jnp.exp(-{0}**2) / jnp.sqrt(jnp.pi)", "clip": "(({0} > {1}) & ({0} < {2}))",
 }  # fmt: skip
-"""Elementwise functions, and what their slopes are at {0}."""
+"""Elementwise functions, and what their slopes are at {0}, with other arguments {1} and {2}."""
 
 
 def _codes(alignment: Alignment) -> list[tuple[str, float]]:
@@ -505,13 +509,15 @@ def _definition(value: ReferenceValue) -> str:
 def _slope(code: str, alignment: Alignment) -> str:
     """Of a function that the forward calls; empty if it calls none that is known."""
     tree = value_of(code)[1]
-    if not isinstance(tree, ast.Call) or len(tree.args) != 1 or tree.keywords:
+    called = tree.func.attr if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) else ""
+    if not isinstance(tree, ast.Call) or called not in SLOPES or tree.keywords:
         return ""
-    operand = ast.get_source_segment(code, tree.args[0]) or ""
-    own = alignment.own[operand].text if operand in alignment.own else operand
-    called = tree.func.attr if isinstance(tree.func, ast.Attribute) else ""
-    slope = SLOPES.get(called, "").format(bracketed(own, products=True))
-    return ast.unparse(ast.parse(slope, mode="eval")) if slope else ""
+    operands = [source_of(code, argument) for argument in tree.args]
+    own = (alignment.own[x].text if x in alignment.own else x for x in operands)
+    with contextlib.suppress(IndexError):  # it is called with fewer arguments
+        slope = SLOPES[called].format(*(bracketed(x, products=True) for x in own))
+        return ast.unparse(ast.parse(slope, mode="eval"))
+    return ""
 
 
 def _numbers(alignment: Alignment) -> list[float]:

@@ -72,6 +72,9 @@ REDUCING = frozenset((
 ))  # fmt: skip
 """Functions that take an axis, of all axes or of the last if none is given."""
 
+LAYING_OUT = ("reshape", "transpose", "swapaxes", "squeeze", "ravel", "flatten", "astype")
+"""Methods that leave what an array holds."""
+
 MOST_AXES = 5
 
 
@@ -187,6 +190,12 @@ class Variants:
                 case ast.BinOp(op=ast.Add() | ast.Sub()):
                     its = [node.left, node.right]
                 case ast.Call(func=ast.Attribute(attr="sum" | "mean", value=operand)) if not node.args:
+                    its = [operand]
+                case ast.Call(func=ast.Attribute(attr=method, value=operand)) if (
+                    method in LAYING_OUT and self._is_method(node.func)
+                ):
+                    its = [operand]
+                case ast.Attribute(attr="T", value=operand):
                     its = [operand]
                 case ast.Call(args=[operand, *_]):
                     its = [operand]
@@ -438,8 +447,9 @@ class Variants:
         yield from self._of_arguments(node, called)
         if called == "where" and len(node.args) == 3:
             for branch in node.args[1:]:
-                for by in () if isinstance(branch, ast.Constant) else ("0.0", "1.0"):
-                    yield self.make("condition", "missing-mask", branch, by)
+                if not isinstance(branch, ast.Constant):
+                    yield self.make("condition", "missing-mask", branch, "0.0")
+                    yield self.make("condition", "missing-activation-derivative", branch, "1.0")
             for const, other in (node.args[1:], node.args[:0:-1]):
                 for number in self.numbers if isinstance(const, ast.Constant) else ():
                     by = f"{number:.12g} * {bracketed(self.code(other))}"
@@ -686,7 +696,7 @@ class Variants:
             for code, other in [*its_layouts(its, value), *_reshaped(its, part, value)]:
                 if code == part or not self._made_of(node, its.of):
                     continue
-                if number and np.ndim(other) and id(node) in self.factors:
+                if number and np.ndim(other) and (role or id(node) in self.factors):
                     continue  # nobody writes 2 for an array
                 kind = _kind_of_swap(part, value, code, other, role, number)
                 words = f"takes {part} where {code} is needed" if not number else ""
@@ -701,7 +711,7 @@ class Variants:
                 elif factor := _beside(code, part):
                     kind = _kind_of_factor(self.value_of(factor), factor)
                     words = f"takes {part} without the factor {factor}"
-                alone = node is self.tree or id(node) in self.arguments
+                alone = id(node) in self.alone
                 by = bracketed(code, sums=not alone, products=not alone)
                 border = OF_A_BORDER * (id(node) in self.compared and np.ndim(value) == 0)
                 more = its.cost + border - OF_A_TERM * bool(lacking and not number)
