@@ -1,6 +1,7 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,7 +149,7 @@ def reference_values(
         operand = f"∂L/∂the operand of {after.text}"
         named.append(ReferenceValue(operand, by_inputs[number], True, UNNAMED, through=after.text))
         named += _slope(after, slopes[number])
-    named += _scalars(inlined, names, makers.keys() - set(made), probes)
+    named += _constants(inlined, names, makers.keys() - set(made), probes)
     arrays_of = dict(zip(made, arrays))
     named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
     return named + (list(_parts(inlined, uses, arrays[2 * len(made) : 2 * len(made) + len(uses)])) if gradients else [])
@@ -164,16 +165,20 @@ def _slope(function: Name, slope: np.ndarray) -> list[ReferenceValue]:
     return [ReferenceValue(text, slope, False, _rank(function) + OF_SLOPE, True)] if usable else []
 
 
-def _scalars(
+def _constants(
     program: _jaxpr.Program, names: Mapping[int, Name], constant: Iterable[int], probes: Sequence[Sequence[Any]]
 ) -> Iterator[ReferenceValue]:
-    """Numbers that the forward computes of constants alone, as the root of a size is."""
-    numbers = [n for n in constant if n in names and not program.shapes[n]]
+    """What the forward computes of constants alone: numbers, as the root of a size is, and arrays, as smoothed labels
+    are.
+    """
+    numbers = [n for n in constant if n in names and math.prod(program.shapes[n]) <= MOST_ENTRIES]
     values = _jaxpr.evaluate(program, probes[0][: len(program.inputs)]) if numbers else []
     for number in numbers:
         value, name = np.asarray(values[number]), names[number]
-        if value.dtype.kind == "f":
-            yield ReferenceValue(name.text, np.full(len(probes), value), False, _rank(name))
+        if value.dtype.kind == "f" and (value.ndim == 0 or (value.size > 1 and np.ptp(value) > 0)):
+            array = np.broadcast_to(value, (len(probes), *value.shape))
+            line = at_line(name.segment.file, name.segment.line, name.segment.statement)
+            yield ReferenceValue(name.text, array, False, _rank(name), line=line)
 
 
 def _totals(named: Sequence[ReferenceValue]) -> Iterator[ReferenceValue]:

@@ -228,6 +228,9 @@ def _listing(
     lines_of = {value.name: value.line for value in values if value.line}
     mender = Mender(checker, alignment, rng)
     last = _of_another_shape(alignment, paths)
+    above = set().union(*(alignment.above.get(i, set()) for i in mender.off))
+    for fit, leaves in mender.turned(_code_of(alignment, above)) if mender.off else ():
+        slips.append(_turned(alignment, fit, leaves, mender))
     for slip, words in itertools.chain(seen, _slips(checker, alignment, deadline, mender), last):
         located = _located(alignment, slip, words)
         located = replace(located, source=_source(lines_of, slip, words))
@@ -259,6 +262,16 @@ def _listing(
             for slip, located in slips
         ]
     return Listing(_lines(alignment, slips, paths), tuple(located for _, located in slips))
+
+
+def _turned(alignment: Alignment, fit: Fit, leaves: frozenset[int], mender: Mender) -> tuple[Slip, Located]:
+    """A loop that has been turned round."""
+    i = min(leaves)
+    number, wanted = alignment.leaves[i], alignment.expected[i]
+    assert number is not None
+    patch = statement_with(fit.segment, fit.code)
+    at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
+    return Slip(number, wanted, alignment.gradient(i), "", leaves, {}), at
 
 
 def _mended(

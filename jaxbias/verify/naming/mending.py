@@ -1,12 +1,13 @@
 """The line to write in the place of a wrong one: the rule is carried out with it, and must be right."""
 
 import ast
+import contextlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from jaxbias.verify.naming.alignment import Alignment, is_right
 from jaxbias.verify.naming.code import written
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.difference import Relation
+from jaxbias.verify.naming.directions import turned
 from jaxbias.verify.naming.effects import Effects
 from jaxbias.verify.naming.pieces import numbers_in
 from jaxbias.verify.naming.rewrite import replaced_line, rewritten
@@ -230,13 +232,37 @@ class Mender:
         self.right = set(right)
         return statement_with(segment, code)
 
+    def turned(self, segments: Iterable[Segment]) -> Iterator[tuple[Fit, frozenset[int]]]:
+        """Loops around these pieces of code, in the other direction, with the gradients that are right so."""
+        for fit in turned(segments):
+            if mended := self._mended_by([*self.made, (fit.segment, fit.code)]):
+                self._made((fit,), mended)
+                yield fit, frozenset(mended)
+
+    def _mended_by(self, changes: list[tuple[Segment, str]]) -> list[int]:
+        """Gradients that are right with changes beside those that are right already; none if one of these is not."""
+        left = [i for i in self.off if i not in self.right]
+        with contextlib.suppress(Exception):  # code that makes no sense, or breaks the shapes, is no repair
+            rule = rewritten(self.checker.problem.rule, changes)
+            runner = self.checker.rule.of(rule) if rule is not None else None
+            for case in self._cases() if runner is not None else ():
+                outs = runner(case.probe.primals, case.probe.seeds)
+                if not self._agree(outs, case, self.right):
+                    return []
+                left = [i for i in left if self._agree(outs, case, [i])]
+                if not left or self.checker.short_of_time(0.1):
+                    return []
+            return left if runner is not None else []
+        return []
+
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
         try:
             rule = rewritten(self.checker.problem.rule, changes)
             if rule is None:
                 return False
             runner = self.checker.rule.of(rule)
-            return all(self._agrees(runner, case, leaves) for case in self._cases())
+            outs = ((case, runner(case.probe.primals, case.probe.seeds)) for case in self._cases())
+            return all(self._agree(its, case, leaves) for case, its in outs)
         except Exception:  # code that makes no sense, or breaks the shapes, is no repair
             return False
 
@@ -250,8 +276,8 @@ class Mender:
         """Cases of other sizes, if there are any on which the same gradients are wrong."""
         return other_sizes(self.checker, self.alignment.cases, self.rng)
 
-    def _agrees(self, runner, case: "Case", leaves: list[int]) -> bool:
-        outs = runner(case.probe.primals, case.probe.seeds)
+    def _agree(self, outs: Sequence[Any], case: "Case", leaves: Iterable[int]) -> bool:
+        """Are these of what the rule gives right?"""
         zero = lambda i: np.zeros_like(case.expected[i])
         its = ((i, zero(i) if outs[i] is None else np.asarray(outs[i])) for i in leaves)
         return all(is_right(out, case.expected[i], case.tolerance[i]) for i, out in its)

@@ -120,6 +120,9 @@ def _numpy_of(names: Names) -> tuple[str, Names]:
     return ("jnp", {}) if "jnp" in called or not called else (called[0], {"jnp": names[called[0]]})
 
 
+OF_AN_ENTRY = 0.45
+"""What a row or a column costs more."""
+
 OF_THE_FUNCTION = 0.3
 """What an expression costs more that stands elsewhere in the function."""
 
@@ -322,6 +325,17 @@ class Line:
                     yield form.make("term", "missing-term", self.tree, by, f"lacks the term {said}{term}", 0.1)
                     break
 
+    def _entries(self, names: Names) -> Iterator[Named]:
+        """Rows and columns of the function's arrays that its counters tell."""
+        for k, name in itertools.product(self._counters(names), self.local):
+            x = names.get(name)
+            for axis, index in ((0, f"[{k}]"), (1, f"[:, {k}]")) if isinstance(x, np.ndarray) else ():
+                if x.ndim > axis and 0 <= names[k] < x.shape[axis] and x.dtype.kind in "fc":
+                    yield Named(f"{name}{index}", x[(slice(None),) * axis + (names[k],)], OF_AN_ENTRY)
+
+    def _counters(self, names: Names) -> list[str]:
+        return [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)][:4]
+
     def _addends(self, code: str, names: Names) -> Iterator[tuple[str, Any]]:
         tree = value_of(code)[1]
         if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
@@ -347,14 +361,15 @@ class Line:
         return variant._replace(kind="missing-activation-derivative", words=words, about=after.name)
 
     def _form(self, names: Names) -> Variants:
-        counters = [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)]
         modules = {n for n, its in names.items() if isinstance(getattr(its, "module", its), types.ModuleType)}
         value_of = lambda code: evaluated(code, names)
         own = ((n, getattr(getattr(names.get(n), "function", None), "__name__", "")) for n in names_in(self.text))
         aliases = {n: defined for n, defined in own if defined}
         called = functions_beside(self.segment)
         functions = [n for n in called if isinstance(getattr(names.get(n), "function", None), types.FunctionType)]
-        return Variants(self.text, self.tree, counters[:4], self.numbers, value_of, modules, aliases, functions)
+        return Variants(
+            self.text, self.tree, self._counters(names), self.numbers, value_of, modules, aliases, functions
+        )
 
     def _named(self, names: Names) -> Iterator[Named]:
         """Values in scope, and what the forward computes of these."""
@@ -373,6 +388,7 @@ class Line:
                 yield Named(f"{its.code}.size", its.value.size, 0.45)
         for number in self.numbers:
             yield Named(f"{number:.12g}", number, 0.3)
+        yield from self._entries(names)
         held_codes = {its.code for its in held}
         for code in parts_around(self.segment):
             if code not in held_codes and (value := evaluated(code, names)) is not None:

@@ -288,7 +288,7 @@ class Variants:
                     yield from self._of_constant(node)
                 case ast.Subscript():
                     yield from self._of_index(node)
-                case ast.List():
+                case ast.List() | ast.Tuple() if not self.role[id(node)]:
                     yield from self._of_entries(node)
         for node in self.parts:
             yield from self._around(node)
@@ -296,12 +296,13 @@ class Variants:
         yield from self._of_slices()
         yield from self._of_all_axes()
 
-    def _of_entries(self, node: ast.List) -> Iterator[Variant]:
-        """Two entries of a list, as of what is put together, the wrong way round."""
+    def _of_entries(self, node: ast.List | ast.Tuple) -> Iterator[Variant]:
+        """Two entries of a list or a tuple, as of what is put together, the wrong way round."""
+        first, last = "[]" if isinstance(node, ast.List) else "()"
         for a, b in itertools.combinations(node.elts, 2):
             its = ", ".join(self.code(b if entry is a else a if entry is b else entry) for entry in node.elts)
             words = f"has {self.code(a)} and {self.code(b)} the wrong way round"
-            yield self.make("exchanged", "wrong-index", node, f"[{its}]", words)
+            yield self.make("exchanged", "wrong-index", node, f"{first}{its}{last}", words)
 
     def _of_names(self) -> Iterator[Variant]:
         """Two names the wrong way round."""
@@ -621,10 +622,15 @@ class Variants:
             for sign in ("+", "-"):
                 its = ", ".join(_further(self.code(part), sign) for part in parts)
                 yield self.make("index", kind, node.slice, its, more=0.1)
+            laid_out = {self.code(part) for part in parts} <= {"None", ":", "..."}
             for a, b in itertools.combinations(range(len(parts)), 2):
                 its = [self.code(part) for part in parts]
                 its[a], its[b] = its[b], its[a]
-                yield self.make("index", kind, node.slice, ", ".join(its))
+                if laid_out:
+                    words = f"stands along another axis than {whole}[{', '.join(its)}], which is needed"
+                    yield self.make("axis", "wrong-reduction-axis", node, f"{whole}[{', '.join(its)}]", words)
+                else:
+                    yield self.make("index", kind, node.slice, ", ".join(its))
 
     def _around(self, node: ast.AST) -> Iterator[Variant]:
         """What may be put around a part."""
