@@ -244,15 +244,17 @@ class Mender:
         left = [i for i in self.off if i not in self.right]
         with contextlib.suppress(Exception):  # code that makes no sense, or breaks the shapes, is no repair
             rule = rewritten(self.checker.problem.rule, changes)
-            runner = self.checker.rule.of(rule) if rule is not None else None
-            for case in self._cases() if runner is not None else ():
+            if rule is None:
+                return []
+            runner = self.checker.rule.of(rule)
+            for case in self._cases():
                 outs = runner(case.probe.primals, case.probe.seeds)
                 if not self._agree(outs, case, self.right):
                     return []
                 left = [i for i in left if self._agree(outs, case, [i])]
                 if not left or self.checker.short_of_time(0.1):
                     return []
-            return left if runner is not None else []
+            return left
         return []
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:

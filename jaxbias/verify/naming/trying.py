@@ -327,11 +327,11 @@ class Line:
 
     def _entries(self, names: Names) -> Iterator[Named]:
         """Rows and columns of the function's arrays that its counters tell."""
-        for k, name in itertools.product(self._counters(names), self.local):
-            x = names.get(name)
-            for axis, index in ((0, f"[{k}]"), (1, f"[:, {k}]")) if isinstance(x, np.ndarray) else ():
-                if x.ndim > axis and 0 <= names[k] < x.shape[axis] and x.dtype.kind in "fc":
-                    yield Named(f"{name}{index}", x[(slice(None),) * axis + (names[k],)], OF_AN_ENTRY)
+        arrays = [(name, x) for name in self.local if isinstance(x := names.get(name), np.ndarray)]
+        for k, (name, x) in itertools.product(self._counters(names), arrays):
+            for axis, index in enumerate((f"[{k}]", f"[:, {k}]")[: x.ndim]):
+                if 0 <= names[k] < x.shape[axis] and x.dtype.kind in "fc":
+                    yield Named(f"{name}{index}", np.take(x, names[k], axis), OF_AN_ENTRY)
 
     def _counters(self, names: Names) -> list[str]:
         return [n for n in self.local if isinstance(names.get(n), int) and not isinstance(names.get(n), bool)][:4]
