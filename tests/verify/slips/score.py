@@ -1,7 +1,7 @@
 """How many of the mistakes of these rules have their line, and their name: `python -m tests.verify.slips.score`.
 
 Arguments: `single` or `several`; `open` or `aside`, the halves of the first set, or the name of another one, `second`
-to `seventh`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
+to `eighth`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
 """
 
 import argparse
@@ -74,6 +74,11 @@ class Score:
         return Score(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
 
 
+HALVES = ("open", "aside")
+
+SETS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+
 def _is_at(code: str, places: tuple[str, ...]) -> bool:
     return bool(code) and any(place in code or code in place for place in places)
 
@@ -106,7 +111,7 @@ def _said(d: Diagnosis) -> str:
 
 def slips_of(which: str, of: str) -> Iterator[Slip]:
     """Rules with one mistake or with several, of a half of the first set or of another set."""
-    if of in ("open", "aside"):
+    if of in HALVES:
         module = importlib.import_module(f"tests.verify.slips.{which}")
         yield from (s for s in getattr(module, which.upper()) if (s.name in module.ASIDE) == (of == "aside"))
         return
@@ -118,7 +123,7 @@ def slips_of(which: str, of: str) -> Iterator[Slip]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", choices=("single", "several"))
-    parser.add_argument("of", choices=("open", "aside", "second", "third", "fourth", "fifth", "sixth", "seventh"))
+    parser.add_argument("of", choices=HALVES + SETS)
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--key", type=int, default=1)

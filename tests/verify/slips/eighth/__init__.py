@@ -1,0 +1,1 @@
+"""By an eighth author, in the same form."""
