@@ -1,9 +1,8 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
 import itertools
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -44,6 +43,7 @@ class ReferenceValue:
         through: of the gradient by the operand of an elementwise function, and of nothing else, the function's value.
         line: of the forward that computes it, "file.py:12: code"; empty if unknown.
         through_use: of a part of a gradient, the code of the forward that it comes through; its name is a number.
+        inside: of a value that has no name of its own, the code that it is computed in.
         place, iteration: of a value in a loop, what all passes of it have in common, and which pass this is.
     """
 
@@ -57,8 +57,17 @@ class ReferenceValue:
     through: str = ""
     line: str = ""
     through_use: str = ""
+    inside: str = ""
     place: str = ""
     iteration: int = 0
+
+    @property
+    def said(self) -> str:
+        """What a person would call it."""
+        value = f"a value inside `{self.inside}`"
+        if self.derivative and self.inside:
+            return self.form.format(f"({value})")
+        return (gradient_by(value) if self.linear else value) if self.inside else self.name
 
 
 def gradient_by(name: str) -> str:
@@ -116,14 +125,15 @@ def reference_values(
         if value[0].size > MOST_ENTRIES:
             continue
         if (name := names.get(number)) is not None:
-            text, rank = name.text, _rank(name)
+            text, rank, within = name.text, _rank(name), ""
         else:
             pieces, operation = makers[number].segments, makers[number].name
-            text = f"{operation} in `{pieces[0].text}`" if pieces else operation
+            within = pieces[0].text if pieces and number not in inlined.outputs else ""
+            text = f"{operation} in `{within}`" if within else operation
             text, rank = "the output" if number in inlined.outputs else text, UNNAMED
             of_last = names.get(groups[in_loops[number][0]][-1]) if number in in_loops else None
             if of_last is not None:  # in another pass of the loop
-                text, rank = of_last.text, IN_LOOP
+                text, rank, within = of_last.text, IN_LOOP, ""
         after = names[functions[number].value] if number in functions else None
         new = [ReferenceValue(text, value, False, rank)]
         maker = makers.get(number)
@@ -140,6 +150,7 @@ def reference_values(
         if name is not None:
             line = at_line(name.segment.file, name.segment.line, name.segment.statement)
             new = [replace(v, line=line) for v in new]
+        new = [replace(v, inside=within) for v in new] if within else new
         if number in in_loops:
             place, iteration = in_loops[number]
             new = [replace(v, place=f"{place}.{k}", iteration=iteration) for k, v in enumerate(new)]
@@ -149,7 +160,7 @@ def reference_values(
         operand = f"∂L/∂the operand of {after.text}"
         named.append(ReferenceValue(operand, by_inputs[number], True, UNNAMED, through=after.text))
         named += _slope(after, slopes[number])
-    named += _constants(inlined, names, makers.keys() - set(made), probes)
+    named += _constants(inlined, names, len(probes))
     arrays_of = dict(zip(made, arrays))
     named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
     return named + (list(_parts(inlined, uses, arrays[2 * len(made) : 2 * len(made) + len(uses)])) if gradients else [])
@@ -165,18 +176,22 @@ def _slope(function: Name, slope: np.ndarray) -> list[ReferenceValue]:
     return [ReferenceValue(text, slope, False, _rank(function) + OF_SLOPE, True)] if usable else []
 
 
-def _constants(
-    program: _jaxpr.Program, names: Mapping[int, Name], constant: Iterable[int], probes: Sequence[Sequence[Any]]
-) -> Iterator[ReferenceValue]:
+def _constants(program: _jaxpr.Program, names: Mapping[int, Name], count: int) -> Iterator[ReferenceValue]:
     """What the forward computes of constants alone: numbers, as the root of a size is, and arrays, as smoothed labels
     are.
+
+    Args:
+        count: of the probes.
     """
-    numbers = [n for n in constant if n in names and math.prod(program.shapes[n]) <= MOST_ENTRIES]
-    values = _jaxpr.evaluate(program, probes[0][: len(program.inputs)]) if numbers else []
-    for number in numbers:
-        value, name = np.asarray(values[number]), names[number]
-        if value.dtype.kind == "f" and (value.ndim == 0 or (value.size > 1 and np.ptp(value) > 0)):
-            array = np.broadcast_to(value, (len(probes), *value.shape))
+    held: dict[int, Any] = dict(program.constants)
+    for equation in program.equations:
+        if held.keys() >= set(equation.inputs):
+            held.update(zip(equation.outputs, _jaxpr.apply(equation, [held[n] for n in equation.inputs])))
+    for number in sorted(names.keys() & held.keys() - program.constants.keys()):
+        value, name = np.asarray(held[number]), names[number]
+        told = value.ndim == 0 or (1 < value.size <= MOST_ENTRIES and np.unique(value).size > 1)
+        if value.dtype.kind == "f" and told:
+            array = np.broadcast_to(value, (count, *value.shape))
             line = at_line(name.segment.file, name.segment.line, name.segment.statement)
             yield ReferenceValue(name.text, array, False, _rank(name), line=line)
 
@@ -261,7 +276,8 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
     """Operand of an elementwise function that the forward calls → the function; sums and products are none."""
     functions: dict[int, _Function] = {}
     makers = {number: equation for equation in program.equations for number in equation.outputs}
-    floats = {*_jaxpr.float_values(program), *program.inputs, *program.constants}
+    floats = {*_jaxpr.float_values(program), *(n for n in program.inputs if program.dtypes[n].kind == "f")}
+    constants = program.constants.keys()
     varying = depends_on(program, program.inputs)
     users: dict[int, list[_jaxpr.Equation]] = {}
     for equation in program.equations:
@@ -294,10 +310,10 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
             if not within.isdisjoint(equation.outputs):
                 equations.insert(0, equation)
                 within.update(n for n in equation.inputs if n not in varying)
-        taken = {n for equation in equations for n in equation.inputs} - within
+        taken = {n for equation in equations for n in equation.inputs} - within - constants
         (operand,) = operands
         alone = operand not in program.outputs and all(belongs(user, piece) for user in users[operand])
-        if taken <= floats and alone:
+        if operand in taken <= floats and alone:
             functions.setdefault(operand, _Function(number, tuple(equations)))
             return operand
         return None

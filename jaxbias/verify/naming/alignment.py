@@ -106,7 +106,7 @@ class Match:
 
     def __str__(self) -> str:
         factor = "" if self.exact else "−" if self.factor == -1 else f"{self.factor:.4g} · "
-        return f"{factor}{self.value.name}" + (f" ({self.layout})" if self.layout == "transposed" else "")
+        return f"{factor}{self.value.said}" + (f" ({self.layout})" if self.layout == "transposed" else "")
 
 
 def _varying(x: np.ndarray) -> np.ndarray:
@@ -376,7 +376,7 @@ class Alignment:
         """What the rule itself calls a reference value; its reference name where it has no shorter one for it."""
         if value.name not in self.own and value.of in self.own:
             return value.form.format(bracketed(self.own[value.of].text))
-        return self.own[value.name].text if value.name in self.own else value.name
+        return self.own[value.name].text if value.name in self.own else value.said
 
     def text(self, number: int) -> str:
         """How to write a value of the rule: its variable, what it is, its code."""
@@ -388,7 +388,7 @@ class Alignment:
             return f"{held:.4g}" if held.ndim == 0 and held.dtype.kind in "fiu" else "a constant"
         match = self.matches.get(number)
         if number not in self.position and match is not None:
-            return match.value.name
+            return match.value.said
         if name is not None:
             return name.text
         equation = self.program.equations[self.position[number]]

@@ -709,7 +709,8 @@ def _lines(alignment: Alignment, slips: Sequence[tuple[Slip, Located]], paths: S
         if name.variable and value_of(text)[0] == text:  # `g += x` is a statement already
             text = f"{name.text} = {text}"
         if number in mistakes:
-            meaning = "; ".join(f"{'' if m.code == name.segment.text else f'`{m.code}` '}{m}" for m in mistakes[number])
+            its = (f"{'' if m.code == name.segment.text else f'`{m.code}` '}{m}" for m in mistakes[number])
+            meaning = "; ".join(dict.fromkeys(its))
             status: LineStatus = "wrong"
         else:
             status, meaning = _meaning(alignment, number, paths[returned[number]] if number in returned else "")

@@ -61,7 +61,7 @@ def overwritten(
     for number, (_, new), its in zip(summed.sums, (chain[-1] for chain in chosen), mended):
         wrong = {i for i in after.above if number in after.above[i] and i not in alignment.right}
         match, variable = after.matches.get(number), after.names[number].text
-        name = match.value.name if match is not None and match.exact else ""
+        name = match.value.said if match is not None and match.exact else ""
         words = f"overwrites {variable}, and must add to it"
         relation = Relation("overwritten-not-accumulated", words, 0.5, codes=(f"{variable} + {{}}",))
         given, wanted = after.column(new), after.column(number)

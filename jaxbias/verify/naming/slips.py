@@ -615,7 +615,7 @@ def _slip(
     beside: dict[int, np.ndarray],
 ) -> Slip:
     given = alignment.column(number)
-    name = value.name if value is not None else ""
+    name = value.name if value is not None and not value.inside else ""
     others = [i for i in alignment.above if i not in alignment.right and i not in hit.leaves]
     leaves = hit.leaves | alignment.right_after(beside | mending, others)  # of which nothing else is wrong
     return Slip(
