@@ -160,6 +160,42 @@ def test_only_what_acts_entry_by_entry_has_a_slope():
     np.testing.assert_allclose(held["the slope of s"], jnp.cos(held["v"]) + 1)
 
 
+def test_a_slope_is_told_where_no_gradient_comes_and_of_what_is_written_of_several_calls():
+    def forward(primals):
+        (x,) = primals
+        h = x * jax.nn.sigmoid(x)
+        c = jnp.clip(h, -0.1, 0.2)
+        return [c[1:]]
+
+    found = reference_values(forward, [X], [np.ones((1, 3))], [[X, np.ones((1, 3))]] * 2)
+    held = {value.name: value for value in found}
+    s = jax.nn.sigmoid(X)
+    np.testing.assert_allclose(held["the slope of h"].array[0], s + X * s * (1 - s))
+    np.testing.assert_array_equal(held["the slope of c"].array[0], (X * s > -0.1) & (X * s < 0.2))
+    assert any(value.through == "h" and value.linear for value in found)  # the gradient by an argument
+
+
+def test_arrays_of_constants_are_known_and_those_that_are_alike_everywhere_are_not():
+    def forward(primals):
+        (x,) = primals
+        labels = 0.9 * jax.nn.one_hot(jnp.array([1, 0]), 3) + 0.1 / 3
+        ones = jnp.ones((2, 3))
+        return [labels * x * ones]
+
+    found = reference_values(forward, [X], [np.ones((2, 3))], [[X, np.ones((2, 3))]] * 2)
+    held = {value.name: value for value in found}
+    assert held["labels"].array.shape == (2, 2, 3) and not held["labels"].linear
+    assert "ones" not in held
+
+
+def test_a_value_without_a_name_is_said_by_where_it_is_computed():
+    found = reference_values(lambda xs: [jax.nn.softmax(xs[0], axis=1)], [X], [np.ones((2, 3))], [[X, np.ones((2, 3))]])
+    inside = [value for value in found if value.inside]
+    assert inside and all(" in `" in value.name for value in inside)
+    said = "a value inside `jax.nn.softmax(xs[0], axis=1)`"
+    assert {value.said for value in inside if not value.derivative} <= {said, f"∂L/∂({said})"}
+
+
 def test_a_gradient_by_every_forward_value():
     def forward(primals):
         (x,) = primals

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.verify.naming.code import source_of
@@ -14,31 +15,31 @@ WORDS = "goes through the passes in the wrong direction"
 
 def turned(segments: Iterable[Segment]) -> Iterator[Fit]:
     """The loops of the functions that these pieces of code stand in, each in the other direction."""
-    pieces = {
-        piece: node
-        for segment in segments
-        for function in functions_around(segment)
-        for node, piece in _loops(function, segment)
-    }
-    for piece, node in pieces.items():
+    loops = (
+        loop for segment in segments for function in functions_around(segment) for loop in _loops(function, segment)
+    )
+    for piece in dict.fromkeys(loops):
         text = piece.text
         tree = ast.parse(text, mode="eval").body
-        if code := _scanned(text, tree) if isinstance(node, ast.Call) else _iterated(text, tree):
+        if code := _scanned(text, tree) if _is_scan(tree) else _iterated(text, tree):
             yield Fit(piece, code, Variant(COST["flag"], "wrong-index", WORDS, tree, code))
 
 
-def _loops(function: ast.FunctionDef, segment: Segment) -> Iterator[tuple[ast.expr, Segment]]:
+def _loops(function: ast.FunctionDef, segment: Segment) -> Iterator[Segment]:
     """What `for` goes through, and calls of `scan`, each where it stands."""
     for node in ast.walk(function):
         if isinstance(node, ast.For):
-            yield node.iter, piece_of(segment, node.iter)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "scan":
-            yield node, piece_of(segment, node)
+            yield piece_of(segment, node.iter)
+        elif _is_scan(node):
+            yield piece_of(segment, node)
 
 
-def _scanned(text: str, call: ast.expr) -> str:
-    keywords = call.keywords if isinstance(call, ast.Call) else []
-    flag = next((its.value for its in keywords if its.arg == "reverse"), None)
+def _is_scan(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "scan"
+
+
+def _scanned(text: str, call: ast.Call) -> str:
+    flag = next((its.value for its in call.keywords if its.arg == "reverse"), None)
     if flag is None:
         return f"{text[:-1].rstrip().removesuffix(',')}, reverse=True)"
     if not isinstance(flag, ast.Constant):

@@ -158,6 +158,58 @@ def test_what_every_pass_of_a_loop_overwrites_beside_another_mistake():
     }
 
 
+KEPT = jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+
+
+def pooled_over_kept(x, w):
+    m = (x * KEPT[..., None]).sum(1) / KEPT.sum(1, keepdims=True)
+    return jnp.arctan(m @ w)
+
+
+def pooled_over_all(args, ct):
+    x, w = args
+    share = jnp.ones_like(KEPT) / KEPT.sum(1, keepdims=True)
+    m = jnp.einsum("bl,bld->bd", share, x)
+    z = m @ w
+    dz = ct * (1 - z**2)
+    dm = dz @ w.T
+    return share[:, :, None] * dm[:, None, :], m.T @ dz
+
+
+def test_a_constant_is_wrong_where_more_is_known_when_it_is_changed():
+    assert said(pooled_over_kept, pooled_over_all, normal((2, 3, 4), (4, 2))) == {
+        "share = KEPT / KEPT.sum(1, keepdims=True)": "missing-mask",
+        "dz = ct * (1 / (1 + (m @ w) ** 2))": "wrong-operand",
+    }
+
+
+def in_groups(x, scale):
+    groups = x.reshape(x.shape[0], 2, -1)
+    centred = groups - groups.mean(2, keepdims=True)
+    unit = centred / jnp.sqrt((centred**2).mean(2, keepdims=True) + 1e-5)
+    return unit.reshape(x.shape) * scale
+
+
+def in_groups_rule(args, ct):
+    x, scale = args
+    groups = x.reshape(x.shape[0], 2, -1)
+    centred = groups - groups.mean(2, keepdims=True)
+    root = jnp.sqrt((centred**2).mean(2, keepdims=True) + 1e-5)
+    unit = centred / root
+    g = ct.reshape(unit.shape)
+    along = (g * unit).mean((1, 2), keepdims=True)
+    dx = (g - g.mean(2, keepdims=True) - unit * along) / root
+    return dx.reshape(x.shape), (ct * unit.reshape(x.shape)).sum(0)
+
+
+def test_a_sum_over_other_axes_beside_another_mistake():
+    kinds = said(in_groups, in_groups_rule, normal((3, 6), (6,)))
+    assert kinds == {
+        "g = (ct * scale).reshape(unit.shape)": "missing-factor",
+        "along = (g * unit).mean(-1, keepdims=True)": "wrong-reduction-axis",
+    }
+
+
 def test_one_mistake_in_a_function_that_is_called_twice_is_said_there():
     (patch, kind), *others = said(graph, graph_rule, normal((4, 3), (3, 2), (2, 5))).items()
     assert not others and kind == "missing-factor"

@@ -235,6 +235,11 @@ def test_what_is_to_be_written(forward, rule, args, patch):
         ("p - jnp.diag(d)", "p - 0.5 * jnp.diag(d)"),
         ("s * (d - d.mean(0) - h * (d * h).mean(0))", "s * (d - d.mean(-1) - h * (d * h).mean(-1))"),
         ("jnp.ones_like(keep)[:, None] * g", "keep[:, None] * g"),
+        ("jnp.pad(g, ((k - 1, 0), (0, 0)))", "jnp.pad(g, ((0, k - 1), (0, 0)))"),
+        ("jnp.outer(g, c) + g[None, :]", "jnp.outer(g, c) + g[:, None]"),
+        ("jnp.where(z > 0, z + 1, jnp.exp(z))", "jnp.where(z > 0, 1.0, jnp.exp(z))"),
+        ("jnp.array([a * s, b * s])", "jnp.array([a * s, -b * s])"),
+        ("g * (1 - z) * (m - n)", "g * (1 - z) * (n - m)"),
     ],
 )
 def test_what_is_tried(code, wanted):
