@@ -105,6 +105,8 @@ LOOSE = (ast.Compare, ast.BoolOp, ast.IfExp, ast.Lambda, ast.Tuple)
 def bracketed(text: str, sums: bool = True, products: bool = False) -> str:
     """In brackets where it is a sum, a product, or what binds less than either."""
     node = _parsed(text)
+    if node is not None and node.col_offset:
+        return text  # it has brackets around it
     loose = isinstance(node, LOOSE)
     if isinstance(node, ast.BinOp):
         loose = (

@@ -8,7 +8,7 @@ import re
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,12 +18,13 @@ import numpy as np
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment, same
-from jaxbias.verify.naming.code import bracketed, is_code, names_in, put, source_of, value_of
+from jaxbias.verify.naming.code import is_code, names_in, put, source_of, value_of
 from jaxbias.verify.naming.constants import close
 from jaxbias.verify.naming.difference import Relation, constant_factor
 from jaxbias.verify.naming.pieces import functions_beside, outwards, parts_around, piece_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
+from jaxbias.verify.naming.slopes import Slopes
 from jaxbias.verify.naming.variants import HOLE, Named, Variant, Variants, condition_with
 
 if TYPE_CHECKING:
@@ -150,7 +151,10 @@ class Line:
         self.rows: list[tuple[Names, np.ndarray]] = list(zip([its | named for its in visit.names], wanted))
         self.elsewhere = [its | named for its in elsewhere]
         self.local, self.inside = visit.local, segment
-        self.codes, self.numbers = _codes(alignment), _numbers(alignment)
+        self.codes, self.numbers = (
+            _in_terms_of(_codes(alignment), self._called_otherwise(alignment)),
+            _numbers(alignment),
+        )
 
     @classmethod
     def of(cls, alignment: Alignment, segment: Segment, visits: Sequence[Visit]) -> "Line | None":
@@ -193,6 +197,17 @@ class Line:
                     line.inside = segment
                     return line
         return None
+
+    def _called_otherwise(self, alignment: Alignment) -> dict[str, str]:
+        """Arguments of the forward that have another name here, with that."""
+        names = self.rows[0][0] if self.rows else {}
+        own: dict[str, str] = {}
+        for number in alignment.program.inputs:
+            match, x = alignment.matches.get(number), np.asarray(alignment.values[0][number])
+            if match is not None and match.value.name.isidentifier() and match.value.name not in names and x.ndim:
+                held = (n for n in self.local if isinstance(y := names.get(n), np.ndarray) and np.array_equal(x, y))
+                own[match.value.name] = next(held, match.value.name)
+        return own
 
     def fit(self, variant: Variant) -> Fit:
         """The change in the names that the user's module has for those of JAX."""
@@ -487,32 +502,38 @@ def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
                         yield Named(code, p * (g - total), 0.2, terms, (its.code, other.code))
 
 
-SLOPES = {
-    "tanh": "(1 - jnp.tanh({0})**2)", "sigmoid": "jax.nn.sigmoid({0}) * (1 - jax.nn.sigmoid({0}))",
-    "softplus": "jax.nn.sigmoid({0})", "relu": "({0} > 0)", "sin": "jnp.cos({0})", "cos": "-jnp.sin({0})",
-    "silu": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "exp": "jnp.exp({0})", "log": "1 / {0}",
-    "swish": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "log1p": "1 / (1 + {0})",
-    "elu": "jnp.where({0} > 0, 1.0, jnp.exp({0}))", "sqrt": "0.5 / jnp.sqrt({0})", "expm1": "jnp.exp({0})",
-    "arctan": "1 / (1 + {0}**2)", "sinh": "jnp.cosh({0})", "cosh": "jnp.sinh({0})", "tan": "(1 + jnp.tan({0})**2)",
-    "log_sigmoid": "jax.nn.sigmoid(-{0})", "soft_sign": "1 / (1 + jnp.abs({0}))**2", "square": "2 * {0}",
-    "arcsinh": "1 / jnp.sqrt(1 + {0}**2)", "arctanh": "1 / (1 - {0}**2)", "abs": "jnp.sign({0})",
-    "erf": "2 * jnp.exp(-{0}**2) / jnp.sqrt(jnp.pi)", "clip": "(({0} > {1}) & ({0} < {2}))",
-}  # fmt: skip
-"""Elementwise functions, and what their slopes are at {0}, with other arguments {1} and {2}."""
-
-
+@functools.lru_cache(2)
 def _codes(alignment: Alignment) -> list[tuple[str, float]]:
-    """What the forward computes, as code in the rule's names."""
+    """What the forward computes, and slopes of that, as code in the rule's names."""
     codes: dict[str, float] = {}
+    slopes = Slopes({code: name.text for code, name in alignment.own.items()})
     for value in alignment.matcher.values:
-        if not value.linear and value.rank <= UNNAMED and is_code(code := alignment.own_name(value)) and len(code) < 80:
-            codes.setdefault(code, 0.2 + 0.1 * value.rank)
-        if (slope := _slope(value.name, alignment)) and not value.linear:
-            codes.setdefault(slope, 0.3)
+        if not value.linear and value.rank <= UNNAMED:
+            if is_code(code := alignment.own_name(value)) and len(code) < LONGEST:
+                codes.setdefault(code, 0.2 + 0.1 * value.rank)
+            codes.setdefault(slopes.of_call(value.name), OF_SLOPE)
     for value in alignment.matcher.named.values():
-        if definition := _definition(value):
-            codes.setdefault(definition, 0.25)
-    return list(codes.items())[:100]
+        definition = _definition(value)
+        codes.setdefault(definition, 0.25)
+        composed = definition or (value.name if is_code(value.name) and not value.linear | value.derivative else "")
+        codes.setdefault(slopes.by_variable(composed), OF_COMPOSED)
+    codes.pop("", None)
+    return list(codes.items())[:MOST_CODES]
+
+
+OF_SLOPE, OF_COMPOSED = 0.3, 0.6
+"""What the slope of a function costs more, and that of several."""
+
+
+def _in_terms_of(codes: list[tuple[str, float]], own: Mapping[str, str]) -> list[tuple[str, float]]:
+    """With other names of variables."""
+    if not own:
+        return codes
+    name = re.compile(rf"(?<![\w.])({'|'.join(own)})(?!\w)")
+    return [(name.sub(lambda its: own[its[1]], code), cost) for code, cost in codes]
+
+
+LONGEST, MOST_CODES = 80, 120
 
 
 def _definition(value: ReferenceValue) -> str:
@@ -520,20 +541,6 @@ def _definition(value: ReferenceValue) -> str:
     statement = value.line.partition(": ")[2]
     assigned = statement.partition(" = ")
     return assigned[2] if assigned[0] == value.name and value_of(statement)[1] is not None else ""
-
-
-def _slope(code: str, alignment: Alignment) -> str:
-    """Of a function that the forward calls; empty if it calls none that is known."""
-    tree = value_of(code)[1]
-    called = tree.func.attr if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) else ""
-    if not isinstance(tree, ast.Call) or called not in SLOPES or tree.keywords:
-        return ""
-    operands = [source_of(code, argument) for argument in tree.args]
-    own = (alignment.own[x].text if x in alignment.own else x for x in operands)
-    with contextlib.suppress(IndexError):  # it is called with fewer arguments
-        slope = SLOPES[called].format(*(bracketed(x, products=True) for x in own))
-        return ast.unparse(ast.parse(slope, mode="eval"))
-    return ""
 
 
 def _numbers(alignment: Alignment) -> list[float]:

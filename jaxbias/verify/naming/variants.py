@@ -648,7 +648,11 @@ class Variants:
         else:
             signed = f"-{tight}" if id(node) in self.leading else f"(-{tight})"
             yield self.make("sign", "sign", node, signed, sign, more=0.06)
-        yield self.make("rest", "wrong-operand", node, brackets(f"1 - {tight}"))
+        match node:
+            case ast.BinOp(left=ast.Constant(value=1), op=ast.Sub(), right=rest):
+                yield self.make("rest", "wrong-operand", node, self.tight(rest))
+            case _:
+                yield self.make("rest", "wrong-operand", node, brackets(f"1 - {tight}"))
         yield self.make(
             "power", "missing-factor", node, f"{tight}**2", f"lacks the factor {part}" if node is self.tree else ""
         )
@@ -736,11 +740,13 @@ class Variants:
             ("factor", self._kind_of_factor(other, code), np.multiply, f"{factor} * {tied}", f"factor {code}"),
             ("divisor", _kind_of_divisor(other, code), np.divide, f"{factor} / {divisor}", f"factor 1/{divisor}"),
             ("term", kind_of_term(other), np.add, f"{part} + {tied}", f"term {code}"),
-            ("term", kind_of_term(other), np.subtract, f"{part} - {tied}", f"term −{code}"),
+            ("term", kind_of_term(other), np.subtract, f"{part} - {tied}", f"term −{tied}"),
         )
         for how, kind, operation, by, lacking in ways:
             if how == "term" and _same(other, value):
                 continue  # it is a factor of 2
+            if how == "divisor" and ways[0][1] == "missing-mask":
+                continue  # nobody divides by what is 0 or 1
             if (together := _tried(operation, value, other)) is not None:
                 words = f"lacks the {lacking}" if whole else f"takes {part} without the {lacking}"
                 by = by if id(node) in self.alone else f"({by})"
@@ -818,7 +824,7 @@ class Variants:
                 for k in kept[1:]:
                     code += f" {'*' if factors[k][1] else '/'} {self.tight(factors[k][0])}"
                     rest = _tried(np.multiply if factors[k][1] else np.divide, rest, values[k])
-                part = " · ".join(self.code(factors[k][0]) for k in gone)
+                part = " · ".join(self.tight(factors[k][0]) for k in gone)
                 for its in named:
                     product = _tried(np.multiply, rest, its.value) if rest is not None else None
                     if product is not None and np.ndim(its.value):

@@ -1,0 +1,140 @@
+"""Slopes of elementwise functions as code: of those that JAX has, and of what is written of them."""
+
+import ast
+import contextlib
+import copy
+from collections.abc import Mapping
+
+from jaxbias.verify.naming.code import bracketed, value_of
+
+OF_FUNCTIONS = {
+    "tanh": "(1 - jnp.tanh({0})**2)", "sigmoid": "jax.nn.sigmoid({0}) * (1 - jax.nn.sigmoid({0}))",
+    "softplus": "jax.nn.sigmoid({0})", "relu": "({0} > 0)", "sin": "jnp.cos({0})", "cos": "-jnp.sin({0})",
+    "silu": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "exp": "jnp.exp({0})", "log": "1 / {0}",
+    "swish": "(jax.nn.sigmoid({0}) * (1 + {0} * (1 - jax.nn.sigmoid({0}))))", "log1p": "1 / (1 + {0})",
+    "elu": "jnp.where({0} > 0, 1.0, jnp.exp({0}))", "sqrt": "0.5 / jnp.sqrt({0})", "expm1": "jnp.exp({0})",
+    "arctan": "1 / (1 + {0}**2)", "sinh": "jnp.cosh({0})", "cosh": "jnp.sinh({0})", "tan": "(1 + jnp.tan({0})**2)",
+    "log_sigmoid": "jax.nn.sigmoid(-{0})", "soft_sign": "1 / (1 + jnp.abs({0}))**2", "square": "2 * {0}",
+    "arcsinh": "1 / jnp.sqrt(1 + {0}**2)", "arctanh": "1 / (1 - {0}**2)", "abs": "jnp.sign({0})",
+    "erf": "2 * jnp.exp(-{0}**2) / jnp.sqrt(jnp.pi)", "clip": "(({0} > {1}) & ({0} < {2}))",
+}  # fmt: skip
+"""What the slope of each is at {0}, with other arguments {1} and {2}."""
+
+
+class Slopes:
+    """In the names that a rule has for what the forward computes.
+
+    Args:
+        own: code of the forward → what the rule calls that.
+    """
+
+    def __init__(self, own: Mapping[str, str]):
+        self.own = {ast.unparse(tree): text for code, text in own.items() if (tree := value_of(code)[1]) is not None}
+
+    def of_call(self, code: str) -> str:
+        """By the operand of an expression that is a call; empty if it is none of a function whose slope is known."""
+        _, tree = value_of(code)
+        if isinstance(tree, ast.Call):
+            with contextlib.suppress(ValueError):
+                return self._of_call(tree)
+        return ""
+
+    def by_variable(self, code: str) -> str:
+        """Of an expression of several operations, by its one variable; empty if it has others, or is linear in it."""
+        _, tree = value_of(code)
+        called = (
+            {_root(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)} if tree is not None else set()
+        )
+        variables = _names(tree) - called - {"jnp", "np", "jax"} if tree is not None else set()
+        if tree is None or len(variables) != 1 or _is_of_a_name(tree):
+            return ""
+        (variable,) = variables
+        with contextlib.suppress(ValueError):
+            slope = self._derivative(tree, variable)
+            if self._text(ast.Name(variable)) in _names(ast.parse(slope)):
+                return ast.unparse(ast.parse(slope, mode="eval"))
+        return ""
+
+    def _text(self, node: ast.expr) -> str:
+        """A part in the rule's names, to be a factor."""
+        return bracketed(ast.unparse(_InOwnNames(self.own).visit(copy.deepcopy(node))), products=True)
+
+    def _of_call(self, call: ast.Call) -> str:
+        """The slope of a function that is called, by its first argument.
+
+        Raises:
+            ValueError: of this one none is known.
+        """
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        if called not in OF_FUNCTIONS or call.keywords or len(call.args) != (3 if called == "clip" else 1):
+            raise ValueError(called)
+        return ast.unparse(ast.parse(OF_FUNCTIONS[called].format(*map(self._text, call.args)), mode="eval"))
+
+    def _derivative(self, node: ast.expr, variable: str) -> str:
+        """Of a part of an expression by a variable.
+
+        Raises:
+            ValueError: it has operations of which none is known.
+        """
+        text, by = self._text, lambda part: self._derivative(part, variable)
+        if variable not in _names(node):
+            return "0"
+        match node:
+            case ast.Name():
+                return "1"
+            case ast.UnaryOp(op=ast.USub(), operand=a):
+                return _product("-1", by(a))
+            case ast.BinOp(left=a, op=ast.Add(), right=b):
+                return _sum(by(a), by(b))
+            case ast.BinOp(left=a, op=ast.Sub(), right=b):
+                return _sum(by(a), _product("-1", by(b)))
+            case ast.BinOp(left=a, op=ast.Mult(), right=b):
+                return _sum(_product(by(a), text(b)), _product(text(a), by(b)))
+            case ast.BinOp(left=a, op=ast.Div(), right=b):
+                return _sum(_product(by(a), f"(1 / {text(b)})"), _product(f"-{text(a)} / {text(b)}**2", by(b)))
+            case ast.BinOp(left=a, op=ast.Pow(), right=ast.Constant(value=int(power))):
+                return _product(f"{power} * {text(a)}" + (f"**{power - 1}" if power != 2 else ""), by(a))
+            case ast.Call(args=[a, *_]):
+                return _product(self._of_call(node), by(a))
+        raise ValueError(ast.dump(node))
+
+
+class _InOwnNames(ast.NodeTransformer):
+    def __init__(self, own: Mapping[str, str]):
+        self.own = own
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        name = self.own.get(ast.unparse(node)) if isinstance(node, ast.expr) else None
+        return ast.parse(name, mode="eval").body if name else self.generic_visit(node)
+
+
+def _is_of_a_name(tree: ast.expr) -> bool:
+    """Is it a call of nothing but a variable, or that?"""
+    return isinstance(tree, ast.Name) or (
+        isinstance(tree, ast.Call) and all(isinstance(a, ast.Name) for a in tree.args)
+    )
+
+
+def _names(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _root(function: ast.expr) -> str:
+    """The name that a function's path begins with, as `jax` of `jax.nn.relu`."""
+    while isinstance(function, ast.Attribute):
+        function = function.value
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _sum(a: str, b: str) -> str:
+    if "0" in (a, b):
+        return b if a == "0" else a
+    return f"{a} - {b[1:]}" if b.startswith("-") else f"{a} + {b}"
+
+
+def _product(a: str, b: str) -> str:
+    if "0" in (a, b):
+        return "0"
+    if a == "-1":
+        return f"-{bracketed(b)}"
+    return " * ".join(bracketed(x) for x in (a, b) if x != "1") or "1"
