@@ -331,7 +331,7 @@ class Steps:
         tree, (variable, *more) = value_of(text)[1], targets(place.statement) or ("",)
         if tree is None or more or place.turn or self.turns[place.statement] == 1 or variable in names_in(text):
             return
-        if np.shape(names.get(variable)) == np.shape(self.values[0][place.number]):
+        if variable in names and np.shape(names[variable]) == np.shape(self.values[0][place.number]):
             by, words = f"{variable} + {bracketed(text, sums=False)}", f"overwrites {variable}, and must add to it"
             yield Fit(place.statement, by, Variant(COST["term"], "overwritten-not-accumulated", words, tree, by))
 
