@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.naming.code import source_of
+from jaxbias.verify.naming.code import source_of, value_of
 from jaxbias.verify.naming.pieces import functions_around, piece_of
 from jaxbias.verify.naming.trying import Fit
 from jaxbias.verify.naming.variants import COST, Variant
+
+SCANS = ("scan", "associative_scan")
 
 WORDS = "goes through the passes in the wrong direction"
 
@@ -19,8 +21,9 @@ def turned(segments: Iterable[Segment]) -> Iterator[Fit]:
         loop for segment in segments for function in functions_around(segment) for loop in _loops(function, segment)
     )
     for piece in dict.fromkeys(loops):
-        text = piece.text
-        tree = ast.parse(text, mode="eval").body
+        text, tree = value_of(piece.text)
+        if tree is None:  # a comment stands in it
+            continue
         if code := _scanned(text, tree) if _is_scan(tree) else _iterated(text, tree):
             yield Fit(piece, code, Variant(COST["flag"], "wrong-index", WORDS, tree, code))
 
@@ -35,7 +38,7 @@ def _loops(function: ast.FunctionDef, segment: Segment) -> Iterator[Segment]:
 
 
 def _is_scan(node: ast.AST) -> TypeGuard[ast.Call]:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "scan"
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SCANS
 
 
 def _scanned(text: str, call: ast.Call) -> str:
