@@ -1,5 +1,6 @@
 """Every value of a forward, and the gradient of the loss by it: what the lines of a backward pass can be."""
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,7 +187,8 @@ def _constants(program: _jaxpr.Program, names: Mapping[int, Name], count: int) -
     held: dict[int, Any] = dict(program.constants)
     for equation in program.equations:
         if held.keys() >= set(equation.inputs):
-            held.update(zip(equation.outputs, _jaxpr.apply(equation, [held[n] for n in equation.inputs])))
+            with contextlib.suppress(Exception):  # what cannot be carried out by itself has no name
+                held.update(zip(equation.outputs, _jaxpr.apply(equation, [held[n] for n in equation.inputs])))
     for number in sorted(names.keys() & held.keys() - program.constants.keys()):
         value, name = np.asarray(held[number]), names[number]
         told = value.ndim == 0 or (1 < value.size <= MOST_ENTRIES and np.unique(value).size > 1)
@@ -265,6 +267,10 @@ MIXING = frozenset((
 """Primitives whose output may have the shape of what they take, though no entry of it is made of that entry alone."""
 
 
+MOST_OPERATIONS = 40
+"""Of a function that has a slope worth a name."""
+
+
 class _Function(NamedTuple):
     """An elementwise function of one value: the number of what it gives, and the equations that compute it."""
 
@@ -279,6 +285,7 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
     floats = {*_jaxpr.float_values(program), *(n for n in program.inputs if program.dtypes[n].kind == "f")}
     constants = program.constants.keys()
     varying = depends_on(program, program.inputs)
+    place = {number: k for k, equation in enumerate(program.equations) for number in equation.outputs}
     users: dict[int, list[_jaxpr.Equation]] = {}
     for equation in program.equations:
         for number in equation.inputs:
@@ -292,24 +299,27 @@ def _functions(program: _jaxpr.Program, names: Mapping[int, Name]) -> dict[int, 
         todo, operands = [number], set()
         within: set[int] = set()
         while todo:
-            equation = makers.get(n := todo.pop())
+            n = todo.pop()
+            equation = makers.get(n)
             if equation is None or (n != number and not belongs(equation, piece)):
                 operands.add(n)
-                continue
-            within.add(n)
-            shapes = {program.shapes[i] for i in equation.inputs}
-            if equation.name in MIXING or len(equation.outputs) > 1 or not shapes <= {(), program.shapes[number]}:
+            elif n not in within:
+                within.add(n)
+                shapes = {program.shapes[i] for i in equation.inputs}
+                if equation.name in MIXING or len(equation.outputs) > 1 or not shapes <= {(), program.shapes[number]}:
+                    return None
+                its = (i for i in equation.inputs if i not in constants and program.shapes[i] == program.shapes[number])
+                todo += its
+            if len(operands) > 1 or len(within) > MOST_OPERATIONS:
                 return None
-            todo += [
-                i for i in equation.inputs if i not in program.constants and program.shapes[i] == program.shapes[number]
-            ]
         if len(operands) != 1 or all(makers[n].name in PLAIN for n in within):
             return None
-        equations: list[_jaxpr.Equation] = []
-        for equation in reversed(program.equations):  # those of the constants that it takes too
-            if not within.isdisjoint(equation.outputs):
-                equations.insert(0, equation)
-                within.update(n for n in equation.inputs if n not in varying)
+        todo = [*within]
+        while todo:  # those of the constants that it takes too
+            free = [n for n in makers[todo.pop()].inputs if n not in varying and n not in constants and n not in within]
+            within.update(free)
+            todo += free
+        equations = sorted({id(makers[n]): makers[n] for n in within}.values(), key=lambda e: place[e.outputs[0]])
         taken = {n for equation in equations for n in equation.inputs} - within - constants
         (operand,) = operands
         alone = operand not in program.outputs and all(belongs(user, piece) for user in users[operand])
