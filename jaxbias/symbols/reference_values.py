@@ -110,18 +110,18 @@ def reference_values(
         rows = [_jaxpr.run(program, probe) for probe in probes]
     else:
         held = [_jaxpr.evaluate(inlined, list(probe[: len(primals)])) for probe in probes]
-        rows = [[values[number] for number in made] for values in held]
-    arrays = [np.stack([np.asarray(x) for x in column]) for column in zip(*rows)]
+        rows = [[its[number] for number in made] for its in held]
+    arrays_left = (np.stack([np.asarray(x) for x in column]) for column in zip(*rows))
     named: list[ReferenceValue] = []
     groups = passes(inlined)
     in_loops = {number: (k, t) for k, group in enumerate(groups) for t, number in enumerate(group)}
     makers = {number: equation for equation in inlined.equations for number in equation.outputs}
     taken = Counter(number for equation in inlined.equations for number in equation.inputs)
     inputs = [n for n in inlined.inputs if inlined.dtypes[n].kind in "fc"]
-    cotangents = dict(zip(made, arrays[len(made) : 2 * len(made)]))
-    by_inputs = dict(zip(inputs, arrays[2 * len(made) + len(uses) :]))
-    slopes = dict(zip(functions, arrays[2 * len(made) + len(uses) + len(inputs) :]))
-    for number, value in zip(made, arrays):
+    values, cotangents = dict(zip(made, arrays_left)), dict(zip(made, arrays_left))
+    parts, by_inputs = dict(zip(uses, arrays_left)), dict(zip(inputs, arrays_left))
+    slopes = dict(zip(functions, arrays_left))
+    for number, value in values.items():
         cotangent = cotangents.get(number)
         if value[0].size > MOST_ENTRIES:
             continue
@@ -162,9 +162,8 @@ def reference_values(
         named.append(ReferenceValue(operand, by_inputs[number], True, UNNAMED, through=after.text))
         named += _slope(after, slopes[number])
     named += _constants(inlined, names, len(probes))
-    arrays_of = dict(zip(made, arrays))
-    named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, arrays_of)]
-    return named + (list(_parts(inlined, uses, arrays[2 * len(made) : 2 * len(made) + len(uses)])) if gradients else [])
+    named += [*_totals(named), *_stacked(named), *_extremes(inlined, names, values)]
+    return [*named, *_parts(inlined, parts)]
 
 
 def _rank(name: Name) -> float:
@@ -242,11 +241,9 @@ def _extremes(
         yield ReferenceValue(text, np.asarray(x == extreme, float), False, IN_LOOP)
 
 
-def _parts(
-    program: _jaxpr.Program, uses: Sequence[tuple[int, int]], arrays: Sequence[np.ndarray]
-) -> Iterator[ReferenceValue]:
-    """Parts of the gradients by values that are used more than once."""
-    for (position, j), array in zip(uses, arrays):
+def _parts(program: _jaxpr.Program, arrays: Mapping[tuple[int, int], np.ndarray]) -> Iterator[ReferenceValue]:
+    """Parts of the gradients by values that are used more than once, by their uses."""
+    for (position, j), array in arrays.items():
         equation = program.equations[position]
         if equation.segments and array[0].size <= MOST_ENTRIES:
             code, number = equation.segments[0].text, equation.inputs[j]

@@ -67,9 +67,16 @@ def is_code(name: str) -> bool:
 def names_in(text: str) -> frozenset[str]:
     """The names that an expression takes."""
     tree = _parsed(text)
-    return (
-        frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)) if tree is not None else frozenset()
-    )
+    return names_within(tree) if tree is not None else frozenset()
+
+
+def names_within(tree: ast.AST) -> frozenset[str]:
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
+def root_of(function: ast.expr) -> ast.expr:
+    """What a function is an attribute of, as `jax` of `jax.nn.relu`."""
+    return root_of(function.value) if isinstance(function, ast.Attribute) else function
 
 
 def put(text: str, node: ast.AST, by: str) -> str:

@@ -269,9 +269,13 @@ def _turned(alignment: Alignment, fit: Fit, leaves: frozenset[int], mender: Mend
     i = min(leaves)
     number, wanted = alignment.leaves[i], alignment.expected[i]
     assert number is not None
+    return Slip(number, wanted, alignment.gradient(i), "", leaves, {}), _at_change(leaves, fit, mender)
+
+
+def _at_change(leaves: frozenset[int], fit: Fit, mender: Mender) -> Located:
+    """Where a change has been made."""
     patch = statement_with(fit.segment, fit.code)
-    at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
-    return Slip(number, wanted, alignment.gradient(i), "", leaves, {}), at
+    return _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
 
 
 def _mended(
@@ -495,9 +499,7 @@ def _changed(
     alignment: Alignment, slips: Sequence[tuple[Slip, Located]], leaves: frozenset[int], fit: Fit, mender: Mender
 ) -> tuple[Slip, Located]:
     """A change that has been made, with the slip in whose place it comes."""
-    patch = statement_with(fit.segment, fit.code)
-    at = _with(Located(leaves, "", "", None, ""), fit.segment, fit.relation, patch, _tried(mender, leaves))
-    its = _at_variable(alignment, leaves, at, mender, (fit.segment, fit.code))
+    its = _at_variable(alignment, leaves, _at_change(leaves, fit, mender), mender, (fit.segment, fit.code))
     return next(slip for slip, _ in slips if slip.leaves & leaves), its
 
 

@@ -163,11 +163,13 @@ class Mender:
         needed = [(fit, leaves) for fit in steps() if (leaves := steps.needing(fit))]
         if not needed:  # where one of two changes gives another shape, the rule itself has to be carried out
             unlike = itertools.islice(self.effects.unlike(steps.in_doubt(), until), MOST_UNLIKE)
-            pairs = itertools.product(steps.first(), unlike)
-            needed = next(
-                ([(fit, frozenset(wrong)) for fit in pair] for pair in pairs if self._are_right_with(pair, wrong)), []
-            )
-        if not needed or not self._are_right_with([fit for fit, _ in needed], wrong):
+            pairs = itertools.product(steps.first, unlike)
+            within = itertools.takewhile(lambda _: time.process_time() < until, pairs)
+            right = next((pair for pair in within if self._are_right_with(pair, wrong)), ())
+            needed = [(fit, frozenset(wrong)) for fit in right]
+        elif not self._are_right_with([fit for fit, _ in needed], wrong):
+            needed = []
+        if not needed:
             return []
         self._made(tuple(fit for fit, _ in needed), wrong)
         return needed
@@ -243,12 +245,7 @@ class Mender:
         """Gradients that are right with changes beside those that are right already; none if one of these is not."""
         left = [i for i in self.off if i not in self.right]
         with contextlib.suppress(Exception):  # code that makes no sense, or breaks the shapes, is no repair
-            rule = rewritten(self.checker.problem.rule, changes)
-            if rule is None:
-                return []
-            runner = self.checker.rule.of(rule)
-            for case in self._cases():
-                outs = runner(case.probe.primals, case.probe.seeds)
+            for case, outs in self._carried_out(changes):
                 if not self._agree(outs, case, self.right):
                     return []
                 left = [i for i in left if self._agree(outs, case, [i])]
@@ -258,15 +255,22 @@ class Mender:
         return []
 
     def _is_right(self, leaves: list[int], changes: list[tuple[Segment, str]]) -> bool:
-        try:
-            rule = rewritten(self.checker.problem.rule, changes)
-            if rule is None:
-                return False
-            runner = self.checker.rule.of(rule)
-            outs = ((case, runner(case.probe.primals, case.probe.seeds)) for case in self._cases())
-            return all(self._agree(its, case, leaves) for case, its in outs)
-        except Exception:  # code that makes no sense, or breaks the shapes, is no repair
-            return False
+        with contextlib.suppress(Exception):  # code that makes no sense, or breaks the shapes, is no repair
+            return all(self._agree(outs, case, leaves) for case, outs in self._carried_out(changes))
+        return False
+
+    def _carried_out(self, changes: list[tuple[Segment, str]]) -> Iterator[tuple["Case", Sequence[Any]]]:
+        """What the rule gives with changes, case after case.
+
+        Raises:
+            ValueError: it cannot be written so.
+        """
+        rule = rewritten(self.checker.problem.rule, changes)
+        if rule is None:
+            raise ValueError(changes)
+        runner = self.checker.rule.of(rule)
+        for case in self._cases():
+            yield case, runner(case.probe.primals, case.probe.seeds)
 
     def _cases(self) -> Iterator["Case"]:
         """Of the given sizes, and, for what is right on those, of others."""

@@ -5,7 +5,7 @@ import contextlib
 import copy
 from collections.abc import Mapping
 
-from jaxbias.verify.naming.code import bracketed, value_of
+from jaxbias.verify.naming.code import bracketed, names_within, root_of, value_of
 
 OF_FUNCTIONS = {
     "tanh": "(1 - jnp.tanh({0})**2)", "sigmoid": "jax.nn.sigmoid({0}) * (1 - jax.nn.sigmoid({0}))",
@@ -43,15 +43,17 @@ class Slopes:
         """Of an expression of several operations, by its one variable; empty if it has others, or is linear in it."""
         _, tree = value_of(code)
         called = (
-            {_root(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)} if tree is not None else set()
+            {ast.unparse(root_of(node.func)) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            if tree is not None
+            else set()
         )
-        variables = _names(tree) - called - {"jnp", "np", "jax"} if tree is not None else set()
+        variables = names_within(tree) - called - {"jnp", "np", "jax"} if tree is not None else set()
         if tree is None or len(variables) != 1 or _is_of_a_name(tree):
             return ""
         (variable,) = variables
         with contextlib.suppress(ValueError):
             slope = self._derivative(tree, variable)
-            if self._text(ast.Name(variable)) in _names(ast.parse(slope)):
+            if self._text(ast.Name(variable)) in names_within(ast.parse(slope)):
                 return ast.unparse(ast.parse(slope, mode="eval"))
         return ""
 
@@ -77,7 +79,7 @@ class Slopes:
             ValueError: it has operations of which none is known.
         """
         text, by = self._text, lambda part: self._derivative(part, variable)
-        if variable not in _names(node):
+        if variable not in names_within(node):
             return "0"
         match node:
             case ast.Name():
@@ -113,17 +115,6 @@ def _is_of_a_name(tree: ast.expr) -> bool:
     return isinstance(tree, ast.Name) or (
         isinstance(tree, ast.Call) and all(isinstance(a, ast.Name) for a in tree.args)
     )
-
-
-def _names(tree: ast.AST) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-
-
-def _root(function: ast.expr) -> str:
-    """The name that a function's path begins with, as `jax` of `jax.nn.relu`."""
-    while isinstance(function, ast.Attribute):
-        function = function.value
-    return function.id if isinstance(function, ast.Name) else ""
 
 
 def _sum(a: str, b: str) -> str:

@@ -97,6 +97,9 @@ class Steps:
         statements: expressions that may be changed, of which `effects` knows.
         wrong: gradients that are to become right.
         deadline: in `time.process_time`.
+
+    Attributes:
+        first: the changes that were gone on with where none had been made.
     """
 
     def __init__(
@@ -123,16 +126,13 @@ class Steps:
         self.places = sorted(places, key=lambda place: place.number)
         self.turns = Counter(place.statement for place in self.places)
         self.changes: dict[Segment, Fit] = {}
+        self.first: list[Fit] = []
         self.values = self.site.values
         self._seen: dict[int, tuple[Any, ReferenceValue | None]] = {}
 
     def __call__(self) -> tuple[Fit, ...]:
         """Changes with which all gradients are right on the first probe; none if they are not told."""
         return tuple(self.changes.values()) if self._go_on(self.site.values) else ()
-
-    def first(self) -> list[Fit]:
-        """Of the first line with changes after which more is known, the likeliest."""
-        return self._next()
 
     def in_doubt(self) -> list[Segment]:
         """Lines that may be wrong, what gives nothing known before what does."""
@@ -167,7 +167,10 @@ class Steps:
         return False
 
     def _ways(self) -> Iterator[Fit]:
-        yield from self._next()
+        fits = self._next()
+        if not self.changes:
+            self.first = fits
+        yield from fits
         yield from self._by_what_follows()
 
     def _next(self) -> list[Fit]:

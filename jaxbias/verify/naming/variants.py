@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.code import bracketed, kind_instead_of, put, put_at_all, source_of
+from jaxbias.verify.naming.code import bracketed, kind_instead_of, names_within, put, put_at_all, root_of, source_of
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -344,7 +344,7 @@ class Variants:
         return node.args[place] if given is None and called in REDUCING and len(node.args) > place else given
 
     def _is_method(self, function: ast.expr) -> bool:
-        return isinstance(function, ast.Attribute) and self.code(_first(function)) not in self.modules
+        return isinstance(function, ast.Attribute) and self.code(root_of(function)) not in self.modules
 
     def _of_slices(self) -> Iterator[Variant]:
         """Two slices the wrong way round; a value that is turned round before and after, left as it is."""
@@ -691,7 +691,7 @@ class Variants:
     # --- with other values ----------------------------------------------------------------------------------------
 
     def _made_of(self, node: ast.AST, names: Sequence[str]) -> bool:
-        taken = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} if names else set()
+        taken = names_within(node) if names else set()
         return taken.issuperset(names) and not (names and any(isinstance(n, ast.Call) for n in ast.walk(node)))
 
     def _holds(self, node: ast.Subscript, entries: Any) -> bool:
@@ -745,7 +745,7 @@ class Variants:
         for how, kind, operation, by, lacking in ways:
             if how == "term" and _same(other, value):
                 continue  # it is a factor of 2
-            if how == "divisor" and ways[0][1] == "missing-mask":
+            if how == "divisor" and self._kind_of_factor(other, code) == "missing-mask":
                 continue  # nobody divides by what is 0 or 1
             if (together := _tried(operation, value, other)) is not None:
                 words = f"lacks the {lacking}" if whole else f"takes {part} without the {lacking}"
@@ -858,11 +858,6 @@ def _number(node: ast.expr) -> int | None:
     except (ValueError, TypeError, SyntaxError):
         return None
     return value if isinstance(value, int) else None
-
-
-def _first(function: ast.expr) -> ast.expr:
-    """What a function is an attribute of, as `jax` of `jax.nn.relu`."""
-    return _first(function.value) if isinstance(function, ast.Attribute) else function
 
 
 def _further(index: str, sign: str) -> str:
