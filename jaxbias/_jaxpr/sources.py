@@ -95,6 +95,11 @@ def functions_in(tree: ast.Module) -> tuple[ast.FunctionDef, ...]:
     return tuple(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
+def first_line(node: ast.stmt) -> int:
+    """Of a statement; of a function, of its first decorator, as Python counts."""
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+
+
 def user_segments(trace: Any) -> tuple[Segment, ...]:
     """The user's frames in the traceback that JAX keeps of an equation, the innermost first.
 

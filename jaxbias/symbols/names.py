@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.program import Signature
-from jaxbias._jaxpr.sources import Segment, Span, functions_in, span_of, tree_of
+from jaxbias._jaxpr.sources import Segment, Span, first_line, functions_in, span_of, tree_of
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ def parameters(signature: Signature) -> tuple[str, ...]:
 def _function_at(signature: Signature) -> ast.AST:
     """The function of a signature; an empty module where its source is not at hand."""
     for node in functions_in(tree_of(signature.file)):
-        if signature.line in (
-            node.lineno, *(decorator.lineno for decorator in node.decorator_list)
-        ):  # fmt: skip
+        if signature.line in (node.lineno, first_line(node)):
             return node
     return ast.Module([], [])
 

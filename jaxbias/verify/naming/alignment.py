@@ -5,6 +5,7 @@ and a constant factor), whether a right gradient needs it, and what the gradient
 its place.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -18,6 +19,7 @@ from jaxbias._jaxpr.queries import depends_on
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 from jaxbias.symbols.reference_values import IN_LOOP, ReferenceValue, bracketed, gradient_by
+from jaxbias.verify.naming.slopes import codes_of
 
 if TYPE_CHECKING:
     from jaxbias.verify.checker import Case
@@ -377,6 +379,11 @@ class Alignment:
         if value.name not in self.own and value.of in self.own:
             return value.form.format(bracketed(self.own[value.of].text))
         return self.own[value.name].text if value.name in self.own else value.said
+
+    @functools.cached_property
+    def codes(self) -> list[tuple[str, float]]:
+        """What the forward computes, and slopes of that, as code in the rule's names, with how far-fetched each is."""
+        return codes_of(self)
 
     def text(self, number: int) -> str:
         """How to write a value of the rule: its variable, what it is, its code."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
-from jaxbias.symbols.reference_values import NAMED
+from jaxbias.symbols.reference_values import NAMED, ReferenceValue
 from jaxbias.verify.naming.alignment import Alignment
 from jaxbias.verify.naming.code import bracketed, put, source_of, value_of
 
@@ -22,16 +22,20 @@ class Moved(NamedTuple):
 def at_variable(alignment: Alignment, segment: Segment, code: str) -> Moved | None:
     """The same change as this code in the place of a piece, where the variable is assigned that it changes.
 
-    None where it changes anything else, where other statements take the variable as well, and where this is what the
-    forward has a name for, or the gradient by such a value: then it is right as it is.
+    None where it changes anything else, where other statements take the variable as well, and where this is computed and
+    is what the forward has a name for, or the gradient by such a value: then it is right as it is.
     """
     text, tree = value_of(segment.text)
     changed, new = value_of(code)
     if tree is None or new is None:
         return None
-    before, after = _change(tree, new)
-    if not isinstance(before, ast.Name) or before is tree or isinstance(after, ast.Name):
+    (before, after), *others = _changes(tree, new)
+    if not isinstance(before, ast.Name) or isinstance(after, ast.Name):
+        return None
+    if before is tree and not segment.statement.startswith("return "):
         return None  # a statement that only gives a value another name is meant to give another value
+    if any(_dumped(pair) != _dumped([before, after]) for pair in others):
+        return None
     names = [n for n in ast.walk(after) if isinstance(n, ast.Name) and n.id == before.id]
     places = set(_assigned(alignment, segment, before.id))
     if len(names) > 1 or len(places) != 1 or (place := places.pop()) is None:
@@ -65,15 +69,16 @@ def _words(text: str, after: ast.AST, name: ast.Name, code: str) -> str:
     return f"must be {code}"
 
 
-def _change(old: ast.AST, new: ast.AST) -> tuple[ast.AST, ast.AST]:
+def _changes(old: ast.AST, new: ast.AST) -> list[list[ast.AST]]:
     """The smallest parts of two trees in which they differ."""
-    if type(old) is type(new):
-        pairs = [*_children(old, new)]
-        differ = [(a, b) for a, b in pairs if _dumped(a) != _dumped(b)]
-        (a, b), *others = differ or [(None, None)]
-        if not others and isinstance(a, ast.expr | ast.keyword) and isinstance(b, ast.expr | ast.keyword):
-            return _change(a, b)
-    return old, new
+    differ = [pair for pair in _children(old, new) if _dumped(pair[0]) != _dumped(pair[1])]
+    pairs = [[a, b] for a, b in differ if isinstance(a, PARTS) and isinstance(b, PARTS)]
+    if type(old) is not type(new) or not pairs or len(pairs) < len(differ):
+        return [[old, new]]
+    return [change for a, b in pairs for change in _changes(a, b)]
+
+
+PARTS = (ast.expr, ast.keyword)
 
 
 def _children(old: ast.AST, new: ast.AST) -> Iterator[tuple[object, object]]:
@@ -101,11 +106,17 @@ def _assigned(alignment: Alignment, segment: Segment, name: str) -> Iterator[Seg
         match = alignment.matches.get(number)
         shape = alignment.column(number).shape
         right = match is not None and match.itself and match.value.array.shape == shape
-        stays = match is not None and right and (match.value.linear or match.value.rank < NAMED + 0.5)
+        stays = match is not None and right and (match.value.linear or _has_a_name(match.value))
         stays = stays or (match is not None and right and _is_code_of(match.value.name, its.segment.text))
+        stays = stays and not its.segment.text.isidentifier()  # a value under another name is meant to be another
         alone = all(here) and number not in alignment.leaves and targets(its.segment) == (name,)
         text, tree = value_of(its.segment.text)
         yield its.segment if alone and not stays and tree is not None and text == its.segment.text else None
+
+
+def _has_a_name(value: ReferenceValue) -> bool:
+    """In the forward."""
+    return value.rank < NAMED + 0.5 and not value.derivative
 
 
 def _is_code_of(name: str, code: str) -> bool:

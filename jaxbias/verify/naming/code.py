@@ -14,8 +14,9 @@ def written(code: str, templates: Iterable[str]) -> Iterator[str]:
         call = re.search(r"[(,] ?\{\}[,)]", template) is not None
         by = text if call else bracketed(text, sums=not re.match(r"\{\} [+-] ", template), products=tight)
         changed = _undone(text, tree, template) or template.replace("{}", by)
-        if _parsed(changed) is not None:
-            yield code.replace(text, changed)
+        for changed in filter(None, (_summed(text, tree, template), changed)):
+            if _parsed(changed) is not None:
+                yield code.replace(text, changed)
 
 
 def _undone(text: str, tree: ast.expr | None, template: str) -> str:
@@ -31,6 +32,14 @@ def _undone(text: str, tree: ast.expr | None, template: str) -> str:
             return source_of(text, inner) if template == f"{{}} * {source_of(text, factor)}" else ""
         case _, ast.BinOp(left=inner, op=ast.Mult(), right=factor):
             return source_of(text, inner) if template == f"{{}} / {source_of(text, factor)}" else ""
+    return ""
+
+
+def _summed(text: str, tree: ast.expr | None, template: str) -> str:
+    """The sum in the place of a mean that the template would multiply by a number; empty if it is none."""
+    match tree:
+        case ast.Call(func=ast.Attribute(attr="mean") as mean) if re.fullmatch(r"\{\} \* \d+", template):
+            return put(text, mean, f"{source_of(text, mean).removesuffix('mean')}sum")
     return ""
 
 

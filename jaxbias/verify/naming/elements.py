@@ -42,7 +42,10 @@ def some_elements(d: Difference) -> Iterator[Relation]:
     elif np.all(np.isfinite(ratio)) and np.ptp(np.real(ratio)) <= 1e-8 * abs(ratio[0]):
         factor = float(np.real(ratio[0]))
         kind = {2.0: "double-count", -1.0: "sign"}.get(round(factor, 8), "scale-constant")
-        yield Relation(kind, f"is {factor:.6g} times what it must be {where}", 1.4)
+        more, codes = 1 / factor - 1, ()
+        if where == "on the diagonal" and d.given.ndim == 3:
+            codes = (f"{{}} {'+' if more > 0 else '-'} {abs(more):.12g} * jnp.diag(jnp.diag({{}}))",)
+        yield Relation(kind, f"is {factor:.6g} times what it must be {where}", 1.4, codes=codes)
     else:
         kind = "missing-activation-derivative" if kink and d.linear else "unexplained"
         yield Relation(kind, f"is wrong {where}", 3.5)

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxbias._jaxpr.sources import tree_of
+from jaxbias._jaxpr.sources import first_line, tree_of
 from jaxbias.verify.naming.rewrite import reached
 
 AXES = ("axis", "axes", "axis1", "axis2", "dimension")
@@ -36,7 +36,7 @@ def _first_line(node: ast.AST) -> int:
     """Of a function; 0 for what is none."""
     if not isinstance(node, ast.FunctionDef | ast.Lambda):
         return 0
-    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    return node.lineno if isinstance(node, ast.Lambda) else first_line(node)
 
 
 def _places(function: ast.AST) -> Iterator[ast.expr]:

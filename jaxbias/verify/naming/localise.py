@@ -350,6 +350,7 @@ def _with(located: Located, segment: Segment, words: Relation, patch: str, evide
     said = located.relation if located.named else None
     if said is not None and not said.by_change:  # else of another change, which did not make it right
         number = said.kind == "batch-mean-vs-sum" and words.kind == "scale-constant"  # that happens to be a size
+        number = number or (located.code != segment.text and said.kind != words.kind)  # of a part of what is changed
         if said.cost <= words.cost + SIMPLER and not number and _line(segment) == located.line:
             return replace(located, patch=patch, evidence=evidence)
     return replace(

@@ -6,13 +6,13 @@ import linecache
 from collections.abc import Iterator
 
 from jaxbias._jaxpr.sources import Segment, Span, functions_in, span_of, tree_of
-from jaxbias.verify.naming.code import value_of
+from jaxbias.verify.naming.code import names_within, value_of
 
 
 def numbers_in(segment: Segment) -> Iterator[Segment]:
     """Where the function around a piece of code assigns the sizes and numbers that its statement takes."""
     tree = value_of(segment.statement)[1] or value_of(segment.text)[1]
-    taken = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
+    taken = names_within(tree) if tree is not None else frozenset()
     for function in functions_around(segment):
         for node in ast.walk(function):
             target = node.targets[0] if isinstance(node, ast.Assign) else None

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from jaxbias import _jaxpr
-from jaxbias.symbols.reference_values import MIXING
+from jaxbias.symbols.functions import MIXING
 from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same, varies
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.code import bracketed, listed

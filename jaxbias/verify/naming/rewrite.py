@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxbias._jaxpr.sources import Segment, is_users, tree_of
+from jaxbias._jaxpr.sources import Segment, first_line, is_users, tree_of
 
 DEEPEST = 12
 """Calls between a rule and the code that is replaced."""
@@ -179,11 +179,10 @@ def _statements(tree: ast.Module) -> tuple[list[range], list[range]]:
     imports: list[range] = []
     others: list[range] = []
     for node in tree.body:
-        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
         function = isinstance(node, ast.FunctionDef | ast.ClassDef)
         importing = any(isinstance(inner, ast.Import | ast.ImportFrom) for inner in ast.walk(node))
         statements = imports if importing and not function else others
-        statements.append(range(first, (node.end_lineno or node.lineno) + 1))
+        statements.append(range(first_line(node), (node.end_lineno or node.lineno) + 1))
     return imports, others
 
 

@@ -471,7 +471,8 @@ def _further_up(
         ):
             break
         operand = equation.inputs[k]
-        in_its_line = _is_a_line(alignment, operand) or _mends_more(alignment, hit, {operand: array})
+        alike = array.shape == operands[k].shape
+        in_its_line = _is_a_line(alignment, operand) or (alike and _mends_more(alignment, hit, {operand: array}))
         if operand in alignment.constant and not in_its_line:
             break
         if equation.name in ("add", "add_any", "sub"):
@@ -484,7 +485,7 @@ def _further_up(
                 break
             yield (slip(),)
             roles += 1
-        if array.shape != operands[k].shape:
+        if not alike:
             number, wanted, value = operand, array, None
             break
         if not in_loop:

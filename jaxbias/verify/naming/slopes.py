@@ -1,11 +1,22 @@
-"""Slopes of elementwise functions as code: of those that JAX has, and of what is written of them."""
+"""What the forward computes as code in the names of a rule, and slopes of that: of the functions that JAX has, and of
+what is written of them."""
 
 import ast
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from jaxbias.verify.naming.code import bracketed, names_within, root_of, value_of
+from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
+from jaxbias.verify.naming.code import bracketed, is_code, names_within, root_of, value_of
+
+if TYPE_CHECKING:
+    from jaxbias.verify.naming.alignment import Alignment
+
+OF_SLOPE, OF_COMPOSED = 0.3, 0.6
+"""What the slope of a function costs more, and that of several."""
+
+LONGEST, MOST_CODES = 80, 120
 
 OF_FUNCTIONS = {
     "tanh": "(1 - jnp.tanh({0})**2)", "sigmoid": "jax.nn.sigmoid({0}) * (1 - jax.nn.sigmoid({0}))",
@@ -56,6 +67,14 @@ class Slopes:
             if self._text(ast.Name(variable)) in names_within(ast.parse(slope)):
                 return ast.unparse(ast.parse(slope, mode="eval"))
         return ""
+
+    def of_determinants(self, code: str) -> Iterator[str]:
+        """By the matrices whose log-determinants an expression takes."""
+        _, tree = value_of(code) if "slogdet(" in code else (code, None)
+        for node in ast.walk(tree) if tree is not None else ():
+            match node:
+                case ast.Call(func=ast.Attribute(attr="slogdet"), args=[matrix]):
+                    yield f"jnp.linalg.inv({ast.unparse(_InOwnNames(self.own).visit(copy.deepcopy(matrix)))})"
 
     def _text(self, node: ast.expr) -> str:
         """A part in the rule's names, to be a factor."""
@@ -129,3 +148,30 @@ def _product(a: str, b: str) -> str:
     if a == "-1":
         return f"-{bracketed(b)}"
     return " * ".join(bracketed(x) for x in (a, b) if x != "1") or "1"
+
+
+def codes_of(alignment: "Alignment") -> list[tuple[str, float]]:
+    """What the forward computes, and slopes of that, as code in the rule's names."""
+    codes: dict[str, float] = {}
+    slopes = Slopes({code: name.text for code, name in alignment.own.items()})
+    for value in alignment.matcher.values:
+        if not value.linear and value.rank <= UNNAMED:
+            if is_code(code := alignment.own_name(value)) and len(code) < LONGEST:
+                codes.setdefault(code, 0.2 + 0.1 * value.rank)
+            codes.setdefault(slopes.of_call(value.name), OF_SLOPE)
+    for value in alignment.matcher.named.values():
+        definition = _definition(value)
+        codes.setdefault(definition, 0.25)
+        composed = definition or (value.name if is_code(value.name) and not value.linear | value.derivative else "")
+        codes.setdefault(slopes.by_variable(composed), OF_COMPOSED)
+        for inverse in slopes.of_determinants(composed or value.name):
+            codes.setdefault(inverse, OF_SLOPE)
+    codes.pop("", None)
+    return list(codes.items())[:MOST_CODES]
+
+
+def _definition(value: ReferenceValue) -> str:
+    """What the forward assigns to a variable, as code; empty if that is not known."""
+    statement = value.line.partition(": ")[2]
+    assigned = statement.partition(" = ")
+    return assigned[2] if assigned[0] == value.name and value_of(statement)[1] is not None else ""

@@ -16,15 +16,14 @@ import jax.numpy
 import numpy as np
 
 from jaxbias._jaxpr.sources import Segment
-from jaxbias.symbols.reference_values import UNNAMED, ReferenceValue
+from jaxbias.symbols.names import targets
 from jaxbias.verify.naming.alignment import Alignment, same
-from jaxbias.verify.naming.code import is_code, names_in, put, source_of, value_of
+from jaxbias.verify.naming.code import names_in, names_within, put, source_of, value_of
 from jaxbias.verify.naming.constants import close
 from jaxbias.verify.naming.difference import Relation, constant_factor
 from jaxbias.verify.naming.pieces import functions_beside, outwards, parts_around, piece_of
 from jaxbias.verify.naming.scopes import Names, Site, Visit, in_numpy
 from jaxbias.verify.naming.slips import Slip
-from jaxbias.verify.naming.slopes import Slopes
 from jaxbias.verify.naming.variants import HOLE, Named, Variant, Variants, condition_with
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ class Line:
         self.elsewhere = [its | named for its in elsewhere]
         self.local, self.inside = visit.local, segment
         self.codes, self.numbers = (
-            _in_terms_of(_codes(alignment), self._called_otherwise(alignment)),
+            _in_terms_of(alignment.codes, self._called_otherwise(alignment)),
             _numbers(alignment),
         )
 
@@ -213,6 +212,10 @@ class Line:
         """The change in the names that the user's module has for those of JAX."""
         own = lambda code: re.sub(r"\bjnp\.", f"{self.numpy}.", code)
         variant = variant._replace(by=own(variant.by), words=own(variant.words))
+        variable, *others = targets(self.segment) or ("",)
+        if variable and not others and variant.node is self.tree and variant.by == f"{self.text} + {variable}":
+            words = f"overwrites {variable}, and must add to it"
+            variant = variant._replace(kind="overwritten-not-accumulated", words=words)
         return Fit(self.segment, put(self.text, variant.node, variant.by), variant)
 
     def outside(self, variant: Variant) -> bool:
@@ -259,6 +262,7 @@ class Line:
                 fitting += form.swapped(node, value, near)
                 if node is self.tree or id(node) in form.terms:
                     fitting += form.combined(node, value, named)
+        fitting += [(variant, None) for _, variant, _ in form.everywhere([its for its in near if np.ndim(its.value)])]
         for variant, other in sorted(fitting, key=lambda its: its[0].cost):
             code = put(self.text, variant.node, variant.by)
             if code in seen or time.process_time() > deadline:
@@ -388,7 +392,7 @@ class Line:
 
     def _named(self, names: Names) -> Iterator[Named]:
         """Values in scope, and what the forward computes of these."""
-        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        used = names_within(self.tree)
         outside = [n for n, x in names.items() if n not in self.local and (n in used or (n.isupper() and len(n) > 1))]
         held: list[Named] = []
         for name in (*self.local, *outside):
@@ -502,45 +506,12 @@ def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
                         yield Named(code, p * (g - total), 0.2, terms, (its.code, other.code))
 
 
-@functools.lru_cache(2)
-def _codes(alignment: Alignment) -> list[tuple[str, float]]:
-    """What the forward computes, and slopes of that, as code in the rule's names."""
-    codes: dict[str, float] = {}
-    slopes = Slopes({code: name.text for code, name in alignment.own.items()})
-    for value in alignment.matcher.values:
-        if not value.linear and value.rank <= UNNAMED:
-            if is_code(code := alignment.own_name(value)) and len(code) < LONGEST:
-                codes.setdefault(code, 0.2 + 0.1 * value.rank)
-            codes.setdefault(slopes.of_call(value.name), OF_SLOPE)
-    for value in alignment.matcher.named.values():
-        definition = _definition(value)
-        codes.setdefault(definition, 0.25)
-        composed = definition or (value.name if is_code(value.name) and not value.linear | value.derivative else "")
-        codes.setdefault(slopes.by_variable(composed), OF_COMPOSED)
-    codes.pop("", None)
-    return list(codes.items())[:MOST_CODES]
-
-
-OF_SLOPE, OF_COMPOSED = 0.3, 0.6
-"""What the slope of a function costs more, and that of several."""
-
-
 def _in_terms_of(codes: list[tuple[str, float]], own: Mapping[str, str]) -> list[tuple[str, float]]:
     """With other names of variables."""
     if not own:
         return codes
     name = re.compile(rf"(?<![\w.])({'|'.join(own)})(?!\w)")
     return [(name.sub(lambda its: own[its[1]], code), cost) for code, cost in codes]
-
-
-LONGEST, MOST_CODES = 80, 120
-
-
-def _definition(value: ReferenceValue) -> str:
-    """What the forward assigns to a variable, as code; empty if that is not known."""
-    statement = value.line.partition(": ")[2]
-    assigned = statement.partition(" = ")
-    return assigned[2] if assigned[0] == value.name and value_of(statement)[1] is not None else ""
 
 
 def _numbers(alignment: Alignment) -> list[float]:

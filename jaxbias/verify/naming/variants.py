@@ -66,6 +66,12 @@ WORDS = {
 }
 """What is said of such a function in the place of another."""
 
+OF_EXP = 0.25
+"""What it costs more to take an exponential for something else, which nobody does."""
+
+ORDERING = frozenset(("argmax", "argmin", "max", "min", "maximum", "minimum", "sort", "argsort"))
+"""Functions that say which of their operands' entries is larger: there another function is meant, and not a sign."""
+
 REDUCING = frozenset((
     "sum", "mean", "max", "min", "var", "std", "prod", "norm", "logsumexp", "cumsum", "softmax", "log_softmax",
     "argmax", "argmin", "flip",
@@ -162,6 +168,9 @@ class Variants:
         self.constants = [n for n in usable if isinstance(n, ast.Constant)]
         operators = [n for n in usable if isinstance(n, ast.BinOp) and not isinstance(n.op, ast.Add | ast.Sub)]
         self.factors = {id(side) for n in operators for side in (n.left, n.right)}
+        methods = [(n.func, n.args) for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        ordering = [(f, args) for f, args in methods if isinstance(f, ast.Attribute) and f.attr in ORDERING]
+        self.ordered = {id(part) for f, args in ordering for part in (f.value, *args)}
 
     @functools.cached_property
     def alone(self) -> set[int]:
@@ -474,6 +483,11 @@ class Variants:
             if not method and rest.startswith(inner):
                 new = f"jnp.flip({self.code(function)}(jnp.flip({inner}, {axis}){rest[len(inner) :]}, {axis})"
                 yield self.make("index", "wrong-index", node, new, "adds up in the other direction")
+        if called in ("tril", "triu") and operand is not None:
+            words = f"takes the diagonal of {self.code(operand)} whole, and must take half of it"
+            by = f"{text} - 0.5 * jnp.diag(jnp.diag({self.code(operand)}))"
+            by = by if id(node) in self.alone else f"({by})"
+            yield self.make("constant", "scale-constant", node, by, words)
         if called == "einsum" and node.args and isinstance(node.args[0], ast.Constant):
             yield from self._of_letters(node.args[0])
 
@@ -500,8 +514,8 @@ class Variants:
                 if called == now and isinstance(function, ast.Attribute):
                     base = self.tight(function.value)
                     for module in dict.fromkeys((base, *(("jnp", "jax.nn", "jax.lax") if not method else ()))):
-                        words = WORDS.get((now, other), "")
-                        yield self.make("function", kind, function, f"{module}.{other}", words)
+                        words, more = WORDS.get((now, other), ""), OF_EXP * ("exp" in pair)
+                        yield self.make("function", kind, function, f"{module}.{other}", words, more)
 
     def _of_axes(self, node: ast.Call, called: str, taken: ast.expr | None) -> Iterator[Variant]:
         """Another axis, or one where none is `taken`."""
@@ -584,11 +598,16 @@ class Variants:
         others: list[Any] = [0, 1, -1, 2, -2, value + 1, value - 1] if isinstance(value, int) else [-value]
         if role == "":
             others += [0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 4.0, 0.25, 1.5, 1 / value if value else 0.0, -value]
+            others += [2.0 * value, value / 2] if isinstance(value, float) else []
         for other in dict.fromkeys(others):
             if other != value or type(other) is not type(value):
                 more = 0.0 if other in (value + 1, value - 1, -value, 0, 1) else 0.2
                 more += OF_A_BORDER * (id(node) in self.compared)
-                yield self.make("index" if role else "constant", kind, node, bracketed(f"{other:.12g}"), more=more)
+                by = f"{other:.12g}"
+                by += ".0" * (isinstance(value, float) and by.removeprefix("-").isdigit())
+                by = by if id(node) in self.leading else bracketed(by)
+                its = "sign" if other == -value and not role else kind
+                yield self.make("index" if role else "constant", its, node, by, more=more)
 
     def _of_index(self, node: ast.Subscript) -> Iterator[Variant]:
         whole = self.code(node.value)
@@ -641,13 +660,8 @@ class Variants:
                 yield self.make("index", "wrong-index", node, f"{part} - 1")
             return
         brackets = lambda code: code if id(node) in self.alone else f"({code})"
-        sign = "has the wrong sign" if node is self.tree else f"takes {part} with the wrong sign"
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
-            turned, more = self._joined(node.right, "-", node.left), 0.02 * isinstance(node.left, ast.Constant)
-            yield self.make("sign", "sign", node, brackets(turned), sign, more=0.06 + more)
-        else:
-            signed = f"-{tight}" if id(node) in self.leading else f"(-{tight})"
-            yield self.make("sign", "sign", node, signed, sign, more=0.06)
+        if id(node) not in self.ordered:
+            yield self._of_other_sign(node)
         match node:
             case ast.BinOp(left=ast.Constant(value=1), op=ast.Sub(), right=rest):
                 yield self.make("rest", "wrong-operand", node, self.tight(rest))
@@ -687,6 +701,16 @@ class Variants:
         yield self.make("condition", "missing-mask", node, brackets(f"{tight} > 0"), more=0.3)
         for index in ("[:, None]", "[None, :]", "[..., None]"):
             yield self.make("axis", "wrong-reduction-axis", node, f"{tight}{index}", more=0.3)
+
+    def _of_other_sign(self, node: ast.AST) -> Variant:
+        part, tight = self.code(node), self.tight(node)
+        words = "has the wrong sign" if node is self.tree else f"takes {part} with the wrong sign"
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            turned, more = self._joined(node.right, "-", node.left), 0.02 * isinstance(node.left, ast.Constant)
+            by = turned if id(node) in self.alone else f"({turned})"
+            return self.make("sign", "sign", node, by, words, more=0.06 + more)
+        signed = f"-{tight}" if id(node) in self.leading else f"(-{tight})"
+        return self.make("sign", "sign", node, signed, words, more=0.06)
 
     # --- with other values ----------------------------------------------------------------------------------------
 
@@ -732,6 +756,26 @@ class Variants:
         for its in named if not isinstance(node, ast.Constant) and not self.role[id(node)] else ():
             for code, other in its_layouts(its, value):
                 yield from self._combined(node, value, code, other, its.cost)
+            if np.ndim(its.value) == 2 and np.ndim(value) in (1, 2):
+                yield from self._multiplied(node, value, its)
+
+    def _multiplied(self, node: ast.AST, value: Any, its: Named) -> Iterator[tuple[Variant, Any]]:
+        """A part times a matrix or its transpose, from either side, or times its inverse."""
+        part, tied = self.tight(node), bracketed(its.code, products=True)
+        turned, inverse = f"{tied}.T", f"jnp.linalg.solve({its.code}, {self.code(node)})"
+        ways: list[tuple[str, str, Callable[..., Any], Any, Any]] = [
+            (f"{part} @ {tied}", tied, np.matmul, value, its.value),
+            (f"{part} @ {turned}", turned, np.matmul, value, its.value.T),
+            (f"{tied} @ {part}", tied, np.matmul, its.value, value),
+            (f"{turned} @ {part}", turned, np.matmul, its.value.T, value),
+        ]
+        if its.value.shape[0] == its.value.shape[1]:
+            ways.append((inverse, f"{tied}⁻¹", np.linalg.solve, its.value, value))
+        for by, code, operation, first, second in ways:
+            if (product := _tried(operation, first, second)) is not None:
+                words = f"lacks the factor {code}" if node is self.tree else f"takes {part} without the factor {code}"
+                by = by if id(node) in self.alone or by is inverse else f"({by})"
+                yield self.make("factor", "missing-factor", node, by, words, its.cost + 0.1), product
 
     def _combined(self, node: ast.AST, value: Any, code: str, other: Any, cost: float) -> Iterator[tuple[Variant, Any]]:
         whole, part = node is self.tree, self.code(node)

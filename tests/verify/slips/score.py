@@ -31,12 +31,26 @@ TRUE_OF = {
         "double-count",
     },
     "axis": {"wrong-reduction-axis", "broadcast-not-summed", "wrong-operand", "scale-constant", "batch-mean-vs-sum"},
-    "operand": {"wrong-operand", "missing-factor", "missing-mask", "missing-activation-derivative", "stale-value"},
+    "operand": {
+        "wrong-operand",
+        "missing-factor",
+        "missing-mask",
+        "missing-activation-derivative",
+        "stale-value",
+        "not-linear-in-cotangent",  # where a value stands in the place of a gradient
+    },
     "transpose": {"transpose", "wrong-index", "wrong-reduction-axis", "wrong-operand"},
     "mask": {"missing-mask", "missing-activation-derivative", "wrong-operand", "missing-factor", "wrong-index"},
     "sign": {"sign"},
     "index": {"wrong-index", "stale-value", "wrong-operand", "wrong-reduction-axis", "only-some-elements"},
-    "carry": {"missing-term", "extra-term", "missing-factor", "overwritten-not-accumulated", "stale-value"},
+    "carry": {
+        "missing-term",
+        "extra-term",
+        "missing-factor",
+        "overwritten-not-accumulated",
+        "stale-value",
+        "index-collision",  # entries that are named twice overwrite each other
+    },
     "conjugate": {"sign", "wrong-operand"},
     "activation": {"missing-activation-derivative", "wrong-operand", "missing-factor", "missing-term", "sign"},
     "constant": {"scale-constant", "missing-factor", "missing-term", "wrong-operand", "batch-mean-vs-sum"},
