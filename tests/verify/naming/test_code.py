@@ -37,6 +37,11 @@ def test_what_is_written(code, template, wanted):
     assert [*written(code, [template])] == [wanted]
 
 
+def test_a_mean_becomes_a_sum():
+    assert [*written("g.mean(0)", ["{} * 4"])] == ["g.sum(0)", "g.mean(0) * 4"]
+    assert [*written("g.mean(0)", ["{} * scale"])] == ["g.mean(0) * scale"]
+
+
 def test_of_what_cannot_be_read_nothing_is_written():
     assert not [*written("for x in", ["{}.T"])]
 

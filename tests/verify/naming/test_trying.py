@@ -240,11 +240,24 @@ def test_what_is_to_be_written(forward, rule, args, patch):
         ("jnp.where(z > 0, z + 1, jnp.exp(z))", "jnp.where(z > 0, 1.0, jnp.exp(z))"),
         ("jnp.array([a * s, b * s])", "jnp.array([a * s, -b * s])"),
         ("g * (1 - z) * (m - n)", "g * (1 - z) * (n - m)"),
+        ("d.at[k].add(1.0)", "d.at[k].add(-1.0)"),
+        ("0.05 * w", "0.1 * w"),
+        ("jnp.tril(l.T @ g)", "jnp.tril(l.T @ g) - 0.5 * jnp.diag(jnp.diag(l.T @ g))"),
+        ("jax.nn.one_hot(h.argmin(1), 3)", "jax.nn.one_hot(h.argmax(1), 3)"),
     ],
 )
 def test_what_is_tried(code, wanted):
+    assert wanted in tried(code)
+
+
+def tried(code):
     form = Variants(code, ast.parse(code, mode="eval").body, (), (0.1,), lambda code: None)
-    assert wanted in [put(code, variant.node, variant.by) for variant in form.of_form()]
+    return [put(code, variant.node, variant.by) for variant in form.of_form()]
+
+
+def test_of_what_is_ordered_no_sign_is_tried():
+    assert not {"(-h).argmin(1)", "jnp.max(-z, 0)"} & {*tried("h.argmin(1)"), *tried("jnp.max(z, 0)")}
+    assert "jnp.sum(-z, 0)" in tried("jnp.sum(z, 0)")
 
 
 def test_a_pattern_is_said_beside_what_is_to_be_written():
@@ -439,3 +452,123 @@ def test_a_statement_that_adds_to_its_variable_is_listed_as_it_is_written():
 
     report = verify.vjp(scaled, rule, normal((4, 3), (4, 3)))
     assert "dx *= jnp.sin(x)" in [line.text for line in report.lines]
+
+
+def volume(a, b):
+    return jnp.linalg.slogdet(a @ a.T + jnp.eye(3))[1] + jnp.sum(jnp.linalg.inv(a @ a.T + jnp.eye(3)) * b)
+
+
+def without_the_second_inverse(args, ct):
+    a, b = args
+    inverse = jnp.linalg.inv(a @ a.T + jnp.eye(3))
+    gs = inverse - inverse @ b.T
+    return ct * (gs + gs.T) @ a, ct * inverse
+
+
+def squares(a):
+    s = a @ a.T + jnp.eye(3)
+    return jnp.linalg.slogdet(s)[1] + jnp.sum(s**2)
+
+
+def without_the_determinant(args, ct):
+    (a,) = args
+    s = a @ a.T + jnp.eye(3)
+    gs = 2 * s
+    return (ct * (gs + gs.T) @ a,)
+
+
+def solved(x, y):
+    return 0.5 * y @ jnp.linalg.solve(x @ x.T + jnp.eye(3), y)
+
+
+def not_solved(args, ct):
+    x, y = args
+    k = x @ x.T + jnp.eye(3)
+    dk = -0.5 * ct * jnp.linalg.solve(k, jnp.linalg.solve(k, jnp.outer(y, y)).T)
+    return (dk + dk.T) @ x, ct * y
+
+
+@pytest.mark.parametrize(
+    ("forward", "rule", "args", "kind", "patch"),
+    [
+        (
+            volume,
+            without_the_second_inverse,
+            normal((3, 4), (3, 3)),
+            "missing-factor",
+            "gs = inverse - ((inverse @ b.T) @ inverse)",
+        ),
+        (squares, without_the_determinant, normal((3, 4)), "missing-term", "jnp.linalg.inv(s)"),
+        (solved, not_solved, normal((3, 4), (3,)), "missing-factor", "jnp.linalg.solve(k, "),
+    ],
+)
+def test_matrices_that_are_lacking(forward, rule, args, kind, patch):
+    (found,) = verify.vjp(forward, rule, args).diagnoses
+    assert found.kind == kind and patch in found.patch, found
+
+
+WEIGHTS = jnp.array([[1.0, 0.0, 0.5, 1.0], [0.3, 1.0, 1.0, 0.0]])
+
+
+def smoothed(s):
+    z = 2 * s
+    p = jnp.exp(z) * WEIGHTS
+    return p / p.sum(1, keepdims=True)
+
+
+def lacking_at_two_places(args, ct):
+    (s,) = args
+    e = jnp.exp(2 * s)
+    p = e / e.sum(1, keepdims=True)
+    return (2 * p * (ct - (p * ct).sum(1, keepdims=True)),)
+
+
+def centred(x, w):
+    z = x @ w
+    return z - z.mean(0, keepdims=True)
+
+
+def not_centred(args, ct):
+    x, w = args
+    dz = ct
+    return dz @ w.T, x.T @ dz
+
+
+def returned_twice(args, ct):
+    z, v = args
+    probs = jax.nn.softmax(z, axis=-1)
+    g = ct @ v.T
+    dz = g - (probs * g).sum(axis=-1, keepdims=True)
+    return dz, probs.T @ ct
+
+
+@pytest.mark.parametrize(
+    ("forward", "rule", "args", "line", "patch"),
+    [
+        (smoothed, lacking_at_two_places, normal((2, 4)), "e = jnp.exp(2 * s)", "e = jnp.exp(2 * s) * WEIGHTS"),
+        (
+            mixed,
+            returned_twice,
+            normal((5, 4), (4, 3)),
+            "dz = g - (probs * g).sum(axis=-1, keepdims=True)",
+            "dz = (g - (probs * g).sum(axis=-1, keepdims=True)) * probs",
+        ),
+    ],
+)
+def test_a_change_is_made_where_the_variable_is_assigned(forward, rule, args, line, patch):
+    report = verify.vjp(forward, rule, args)
+    assert [its.text for its in report.lines if its.status == "wrong"] == [line], report
+    assert [d.patch for d in report.diagnoses] == [patch], report
+
+
+def shifted(x, b):
+    return x + b[None]
+
+
+def added_up_over_everything(args, ct):
+    return ct, jnp.full_like(args[1], ct.sum())
+
+
+def test_what_is_wanted_may_have_another_shape():
+    (found,) = verify.vjp(shifted, added_up_over_everything, normal((4, 3), (3,))).diagnoses
+    assert found.kind == "wrong-reduction-axis" and "ct.sum(axis=0)" in found.patch, found
