@@ -16,9 +16,11 @@ import numpy as np
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
+from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import Name, names_of
 from jaxbias.symbols.passes import passes
 from jaxbias.symbols.reference_values import IN_LOOP, ReferenceValue, bracketed, gradient_by
+from jaxbias.verify.naming.returned import entries_of_return
 from jaxbias.verify.naming.slopes import codes_of
 
 if TYPE_CHECKING:
@@ -379,6 +381,12 @@ class Alignment:
         if value.name not in self.own and value.of in self.own:
             return value.form.format(bracketed(self.own[value.of].text))
         return self.own[value.name].text if value.name in self.own else value.said
+
+    @functools.cached_property
+    def entries(self) -> dict[Segment, int]:
+        """Where the rule returns its gradients, with the values that it returns there."""
+        pieces = entries_of_return(self.program, self.leaves)
+        return {piece: number for piece, number in zip(pieces, self.leaves) if number is not None}
 
     @functools.cached_property
     def codes(self) -> list[tuple[str, float]]:

@@ -22,8 +22,8 @@ class Moved(NamedTuple):
 def at_variable(alignment: Alignment, segment: Segment, code: str) -> Moved | None:
     """The same change as this code in the place of a piece, where the variable is assigned that it changes.
 
-    None where it changes anything else, where other statements take the variable as well, and where this is computed and
-    is what the forward has a name for, or the gradient by such a value: then it is right as it is.
+    None where it changes anything else, where other statements take the variable as well, and where this is computed
+    and is what the forward has a name for, or the gradient by such a value: then it is right as it is.
     """
     text, tree = value_of(segment.text)
     changed, new = value_of(code)

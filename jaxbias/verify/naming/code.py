@@ -13,8 +13,8 @@ def written(code: str, templates: Iterable[str]) -> Iterator[str]:
         tight = re.search(r"\{\}(\.|\[|\*\*)", template) is not None
         call = re.search(r"[(,] ?\{\}[,)]", template) is not None
         by = text if call else bracketed(text, sums=not re.match(r"\{\} [+-] ", template), products=tight)
-        changed = _undone(text, tree, template) or template.replace("{}", by)
-        for changed in filter(None, (_summed(text, tree, template), changed)):
+        plain = _undone(text, tree, template) or template.replace("{}", by)
+        for changed in filter(None, (_summed(text, tree, template), plain)):
             if _parsed(changed) is not None:
                 yield code.replace(text, changed)
 

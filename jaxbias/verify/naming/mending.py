@@ -61,7 +61,7 @@ class Mender:
         self.guessed = self.looked = 0.0
         self._seen: set[tuple[int, int]] = set()
         self._effects: dict[tuple[tuple[Segment, str], ...], Effects] = {}
-        self._fits: dict[tuple[int, bytes, int], list[Fit]] = {}
+        self._fits: dict[tuple[int | bytes | Segment, ...], list[Fit]] = {}
         self.off = [i for i in range(len(alignment.leaves)) if i not in self.right]
 
     def __call__(
@@ -127,7 +127,7 @@ class Mender:
 
     def fits(self, slip: Slip, segments: Sequence[Segment], above: Sequence[Segment]) -> list[Fit]:
         """Small changes of the pieces of code that give what is wanted there, not yet tried in the rule."""
-        key = slip.number, slip.wanted.tobytes(), len(self.made)
+        key = slip.number, slip.wanted.tobytes(), len(self.made), *segments[:1]
         if key not in self._fits:
             its = fits(self.checker, self.alignment, slip, segments[:2], self.made)
             until = self._until(OF_ABOVE)

@@ -35,24 +35,29 @@ def with_returns(program: _jaxpr.Program, leaves: Sequence[int | None]) -> tuple
 
 def _places(program: _jaxpr.Program, leaves: Sequence[int | None], made: Set[int]) -> Iterator[tuple[int, Segment]]:
     """Where each gradient is handed on, in the function that the last of them is computed in."""
-    outermost = [equation.segments[-1] for equation in program.equations if equation.segments]
-    function = _function_around(outermost[-1]) if outermost else None
-    if function is None:
-        return
-    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
-    if len(returned) != 1 or not isinstance(returned[0], ast.Tuple) or len(returned[0].elts) != len(leaves):
-        return
+    entries = entries_of_return(program, leaves)
+    function = _function_around(entries[0]) if entries else None
     assigned = {
         target.id: node.value
-        for node in ast.walk(function)
+        for node in (ast.walk(function) if function is not None else ())
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    for i, entry in enumerate(returned[0].elts):
-        its = assigned.get(entry.id, entry) if isinstance(entry, ast.Name) else entry
-        node = its if isinstance(its, ast.Name) or leaves[i] not in made else entry
-        yield i, piece_of(outermost[-1], node)
+    for i, entry in enumerate(entries):
+        its = assigned.get(entry.text)
+        given = its is not None and (isinstance(its, ast.Name) or leaves[i] not in made)
+        yield i, piece_of(entry, its) if its is not None and given else entry
+
+
+def entries_of_return(program: _jaxpr.Program, leaves: Sequence[int | None]) -> list[Segment]:
+    """Of the function that the last gradient is computed in, if it returns a tuple of all gradients, at one place."""
+    outermost = [equation.segments[-1] for equation in program.equations if equation.segments]
+    function = _function_around(outermost[-1]) if outermost else None
+    returned = [node.value for node in ast.walk(function or ast.Pass()) if isinstance(node, ast.Return)]
+    if len(returned) != 1 or not isinstance(returned[0], ast.Tuple) or len(returned[0].elts) != len(leaves):
+        return []
+    return [piece_of(outermost[-1], entry) for entry in returned[0].elts]
 
 
 def handed_on(segment: Segment) -> Iterator[Segment]:

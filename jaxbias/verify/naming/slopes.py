@@ -69,11 +69,11 @@ class Slopes:
         return ""
 
     def of_determinants(self, code: str) -> Iterator[str]:
-        """By the matrices whose log-determinants an expression takes."""
-        _, tree = value_of(code) if "slogdet(" in code else (code, None)
+        """Of log-determinants, by the matrices that an expression takes them of, or factors, as is done for them."""
+        _, tree = value_of(code) if "linalg" in code else (code, None)
         for node in ast.walk(tree) if tree is not None else ():
             match node:
-                case ast.Call(func=ast.Attribute(attr="slogdet"), args=[matrix]):
+                case ast.Call(func=ast.Attribute(attr="slogdet" | "cholesky" | "cho_factor"), args=[matrix, *_]):
                     yield f"jnp.linalg.inv({ast.unparse(_InOwnNames(self.own).visit(copy.deepcopy(matrix)))})"
 
     def _text(self, node: ast.expr) -> str:

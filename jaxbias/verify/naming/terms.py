@@ -78,9 +78,11 @@ def term(d: Difference) -> Iterator[Relation]:
         for v in linear:
             yield 1.8 + 0.1 * v.cost, _Term((), (), (v,)), v.array
         for v, a in itertools.product(short, axes):
-            yield 2.0 + 0.1 * v.cost, _Term((), a, (v,)), total(v.array, a)
+            if _differs_along(v.array, a):
+                yield 2.0 + 0.1 * v.cost, _Term((), a, (v,)), total(v.array, a)
         for f, v, a in itertools.product(factors, short, axes):
-            yield 2.2 + 0.1 * (f.cost + v.cost), _Term((), a, (f, v)), total(f.array * v.array, a)
+            if _differs_along(product := f.array * v.array, a):
+                yield 2.2 + 0.1 * (f.cost + v.cost), _Term((), a, (f, v)), total(product, a)
 
     def terms() -> Iterator[tuple[float, _Term, np.ndarray]]:
         for cost, its, array in inside():
@@ -117,6 +119,11 @@ def term(d: Difference) -> Iterator[Relation]:
             return
         without_code.append(lacks)
     yield from without_code[:1]
+
+
+def _differs_along(x: np.ndarray, axes: tuple[int, ...]) -> bool:
+    """Is a sum over these axes another thing than so many times the value?"""
+    return bool(np.any(x != x[tuple(slice(1) if a in axes else slice(None) for a in range(x.ndim))]))
 
 
 def _mark(x: np.ndarray) -> float:

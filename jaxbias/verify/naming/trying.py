@@ -580,7 +580,7 @@ def value_computed_by(alignment: Alignment, segment: Segment, number: int | None
     """What a piece of code gives the time that it computes a value; without one, the last time."""
     equations = alignment.program.equations
     places = [k for k, e in enumerate(equations) if segment in e.segments]
-    last = equations[places[-1]].outputs[-1] if places else None
+    last = equations[places[-1]].outputs[-1] if places else alignment.entries.get(segment)
     if last is None or number is None:
         return last
     if number not in alignment.position:

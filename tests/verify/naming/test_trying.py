@@ -572,3 +572,21 @@ def added_up_over_everything(args, ct):
 def test_what_is_wanted_may_have_another_shape():
     (found,) = verify.vjp(shifted, added_up_over_everything, normal((4, 3), (3,))).diagnoses
     assert found.kind == "wrong-reduction-axis" and "ct.sum(axis=0)" in found.patch, found
+
+
+def gated_twice(x, wa, wb):
+    return jnp.tanh(x @ wa) * jax.nn.sigmoid(x @ wb)
+
+
+def second_path_left_out(args, ct):
+    x, wa, wb = args
+    t, s = jnp.tanh(x @ wa), jax.nn.sigmoid(x @ wb)
+    da = ct * s * (1 - t**2)
+    dx = da @ wa.T
+    db = ct * t * s * (1 - s)
+    return dx, x.T @ da, x.T @ db
+
+
+def test_what_a_gradient_lacks_may_be_computed_behind_it():
+    (found,) = verify.vjp(gated_twice, second_path_left_out, normal((5, 4), (4, 3), (4, 3))).diagnoses
+    assert (found.kind, found.patch) == ("missing-term", "return dx + db @ wb.T, x.T @ da, x.T @ db"), found
