@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def written(code: str, templates: Iterable[str]) -> Iterator[str]:
-    """The code with the expression that it is or assigns in the place of {}; none where it cannot be read."""
+    """The code with the expression that it is or assigns in the place of {}, and of {0} as a factor.
+
+    None where it cannot be read.
+    """
     text, tree = value_of(code)
     for template in templates if tree is not None else ():
         tight = re.search(r"\{\}(\.|\[|\*\*)", template) is not None
         call = re.search(r"[(,] ?\{\}[,)]", template) is not None
         by = text if call else bracketed(text, sums=not re.match(r"\{\} [+-] ", template), products=tight)
-        plain = _undone(text, tree, template) or template.replace("{}", by)
+        plain = template.replace("{0}", bracketed(text, products=True)).replace("{}", by)
+        plain = _undone(text, tree, template) or plain
         for changed in filter(None, (_summed(text, tree, template), plain)):
             if _parsed(changed) is not None:
                 yield code.replace(text, changed)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,12 @@ def name_constant(factors: Sequence[Any], shapes: Sequence[Shapes], tolerance: f
     if fixed:
         return Constant(f"{factors[0]:.6g}", "scale-constant")
     return None
+
+
+def as_code(constant: str) -> str:
+    """The name of a constant as Python."""
+    text = re.sub(r"√(\([^)]*\)|[\w.\[\]]+)", r"jnp.sqrt(\1)", constant)
+    return text.replace("²", "**2").replace(" · ", " * ").replace("π", "jnp.pi").replace("ln 2", "jnp.log(2)")
 
 
 def _simple(factor: Any, tolerance: float) -> Constant | None:

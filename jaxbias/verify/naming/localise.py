@@ -338,11 +338,12 @@ def _not_linear(alignment: Alignment, located: Located) -> Located:
 
 
 def _fitted(alignment: Alignment, slip: Slip, located: Located, mender: Mender) -> Located | None:
-    """With the small change of its line that gives what is wanted there, or of where it is returned: there the rule has
-    computed all that a gradient may lack."""
+    """With the small change of its line that gives what is wanted there, or with a term where it is returned: there the
+    rule has computed all that a gradient may lack."""
     fit = mender.fit(slip, _segments(alignment, slip.number), [*_above(alignment, slip)])
     if fit is None:
-        fit = mender.fit(slip, [its for its, number in alignment.entries.items() if number == slip.number], ())
+        entries = [its for its, number in alignment.entries.items() if number == slip.number]
+        fit = mender.fit(slip, entries, (), "missing-term")
     if fit is None:
         return None
     return _with(located, *fit, _tried(mender, slip.leaves))

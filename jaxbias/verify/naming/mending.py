@@ -68,7 +68,8 @@ class Mender:
         self, segments: Sequence[Segment], relation: Relation, leaves: Iterable[int]
     ) -> tuple[Segment, str] | None:
         """The piece of code, and the statement with which these gradients are right and no right one is harmed."""
-        for segment in segments[:2]:
+        # around a call of the user's, terms have other names
+        for segment in segments[: 1 if relation.kind == "missing-term" else 2]:
             for code in written(segment.text, relation.codes):
                 if self.checker.short_of_time(0.1):
                     return None
@@ -102,11 +103,12 @@ class Mender:
         return True
 
     def fit(
-        self, slip: Slip, segments: Sequence[Segment], above: Sequence[Segment]
+        self, slip: Slip, segments: Sequence[Segment], above: Sequence[Segment], kind: str = ""
     ) -> tuple[Segment, Relation, str] | None:
         """The likeliest small change of one of these pieces of code, or of one above, that gives what is wanted there
-        and makes the rule right."""
-        for fit in self.fits(slip, segments, above)[:MOST_FITS]:
+        and makes the rule right; of one `kind` alone, if that is given."""
+        its = (fit for fit in self.fits(slip, segments, above) if not kind or fit.variant.kind == kind)
+        for fit in itertools.islice(its, MOST_FITS):
             if self.checker.short_of_time(0.1):
                 return None
             for segment, code in _where_assigned(fit):

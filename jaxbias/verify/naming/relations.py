@@ -1,7 +1,6 @@
 """What a wrong value is beside the right one: a factor, a term, a layout, an axis, said in the rule's own names."""
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from jaxbias.symbols.functions import MIXING
 from jaxbias.verify.naming.alignment import LAYOUT, PICKS, Alignment, layouts, same, varies
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.code import bracketed, listed
-from jaxbias.verify.naming.constants import Shapes, close, name_constant
+from jaxbias.verify.naming.constants import Shapes, as_code, close, name_constant
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
 from jaxbias.verify.naming.elements import some_elements
 from jaxbias.verify.naming.terms import own_terms, parts, term
@@ -63,7 +62,6 @@ def _relations(d: Difference) -> Iterator[Relation]:
     scalar = d.given.ndim == 1
     if not scalar:
         yield from factor(d)
-        yield from normalised(d)
         yield from another_value(d)
         yield from some_elements(d)
     if d.equation is not None and not scalar:
@@ -266,14 +264,6 @@ def factor(d: Difference) -> Iterator[Relation]:
                     yield Relation(value.kind_of_factor, words, 2.0 + 0.05 * value.cost, codes=codes)
 
 
-def normalised(d: Difference) -> Iterator[Relation]:
-    """What is not divided by its own sum over an axis, as a softmax is."""
-    for axis in range(1, d.given.ndim):
-        if same(d.given / d.given.sum(axis=axis, keepdims=True), d.wanted):
-            by = f"{{}} / {{}}.sum(axis={axis - 1}, keepdims=True)"
-            yield Relation("missing-factor", f"is not divided by its sum over axis {axis - 1}", 1.4, codes=(by,))
-
-
 def another_value(d: Difference) -> Iterator[Relation]:
     """What is wanted is a value that stands elsewhere in the rule, or is its operand."""
     alignment = d.alignment
@@ -336,12 +326,6 @@ def _times_a_slope(d: Difference, after: np.ndarray) -> bool:
             return False
         (number,) = linear
     return True
-
-
-def as_code(constant: str) -> str:
-    """The name of a constant as Python."""
-    text = re.sub(r"√(\([^)]*\)|[\w.\[\]]+)", r"jnp.sqrt(\1)", constant)
-    return text.replace("²", "**2").replace(" · ", " * ").replace("π", "jnp.pi").replace("ln 2", "jnp.log(2)")
 
 
 def _spread(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

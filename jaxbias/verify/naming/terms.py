@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from jaxbias.verify.naming.alignment import addends, same
 from jaxbias.verify.naming.at_hand import AtHand
 from jaxbias.verify.naming.code import axes_code, bracketed, listed
-from jaxbias.verify.naming.constants import name_constant
+from jaxbias.verify.naming.constants import as_code, close, name_constant, sizes
 from jaxbias.verify.naming.difference import Difference, Relation, constant_factor
 from jaxbias.verify.naming.variants import kind_of_term
 
@@ -59,23 +60,33 @@ def _full(d: Difference, number: int) -> np.ndarray:
 
 
 def term(d: Difference) -> Iterator[Relation]:
-    """The right value less the given one, as one product or sum of values at hand.
+    """The right value less the given one, as one product or sum of values at hand, the value itself among them."""
+    without_code: list[Relation] = []
+    for lacks in _terms(d):
+        if lacks.codes:
+            yield replace(lacks, cost=max(lacks.cost - WRITTEN, 1.8))
+            return
+        without_code.append(lacks)
+    yield from without_code[:1]
 
-    Of every value, product of two, and sum over axes of these, the quotient says what it has to be multiplied by.
-    """
+
+def _terms(d: Difference) -> Iterator[Relation]:
+    """Of every value, product of two, and sum over axes of these, the quotient says what it has to be multiplied by."""
     lacking = d.wanted - d.given
     shape, size = lacking.shape[1:], float(np.sum(np.abs(lacking) ** 2))
     if size == 0:
         return
     linear = [v for v in d.at_hand(shape, d.linear)[:120] if constant_factor(v.array, d.wanted) is None]
     whole = d.at_hand(shape, False) if d.linear else linear
+    itself = _Itself(d.alignment.text(d.number), d.given, 1.5)
+    linear = [replace(itself, name=v.name, cost=v.cost) if same(v.array, d.given) else v for v in linear]
     factors, short = whole[:MOST_VALUES], linear[:MOST_VALUES]
     marks = np.array([_mark(v.array) for v in whole])
     axes = [tuple(a) for k in (1, 2) for a in itertools.combinations(range(1, len(shape) + 1), k)]
     total = lambda x, a: np.broadcast_to(x.sum(axis=a, keepdims=True), lacking.shape)
 
-    def inside() -> Iterator[tuple[float, _Term, np.ndarray]]:
-        for v in linear:
+    def inside(values: Sequence[AtHand], short: Sequence[AtHand]) -> Iterator[tuple[float, _Term, np.ndarray]]:
+        for v in values:
             yield 1.8 + 0.1 * v.cost, _Term((), (), (v,)), v.array
         for v, a in itertools.product(short, axes):
             if _differs_along(v.array, a):
@@ -85,7 +96,7 @@ def term(d: Difference) -> Iterator[Relation]:
                 yield 2.2 + 0.1 * (f.cost + v.cost), _Term((), a, (f, v)), total(product, a)
 
     def terms() -> Iterator[tuple[float, _Term, np.ndarray]]:
-        for cost, its, array in inside():
+        for cost, its, array in itertools.chain(inside(linear, short), inside([], [itself])):
             yield cost, its, array
             quotient = lacking / array
             mark = _mark(quotient)
@@ -93,7 +104,6 @@ def term(d: Difference) -> Iterator[Relation]:
             for f in factors if np.isnan(mark) and not its.axes else alike:  # where a value is zero, it says nothing
                 yield cost + 0.2 + 0.1 * f.cost, its._replace(outside=(f,)), f.array * array
 
-    without_code: list[Relation] = []
     for count, (cost, its, array) in enumerate(terms()):
         if count % 64 == 0 and time.process_time() > d.deadline:
             break
@@ -103,22 +113,36 @@ def term(d: Difference) -> Iterator[Relation]:
         factor = float(np.real(np.sum(np.conj(array) * lacking))) / own
         if abs(factor * factor * own - size) > 1e-8 * size or not same(factor * array, lacking):
             continue
-        simple = next((f for f in (1.0, -1.0) if abs(factor - f) < 1e-8), None)
-        near = next((f for f in SIMPLE if abs(abs(factor) - f) < 1e-8), abs(factor))
-        if simple is None and near not in SIMPLE:
-            cost += 0.8
-        sign = "" if simple == 1 else "−" if simple == -1 else f"{factor:.4g} · "
-        code = its.code
-        if simple is None and code:
-            code = f"{code} / {1 / near:.0f}" if near < 1 and (1 / near).is_integer() else f"{near:.15g} * {code}"
-        codes = (f"{{}} {'+' if factor > 0 else '-'} {code}",) if code else ()
-        text = its.inside[0].bracketed if sign and len(its.inside) == 1 and not (its.axes or its.outside) else str(its)
-        lacks = Relation(kind_of_term(array), f"lacks the term {sign}{text}", cost, codes=codes)
-        if code:
-            yield replace(lacks, cost=max(cost - WRITTEN, 1.8))
-            return
-        without_code.append(lacks)
-    yield from without_code[:1]
+        times, cost_of_it, written = _coefficient(abs(factor), d)
+        sign, plus = ("", "+") if factor > 0 else ("−", "-")
+        alone = len(its.inside) == 1 and not (its.axes or its.outside)
+        text = f"{times} · {its}" if times else its.inside[0].bracketed if sign and alone else f"{its}"
+        codes = tuple(f"{{}} {plus} {code.format(its.code)}" for code in written if its.code)
+        yield Relation(kind_of_term(array), f"lacks the term {sign}{text}", cost + cost_of_it, codes=codes)
+
+
+def _coefficient(factor: float, d: Difference) -> tuple[str, float, tuple[str, ...]]:
+    """A positive number in words, how far-fetched it is, and code for {} times it, the likeliest first."""
+    if abs(factor - 1) < 1e-8:
+        return "", 0.0, ("{}",)
+    near = next((f for f in SIMPLE if abs(factor - f) < 1e-8), factor)
+    whole = round(1 / factor) if close(1 / factor, round(1 / factor)) else 0
+    number = f"{{}} / {whole}" if whole else f"{near:.15g} * {{}}"
+    by_size = [f"{{}} / {bracketed(as_code(text), products=True)}" for text, size, _ in sizes(d.sizes) if size == whole]
+    far_fetched = 0.1 if by_size else 0.8 * (near not in SIMPLE)
+    return f"1/{whole}" if whole else f"{factor:.4g}", far_fetched, (*by_size[:MOST_SIZES], number)
+
+
+MOST_SIZES = 3
+"""That a number may be."""
+
+
+class _Itself(AtHand):
+    """The value that lacks the term: in what is to be written, the expression as it stands."""
+
+    @cached_property
+    def code(self) -> str:
+        return "{0}"
 
 
 def _differs_along(x: np.ndarray, axes: tuple[int, ...]) -> bool:

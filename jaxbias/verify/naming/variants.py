@@ -303,7 +303,6 @@ class Variants:
             yield from self._around(node)
         yield from self._of_names()
         yield from self._of_slices()
-        yield from self._of_all_axes()
 
     def _of_entries(self, node: ast.List | ast.Tuple) -> Iterator[Variant]:
         """Two entries of a list or a tuple, as of what is put together, the wrong way round."""
@@ -322,19 +321,6 @@ class Variants:
         for a, b in itertools.combinations(places, 2):
             text = put_at_all(self.text, {node: b if node.id == a else a for node in (*places[a], *places[b])})
             yield self.make("exchanged", "wrong-operand", self.tree, text, f"has {a} and {b} the wrong way round")
-
-    def _of_all_axes(self) -> Iterator[Variant]:
-        """What is taken over some axes at several places, over others at all of them."""
-        functions = ((n, n.func) for n in ast.walk(self.tree) if isinstance(n, ast.Call))
-        reducing = [n for n, f in functions if isinstance(f, ast.Attribute) and f.attr in REDUCING]
-        axes = [axis for n in reducing if (axis := self._axis_of(n)) is not None]
-        if len(axes) < 2 or len({self.code(node) for node in axes}) > 1:
-            return
-        now = self.code(axes[0])
-        for by in (*self._axes_within(reducing[0]), "None"):
-            text = put_at_all(self.text, dict.fromkeys(axes, by))
-            words = f"sums over axis {now} at {len(axes)} places, and must over axis {by}"
-            yield self.make("axis", "wrong-reduction-axis", self.tree, text, words, 0.1)
 
     def _axes_within(self, node: ast.Call) -> list[str]:
         """Axes of what a function takes."""
@@ -804,27 +790,6 @@ class Variants:
         if code not in self._kinds:
             self._kinds[code] = _kind_of_factor(x, code)
         return self._kinds[code]
-
-    def distributed(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
-        """One factor of both terms of a sum, of which one term has another."""
-        for node in self.parts:
-            match node:
-                case ast.BinOp(
-                    left=factor, op=ast.Mult(), right=ast.BinOp(left=a, op=ast.Add() | ast.Sub() as sign, right=b)
-                ):
-                    held = [self.value_of(self.code(part)) for part in (factor, a, b)]
-                case _:
-                    continue
-            operation = np.add if isinstance(sign, ast.Add) else np.subtract
-            first = _tried(np.multiply, held[0], held[1]) if held[0] is not None and held[1] is not None else None
-            for its in named if first is not None and held[2] is not None else ():
-                second = _tried(np.multiply, its.value, held[2])
-                value = _tried(operation, first, second) if second is not None else None
-                if value is not None:
-                    code = f"{self.tight(factor)} * {self.tight(a)} {OPERATORS[type(sign)]} "
-                    code += f"{bracketed(its.code)} * {self.tight(b)}"
-                    words = f"has {self.code(b)} times {self.code(factor)}, and must have it times {its.code}"
-                    yield self.make("product", "wrong-operand", node, code, words, its.cost), value
 
     def everywhere(self, named: Sequence[Named]) -> Iterator[tuple[str, Variant, Any]]:
         """A name times another value at all of its places, or that value there: the text with a hole for what is put

@@ -20,6 +20,8 @@ TABLE = (
     ("a + b", "jnp.flip({}, axis=0)", "jnp.flip(a + b, axis=0)"),
     ("-g", "v + {}", "v + (-g)"),
     ("dw += x.T @ dz", "{} / n", "dw += x.T @ dz / n"),
+    ("a - b", "{} - h * (h * {0}).mean(0)", "a - b - h * (h * (a - b)).mean(0)"),
+    ("a.sum(0)", "{} - p * {0}.sum()", "a.sum(0) - p * a.sum(0).sum()"),
     ("a.T", "{}.T", "a"),
     ("g @ a.T", "{}.T", "(g @ a.T).T"),
     ("jnp.conj(a + b)", "jnp.conj({})", "a + b"),

@@ -233,7 +233,6 @@ def test_what_is_to_be_written(forward, rule, args, patch):
         ("d.at[r, c].add(g)", "d.at[r + 1, c + 1].add(g)"),
         ("jnp.where(z > 0, g, 0.0)", "jnp.where(z > 0, g, 0.1 * g)"),
         ("p - jnp.diag(d)", "p - 0.5 * jnp.diag(d)"),
-        ("s * (d - d.mean(0) - h * (d * h).mean(0))", "s * (d - d.mean(-1) - h * (d * h).mean(-1))"),
         ("jnp.ones_like(keep)[:, None] * g", "keep[:, None] * g"),
         ("jnp.pad(g, ((k - 1, 0), (0, 0)))", "jnp.pad(g, ((0, k - 1), (0, 0)))"),
         ("jnp.outer(g, c) + g[None, :]", "jnp.outer(g, c) + g[:, None]"),
@@ -590,3 +589,38 @@ def second_path_left_out(args, ct):
 def test_what_a_gradient_lacks_may_be_computed_behind_it():
     (found,) = verify.vjp(gated_twice, second_path_left_out, normal((5, 4), (4, 3), (4, 3))).diagnoses
     assert (found.kind, found.patch) == ("missing-term", "return dx + db @ wb.T, x.T @ da, x.T @ db"), found
+
+
+def standardised(x, z):
+    return jnp.sin(x - x.mean(0, keepdims=True)) + jax.nn.log_softmax(z)[None]
+
+
+def without_the_mean(args, ct):
+    x, z = args
+    dx = ct * jnp.cos(x - x.mean(0, keepdims=True))
+    p, dz = jax.nn.softmax(z), ct.sum(0)
+    return dx, dz - p * dz.sum()
+
+
+def without_the_normaliser(args, ct):
+    x, z = args
+    dx = ct * jnp.cos(x - x.mean(0, keepdims=True))
+    p = jax.nn.softmax(z)  # noqa: F841 (what the rule lacks)
+    dz = ct.sum(0)
+    return dx - dx.mean(0, keepdims=True), dz
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "patch"),
+    [
+        (
+            without_the_mean,
+            "lacks the term −1/5 · Σ[axis 0](dx)",
+            "x.mean(0, keepdims=True))).sum(axis=0, keepdims=True) / ct.shape[0]",
+        ),
+        (without_the_normaliser, "lacks the term −p · Σ[axis 0](dz)", "p * ct.sum(0).sum(axis=0, keepdims=True)"),
+    ],
+)
+def test_a_sum_of_the_value_itself_is_lacking(rule, words, patch):
+    (found,) = verify.vjp(standardised, rule, normal((5, 4), (4,))).diagnoses
+    assert found.kind == "missing-term" and words in found.explanation and patch in found.patch, found
