@@ -1,6 +1,7 @@
 """Reference and rule on one probe, compared element by element."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,18 @@ def comparable(actual: Arrays, expected: Arrays) -> Arrays:
     """What a rule gave, in the shapes of what is expected: zeros for None, NaN for what has another shape."""
     given = [np.zeros(np.shape(e)) if a is None else np.asarray(a) for a, e in zip(actual, expected)]
     return [a if a.shape == e.shape else np.full(e.shape, np.nan) for a, e in zip(given, expected)]
+
+
+def away_from_kinks(cases: Iterable["Case"]) -> list["Case"]:
+    """Those at points where the forward has a slope; if it seems to have a kink on every usual probe, as the maximum of
+    equal values has, those whose probe is not made for one."""
+    ordinary = [case for case in cases if not case.probe.kink]
+    smooth = [case for case in ordinary if not case.kink]
+    return smooth if any(case.probe.name not in UNUSUAL for case in smooth) else ordinary
+
+
+UNUSUAL = ("large values", "small values")
+"""Probes on which half of what a rule computes has no digits."""
 
 
 @dataclass

@@ -47,6 +47,8 @@ def same(a: np.ndarray, b: np.ndarray, tolerance: float = SAME) -> bool:
     """Equal up to rounding, the first axis being the probes."""
     if a.shape != b.shape:
         return False
+    if a.dtype == b.dtype == bool:
+        return np.array_equal(a, b)
     with np.errstate(all="ignore"):
         size = np.max(np.abs(b), initial=0.0, where=np.isfinite(b))
         return bool(np.all((np.abs(a - b) <= tolerance * size + 1e-300) | (a == b)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxbias._jaxpr.sources import Segment
 from jaxbias.symbols.names import targets
 from jaxbias.symbols.reference_values import NAMED, ReferenceValue
-from jaxbias.verify.naming.alignment import Alignment
+from jaxbias.verify.naming.alignment import Alignment, same
 from jaxbias.verify.naming.code import bracketed, put, source_of, value_of
 
 
@@ -108,10 +108,17 @@ def _assigned(alignment: Alignment, segment: Segment, name: str) -> Iterator[Seg
         right = match is not None and match.itself and match.value.array.shape == shape
         stays = match is not None and right and (match.value.linear or _has_a_name(match.value))
         stays = stays or (match is not None and right and _is_code_of(match.value.name, its.segment.text))
-        stays = stays and not its.segment.text.isidentifier()  # a value under another name is meant to be another
+        # a value under another name is meant to be another, and so is what the forward calls otherwise
+        stays = stays and not its.segment.text.isidentifier() and not _is_called_otherwise(alignment, number, name)
         alone = all(here) and number not in alignment.leaves and targets(its.segment) == (name,)
         text, tree = value_of(its.segment.text)
         yield its.segment if alone and not stays and tree is not None and text == its.segment.text else None
+
+
+def _is_called_otherwise(alignment: Alignment, number: int, name: str) -> bool:
+    """Does the forward call another value by this name?"""
+    called = alignment.matcher.named.get((name, 0))
+    return called is not None and not called.linear and not same(called.array, alignment.column(number))
 
 
 def _has_a_name(value: ReferenceValue) -> bool:

@@ -114,7 +114,7 @@ def kind_instead_of(taken: str, meant: str) -> str:
     """Of mistake, where one piece of code stands in the place of another."""
     if meant in (f"{taken}.T", f"({taken}).T") or taken == f"{meant}.T":
         return "transpose"
-    if meant.startswith(f"{taken} + ") or meant.endswith(f" + {taken}"):
+    if meant.startswith((f"{taken} + ", f"{taken} - ")) or meant.endswith(f" + {taken}"):
         return "missing-term"
     return "wrong-operand"
 

@@ -1,13 +1,14 @@
 """Other sizes and simpler values: a case to paste, and the condition under which a wrong rule is right."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxbias._trees import is_float
-from jaxbias.verify.naming.fixed_sizes import fixed_sizes
+from jaxbias.verify.naming.fixed_sizes import fixed_sizes, numbers_of
 from jaxbias.verify.probes import Probe, redraw, simplex_axis
 from jaxbias.verify.problem import exact_context
 
@@ -131,7 +132,9 @@ def other_sizes(checker: "Checker", cases: Sequence["Case"], rng: np.random.Gene
     given = cases[0].probe.primals
     off = [i for i in range(len(cases[0].wrong)) if any(np.any(case.wrong[i]) for case in cases)]
     leading = [np.shape(s)[0] for s in cases[0].probe.seeds if np.ndim(s)]
-    fixed = fixed_sizes(checker.problem.rule)
+    fixed, numbers = fixed_sizes(checker.problem.rule), numbers_of(checker.problem.rule) - {*axis_sizes(given)}
+    products = itertools.combinations_with_replacement(axis_sizes(given), 2)  # as of height and width
+    fixed |= {n for pair in products if math.prod(pair) in numbers and math.prod(pair) > 4 for n in pair}
     sizes = [n for n in axis_sizes(given) if n not in fixed]
     chosen = (sizes, [n for n in sizes if n in leading], *([n] for n in sizes))
     larger: dict[int, int] = {}

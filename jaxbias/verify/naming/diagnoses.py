@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbias._jaxpr.sources import at_line
-from jaxbias.verify.checker import Case, Checker
+from jaxbias.verify.case import UNUSUAL, Case, away_from_kinks
+from jaxbias.verify.checker import Checker
 from jaxbias.verify.naming.certain import certain
 from jaxbias.verify.naming.conditions import find_condition, reproduce, shrink
 from jaxbias.verify.naming.localise import Listing, Located
@@ -29,8 +30,9 @@ def diagnoses_of(
     """
     if explained:
         return _of_slips(checker, cases, listing, wrong, rng)[0], ""
-    smooth = [case for case in cases if not case.kink and not case.probe.kink]
-    edges = [i for i in wrong if not any(np.any(case.wrong[i]) for case in smooth)]
+    smooth = away_from_kinks(cases)
+    told = [case for case in smooth if not case.kink or case.probe.name not in UNUSUAL]
+    edges = [i for i in wrong if not any(np.any(case.wrong[i]) for case in told)]
     diagnoses = _of_edges(checker, cases, edges)
     rest = [i for i in wrong if i not in edges]
     named, told = _of_slips(checker, cases, listing, rest, rng)
@@ -113,7 +115,7 @@ def _of_slips(
 ) -> tuple[list[Diagnosis], set[int]]:
     """A diagnosis for each slip of the listing that has a name, and the gradients that they explain."""
     diagnoses, told = [], set()
-    smooth = [case for case in cases if not case.kink and not case.probe.kink]
+    smooth = away_from_kinks(cases)
     for fact in certain(checker, smooth[:1], wrong) if smooth else ():
         its = next((slip for slip in listing.slips if slip.leaves.issuperset(fact.leaves)), None)
         vague = its is None or (its.kind in VAGUE and not its.patch)

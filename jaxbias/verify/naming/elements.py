@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxbias.verify.naming.code import bracketed, listed
 from jaxbias.verify.naming.difference import Difference, Relation
+from jaxbias.verify.naming.variants import MASKED
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 
@@ -36,6 +37,8 @@ def some_elements(d: Difference) -> Iterator[Relation]:
             codes = (f"jnp.{HALVES[where.split()[0]]}({{}})",)
         kind = "missing-activation-derivative" if kink else "missing-mask"
         yield Relation(kind, f"must be 0 {where}", 1.25, codes=codes)
+    elif np.all(np.real(d.wanted[wrong]) <= -MASKED):
+        yield Relation("missing-mask", f"must be {np.real(d.wanted[wrong].flat[0]):.4g} {where}", 1.2)
     elif not np.any(d.given[wrong]):
         kind = "missing-activation-derivative" if kink else "only-some-elements"
         yield Relation(kind, f"is 0 {where}, and must not be", 1.4)

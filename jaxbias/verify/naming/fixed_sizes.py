@@ -32,6 +32,13 @@ def fixed_sizes(rule: Callable[..., Any]) -> frozenset[int]:
     return frozenset(sizes)
 
 
+def numbers_of(rule: Callable[..., Any]) -> frozenset[int]:
+    """Whole numbers that stand in the user's functions."""
+    trees = ((tree_of(code.co_filename), code.co_firstlineno) for code in reached(rule))
+    functions = (node for tree, line in trees for node in ast.walk(tree) if _first_line(node) == line)
+    return frozenset(n for its in functions for node in ast.walk(its) if (n := _number(node)) is not None)
+
+
 def _first_line(node: ast.AST) -> int:
     """Of a function; 0 for what is none."""
     if not isinstance(node, ast.FunctionDef | ast.Lambda):

@@ -13,11 +13,12 @@ from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import depends_on
 from jaxbias._jaxpr.sources import Segment, at_line, inside
 from jaxbias._trees import in_one_line
-from jaxbias.symbols.names import Name
+from jaxbias.symbols.names import Name, targets
 from jaxbias.symbols.reference_values import ReferenceValue, gradient_by, reference_values
+from jaxbias.verify.case import UNUSUAL, away_from_kinks
 from jaxbias.verify.naming.alignment import OF_LEAF, Alignment, same, varies
 from jaxbias.verify.naming.at_variable import at_variable
-from jaxbias.verify.naming.code import value_of
+from jaxbias.verify.naming.code import names_in, value_of
 from jaxbias.verify.naming.conditions import other_sizes
 from jaxbias.verify.naming.constants import Shapes
 from jaxbias.verify.naming.difference import Relation
@@ -49,9 +50,6 @@ MOST_EQUATIONS = 3000
 
 SHARE = 0.5
 """Of the time that is left for a check, what finding the lines may take."""
-
-UNUSUAL = ("large values", "small values")
-"""Probes on which half of what a rule computes has no digits."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def list_lines(checker: "Checker", cases: Sequence["Case"], wrong: Sequence[int]
     Args:
         wrong: positions of the gradients that are wrong.
     """
-    alike = [c for c in cases if c.program is cases[0].program and not (c.kink or c.probe.kink)]
+    alike = away_from_kinks(c for c in cases if c.program is cases[0].program)
     usual = [c for c in alike if c.probe.name not in UNUSUAL]
     shown = any(np.any(mask) for case in usual for mask in case.wrong)
     alike = (usual if shown or not wrong else alike) or [cases[0]]
@@ -251,6 +249,8 @@ def _listing(
         located = _mended(alignment, slip, words, located, mender, beside)
         if located.patch:
             located = _at_variable(alignment, slip.leaves - slip.later, located, mender, mender.made[-1])
+        else:
+            located = _at_return(alignment, slip, located)
         slips.append((slip, located))
     slips = _at_once(alignment, _together(alignment, slips, mender), mender)
     slips = [(slip, _not_linear(alignment, its)) for slip, its in slips]
@@ -310,6 +310,19 @@ def _mended(
     return _guessed(alignment, slip, located, mender)
 
 
+def _at_return(alignment: Alignment, slip: Slip, located: Located) -> Located:
+    """Of a gradient that is added up statement by statement, a path that is left out: none of those is wrong, so it is
+    where the gradient is returned."""
+    entry = next((its for its, number in alignment.entries.items() if number == slip.number), None)
+    segment = _segment(alignment, slip.number)
+    if located.kind != "missing-term" or entry is None or segment is None or slip.number not in alignment.position:
+        return located
+    scattered = alignment.program.equations[alignment.position[slip.number]].name == "scatter-add"
+    if not scattered and names_in(value_of(segment.statement)[0]).isdisjoint(targets(segment)):
+        return located
+    return replace(located, line=_line(entry), code=entry.text, at=entry)
+
+
 def _source(lines: Mapping[str, str], slip: Slip, words: Relation | None) -> str:
     """Line of the forward that the words speak of, or else the wanted value's; empty if unknown.
 
@@ -353,7 +366,8 @@ def _with(located: Located, segment: Segment, words: Relation, patch: str, evide
     """With a patch; what is said already of its value stays, if nothing much simpler can be said."""
     said = located.relation if located.named else None
     if said is not None and not said.by_change:  # else of another change, which did not make it right
-        number = said.kind == "batch-mean-vs-sum" and words.kind == "scale-constant"  # that happens to be a size
+        number = said.kind == "scale-constant" != words.kind  # what is lacking says more than how many times it is
+        number = number or (said.kind == "batch-mean-vs-sum" and words.kind == "scale-constant")  # that is a size
         number = number or (located.code != segment.text and said.kind != words.kind)  # of a part of what is changed
         if said.cost <= words.cost + SIMPLER and not number and _line(segment) == located.line:
             return replace(located, patch=patch, evidence=evidence)

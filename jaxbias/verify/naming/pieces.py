@@ -35,6 +35,23 @@ def functions_around(segment: Segment) -> Iterator[ast.FunctionDef]:
             yield node
 
 
+def names_around(segment: Segment) -> tuple[ast.FunctionDef | None, list[str]]:
+    """The function that the one around a piece of code is defined in, and what that has given names to by then."""
+    inside = [node for node in outwards(segment) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    if len(inside) < 2 or not isinstance(inside[0], ast.FunctionDef) or not isinstance(inside[1], ast.FunctionDef):
+        return None, []
+    inner, outer = inside[0], inside[1]
+    own = {node.id for node in ast.walk(inner) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {argument.arg for argument in ast.walk(inner.args) if isinstance(argument, ast.arg)}
+    names = [argument.arg for argument in outer.args.args]
+    for statement in outer.body:
+        if statement.lineno >= inner.lineno:
+            break
+        for target in statement.targets if isinstance(statement, ast.Assign) else ():
+            names += [node.id for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return outer, [name for name in dict.fromkeys(names) if name not in own]
+
+
 def functions_beside(segment: Segment) -> list[str]:
     """Names by which the function around a piece of code calls, or defines, others."""
     names: list[str] = []

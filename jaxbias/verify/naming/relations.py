@@ -137,7 +137,7 @@ def over_passes(d: Difference) -> Iterator[Relation]:
 
 def constant(d: Difference) -> Iterator[Relation]:
     factor = constant_factor(d.given, d.wanted)
-    if factor is None:
+    if factor is None or close(factor, 1):
         return
     if (sum_above := total_above(d.alignment, d.number)) is not None:
         e, constants = sum_above

@@ -18,8 +18,9 @@ from jax.core import Tracer
 
 from jaxbias import _jaxpr
 from jaxbias._jaxpr.queries import opaque
-from jaxbias._jaxpr.sources import Segment
-from jaxbias.verify.naming.rewrite import rewritten
+from jaxbias._jaxpr.sources import Segment, first_line
+from jaxbias.verify.naming.pieces import names_around
+from jaxbias.verify.naming.rewrite import reached, rewritten
 from jaxbias.verify.problem import exact_context
 
 if TYPE_CHECKING:
@@ -92,7 +93,11 @@ class Site:
         cases: Sequence["Case"],
     ):
         self.pieces, self.cases, seen, labels = list(pieces), cases, [], {}
-        changes = [(piece, f"{HERE}{k}__(locals(), globals(), ({piece.text}))") for k, piece in enumerate(pieces)]
+        called = {(code.co_name, code.co_firstlineno) for code in reached(checker.problem.rule)}
+        changes = [
+            (piece, f"{HERE}{k}__({_scope(piece, called)}, globals(), ({piece.text}))")
+            for k, piece in enumerate(pieces)
+        ]
         hooks = {f"{HERE}{k}__": functools.partial(_mark, seen, labels, k) for k in range(len(pieces))}
         rule = rewritten(checker.problem.rule, [*made, *changes], hooks)
         self.runner = checker.rule.of(rule) if rule is not None else None
@@ -183,6 +188,19 @@ class Site:
         """Does the program come to an expression before it comes to another?"""
         first, second = (self.places[self.pieces.index(its)] for its in (piece, other))
         return bool(first and second) and first[0].value < second[0].value
+
+
+def _scope(piece: Segment, called: Container[tuple[str, int]]) -> str:
+    """Code of what a function holds where a piece stands, and of what the function holds that it is defined in: it can
+    take more from that than it does.
+
+    Args:
+        called: names and lines of the functions that the rule calls; of others the copy holds on to what it takes.
+    """
+    outer, names = names_around(piece)
+    if outer is None or (outer.name, first_line(outer)) not in called:
+        return "locals()"
+    return f"{{{', '.join(f'{name!r}: {name}' for name in names)}}} | locals()"
 
 
 VALUE = "="

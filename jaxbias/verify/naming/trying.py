@@ -321,7 +321,7 @@ class Line:
     def _terms(self, form: Variants, names: Names, wanted: np.ndarray, named: Sequence[Named]) -> Iterator[Variant]:
         """A term that the whole lacks, the product of two values or of three, over a size."""
         given = self.result(self.text, names)
-        if self.before or given is None or np.shape(given) != wanted.shape:
+        if self.before or given is None or np.shape(given) != wanted.shape or wanted.dtype == bool:
             return
         lacking, size = wanted - given, np.max(np.abs(wanted - given))
         if constant_factor(np.asarray(given)[None], wanted[None]) is not None:
@@ -424,6 +424,7 @@ class Line:
                     ("1 - {}", 1 - x),
                     ("1 - {0}**2", 1 - x**2),
                     ("{0} * (1 - {0})", x * (1 - x)),
+                    ("{}**2", x**2),
                     ("{} > 0", 1.0 * (x > 0)),
                     ("jnp.sign({})", np.sign(x)),
                 ):
@@ -503,7 +504,10 @@ def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
                             (f"{its.code} * {other.code}", p * g),
                             (f"−{its.code} * ({its.code} * {other.code}).sum({at})", None),
                         )
-                        yield Named(code, p * (g - total), 0.2, terms, (its.code, other.code))
+                        of = its.code, other.code
+                        yield Named(code, p * (g - total), 0.2, terms, of)
+                        rest = (f"−{its.code} · ({its.code} · {other.code}) of the other entries", None)
+                        yield Named(code, p * (g - total), 0.2, (("", p * (1 - p) * g), rest), of)
 
 
 def _in_terms_of(codes: list[tuple[str, float]], own: Mapping[str, str]) -> list[tuple[str, float]]:

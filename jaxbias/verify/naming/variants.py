@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbias.verify.naming.alignment import varies
-from jaxbias.verify.naming.code import bracketed, kind_instead_of, names_within, put, put_at_all, root_of, source_of
+from jaxbias.verify.naming.code import (
+    bracketed,
+    kind_instead_of,
+    names_in,
+    names_within,
+    put,
+    put_at_all,
+    root_of,
+    source_of,
+)
 
 COST = {
     "sign": 0.9, "operator": 1.0, "left out": 1.2, "axis": 0.8, "flag": 0.9, "function": 1.0, "index": 1.0,
@@ -34,6 +43,9 @@ OF_LENGTH = 0.003
 
 OF_A_BORDER = 1.0
 """What it costs more to say that a number which something is compared with is another: many give the same outcomes."""
+
+FAR_FETCHED = 0.6
+"""What costs as much has a name in common with the part in whose place it stands."""
 
 OF_A_TERM = 0.1
 """What it costs less to say that a part lacks a term, than that another value stands in the place of all around it."""
@@ -68,6 +80,9 @@ WORDS = {
 
 OF_EXP = 0.25
 """What it costs more to take an exponential for something else, which nobody does."""
+
+OF_AN_ARGUMENT = 0.7
+"""What it costs more to take another axis than the one that the function is given: it is called with a wrong one."""
 
 ORDERING = frozenset(("argmax", "argmin", "max", "min", "maximum", "minimum", "sort", "argsort"))
 """Functions that say which of their operands' entries is larger: there another function is meant, and not a sign."""
@@ -359,7 +374,7 @@ class Variants:
         left, right, now = self.tight(node.left), self.tight(node.right), OPERATORS.get(type(node.op), "")
         product, total = now in "*/@", now in ("+", "-")
         for sign in ("+", "-", "*", "/", "@", "**") if now in ("+", "-", "*", "/", "@", "**") else ("&", "|"):
-            if sign != now:
+            if sign != now and not (sign in "*/**" and self.code(node.right) in ("1", "1.0")):
                 kind = "sign" if total and sign in "+-" else "wrong-operand"
                 words = "has the wrong sign in it" if kind == "sign" else ""
                 words = words or f"has {left} {now} {right} where {left} {sign} {right} is needed"
@@ -367,6 +382,11 @@ class Variants:
                 yield self.make(
                     how, kind, node, self._joined(node.left, sign, node.right), words, -0.15 * (kind == "sign")
                 )
+        if now == "*" and isinstance(node.right, ast.Call) and node.right.args and not node.right.keywords:
+            call, (first, *rest) = node.right, node.right.args
+            inner = ", ".join([f"{left} * {self.tight(first)}", *map(self.code, rest)])
+            words = f"has the factor {left} outside of {self.code(call.func)}, and must have it inside"
+            yield self.make("bracket", "wrong-operand", node, f"{self.code(call.func)}({inner})", words)
         if now in ("-", "/", "@", "**"):
             kind = "sign" if now == "-" else "transpose" if now == "@" else "wrong-operand"
             yield self.make("exchanged", kind, node, self._joined(node.right, now, node.left))
@@ -510,9 +530,9 @@ class Variants:
         if taken is not None:
             kind = "wrong-index" if called == "flip" else "wrong-reduction-axis"
             verb = "sums" if called == "sum" else "takes the mean" if called == "mean" else f"takes the {called}"
-            now = self.code(taken)
+            now, more = self.code(taken), OF_AN_ARGUMENT * isinstance(taken, ast.Name)
             for by in (*self._axes_within(node), "None"):
-                yield self.make("axis", kind, taken, by, f"{verb} over axis {now}, and must over axis {by}")
+                yield self.make("axis", kind, taken, by, f"{verb} over axis {now}, and must over axis {by}", more)
         elif called in REDUCING:
             for by in self._axes_within(node):
                 new = f"{text[:-1]}{comma}axis={by})"
@@ -680,6 +700,9 @@ class Variants:
             words = f"takes {part} where its mean over axis {axis} is needed"
             yield self.make("summed", "broadcast-not-summed", node, f"{tight}.mean({axis}, keepdims=True)", words, 0.5)
             yield self.make("turned", "wrong-index", node, f"jnp.flip({part}, {axis})")
+        if np.ndim(self.value_of(part)) > 2:
+            for axes in ("(1, 2)", "(2, 3)", "(-2, -1)"):
+                yield self.make("turned", "wrong-index", node, f"jnp.flip({part}, {axes})")
         yield self.make(
             "summed", "broadcast-not-summed", node, f"{tight}.sum()", f"takes {part} where its sum is needed"
         )
@@ -715,6 +738,8 @@ class Variants:
         for its in named:
             for code, other in [*its_layouts(its, value), *_reshaped(its, part, value)]:
                 if code == part or not self._made_of(node, its.of):
+                    continue
+                if its.cost >= FAR_FETCHED and names_in(code).isdisjoint(names_within(node)):
                     continue
                 if number and np.ndim(other) and (role or id(node) in self.factors):
                     continue  # nobody writes 2 for an array
@@ -1011,7 +1036,8 @@ def _kind_of_swap(part: str, now: Any, code: str, other: Any, role: str, number:
         return "wrong-index"
     if role == "axis":
         return "wrong-reduction-axis"
-    if np.ndim(other) == 0 and (number or isinstance(now, int | float)):
+    variables = part.isidentifier() and code.isidentifier() and not isinstance(now, int)
+    if np.ndim(other) == 0 and (number or isinstance(now, int | float)) and not variables:
         return "scale-constant"
     if (kind := kind_instead_of(part, code)) != "wrong-operand":
         return kind

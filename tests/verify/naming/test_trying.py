@@ -624,3 +624,146 @@ def without_the_normaliser(args, ct):
 def test_a_sum_of_the_value_itself_is_lacking(rule, words, patch):
     (found,) = verify.vjp(standardised, rule, normal((5, 4), (4,))).diagnoses
     assert found.kind == "missing-term" and words in found.explanation and patch in found.patch, found
+
+
+def decays(u, a):
+    def step(h, x):
+        h = a * h + jnp.sin(x)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros(u.shape[1]), u)[1]
+
+
+def decay_left_out(args, ct):
+    u, a = args
+    hs = decays(u, a)
+    before = jnp.concatenate([jnp.zeros_like(hs[:1]), hs[:-1]])
+
+    def back(carry, its):
+        g, x, h = its
+        gh = carry + g
+        return gh, (gh * jnp.cos(x), gh * h)
+
+    _, (du, da) = jax.lax.scan(back, jnp.zeros_like(a), (ct, u, before), reverse=True)
+    return du, da.sum(0)
+
+
+def test_what_the_function_around_holds_can_be_taken():
+    (found,) = verify.vjp(decays, decay_left_out, normal((5, 3), (3,))).diagnoses
+    assert found.kind == "missing-factor" and found.patch in ("gh = carry * a + g", "gh = (carry * a) + g"), found
+
+
+def centred_maps(x):
+    return jnp.sin(x - x.mean((2, 3), keepdims=True))
+
+
+def centred_over_the_batch(args, ct):
+    (x,) = args
+    g = ct * jnp.cos(x - x.sum((2, 3), keepdims=True) / 9)
+    return (g - g.mean((0, 2, 3), keepdims=True),)
+
+
+def test_a_product_of_sizes_that_a_rule_holds_as_a_number():
+    (found,) = verify.vjp(centred_maps, centred_over_the_batch, normal((2, 2, 3, 3))).diagnoses
+    assert (found.kind, found.patch) == ("wrong-reduction-axis", "return (g - g.mean((2, 3), keepdims=True),)"), found
+
+
+def neighbours(u):
+    return jnp.roll(u, 1) - 2 * u + jnp.roll(u, -1)
+
+
+def spread_on(u, k):
+    return u + k * neighbours(u)
+
+
+def factor_outside(args, ct):
+    u, k = args
+    return ct + k * neighbours(ct), ct * neighbours(u)
+
+
+def probabilities(z):
+    return jax.nn.softmax(z, axis=-1)
+
+
+def diagonal_alone(args, ct):
+    (z,) = args
+    p = jax.nn.softmax(z, axis=-1)
+    return (p * (1 - p) * ct,)
+
+
+def apart(a, b):
+    near = jnp.sqrt(jnp.sum(a**2))
+    far = jnp.sqrt(jnp.sum(b**2))
+    return near - far
+
+
+def other_distance(args, ct):
+    a, b = args
+    near, far = jnp.sqrt(jnp.sum(a**2)), jnp.sqrt(jnp.sum(b**2))
+    return ct * a / near, -ct * b / near
+
+
+def back_along(u, g, axis):
+    return u * (g - jnp.sum(u * g, axis=axis, keepdims=True))
+
+
+def along_the_other_axis(args, ct):
+    (z,) = args
+    return (back_along(jax.nn.softmax(z, axis=-1), ct, axis=0),)
+
+
+@pytest.mark.parametrize(
+    ("forward", "rule", "args", "kind", "patch"),
+    [
+        (spread_on, factor_outside, normal((6,), (6,)), "wrong-operand", "return ct + neighbours(k * ct), "),
+        (probabilities, diagonal_alone, normal((3, 4)), "missing-term", "p * (ct - (p * ct).sum(-1, keepdims=True))"),
+        (apart, other_distance, normal((4,), (4,)), "wrong-operand", "-ct * b / far"),
+        (probabilities, along_the_other_axis, normal((4, 4)), "wrong-reduction-axis", "ct, axis=1)"),
+    ],
+)
+def test_what_it_is_called_and_what_is_written(forward, rule, args, kind, patch):
+    (found,) = verify.vjp(forward, rule, args).diagnoses
+    assert found.kind == kind and patch in found.patch, found
+
+
+BLOCKED = jnp.array([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]])
+
+
+def shared(x, m, w):
+    kv = m @ w
+    s = jnp.where(BLOCKED[:, None] > 0, jnp.einsum("bid,bjd->bij", x, kv), -1e9)
+    return jnp.einsum("bij,bjd->bid", jax.nn.softmax(s, -1), kv)
+
+
+def through_values_alone(args, ct):
+    x, m, w = args
+    kv = m @ w
+    e = jnp.exp(jnp.einsum("bid,bjd->bij", x, kv)) * BLOCKED[:, None]
+    p = e / e.sum(-1, keepdims=True)
+    dp = jnp.einsum("bid,bjd->bij", ct, kv)
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True))
+    dkv = jnp.einsum("bij,bid->bjd", p, ct)
+    return jnp.einsum("bij,bjd->bid", ds, kv), dkv @ w.T, jnp.einsum("bjd,bje->de", m, dkv)
+
+
+def test_a_mistake_is_no_edge_point_where_the_forward_seems_to_have_kinks_everywhere():
+    report = verify.vjp(shared, through_values_alone, normal((2, 3, 4), (2, 4, 5), (5, 4)))
+    kinds = {path: d.kind for d in report.diagnoses for path in d.leaf.split(", ")}
+    assert kinds["m"] == kinds["w"] != "edge-point", report
+
+
+def forces(x):
+    d = x[1:] - x[:-1]
+    return jnp.sum(d**4)
+
+
+def one_end_alone(args, ct):
+    (x,) = args
+    pull = 4 * ct * (x[1:] - x[:-1]) ** 3
+    dx = jnp.zeros_like(x).at[1:].add(pull)
+    return (dx,)
+
+
+def test_a_path_that_is_left_out_of_what_is_added_up_is_where_it_is_returned():
+    (found,) = verify.vjp(forces, one_end_alone, normal((5,))).diagnoses
+    assert found.kind == "missing-term" and found.rule_line.endswith(": return (dx,)"), found
