@@ -699,7 +699,7 @@ def apart(a, b):
 
 def other_distance(args, ct):
     a, b = args
-    near, far = jnp.sqrt(jnp.sum(a**2)), jnp.sqrt(jnp.sum(b**2))
+    near, far = jnp.sqrt(jnp.sum(a**2)), jnp.sqrt(jnp.sum(b**2))  # noqa: F841 (the one that is not taken)
     return ct * a / near, -ct * b / near
 
 

@@ -1,7 +1,7 @@
 """How many of the mistakes of these rules have their line, and their name: `python -m tests.verify.slips.score`.
 
 Arguments: `single` or `several`; `open` or `aside`, the halves of the first set, or the name of another one, `second`
-to `eighth`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
+to `ninth`; a piece of the names of the rules to look at; `--all` prints the rules that are answered in full as well.
 """
 
 import argparse
@@ -90,7 +90,7 @@ class Score:
 
 HALVES = ("open", "aside")
 
-SETS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+SETS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 
 
 def _is_at(code: str, places: tuple[str, ...]) -> bool:

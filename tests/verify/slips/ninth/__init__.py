@@ -1,0 +1,1 @@
+"""By a ninth author, in the same form."""
