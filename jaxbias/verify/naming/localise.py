@@ -366,15 +366,17 @@ def _with(located: Located, segment: Segment, words: Relation, patch: str, evide
     """With a patch; what is said already of its value stays, if nothing much simpler can be said."""
     said = located.relation if located.named else None
     if said is not None and not said.by_change:  # else of another change, which did not make it right
-        number = said.kind == "scale-constant" != words.kind  # what is lacking says more than how many times it is
-        number = number or (said.kind == "batch-mean-vs-sum" and words.kind == "scale-constant")  # that is a size
-        number = number or (located.code != segment.text and said.kind != words.kind)  # of a part of what is changed
-        if said.cost <= words.cost + SIMPLER and not number and _line(segment) == located.line:
+        # what is lacking says more than how many times it is, and a number than a size that it happens to be
+        more = said.kind == "scale-constant" != words.kind or (said.kind, words.kind) == BY_CHANCE
+        of_a_part = located.code != segment.text and said.kind not in (words.kind, "missing-activation-derivative")
+        if said.cost <= words.cost + SIMPLER and not (more or of_a_part) and _line(segment) == located.line:
             return replace(located, patch=patch, evidence=evidence)
     return replace(
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
     )
 
+
+BY_CHANCE = ("batch-mean-vs-sum", "scale-constant")
 
 SIMPLER = 0.25
 """How much less words must cost to take the place of those that tell what a value is beside the right one."""

@@ -45,7 +45,7 @@ OF_A_BORDER = 1.0
 """What it costs more to say that a number which something is compared with is another: many give the same outcomes."""
 
 FAR_FETCHED = 0.6
-"""What costs as much has a name in common with the part in whose place it stands."""
+"""What costs as much has a name in common with the part in whose place it stands, if that is no number."""
 
 OF_A_TERM = 0.1
 """What it costs less to say that a part lacks a term, than that another value stands in the place of all around it."""
@@ -739,7 +739,7 @@ class Variants:
             for code, other in [*its_layouts(its, value), *_reshaped(its, part, value)]:
                 if code == part or not self._made_of(node, its.of):
                     continue
-                if its.cost >= FAR_FETCHED and names_in(code).isdisjoint(names_within(node)):
+                if its.cost >= FAR_FETCHED and not number and names_in(code).isdisjoint(names_within(node)):
                     continue
                 if number and np.ndim(other) and (role or id(node) in self.factors):
                     continue  # nobody writes 2 for an array
