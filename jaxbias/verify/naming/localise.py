@@ -367,7 +367,7 @@ def _with(located: Located, segment: Segment, words: Relation, patch: str, evide
     said = located.relation if located.named else None
     if said is not None and not said.by_change:  # else of another change, which did not make it right
         # what is lacking says more than how many times it is, and a number than a size that it happens to be
-        more = said.kind == "scale-constant" != words.kind or (said.kind, words.kind) == BY_CHANCE
+        more = (said.kind == "scale-constant" and words.kind in LACKING) or (said.kind, words.kind) == BY_CHANCE
         of_a_part = located.code != segment.text and said.kind not in (words.kind, "missing-activation-derivative")
         if said.cost <= words.cost + SIMPLER and not (more or of_a_part) and _line(segment) == located.line:
             return replace(located, patch=patch, evidence=evidence)
@@ -375,6 +375,8 @@ def _with(located: Located, segment: Segment, words: Relation, patch: str, evide
         located, line=_line(segment), relation=words, code=segment.text, patch=patch, evidence=evidence, at=segment
     )
 
+
+LACKING = ("missing-factor", "missing-activation-derivative", "batch-mean-vs-sum")
 
 BY_CHANCE = ("batch-mean-vs-sum", "scale-constant")
 

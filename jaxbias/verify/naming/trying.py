@@ -498,16 +498,18 @@ def _jacobians(held: Sequence[Named]) -> Iterator[Named]:
                 for other in arrays:
                     g, at = other.value, axis if axis == 0 < p.ndim - 1 else -1
                     if g.shape == p.shape and g is not p:
-                        total = (p * g).sum(axis=at, keepdims=True)
+                        with np.errstate(all="ignore"):
+                            given, diagonal = p * g, p * (1 - p) * g
+                            value = given - p * given.sum(axis=at, keepdims=True)
                         code = f"{its.code} * ({other.code} - ({its.code} * {other.code}).sum({at}, keepdims=True))"
                         terms = (
-                            (f"{its.code} * {other.code}", p * g),
+                            (f"{its.code} * {other.code}", given),
                             (f"−{its.code} * ({its.code} * {other.code}).sum({at})", None),
                         )
                         of = its.code, other.code
-                        yield Named(code, p * (g - total), 0.2, terms, of)
+                        yield Named(code, value, 0.2, terms, of)
                         rest = (f"−{its.code} · ({its.code} · {other.code}) of the other entries", None)
-                        yield Named(code, p * (g - total), 0.2, (("", p * (1 - p) * g), rest), of)
+                        yield Named(code, value, 0.2, (("", diagonal), rest), of)
 
 
 def _in_terms_of(codes: list[tuple[str, float]], own: Mapping[str, str]) -> list[tuple[str, float]]:

@@ -988,7 +988,8 @@ def _same(a: Any, b: Any) -> bool:
 def _kept(now: Any, other: Any) -> np.ndarray:
     """Which entries are the same."""
     now, other = (np.asarray(x, complex) for x in (now, other))  # booleans cannot be subtracted
-    return np.abs(other - now) <= 1e-9 * np.max(np.abs(now), initial=0.0)
+    with np.errstate(all="ignore"):
+        return np.abs(other - now) <= 1e-9 * np.max(np.abs(now), initial=0.0)
 
 
 MASKED = 1e4
