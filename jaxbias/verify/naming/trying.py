@@ -294,7 +294,7 @@ class Line:
 
         holes = {id(node): put(self.text, node, HOLE) for node in [*form.parts, *form.constants]}
         arrays = [its for its in named if np.ndim(its.value)]
-        for variant, other in form.of_products(arrays):
+        for variant, other in itertools.chain(form.of_products(arrays), form.distributed(arrays)):
             if time.process_time() > deadline:
                 return
             if right(holes[id(variant.node)], other):

@@ -816,6 +816,27 @@ class Variants:
             self._kinds[code] = _kind_of_factor(x, code)
         return self._kinds[code]
 
+    def distributed(self, named: Sequence[Named]) -> Iterator[tuple[Variant, Any]]:
+        """One factor of both terms of a sum, of which one term has another."""
+        for node in self.parts:
+            match node:
+                case ast.BinOp(
+                    left=factor, op=ast.Mult(), right=ast.BinOp(left=a, op=ast.Add() | ast.Sub() as sign, right=b)
+                ):
+                    held = [self.value_of(self.code(part)) for part in (factor, a, b)]
+                case _:
+                    continue
+            operation = np.add if isinstance(sign, ast.Add) else np.subtract
+            first = _tried(np.multiply, held[0], held[1]) if held[0] is not None and held[1] is not None else None
+            for its in named if first is not None and held[2] is not None else ():
+                second = _tried(np.multiply, its.value, held[2])
+                value = _tried(operation, first, second) if second is not None else None
+                if value is not None:
+                    code = f"{self.tight(factor)} * {self.tight(a)} {OPERATORS[type(sign)]} "
+                    code += f"{bracketed(its.code)} * {self.tight(b)}"
+                    words = f"has {self.code(b)} times {self.code(factor)}, and must have it times {its.code}"
+                    yield self.make("product", "wrong-operand", node, code, words, its.cost), value
+
     def everywhere(self, named: Sequence[Named]) -> Iterator[tuple[str, Variant, Any]]:
         """A name times another value at all of its places, or that value there: the text with a hole for what is put
         there, the change, and the value that is put there."""

@@ -767,3 +767,19 @@ def one_end_alone(args, ct):
 def test_a_path_that_is_left_out_of_what_is_added_up_is_where_it_is_returned():
     (found,) = verify.vjp(forces, one_end_alone, normal((5,))).diagnoses
     assert found.kind == "missing-term" and found.rule_line.endswith(": return (dx,)"), found
+
+
+def kept_in_part(z):
+    return jax.nn.softmax(z, axis=-1) * WEIGHTS
+
+
+def factored(args, ct):
+    (z,) = args
+    p = jax.nn.softmax(z, axis=-1) * WEIGHTS
+    total = (p * ct).sum(-1, keepdims=True)
+    return (p * (ct - total),)
+
+
+def test_a_factor_that_one_term_alone_has():
+    (found,) = verify.vjp(kept_in_part, factored, normal((2, 4))).diagnoses
+    assert found.kind == "wrong-operand" and found.patch.startswith("return (p * ct - "), found
